@@ -1,0 +1,8 @@
+// The Python face of the C++ core: bindings only, numpy in and numpy out.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "fastlt's C++ core: sampling order, augmentation draws and image resampling.";
+}

@@ -1,0 +1,1 @@
+"""The C++ core (csrc/): sampling order, augmentation draws and image resampling."""

@@ -1,0 +1,1 @@
+"""fastlt: train long-tailed image recognition fast, then rebalance its classifier."""

@@ -1,0 +1,1 @@
+"""Backbones with torchvision's names and state-dict keys, and the linear head."""

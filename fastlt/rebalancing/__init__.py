@@ -1,0 +1,1 @@
+"""Stage 2: every method maps a linear head to another linear head."""

@@ -1,0 +1,1 @@
+"""One module per data set, each a function that returns its training configuration."""

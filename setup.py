@@ -1,0 +1,34 @@
+"""Builds the C++ extension and maps the top-level kernels/ folder to fastlt.kernels; pyproject.toml has the rest."""
+
+from pathlib import Path
+
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from setuptools import setup
+
+CSRC = Path("csrc")
+
+ParallelCompile("FASTLT_BUILD_JOBS", default=0).install()
+
+setup(
+    packages=[
+        "fastlt",
+        "fastlt.data",
+        "fastlt.kernels",
+        "fastlt.models",
+        "fastlt.ops",
+        "fastlt.rebalancing",
+        "fastlt.recipes",
+    ],
+    package_dir={"fastlt.kernels": "kernels"},
+    package_data={"fastlt": ["py.typed", "_C.pyi", "templates/*"]},
+    ext_modules=[
+        Pybind11Extension(
+            "fastlt._C",
+            sources=sorted(path.as_posix() for path in CSRC.glob("*.cpp")),
+            depends=sorted(path.as_posix() for path in CSRC.glob("*.h")),
+            cxx_std=17,
+            extra_compile_args=["-O3"],
+        )
+    ],
+    cmdclass={"build_ext": build_ext},
+)
