@@ -1,0 +1,53 @@
+"""Long-tailed data: splits, the order of their images, and the loaders that deliver them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dataset import LongTailedDataset, SkippedFile
+    from .glyphs import GlyphSpec, glyphs_lt
+    from .image import ImageInfo, decode_rgb, probe
+    from .layouts import open_splits
+    from .sampler import LongTailSampler
+    from .split import SplitSummary, split_folder
+    from .synth import synthesize
+
+__all__ = [
+    "GlyphSpec",
+    "ImageInfo",
+    "LongTailSampler",
+    "LongTailedDataset",
+    "SkippedFile",
+    "SplitSummary",
+    "decode_rgb",
+    "glyphs_lt",
+    "open_splits",
+    "probe",
+    "split_folder",
+    "synthesize",
+]
+
+_HOMES = {
+    "LongTailedDataset": "dataset",
+    "SkippedFile": "dataset",
+    "GlyphSpec": "glyphs",
+    "glyphs_lt": "glyphs",
+    "ImageInfo": "image",
+    "decode_rgb": "image",
+    "probe": "image",
+    "open_splits": "layouts",
+    "LongTailSampler": "sampler",
+    "SplitSummary": "split",
+    "split_folder": "split",
+    "synthesize": "synth",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module on first use, so that importing the package costs nothing."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

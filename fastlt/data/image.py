@@ -1,0 +1,242 @@
+"""Decode any image file to the same RGB pixels, and judge a file by its header without decoding it."""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 89_478_485
+"""Pixels (width * height) above which a file is refused as a decompression bomb; where Pillow starts to warn."""
+
+_HEAD_BYTES = 16384
+_TAIL_BYTES = 4096
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+_FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_HUFFMAN_DCT_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_LUMA_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x41})
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a header says of an image file.
+
+    Attributes:
+        width: Pixels, EXIF orientation ignored.
+        height: Pixels, EXIF orientation ignored.
+        native: Whether DALI decodes the file to the same pixels as `decode_rgb` (a plain 8-bit JPEG or PNG of one or
+            three channels); any other file has to be decoded by Pillow.
+    """
+
+    width: int
+    height: int
+    native: bool
+
+
+def decode_rgb(source: Path | bytes) -> np.ndarray:
+    """Decode an image file to RGB, as Pillow's `convert("RGB")` sees it.
+
+    The first frame is taken, EXIF orientation is ignored, alpha is dropped, and 16-bit greyscale is scaled to 8 bits
+    (its high byte, which is what Pillow keeps of 16-bit colour too) where Pillow itself would clip it.
+
+    Args:
+        source: A file, or the bytes of one.
+
+    Returns:
+        uint8 [height, width, 3], writable.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, truncated, corrupt, too large or no image; the message names it.
+    """
+    name = "image bytes" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        return _decode(data)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; expected a readable image, replace or remove the file") from None
+
+
+def probe(path: Path) -> ImageInfo:
+    """Read size and kind of an image file from its header, and check that the file is complete.
+
+    A JPEG or PNG whose end marker stands near the end of the file is taken to be complete; any other file is decoded
+    to find out.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is not a complete image; the message is the reason, without the name.
+    """
+    with path.open("rb", buffering=0) as file:
+        head = file.read(_HEAD_BYTES)
+        size = len(head)
+        tail = head
+        if size == _HEAD_BYTES:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            tail = file.read(_TAIL_BYTES)
+        if not head:
+            raise ValueError("empty file")
+        return _probe_jpeg(head, tail, size, file) or _probe_png(head, tail) or _probe_decoding(file)
+
+
+def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInfo | None:
+    """Judge a JPEG; None sends the file on to a full decode."""
+    if not head.startswith(b"\xff\xd8"):
+        return None
+    found = _scan_jpeg(head)
+    if found is None and size > len(head):
+        file.seek(0)
+        found = _scan_jpeg(file.read(size))
+    if found is None:
+        return None
+    info, scan_start = found
+    end = tail.rfind(b"\xff\xd9")
+    # An end marker cannot occur inside a scan (0xff is stuffed there), but an EXIF thumbnail has one before the scan.
+    if end < 0 or size - len(tail) + end < scan_start:
+        return None
+    _refuse_huge(info.width, info.height)
+    return info
+
+
+def _scan_jpeg(data: bytes) -> tuple[ImageInfo, int] | None:
+    """Walk the marker segments up to the first scan: what the frame header says and where the scan starts."""
+    info: ImageInfo | None = None
+    adobe_transform = 1
+    at, length = 2, len(data)
+    while at + 4 <= length:
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if marker in _STANDALONE_MARKERS:
+            at += 2
+            continue
+        segment = int.from_bytes(data[at + 2 : at + 4])
+        if at + 2 + segment > length:
+            return None
+        if marker == 0xEE and data[at + 4 : at + 9] == b"Adobe" and segment >= 14:
+            adobe_transform = data[at + 15]
+        elif marker in _FRAME_MARKERS:
+            info = _jpeg_frame(marker, data[at + 4 : at + 2 + segment])
+            if info is None:
+                return None
+        elif marker == 0xDA:
+            if info is None:
+                return None
+            plain = info.native and adobe_transform == 1
+            return ImageInfo(info.width, info.height, plain), at
+        at += 2 + segment
+    return None
+
+
+def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
+    """Read a frame header (SOFn); None when it is malformed or leaves the height to a later marker."""
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        return None
+    height, width, num_components = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5]), frame[5]
+    if width == 0 or height == 0:
+        return None
+    native = marker in _HUFFMAN_DCT_FRAMES and frame[0] == 8
+    if num_components == 3:
+        # libjpeg takes components named R, G, B for untransformed RGB, which other decoders need not do.
+        ids, samplings = frame[6::3][:3], frame[7::3][:3]
+        native &= ids != b"RGB" and samplings[0] in _LUMA_SAMPLINGS and samplings[1:] == b"\x11\x11"
+    else:
+        native &= num_components == 1
+    return ImageInfo(width, height, native)
+
+
+def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
+    """Judge a PNG; None sends the file on to a full decode."""
+    if not head.startswith(_PNG_SIGNATURE) or head[12:16] != b"IHDR" or b"IEND" not in tail:
+        return None
+    width, height = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    depth, colour, interlace = head[24], head[25], head[28]
+    if width == 0 or height == 0:
+        return None
+    _refuse_huge(width, height)
+    native = depth == 8 and colour in (0, 2) and interlace == 0
+    at = 33
+    while native and head[at + 4 : at + 8] != b"IDAT":
+        kind = head[at + 4 : at + 8]
+        # A transparent colour, a frame sequence, or a header longer than what was read: Pillow decides.
+        native = len(kind) == 4 and kind not in (b"tRNS", b"acTL")
+        at += 12 + int.from_bytes(head[at : at + 4])
+    return ImageInfo(width, height, native)
+
+
+def _probe_decoding(file: BinaryIO) -> ImageInfo:
+    file.seek(0)
+    height, width, _ = _decode(file.read()).shape
+    return ImageInfo(width, height, native=False)
+
+
+def _refuse_bomb(data: bytes) -> None:
+    """Refuse a huge JPEG or PNG by its header, before Pillow opens it with no more than a warning."""
+    if data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
+        _refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    elif data.startswith(b"\xff\xd8") and (found := _scan_jpeg(data)) is not None:
+        _refuse_huge(found[0].width, found[0].height)
+
+
+def _refuse_huge(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS} allowed")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Formats that are images for certain: Pillow would also start Ghostscript for an EPS file."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _decode(data: bytes) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ValueError("empty file")
+    _refuse_bomb(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            _refuse_huge(image.width, image.height)
+            return _to_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"not an image (starts with {data[:8]!r})") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than the {MAX_PIXELS} pixels allowed") from None
+    # What a damaged file raises depends on where in which decoder it is damaged.
+    except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError) as error:
+        raise ValueError(f"corrupt or truncated image ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    mode = image.mode
+    if mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"samples from {grey.min()} to {grey.max()}, expected 8 or 16 bits")
+        return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    if mode == "F":
+        raise ValueError("floating-point samples, expected 8 or 16 bits")
+    if mode == "P" and "transparency" in image.info:
+        # The same pixels as a direct conversion, without Pillow's warning.
+        return np.array(image.convert("RGBA").convert("RGB"))
+    return np.array(image.convert("RGB"))
