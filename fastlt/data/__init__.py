@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dataset import LongTailedDataset, SkippedFile
+    from .dataset import LongTailedDataset, SkippedFile, open_splits
     from .glyphs import GlyphSpec, glyphs_lt
     from .image import ImageInfo, decode_rgb, probe
-    from .layouts import open_splits
     from .sampler import LongTailSampler
     from .split import SplitSummary, split_folder
     from .synth import synthesize
@@ -36,7 +35,7 @@ _HOMES = {
     "ImageInfo": "image",
     "decode_rgb": "image",
     "probe": "image",
-    "open_splits": "layouts",
+    "open_splits": "dataset",
     "LongTailSampler": "sampler",
     "SplitSummary": "split",
     "split_folder": "split",

@@ -66,7 +66,7 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
         raise ValueError(f"{name}: {error}; expected a readable image, replace or remove the file") from None
 
 
-def probe(path: Path) -> ImageInfo:
+def probe(path: Path | str) -> ImageInfo:
     """Read size and kind of an image file from its header, and check that the file is complete.
 
     A JPEG or PNG whose end marker stands near the end of the file is taken to be complete; any other file is decoded
@@ -79,7 +79,7 @@ def probe(path: Path) -> ImageInfo:
         OSError: The file cannot be read.
         ValueError: The file is not a complete image; the message is the reason, without the name.
     """
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs as much as the probe
         head = file.read(_HEAD_BYTES)
         size = len(head)
         tail = head

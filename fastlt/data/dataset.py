@@ -1,0 +1,277 @@
+"""One split of a long-tailed data set: which image files, their labels, and how many of each class there are."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .index import cache_dir, fingerprint, index_files, index_key, replacing
+from .layouts import Listing, check_labels, find_splits, list_folder, read_coco, read_list
+
+logger = logging.getLogger(__name__)
+
+_NUM_NAMED = 10
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that is no complete image, relative to the root, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LongTailedDataset:
+    """One split of N images in C classes.
+
+    Attributes:
+        root: What `paths` are relative to.
+        paths: N files, with forward slashes.
+        labels: int64 [N], classes 0 .. C - 1.
+        sizes: int32 [N, 2], width and height in pixels, EXIF orientation ignored.
+        native: bool [N], whether DALI decodes the file to the pixels of `fastlt.data.decode_rgb`.
+        class_names: C names.
+        split: "train", "val", "test" or a name of the caller's.
+        fingerprint: Hash of paths, labels, file sizes and times of modification.
+        skipped: The files left out because they are no complete images.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    sizes: np.ndarray
+    native: np.ndarray
+    class_names: tuple[str, ...]
+    split: str
+    fingerprint: str
+    skipped: tuple[SkippedFile, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        return f"LongTailedDataset({self.split!r}, {len(self)} images, {self.num_classes} classes, root={self.root})"
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, those without an image in this split included."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Images of each class: int64 [C]."""
+        return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
+
+    @property
+    def imbalance_ratio(self) -> float:
+        """Images of the largest class over those of the smallest one."""
+        counts = self.class_counts
+        return float(counts.max() / counts.min()) if counts.min() > 0 else float("inf")
+
+    def shot_groups(self, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:
+        """Classes by their count in this split, as Liu et al. (CVPR 2019) group them.
+
+        Args:
+            many: A class of more images than this is "many".
+            few: A class of fewer images than this is "few"; the rest, both ends included, is "medium".
+
+        Returns:
+            The class ids (int64) of "many", "medium" and "few".
+        """
+        counts = self.class_counts
+        return {
+            "many": np.flatnonzero(counts > many),
+            "medium": np.flatnonzero((counts >= few) & (counts <= many)),
+            "few": np.flatnonzero(counts < few),
+        }
+
+    def path(self, index: int) -> Path:
+        """Return the file of a sample."""
+        return self.root / self.paths[index]
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path | str,
+        *,
+        split: str | None = None,
+        class_folders: tuple[str, ...] | None = None,
+        class_names: tuple[str, ...] | None = None,
+        strict: bool = False,
+        cache: bool = True,
+    ) -> LongTailedDataset:
+        """Read a folder of class folders.
+
+        Args:
+            folder: Holds a folder a class, which holds the images, at any depth.
+            split: Name of the split; default the folder's name.
+            class_folders: The folders of classes 0 .. C - 1, for a split that shares another one's classes;
+                default all there are, sorted.
+            class_names: Names to show; default the folders' names.
+            strict: Whether a file that is no complete image is an error instead of being skipped.
+            cache: Whether the index may come from and go to the cache folder.
+
+        Raises:
+            FileNotFoundError: No such folder, or no class folder in it.
+            ValueError: A class without an image, a class folder that is not among `class_folders`.
+        """
+        folder = Path(folder)
+        listing = list_folder(folder, class_folders=class_folders, class_names=class_names)
+        return _build(listing, split=split or folder.name, complete=class_folders is None, strict=strict, cache=cache)
+
+    @classmethod
+    def from_list(
+        cls,
+        file: Path | str,
+        root: Path | str,
+        *,
+        split: str | None = None,
+        class_names: tuple[str, ...] | None = None,
+        strict: bool = False,
+        cache: bool = True,
+    ) -> LongTailedDataset:
+        """Read a list file: a line `path label` an image, the path relative to `root`, spaces in it allowed.
+
+        Args:
+            file: The list.
+            root: The folder the paths start from.
+            split: Name of the split; default the list's name without its suffix.
+            class_names: Names of classes 0 .. C - 1, for a split that shares another one's classes; default the
+                images' folder where it is one to one with the label, else the label.
+            strict: Whether a file that is no complete image is an error instead of being skipped.
+            cache: Whether the index may come from and go to the cache folder.
+
+        Raises:
+            FileNotFoundError: No such list, no such root, or images that do not exist.
+            ValueError: A line that cannot be read; labels that are negative, out of range or not contiguous.
+        """
+        file = Path(file)
+        listing = read_list(file, Path(root), class_names=class_names)
+        return _build(listing, split=split or file.stem, complete=class_names is None, strict=strict, cache=cache)
+
+    @classmethod
+    def from_coco(
+        cls,
+        file: Path | str,
+        root: Path | str,
+        *,
+        split: str | None = None,
+        categories: tuple[int, ...] | None = None,
+        class_names: tuple[str, ...] | None = None,
+        strict: bool = False,
+        cache: bool = True,
+    ) -> LongTailedDataset:
+        """Read COCO-style JSON with one category an image, as iNaturalist 2018 comes.
+
+        Args:
+            file: Holds `images` (id, file_name), `annotations` (image_id, category_id) and, optionally, `categories`.
+            root: The folder file_name starts from.
+            split: Name of the split; default the file's name without its suffix.
+            categories: Category ids of classes 0 .. C - 1, for a split that shares another one's classes; default
+                those of the file, sorted.
+            class_names: Names to show; default the categories' names.
+            strict: Whether a file that is no complete image is an error instead of being skipped.
+            cache: Whether the index may come from and go to the cache folder.
+
+        Raises:
+            FileNotFoundError: No such file, no such root, or images that do not exist.
+            ValueError: No annotations, several categories of an image, an unknown category.
+        """
+        file = Path(file)
+        listing = read_coco(file, Path(root), categories=categories, class_names=class_names)
+        return _build(listing, split=split or file.stem, complete=categories is None, strict=strict, cache=cache)
+
+
+def open_splits(
+    root: Path | str,
+    *,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
+    strict: bool = False,
+    cache: bool = True,
+) -> dict[str, LongTailedDataset]:
+    """Open the splits of a data set, whatever its layout.
+
+    In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; list files
+    `train.txt`, `val.txt`, `test.txt` in `root` or `root/lists`; `train*.json`, `val*.json` in `root` or
+    `root/annotations`; class folders in `root/train`, `root/val`, `root/test`.
+
+    Args:
+        root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), list files start from the
+            folder named there. A `classes.txt` beside the lists or in `root` names the classes, a line each.
+        train: A list or JSON file, relative to the working folder, `root`, or `root/lists`.
+        val: The same for val; needed when `train` is given.
+        test: The same for test.
+        strict: Whether a file that is no complete image is an error instead of being skipped.
+        cache: Whether the index may come from and go to the cache folder.
+
+    Returns:
+        "train", "val" and, if there is one, "test"; all share the classes of "train".
+
+    Raises:
+        FileNotFoundError: The root, a split, or files that a list names do not exist.
+        ValueError: A split that cannot be used; the message says what was got, what was expected and what to do.
+    """
+    named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
+    datasets: dict[str, LongTailedDataset] = {}
+    for split, listing in find_splits(Path(root), named):
+        datasets[split] = _build(listing, split=split, complete=split == "train", strict=strict, cache=cache)
+    return datasets
+
+
+def _build(listing: Listing, *, split: str, complete: bool, strict: bool, cache: bool) -> LongTailedDataset:
+    """Index the files of a listing and leave out those that are no complete images."""
+    source = str(listing.source)
+    if not listing.paths:
+        raise ValueError(f"{source}: the {split} split is empty, expected at least one image")
+    check_labels(listing, complete=complete)
+    index = index_files(listing.root, listing.paths, source=source, cache=cache)
+    paths, labels, sizes, native, stats = listing.paths, listing.labels, index.sizes, index.native, index.stats
+    skipped = tuple(SkippedFile(paths[at], reason) for at, reason in index.reasons.items())
+    if skipped:
+        keep = np.ones(len(paths), np.bool_)
+        keep[list(index.reasons)] = False
+        _report_skipped(listing, split, skipped, strict=strict)
+        if not keep.any():
+            raise ValueError(f"{source}: none of the {len(paths)} files is an image: {_name(skipped)}")
+        paths = tuple(path for path, kept in zip(paths, keep.tolist(), strict=True) if kept)
+        labels, sizes, native, stats = labels[keep], sizes[keep], native[keep], stats[keep]
+        listing = Listing(
+            root=listing.root, paths=paths, labels=labels, class_names=listing.class_names, source=listing.source
+        )
+        check_labels(listing, complete=complete)
+    return LongTailedDataset(
+        root=listing.root,
+        paths=paths,
+        labels=labels,
+        sizes=sizes,
+        native=native,
+        class_names=listing.class_names,
+        split=split,
+        fingerprint=fingerprint(paths, labels, stats),
+        skipped=skipped,
+    )
+
+
+def _report_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...], *, strict: bool) -> None:
+    what = f"{listing.source}: {len(skipped)} of {len(listing.paths)} {split} files are no complete images"
+    if strict:
+        raise ValueError(f"{what}: {_name(skipped)}; replace or remove them, or leave out --strict to skip them")
+    report = cache_dir() / "index" / f"{index_key(listing.root, listing.paths)}.skipped.txt"
+    text = "".join(f"{file.path}\t{file.reason}\n" for file in skipped)
+    try:
+        with replacing(report) as partial:
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+        logger.warning("%s and are skipped; they are named in %s", what, report)
+    except OSError:
+        logger.warning("%s and are skipped: %s", what, _name(skipped))
+
+
+def _name(skipped: tuple[SkippedFile, ...]) -> str:
+    named = "; ".join(f"{file.path} ({file.reason})" for file in skipped[:_NUM_NAMED])
+    return named + ("; ..." if len(skipped) > _NUM_NAMED else "")

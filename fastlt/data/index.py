@@ -1,0 +1,193 @@
+"""Size and kind of every image file of a split, probed in parallel once and remembered in a cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from .image import probe
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_CHUNK = 512
+_NUM_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileIndex:
+    """What is known of N files.
+
+    Attributes:
+        stats: int64 [N, 2], size in bytes and time of modification in ns.
+        sizes: int32 [N, 2], width and height in pixels; (0, 0) for a file that is no complete image.
+        native: bool [N], whether DALI decodes the file as `decode_rgb` does.
+        reasons: Why a file is no complete image, by its position.
+    """
+
+    stats: np.ndarray
+    sizes: np.ndarray
+    native: np.ndarray
+    reasons: dict[int, str]
+
+
+def cache_dir() -> Path:
+    """Return the user's cache folder: $FASTLT_CACHE, else $XDG_CACHE_HOME/fastlt, else ~/.cache/fastlt."""
+    if own := os.environ.get("FASTLT_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "fastlt"
+
+
+def index_files(
+    root: Path, paths: Sequence[str], *, source: str, cache: bool = True, num_threads: int | None = None
+) -> FileIndex:
+    """Probe the files, taking from the cache those whose size and time of modification have not changed.
+
+    Args:
+        root: What `paths` are relative to.
+        paths: N files.
+        source: What names the files (a list, a folder), for messages.
+        cache: Whether to read and write the cache. A cache folder that cannot be written is not an error.
+        num_threads: Threads that probe; default eight a core, since on a cold disk they mostly wait.
+
+    Raises:
+        FileNotFoundError: Some of the files are absent; the message names the first few and counts them.
+    """
+    prefix = f"{root}{os.sep}"
+    stats = _stat(prefix, paths, source=source)
+    sizes = np.zeros((len(paths), 2), np.int32)
+    native = np.zeros(len(paths), np.bool_)
+    reasons: dict[int, str] = {}
+    stale = np.ones(len(paths), np.bool_)
+
+    file = cache_dir() / "index" / f"{index_key(root, paths)}.npz" if cache else None
+    if file is not None and (known := _load(file, len(paths))) is not None:
+        stale = (known.stats != stats).any(axis=1)
+        sizes, native = known.sizes, known.native
+        reasons = {at: reason for at, reason in known.reasons.items() if not stale[at]}
+
+    todo = np.flatnonzero(stale)
+    if todo.size:
+        workers = num_threads or min(32, 8 * (os.cpu_count() or 1))
+        chunks = [todo[start : start + _CHUNK] for start in range(0, todo.size, _CHUNK)]
+        with ThreadPoolExecutor(workers) as pool:
+            for chunk, found in zip(chunks, pool.map(lambda c: _probe_chunk(prefix, paths, c), chunks), strict=True):
+                for at, (width, height, plain, reason) in zip(chunk.tolist(), found, strict=True):
+                    sizes[at] = width, height
+                    native[at] = plain
+                    if reason:
+                        reasons[at] = reason
+    index = FileIndex(stats=stats, sizes=sizes, native=native, reasons=dict(sorted(reasons.items())))
+    if file is not None and todo.size:
+        _save(file, index)
+    return index
+
+
+def index_key(root: Path, paths: Sequence[str]) -> str:
+    """Hash of which files are meant: the name of their entry in the cache."""
+    digest = hashlib.sha256(f"{_VERSION}\n{root.resolve()}\n".encode())
+    _hash_paths(digest, paths)
+    return digest.hexdigest()[:32]
+
+
+def fingerprint(paths: Sequence[str], labels: np.ndarray, stats: np.ndarray) -> str:
+    """Hash of a split: paths, labels, sizes and times of modification, the same in every process.
+
+    Args:
+        paths: N files, relative to their root.
+        labels: int64 [N].
+        stats: int64 [N, 2].
+    """
+    digest = hashlib.sha256()
+    _hash_paths(digest, paths)
+    digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    digest.update(np.ascontiguousarray(stats, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Give a temporary name beside `file` to write to; it takes the file's place when the block succeeds."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _hash_paths(digest: hashlib._Hash, paths: Sequence[str]) -> None:
+    rest = iter(paths)
+    while block := list(islice(rest, 65536)):
+        digest.update("\0".join(block).encode("utf-8", "surrogateescape"))
+        digest.update(b"\0")
+
+
+def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
+    stats = np.empty((len(paths), 2), np.int64)
+    absent: list[str] = []
+    for at, path in enumerate(paths):
+        try:
+            found = os.stat(os.path.join(prefix, path))  # noqa: PTH116, PTH118 - half the time of pathlib's
+        except OSError:
+            absent.append(path)
+            continue
+        stats[at] = found.st_size, found.st_mtime_ns
+    if absent:
+        named = ", ".join(absent[:_NUM_NAMED]) + (", ..." if len(absent) > _NUM_NAMED else "")
+        raise FileNotFoundError(
+            f"{source}: {len(absent)} of {len(paths)} files do not exist under {prefix}: {named}; "
+            "check the data root, or take them off the list"
+        )
+    return stats
+
+
+def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[tuple[int, int, bool, str]]:
+    found = []
+    for at in chunk.tolist():
+        try:
+            info = probe(os.path.join(prefix, paths[at]))  # noqa: PTH118
+            found.append((info.width, info.height, info.native, ""))
+        except ValueError as error:
+            found.append((0, 0, False, str(error)))
+        except OSError as error:
+            found.append((0, 0, False, f"cannot be read ({error.strerror})"))
+    return found
+
+
+def _load(file: Path, num_files: int) -> FileIndex | None:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            reasons = json.loads(arrays["reasons"].tobytes())
+            index = FileIndex(
+                stats=arrays["stats"],
+                sizes=arrays["sizes"],
+                native=arrays["native"],
+                reasons={int(at): str(reason) for at, reason in reasons.items()},
+            )
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        return None
+    shapes = (index.stats.shape, index.sizes.shape, index.native.shape)
+    return index if shapes == ((num_files, 2), (num_files, 2), (num_files,)) else None
+
+
+def _save(file: Path, index: FileIndex) -> None:
+    reasons = np.frombuffer(json.dumps(index.reasons).encode(), np.uint8)
+    try:
+        with replacing(file) as partial, partial.open("wb") as stream:
+            np.savez(stream, stats=index.stats, sizes=index.sizes, native=index.native, reasons=reasons)
+    except OSError as error:
+        logger.warning("index not cached: %s; set FASTLT_CACHE to a folder that can be written", error)
