@@ -1,1 +1,16 @@
 """Fused operations: each a PyTorch reference, a Triton kernel, a fake and autograd; the only importer of kernels/."""
+
+from fastlt.ops.cross_entropy import scaled_cross_entropy
+from fastlt.ops.intervals import prior_intervals, tau_intervals
+from fastlt.ops.linear import centroid_logits, scaled_logits, tau_normalized_logits
+from fastlt.ops.ranking import label_rank
+
+__all__ = [
+    "centroid_logits",
+    "label_rank",
+    "prior_intervals",
+    "scaled_cross_entropy",
+    "scaled_logits",
+    "tau_intervals",
+    "tau_normalized_logits",
+]

@@ -1,0 +1,12 @@
+"""Where the Triton kernels come from: the only import of fastlt.kernels, made on the first call that needs it."""
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def kernels() -> ModuleType:
+    """The launchers of fastlt.kernels; importing triton takes time, so `import fastlt.ops` does not."""
+    return importlib.import_module("fastlt.kernels.launch")

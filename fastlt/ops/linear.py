@@ -1,0 +1,199 @@
+"""Logits of a linear head whose classes are scaled, shifted or normalised in the product's epilogue."""
+
+import torch
+from torch import Tensor
+
+from fastlt.ops import backend, reference
+from fastlt.ops.checks import accumulator, check_product, check_tau, check_vector, product_dtype
+
+_Vector = Tensor | None
+
+
+@torch.library.custom_op("fastlt::scaled_logits", mutates_args=())
+def _scaled_logits(
+    features: Tensor, weight: Tensor, scale: _Vector, bias: _Vector, offset: _Vector, row: _Vector, column: _Vector
+) -> Tensor:
+    return reference.scaled_logits(features, weight, scale, bias, offset, row, column)
+
+
+@_scaled_logits.register_fake
+def _(features, weight, scale, bias, offset, row, column):  # type: ignore[no-untyped-def]
+    return features.new_empty(features.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("fastlt::scaled_logits_backward", mutates_args=())
+def _scaled_logits_backward(
+    grad: Tensor, features: Tensor, weight: Tensor, scale: _Vector, bias: _Vector, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return reference.scaled_logits_backward(grad, features, weight, scale, bias, needs)
+
+
+@_scaled_logits_backward.register_fake
+def _(grad, features, weight, scale, bias, needs):  # type: ignore[no-untyped-def]
+    return gradient_shapes(features, weight, needs)
+
+
+def gradient_shapes(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fakes of the gradients of features, weight, scale and offset: empty where not needed."""
+    dtype, classes = accumulator(features.dtype), weight.shape[0]
+    need_x, need_w, need_s, need_a = needs
+    return (
+        features.new_empty(features.shape if need_x else (0,)),
+        weight.new_empty(weight.shape if need_w else (0,)),
+        weight.new_empty(classes if need_s else 0, dtype=dtype),
+        weight.new_empty(classes if need_a else 0, dtype=dtype),
+    )
+
+
+def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    features, weight, scale, bias, *_ = inputs
+    ctx.save_for_backward(features, weight, scale, bias)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    features, weight, scale, bias = ctx.saved_tensors
+    need_x, need_w, need_s, need_b, need_a, need_row, need_column = ctx.needs_input_grad
+    if need_row or need_column:
+        raise NotImplementedError("the rank-one term of centroid_logits has no gradient")
+    needs = [need_x, need_w, need_s, need_a or need_b]
+    dx, dw, ds, da = _scaled_logits_backward(grad, features, weight, scale, bias, needs)
+    return (
+        dx if need_x else None,
+        dw if need_w else None,
+        ds if need_s else None,
+        (da if scale is None else da * scale) if need_b else None,
+        da if need_a else None,
+        None,
+        None,
+    )
+
+
+_scaled_logits.register_autograd(_backward, setup_context=_save)
+
+if backend.HAS_TRITON:
+
+    @_scaled_logits.register_kernel("cuda")
+    def _(features, weight, scale, bias, offset, row, column):  # type: ignore[no-untyped-def]
+        if features.dtype is torch.float64:
+            return reference.scaled_logits(features, weight, scale, bias, offset, row, column)
+        return backend.kernels().scaled_logits(features, weight, scale, bias, offset, row, column)
+
+    @_scaled_logits_backward.register_kernel("cuda")
+    def _(grad, features, weight, scale, bias, needs):  # type: ignore[no-untyped-def]
+        if features.dtype is torch.float64:
+            return reference.scaled_logits_backward(grad, features, weight, scale, bias, needs)
+        return backend.kernels().scaled_logits_backward(grad, features, weight, scale, bias, needs)
+
+
+def cast(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A per-class vector in the accumulator's type; differentiable."""
+    return None if vector is None else vector.to(accumulator(dtype))
+
+
+def scaled_logits(
+    features: Tensor,
+    weight: Tensor,
+    *,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensor:
+    """`(features @ weight.T + bias) * scale + offset`, with the per-class vectors applied in float32 before rounding.
+
+    Differentiable for every argument; the gradient of scale needs no [N, C] product kept from the forward pass. First
+    order only.
+
+    Args:
+        features: [N, D], any strides, float32, bfloat16, float16 or float64; cast as F.linear's under autocast.
+        weight: [C, D] on the same device; where the types differ both are cast to the common one.
+        scale: [C], learnable weight scaling's factor s_j (Kang et al., 2020, section 4.3).
+        bias: [C], inside the scale.
+        offset: [C], outside it (logit adjustment, balanced softmax).
+
+    Returns:
+        [N, C] in the type of the product.
+
+    Raises:
+        ValueError: if a shape, type or device does not fit, or (on the CPU) weight or a vector is not finite.
+    """
+    check_product(features, weight, wait=False)
+    for name, vector in (("scale", scale), ("bias", bias), ("offset", offset)):
+        check_vector(name, vector, weight.shape[0], features)
+    dtype = product_dtype(features, weight)
+    vectors = cast(scale, dtype), cast(bias, dtype), cast(offset, dtype)
+    logits: Tensor = _scaled_logits(features.to(dtype), weight.to(dtype), *vectors, None, None)
+    return logits
+
+
+def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor) -> Tensor:
+    """`features @ (weight / ||weight||^tau).T` without a copy of weight: tau-normalisation (Kang et al., 2020, eq. 5).
+
+    A class of zero norm scores 0 at every tau. Differentiable for features, weight and a tensor tau.
+
+    Args:
+        features: [N, D], as for `scaled_logits`.
+        weight: [C, D].
+        tau: a finite number >= 0, or a scalar tensor.
+
+    Returns:
+        [N, C] in the type of the product.
+
+    Raises:
+        ValueError: for a negative, infinite or NaN tau, and as `scaled_logits` does.
+    """
+    check_product(features, weight, wait=False)
+    check_tau(tau)
+    dtype = product_dtype(features, weight)
+    norms = torch.linalg.vector_norm(weight, dim=1, dtype=accumulator(dtype))
+    # A zero row's product is 0 whatever its scale; 1 keeps 0 * inf and the norm's undefined gradient out.
+    norms = torch.where(norms > 0, norms, 1.0)
+    tau = tau.to(norms.device, norms.dtype).reshape(()) if isinstance(tau, Tensor) else float(tau)
+    logits: Tensor = _scaled_logits(features.to(dtype), weight.to(dtype), norms**-tau, None, None, None, None)
+    return logits
+
+
+def centroid_logits(
+    features: Tensor, centroids: Tensor, *, center: Tensor | None = None, normalize: bool = True, metric: str = "l2"
+) -> Tensor:
+    """Nearest-class-mean scores on raw features: the argmax over classes is the released code's prediction.
+
+    With x' = x - center and r = ||x'|| (1 unless `normalize`), the row x'/r is nearest to the class j that maximises
+    `x . c_j - center . c_j - r ||c_j||^2 / 2`: a linear head plus a rank-one term, so nothing of x' is ever stored.
+    metric "cos" is the released code's: the same without the last term, centroids not normalised. No gradients.
+
+    Args:
+        features: [N, D].
+        centroids: [C, D], the class means of the (centred, normalised) features.
+        center: [D], the mean that was subtracted before averaging, or None.
+        normalize: whether rows are scaled to unit length after centring.
+        metric: "l2" or "cos".
+
+    Returns:
+        [N, C], each row up to an additive constant and a positive factor.
+
+    Raises:
+        ValueError: if an argument does not fit or metric is unknown.
+    """
+    check_product(features, centroids, "centroids", wait=False)
+    check_vector("center", center, features.shape[1], features)
+    if metric not in ("l2", "cos"):
+        raise ValueError(f'metric must be "l2" or "cos"; got {metric!r}')
+    features, centroids = features.detach(), centroids.detach()
+    dtype = product_dtype(features, centroids)
+    wide = centroids.to(accumulator(dtype))
+    offset = None if center is None else -(wide @ center.to(wide.dtype))
+    row = column = None
+    if metric == "l2":
+        column = wide.square().sum(1).mul(-0.5)
+        row = _radius(features, center, wide.dtype) if normalize else column.new_ones(features.shape[0])
+    scores: Tensor = _scaled_logits(features.to(dtype), centroids.to(dtype), None, None, offset, row, column)
+    return scores
+
+
+def _radius(features: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """||x - center|| of every row, [N], without a centred copy of more than a few rows."""
+    radius = torch.empty(features.shape[0], dtype=dtype, device=features.device)
+    for start in range(0, features.shape[0], 4096):
+        x = features[start : start + 4096].to(dtype)
+        radius[start : start + 4096] = torch.linalg.vector_norm(x if center is None else x - center.to(dtype), dim=1)
+    return radius

@@ -1,0 +1,246 @@
+"""The operations in plain PyTorch, over cache-sized chunks of rows: the CPU's implementation, the kernels' yardstick.
+
+Legend: N samples, C classes, D feature width; X = features [N, D], W = weight [C, D], z = X @ W.T in the accumulator's
+type (float32, or float64 for float64 inputs). Every function works on any device and on any strides.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastlt.ops.checks import accumulator
+
+# Elements of one chunk of z: 8 MB of float32 stay in a CPU's last-level cache; a GPU without Triton wants more.
+CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
+
+
+def chunk_rows(num_classes: int, device: torch.device) -> int:
+    """Rows of one chunk: enough for an efficient product, few enough to stay in cache."""
+    return min(max(CHUNK_ELEMENTS.get(device.type, 1 << 21) // num_classes, 32), 4096 if device.type == "cuda" else 512)
+
+
+def products(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield (rows, x, z) for chunks of rows: x in the accumulator's type, z = x @ W.T in a buffer to be overwritten."""
+    dtype = accumulator(features.dtype)
+    num, classes = features.shape[0], weight.shape[0]
+    rows = chunk_rows(classes, features.device)
+    w = weight.to(dtype)
+    buffer = torch.empty(min(rows, num), classes, dtype=dtype, device=features.device)
+    # Autocast stays on inside a custom operation and would round the accumulator's product to half precision.
+    with torch.autocast(features.device.type, enabled=False):
+        for start in range(0, num, rows):
+            here = slice(start, min(start + rows, num))
+            x = features[here].to(dtype)
+            yield here, x, torch.mm(x, w.T, out=buffer[: x.shape[0]])
+
+
+def _score(z: Tensor, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None) -> Tensor:
+    """(z + bias) * scale + offset, in place."""
+    if bias is not None:
+        z += bias
+    if scale is not None:
+        z *= scale
+    if offset is not None:
+        z += offset
+    return z
+
+
+def scaled_logits(
+    features: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    offset: Tensor | None,
+    row: Tensor | None,
+    column: Tensor | None,
+) -> Tensor:
+    """(z + bias) * scale + offset + row column^T, [N, C] in the type of features."""
+    out = features.new_empty(features.shape[0], weight.shape[0])
+    for rows, _, z in products(features, weight):
+        y = _score(z, scale, bias, offset)
+        if row is not None and column is not None:
+            y.addr_(row[rows], column)
+        out[rows] = y
+    return out
+
+
+def scaled_logits_backward(
+    grad: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of features, weight, scale and offset (bias: scale times offset's); empty where `needs` is False."""
+    dtype = accumulator(features.dtype)
+    need_x, need_w, need_s, need_a = needs
+    dx, dw, ds, da = _gradients(features, weight, needs)
+    with torch.autocast(features.device.type, enabled=False):
+        for rows, x, z in products(features, weight) if need_s else _row_chunks(features, weight):
+            g = grad[rows].to(dtype)
+            if need_a:
+                da += g.sum(0)
+            if need_s:
+                ds += (_score(z, None, bias, None) * g).sum(0)
+            if need_x or need_w:
+                dz = g if scale is None else g * scale
+                if need_x:
+                    dx[rows] = dz @ weight.to(dtype)
+                if need_w:
+                    dw.addmm_(dz.T, x)
+    return dx, dw.to(weight.dtype), ds, da
+
+
+def _row_chunks(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """As `products`, without the product."""
+    rows = chunk_rows(weight.shape[0], features.device)
+    for start in range(0, features.shape[0], rows):
+        here = slice(start, min(start + rows, features.shape[0]))
+        yield here, features[here].to(accumulator(features.dtype)), features.new_empty(0)
+
+
+def _gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of features, weight, scale and offset: zeros, or empty where not needed."""
+    dtype = accumulator(features.dtype)
+    need_x, need_w, need_s, need_a = needs
+    num, classes, width = features.shape[0], weight.shape[0], features.shape[1]
+
+    def vector(need: bool) -> Tensor:
+        return torch.zeros(classes if need else 0, dtype=dtype, device=features.device)
+
+    return (
+        features.new_empty((num, width) if need_x else (0,)),
+        torch.zeros((classes, width) if need_w else (0,), dtype=dtype, device=features.device),
+        vector(need_s),
+        vector(need_a),
+    )
+
+
+def cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    row_weights: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    offset: Tensor | None,
+    class_weights: Tensor | None,
+    label_smoothing: float,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses [N] and, where needed, the gradients of their sum for features, weight, scale and offset.
+
+    With y = (z + bias) * scale + offset, class weights v and smoothing e, row i's loss is
+    row_weights_i * ((1 - e) v_label (lse_i - y_label) + e/C sum_j v_j (lse_i - y_ij)); its gradient for y_ij is
+    row_weights_i * (((1 - e) v_label + e/C sum_k v_k) softmax_ij - (1 - e) v_label [j = label] - e/C v_j).
+    A row with weight 0 (an ignored one) may have any label.
+    """
+    dtype = accumulator(features.dtype)
+    need_x, need_w, need_s, need_a = needs
+    classes = weight.shape[0]
+    dx, dw, ds, da = _gradients(features, weight, needs)
+    losses = torch.zeros(features.shape[0], dtype=dtype, device=features.device)
+    labels = labels.long().clamp(0, classes - 1)
+    spread = label_smoothing / classes
+    total = spread * (class_weights.sum() if class_weights is not None else float(classes))
+    w = weight.to(dtype)
+    ones = class_weights if class_weights is not None else w.new_ones(classes)
+    kept = w.new_empty(0)
+    for rows, x, z in products(features, weight):
+        label, row = labels[rows, None], row_weights[rows, None]
+        z = _score(z, None, bias, None)
+        if need_s:
+            kept = (kept if kept.shape == z.shape else torch.empty_like(z)).copy_(z)
+        y = _score(z, scale, None, offset)
+        target = (1.0 - label_smoothing) * ones[label]
+        top, own = y.amax(1, keepdim=True), y.gather(1, label)
+        smooth = spread * y.mv(ones)[:, None] if label_smoothing > 0 else 0.0
+        partition = y.sub_(top).exp_().sum(1, keepdim=True)
+        lse = top + partition.log()
+        losses[rows] = (row * (target * (lse - own) + total * lse - smooth)).squeeze(1)
+        if not any(needs):
+            continue
+        dy = y.mul_(row * (target + total) / partition).scatter_add_(1, label, -row * target)
+        if label_smoothing > 0:
+            dy.addr_(row.squeeze(1), ones, alpha=-spread)
+        if need_a:
+            da += dy.sum(0)
+        if need_s:
+            ds += kept.mul_(dy).sum(0)
+        if need_x or need_w:
+            dz = dy if scale is None else dy.mul_(scale)
+            if need_x:
+                dx[rows] = dz @ w
+            if need_w:
+                dw.addmm_(dz.T, x)
+    return losses, dx, dw.to(weight.dtype), ds, da
+
+
+def label_rank(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    offset: Tensor | None,
+) -> Tensor:
+    """How many classes come before the label when scores are sorted as argmax would: int32 [N]; a NaN comes first."""
+    out = torch.empty(features.shape[0], dtype=torch.int32, device=features.device)
+    index = torch.arange(weight.shape[0], device=features.device)
+    for rows, _, z in products(features, weight):
+        label = labels[rows, None].long()
+        y = _score(z, scale, bias, offset)
+        own = y.gather(1, label)
+        behind = (y < own).sum(1) + ((y == own) & (index > label)).sum(1)
+        out[rows] = (weight.shape[0] - 1 - behind).int()
+    return out
+
+
+def intervals(
+    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, bias: Tensor | None, log: bool
+) -> tuple[Tensor, Tensor]:
+    """The open interval of tau on which the label's score is the first largest; (inf, -inf) where it never is.
+
+    score_j(tau) = z_j 2^(-tau slope_j) if `log`, else z_j + bias_j - tau slope_j.
+    """
+    dtype = accumulator(features.dtype)
+    low = torch.empty(features.shape[0], dtype=dtype, device=features.device)
+    high = torch.empty_like(low)
+    for rows, _, z in products(features, weight):
+        low[rows], high[rows] = interval_bounds(_score(z, None, bias, None), labels[rows].long(), slope, log)
+    return low, high
+
+
+def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tuple[Tensor, Tensor]:
+    """`intervals` for logits z [R, C]; the conventions are those of `fastlt.ops.tau_intervals`.
+
+    Only classes whose logit has the label's sign can cross the label's line. On the negative side the lines are
+    -log|z_j| + tau slope_j, so both numbers change sign there and the rest is the positive case.
+    """
+    inf = float("inf")
+    label = labels[:, None]
+    lower_index = torch.arange(z.shape[1], device=z.device) < label
+    z = z.clamp(torch.finfo(z.dtype).min, torch.finfo(z.dtype).max)
+    if log:
+        sign = torch.where(z.abs() < torch.finfo(z.dtype).tiny, 0, z.sign()).to(z.dtype)
+        own_sign = sign.gather(1, label)
+        height = z.abs().log2() * own_sign
+        slope = slope * own_sign
+        dslope = slope - slope.gather(1, label)
+        rival = (sign == own_sign) & (own_sign != 0)
+        never = (sign > own_sign).any(1) & (own_sign.squeeze(1) <= 0)
+        never |= (lower_index & (sign == 0) & (own_sign == 0)).any(1)
+    else:
+        height = z
+        dslope = slope - slope[label]
+        rival = torch.ones_like(z, dtype=torch.bool)
+        never = torch.zeros_like(labels, dtype=torch.bool)
+    rise = height - height.gather(1, label)
+    tau = rise / dslope
+    low = torch.where(rival & (dslope > 0), tau, -inf).amax(1)
+    high = torch.where(rival & (dslope < 0), tau, inf).amin(1)
+    never |= (rival & (dslope == 0) & ((rise > 0) | (lower_index & (rise == 0)))).any(1)
+    never |= ~(low < high) | z.isnan().any(1)
+    return low.masked_fill(never, inf), high.masked_fill(never, -inf)

@@ -1,0 +1,246 @@
+"""The exact accuracy of a split as a step function of tau, from one product: values, optima and bootstrap bands."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fastlt.ops import prior_intervals, tau_intervals
+
+_Floats = NDArray[np.float64]
+_Labels = Tensor | NDArray[np.integer]
+
+GROUPS = ("all", "class_mean", "many", "medium", "few")
+HARMONIC = "harmonic_mean"
+_EQUAL = 1e-9  # accuracies closer than this differ by the rounding of their sums only
+
+
+class _Head(Protocol):
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
+class TauChoice(NamedTuple):
+    """A best tau: the middle of the widest interval (low, high) on which the objective has its largest value."""
+
+    tau: float
+    low: float
+    high: float
+    value: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TauCurve:
+    """Accuracy at every tau: sample i is classified right exactly on the open interval (low_i, high_i).
+
+    Groups: "all" is the share of images; "class_mean" the mean of class accuracies; "many", "medium" and "few" that
+    mean over classes with more than `many`, `few` to `many`, and fewer than `few` training samples. A class that has no
+    sample in this split belongs to no group. Values are fractions. N samples, C classes, G groups, T taus.
+    """
+
+    low: _Floats
+    """[N]; inf for a sample that is never right."""
+    high: _Floats
+    """[N]; -inf for a sample that is never right."""
+    labels: NDArray[np.int64]
+    """[N]"""
+    class_counts: NDArray[np.int64]
+    """[C] samples of each class in training."""
+    many: int = 100
+    few: int = 20
+
+    @cached_property
+    def sample_weights(self) -> dict[str, _Floats]:
+        """What a right answer adds to each non-empty group, [N] each; sums to 1."""
+        here = np.bincount(self.labels, minlength=len(self.class_counts))
+        counts = self.class_counts
+        classes = {
+            "class_mean": here > 0,
+            "many": (here > 0) & (counts > self.many),
+            "medium": (here > 0) & (counts >= self.few) & (counts <= self.many),
+            "few": (here > 0) & (counts < self.few),
+        }
+        weights = {"all": np.full(len(self.labels), 1.0 / max(len(self.labels), 1))}
+        for group, members in classes.items():
+            share = np.where(members, 1.0 / (np.maximum(here, 1) * max(members.sum(), 1)), 0.0)
+            weights[group] = share[self.labels]
+        return {group: weights[group] for group in GROUPS if len(self.labels) and weights[group].any()}
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have samples in this split, in the order of GROUPS."""
+        return tuple(self.sample_weights)
+
+    def steps(self, group: str = "all") -> tuple[_Floats, _Floats]:
+        """The step function: edges [K] ascending, values [K + 1]; values[k] holds on (edges[k - 1], edges[k])."""
+        right = self.low < self.high
+        low, high = self.low[right], self.high[right]
+        edges = np.unique(np.concatenate([low, high]))
+        edges = edges[np.isfinite(edges)]
+        num_pieces = len(edges) + 1
+        start = np.where(np.isneginf(low), 0, np.searchsorted(edges, low) + 1)
+        stop = np.where(np.isposinf(high), num_pieces, np.searchsorted(edges, high) + 1)
+        rows = []
+        for weight in self._weights(group):
+            gained = np.bincount(start, weight[right], num_pieces + 1) - np.bincount(
+                stop, weight[right], num_pieces + 1
+            )
+            rows.append(np.cumsum(gained)[:-1])
+        return edges, _combine(rows)
+
+    def value(self, tau: ArrayLike, group: str = "all") -> _Floats:
+        """Accuracy at each tau; on an edge, where either answer is right, samples with an end there count as wrong."""
+        taus = np.asarray(tau, dtype=np.float64)
+        if np.isnan(taus).any():
+            raise ValueError("tau must be a number; got NaN")
+        right = self.low < self.high
+        starts, stops = np.argsort(self.low[right]), np.argsort(self.high[right])
+        started = np.searchsorted(self.low[right][starts], taus, side="left")
+        stopped = np.searchsorted(self.high[right][stops], taus, side="right")
+        rows = []
+        for weight in self._weights(group):
+            gained, lost = (np.cumsum(np.append(0.0, weight[right][order])) for order in (starts, stops))
+            rows.append(gained[started] - lost[stopped])
+        return _combine(rows)
+
+    def best(self, objective: str = "all", *, low: float = 0.0, high: float = 2.0) -> TauChoice:
+        """The middle of the widest interval in [low, high] with the largest value, never an isolated point.
+
+        Args:
+            objective: a group, or "harmonic_mean" of those of many, medium and few that have samples.
+            low: smallest tau considered.
+            high: largest tau considered.
+
+        Raises:
+            ValueError: if low < high does not hold or the group is unknown or empty.
+        """
+        if not low < high:
+            raise ValueError(f"low must be below high; got {low} and {high}")
+        edges, values = self.steps(objective)
+        first, last = np.searchsorted(edges, low, side="right"), np.searchsorted(edges, high, side="left")
+        ends = np.concatenate([[low], edges[first:last], [high]])
+        values = values[first : last + 1]
+        best = values >= values.max() - _EQUAL
+        change = np.flatnonzero(np.diff(np.concatenate([[False], best, [False]]).astype(np.int8)))
+        starts, stops = ends[change[::2]], ends[change[1::2]]
+        widest = int(np.argmax(stops - starts))
+        left, right = float(starts[widest]), float(stops[widest])
+        return TauChoice((left + right) / 2, left, right, float(values.max()))
+
+    def band(
+        self,
+        taus: ArrayLike,
+        group: str = "all",
+        *,
+        level: float = 0.95,
+        num_resamples: int = 1000,
+        seed: int = 0,
+    ) -> tuple[_Floats, _Floats]:
+        """Pointwise percentile bootstrap of the accuracy, resampling images within each class (stratified).
+
+        Returns:
+            lower [T], upper [T].
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level must be between 0 and 1; got {level}")
+        grid = np.atleast_1d(np.asarray(taus, dtype=np.float64))
+        order = np.argsort(self.labels, kind="stable")
+        labels = self.labels[order]
+        right = ((self.low[order, None] < grid) & (grid < self.high[order, None])).astype(np.float32)
+        weights = np.stack(self._weights(group))[:, order].astype(np.float32)
+        first = np.searchsorted(labels, labels, side="left")
+        size = np.searchsorted(labels, labels, side="right") - first
+        rng = np.random.default_rng(seed)
+        values = np.empty((num_resamples, len(grid)))
+        for resample in values:
+            drawn = first + (rng.random(len(labels)) * size).astype(np.int64)
+            times = np.bincount(drawn, minlength=len(labels)).astype(np.float32)
+            resample[:] = _combine(list((weights * times) @ right))
+        tail = (1.0 - level) / 2
+        lower, upper = np.quantile(values, (tail, 1.0 - tail), axis=0)
+        return lower, upper
+
+    def _weights(self, name: str) -> list[_Floats]:
+        """Sample weights [N] of a group, or of the groups whose harmonic mean is asked for."""
+        if name not in (*GROUPS, HARMONIC):
+            raise ValueError(f"group must be one of {', '.join((*GROUPS, HARMONIC))}; got {name!r}")
+        wanted = [group for group in (GROUPS[2:] if name == HARMONIC else (name,)) if group in self.groups]
+        if not wanted:
+            raise ValueError(f"group {name!r} has no sample in this split; it has {', '.join(self.groups) or 'none'}")
+        return [self.sample_weights[group] for group in wanted]
+
+
+def _combine(rows: list[_Floats]) -> _Floats:
+    """The harmonic mean of non-negative rows; a single row is its own."""
+    if len(rows) == 1:
+        return rows[0]
+    with np.errstate(divide="ignore"):
+        mean: _Floats = len(rows) / np.sum(1.0 / np.maximum(rows, 0.0), axis=0)
+    return mean
+
+
+def tau_curve(
+    head: _Head, features: Tensor, labels: _Labels, class_counts: ArrayLike, *, many: int = 100, few: int = 20
+) -> TauCurve:
+    """The exact accuracy of tau-normalisation at every tau on one split; the head's bias plays no part.
+
+    Args:
+        head: anything with .weight [C, D] (fastlt.models.LinearHead).
+        features: [N, D] on the device of the head.
+        labels: integers [N].
+        class_counts: integers [C], samples of each class in training.
+        many: a class with more samples is "many".
+        few: a class with fewer samples is "few".
+
+    Raises:
+        ValueError: if a shape, device or value does not fit; see `fastlt.ops.tau_intervals`.
+    """
+    weight = head.weight.detach()
+    labels, counts = _targets(labels, class_counts, weight)
+    low, high = tau_intervals(features, weight, labels.to(features.device))
+    return _curve(low, high, labels, counts, many, few)
+
+
+def prior_curve(
+    head: _Head, features: Tensor, labels: _Labels, class_counts: ArrayLike, *, many: int = 100, few: int = 20
+) -> TauCurve:
+    """As `tau_curve` for post-hoc logit adjustment, z_j + b_j - tau log(n_j / sum n).
+
+    Raises:
+        ValueError: as `tau_curve`, and for a class without a training sample, whose log prior is not finite.
+    """
+    weight, bias = head.weight.detach(), head.bias
+    labels, counts = _targets(labels, class_counts, weight)
+    if (counts < 1).any():
+        raise ValueError(f"class_counts must be at least 1 for a log prior; class {int(np.argmin(counts))} has none")
+    log_prior = torch.from_numpy(np.log(counts / counts.sum())).to(features.device)
+    bias = None if bias is None else bias.detach()
+    low, high = prior_intervals(features, weight, labels.to(features.device), log_prior, bias=bias)
+    return _curve(low, high, labels, counts, many, few)
+
+
+def _targets(labels: _Labels, class_counts: ArrayLike, weight: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
+    """Labels as a tensor, class counts as int64 [C]."""
+    counts = np.asarray(class_counts.cpu() if isinstance(class_counts, Tensor) else class_counts)
+    if counts.shape != (weight.shape[0],) or not np.issubdtype(counts.dtype, np.integer):
+        raise ValueError(
+            f"class_counts must be {weight.shape[0]} integers, one per class; got {counts.dtype} {counts.shape}"
+        )
+    return torch.as_tensor(labels), counts.astype(np.int64)
+
+
+def _curve(low: Tensor, high: Tensor, labels: Tensor, counts: NDArray[np.int64], many: int, few: int) -> TauCurve:
+    return TauCurve(
+        low=low.double().cpu().numpy(),
+        high=high.double().cpu().numpy(),
+        labels=labels.cpu().numpy().astype(np.int64),
+        class_counts=counts,
+        many=many,
+        few=few,
+    )
