@@ -189,6 +189,7 @@ class LongTailedDataset:
 def open_splits(
     root: Path | str,
     *,
+    lists: Path | str | None = None,
     train: str | None = None,
     val: str | None = None,
     test: str | None = None,
@@ -198,13 +199,14 @@ def open_splits(
     """Open the splits of a data set, whatever its layout.
 
     In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; list files
-    `train.txt`, `val.txt`, `test.txt` in `root` or `root/lists`; `train*.json`, `val*.json` in `root` or
+    `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`, `root` or `root/lists`; `train*.json`, `val*.json` in `root` or
     `root/annotations`; class folders in `root/train`, `root/val`, `root/test`.
 
     Args:
         root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), list files start from the
             folder named there. A `classes.txt` beside the lists or in `root` names the classes, a line each.
-        train: A list or JSON file, relative to the working folder, `root`, or `root/lists`.
+        lists: The folder of the list files, where it is not `root` or `root/lists`.
+        train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
         val: The same for val; needed when `train` is given.
         test: The same for test.
         strict: Whether a file that is no complete image is an error instead of being skipped.
@@ -219,7 +221,7 @@ def open_splits(
     """
     named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
     datasets: dict[str, LongTailedDataset] = {}
-    for split, listing in find_splits(Path(root), named):
+    for split, listing in find_splits(Path(root), named, None if lists is None else Path(lists)):
         datasets[split] = _build(listing, split=split, complete=split == "train", strict=strict, cache=cache)
     return datasets
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff")
-    + ("ppm", "pgm", "pbm", "pnm", "jp2", "avif")
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
 )
 """Suffixes that make a file in a class folder an image; what it really holds is found out when it is indexed."""
 
@@ -44,18 +43,26 @@ class Listing:
     keys: tuple[Any, ...] = ()
 
 
-def find_splits(root: Path, named: dict[str, str]) -> Iterator[tuple[str, Listing]]:
+def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) -> Iterator[tuple[str, Listing]]:
     """Find train, val and, if there is one, test; `fastlt.data.open_splits` states the order of search.
 
     Args:
         root: The data root.
         named: List or JSON files by split, where the caller names them.
+        lists: The folder of the list files, if it is not one of those that are looked into anyway.
     """
     if not root.exists():
         raise FileNotFoundError(f"data root {root} does not exist; expected the folder of a data set (--data-root)")
     if not root.is_dir():
         raise ValueError(f"data root {root} is a file, expected the folder of a data set (--data-root)")
-    sources = {split: _find_named(root, name) for split, name in named.items()} or _find_unnamed(root)
+    if named:
+        sources = {split: _find_named(root, lists, name) for split, name in named.items()}
+    elif lists is not None:
+        sources = _find_lists(lists if lists.is_dir() else root / lists)
+        if not sources:
+            raise FileNotFoundError(f"{lists} holds no train.txt; expected list files (train.txt, val.txt) (--lists)")
+    else:
+        sources = _find_unnamed(root)
     if "train" not in sources:
         raise ValueError(_explain_no_train(root))
     if "val" not in sources:
@@ -236,18 +243,35 @@ def check_labels(listing: Listing, *, complete: bool) -> None:
         )
 
 
-def _find_named(root: Path, name: str) -> Path:
-    places = [Path(name), root / name, root / "lists" / name]
+def _find_named(root: Path, lists: Path | None, name: str) -> Path:
+    places = [Path(name), *([lists / name] if lists else []), root / name, root / "lists" / name]
     for place in places:
         if place.exists():
             return place
     raise FileNotFoundError(f"{name} does not exist; looked for {', '.join(str(place) for place in places)}")
 
 
+def _find_lists(folder: Path) -> dict[str, Path]:
+    """Find train.txt, val.txt and test.txt, or a name that ends so, as the lists of ImageNet-LT have."""
+    if not folder.is_dir():
+        return {}
+    lists: dict[str, Path] = {}
+    for split in _SPLIT_FOLDERS:
+        exact = folder / f"{split}.txt"
+        found = [exact] if exact.is_file() else sorted(folder.glob(f"*[_-]{split}.txt"))
+        if len(found) > 1:
+            raise ValueError(
+                f"{folder} has several {split} lists ({_some([file.name for file in found])}); expected one: give the "
+                "others a folder of their own"
+            )
+        if found:
+            lists[split] = found[0]
+    return lists if "train" in lists else {}
+
+
 def _find_unnamed(root: Path) -> dict[str, Path]:
     for folder in (root, root / "lists"):
-        lists = {split: folder / f"{split}.txt" for split in _SPLIT_FOLDERS if (folder / f"{split}.txt").is_file()}
-        if "train" in lists:
+        if lists := _find_lists(folder):
             return lists
     for folder in (root, root / "annotations"):
         files = {split: sorted(folder.glob(f"{split}*.json")) for split in _SPLIT_FOLDERS}
