@@ -1,1 +1,55 @@
 """fastlt: train long-tailed image recognition fast, then rebalance its classifier."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import EvaluateConfig, RebalanceConfig, TrainConfig
+    from .evaluation import Results, evaluate
+    from .rebalancing import rebalance
+    from .recipes import recipe
+    from .run import Run
+    from .training import train
+
+__all__ = [
+    "EvaluateConfig",
+    "RebalanceConfig",
+    "Results",
+    "Run",
+    "TrainConfig",
+    "evaluate",
+    "rebalance",
+    "recipe",
+    "train",
+]
+
+_HOMES = {
+    "EvaluateConfig": "config",
+    "RebalanceConfig": "config",
+    "Results": "evaluation",
+    "Run": "run",
+    "TrainConfig": "config",
+    "evaluate": "evaluation",
+    "rebalance": "rebalancing",
+    "recipe": "recipes",
+    "train": "training",
+}
+_MODULES = ("data", "models", "ops", "rebalancing", "metrics", "recipes")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import fastlt` and `fastlt --help` stay free of PyTorch."""
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -1,1 +1,34 @@
 """Backbones with torchvision's names and state-dict keys, and the linear head."""
+
+from __future__ import annotations
+
+from ..config import check_choice
+from .head import LinearHead
+from .resnet import SPECS, ResNet
+from .timm import TimmNetwork
+
+Network = ResNet | TimmNetwork
+
+__all__ = ["LinearHead", "Network", "ResNet", "create_model"]
+
+
+def create_model(name: str, num_classes: int) -> Network:
+    """Return a freshly initialised network.
+
+    Args:
+        name: ``resnet8`` (small images), ``resnet10``, ``resnet50``, ``resnet101``, ``resnet152``, ``resnext50_32x4d``,
+            ``resnext101_32x4d``, ``resnext152_32x4d``, or ``timm:NAME``.
+        num_classes: Number of classes, C.
+
+    Returns:
+        A module with ``features(images [B, 3, H, W]) -> [B, D]``, the head ``fc``, and logits [B, C] when called.
+
+    Raises:
+        ValueError: The name is unknown, or needs a library that is not installed.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes: got {num_classes}; expected at least 1")
+    if name.startswith("timm:"):
+        return TimmNetwork(name.removeprefix("timm:"), num_classes)
+    check_choice("--backbone", name, (*SPECS, "timm:NAME"))
+    return ResNet(SPECS[name], num_classes)

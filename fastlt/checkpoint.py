@@ -1,0 +1,123 @@
+"""Atomic, pickle-free files: a reader sees the old content or the new, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+METADATA_KEY = "fastlt"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that replaces it when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: It holds no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected JSON, but it cannot be read ({error}); restore or delete it") from error
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write tensors and JSON metadata as one safetensors file, atomically."""
+    content = save_tensors(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+        metadata={METADATA_KEY: json.dumps(metadata or {})},
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a safetensors file.
+
+    Returns:
+        (tensors on the CPU, the metadata given to ``save``).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is cut short or no safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    content = path.read_bytes()
+    try:
+        tensors = load_tensors(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: expected a safetensors file, but it is incomplete or of another kind ({error}); "
+            "use another checkpoint of the run, or train again"
+        ) from error
+    return tensors, json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
+    """Copy tensors into a network that must have exactly these, in these shapes.
+
+    Raises:
+        ValueError: A tensor is missing, left over or of another shape; the message names the first few.
+    """
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in tensors]
+    extra = [key for key in tensors if key not in wanted]
+    reshaped = [
+        f"{key} is {list(tensors[key].shape)}, expected {list(wanted[key].shape)}"
+        for key in wanted
+        if key in tensors and tensors[key].shape != wanted[key].shape
+    ]
+    if missing or extra:
+        raise ValueError(
+            f"{source}: the checkpoint of another network: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
+            f"{len(extra)} not expected ({', '.join(extra[:3])}); give the --backbone it was trained with"
+        )
+    if reshaped:
+        kind = (
+            "with another number of classes" if all(text.startswith("fc.") for text in reshaped) else "of another size"
+        )
+        raise ValueError(f"{source}: the checkpoint of a network {kind}: {'; '.join(reshaped[:3])}")
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(tensors[key])

@@ -1,0 +1,297 @@
+"""The `fastlt` command: parse first, import PyTorch only when a command needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from .arguments import (
+    DataInfo,
+    DataSplit,
+    DataSynth,
+    Demo,
+    Doctor,
+    Evaluate,
+    Rebalance,
+    Recipes,
+    Report,
+    RunArgument,
+    Train,
+    parse,
+)
+from .config import Config, EvaluateConfig, RebalanceConfig, TrainConfig, check_choice
+
+if TYPE_CHECKING:
+    from .run import Run
+
+T = TypeVar("T")
+
+console = Console()
+USER_ERROR = 2
+TRACEBACK = "FASTLT_TRACEBACK"
+
+
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the value that ``argv`` gives a flag, before it is parsed."""
+    for index, argument in enumerate(argv):
+        if argument == flag and index + 1 < len(argv):
+            return argv[index + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def train_config(argv: Sequence[str]) -> TrainConfig:
+    """Return the settings of `fastlt train`: the recipe's or, to resume, the run's, overridden by flags."""
+    from .recipes import recipe
+
+    dataset = flag_value(argv, "--dataset")
+    if "--resume" in argv:
+        from .run import Run
+
+        out = flag_value(argv, "--out")
+        run = Run.open(Path(out) if out else None)
+        base = dataclasses.replace(run.config, out=run.path)
+    elif dataset is None and flag_value(argv, "--data-root") is None and not {"-h", "--help"} & {*argv}:
+        from .recipes import RECIPES
+
+        raise ValueError(
+            f"--dataset: missing; give one of {', '.join(RECIPES)}, or --data-root DIR for your own images"
+        )
+    else:
+        base = recipe(dataset or "folder")
+    default = Train(**{field.name: getattr(base, field.name) for field in dataclasses.fields(TrainConfig)})
+    parsed = parse(Train, argv, "train", default)
+    return TrainConfig(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(TrainConfig)})
+
+
+def command_train(argv: Sequence[str]) -> None:
+    """Run `fastlt train`."""
+    config = train_config(argv)
+    from .training import train
+
+    run = train(config, console=console)
+    console.print(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto", highlight=False)
+
+
+def open_run(argument: RunArgument) -> Run:
+    """Open the run that a command names, or the last one."""
+    from .run import Run
+
+    return Run.open(Path(argument.run) if argument.run else None)
+
+
+def narrow(parsed: Config, kind: type[T]) -> T:
+    """Return the part of a command's arguments that makes up its settings."""
+    return kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def command_rebalance(argv: Sequence[str]) -> None:
+    """Run `fastlt rebalance`."""
+    parsed = parse(Rebalance, argv, "rebalance")
+    run = open_run(parsed)
+    from .evaluation import Results
+    from .rebalancing import rebalance
+
+    rebalance(run, narrow(parsed, RebalanceConfig))
+    print_results(Results.read(run.method(parsed.method) / "results.json"), str(run.path), parsed.json)
+    console.print(f"checkpoint: {run.method(parsed.method) / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+def command_evaluate(argv: Sequence[str]) -> None:
+    """Run `fastlt evaluate`."""
+    parsed = parse(Evaluate, argv, "evaluate")
+    run = open_run(parsed)
+    from .evaluation import evaluate
+
+    print_results(evaluate(run, config=narrow(parsed, EvaluateConfig)), str(run.path), parsed.json)
+
+
+def print_results(results: Any, title: str, path: Path | None) -> None:
+    """Print a table of results and write them as JSON where asked."""
+    console.print(results.table(title))
+    write_output(path, results.to_json())
+
+
+def write_output(path: Path | None, value: Any) -> None:
+    """Write a command's JSON output where it was asked for."""
+    if path is not None:
+        from .checkpoint import write_json
+
+        write_json(path, value)
+
+
+def command_demo(argv: Sequence[str]) -> None:
+    """Run `fastlt demo`."""
+    parsed = parse(Demo, argv, "demo")
+    from .demo import demo
+
+    results, report = demo(seed=parsed.seed, out=parsed.out, console=console)
+    print_results(results, "glyphs_lt: the same network before and after rebalancing its last layer", parsed.json)
+    console.print(f"report with pictures: {report}", highlight=False, soft_wrap=True)
+
+
+def command_recipes(argv: Sequence[str]) -> None:
+    """Run `fastlt recipes`."""
+    parsed = parse(Recipes, argv, "recipes")
+    from .recipes import RECIPES, recipe
+
+    if parsed.name:
+        values = recipe(parsed.name).to_json()
+        console.print_json(json.dumps(values))
+        write_output(parsed.json, values)
+        return
+    table = Table("recipe", "backbone", "epochs", "batch", "image size", "what it is for")
+    rows = {}
+    for name, make in RECIPES.items():
+        config = make()
+        rows[name] = config.to_json()
+        purpose = (sys.modules[make.__module__].__doc__ or "").partition(", ")[2]
+        cells = (config.backbone, config.epochs, config.batch_size, config.image_size, purpose)
+        table.add_row(name, *map(str, cells))
+    console.print(table)
+    write_output(parsed.json, rows)
+
+
+def command_doctor(argv: Sequence[str]) -> None:
+    """Run `fastlt doctor`; the exit status is 1 when something is broken."""
+    parsed = parse(Doctor, argv, "doctor")
+    from .doctor import examine
+
+    findings = examine()
+    table = Table("what", "state", "found", "what to do")
+    style = {"ok": "green", "absent": "yellow", "broken": "red"}
+    for finding in findings:
+        table.add_row(finding.name, f"[{style[finding.state]}]{finding.state}[/]", finding.detail, finding.advice)
+    console.print(table)
+    write_output(parsed.json, [dataclasses.asdict(finding) for finding in findings])
+    if any(finding.state == "broken" for finding in findings):
+        raise SystemExit(1)
+
+
+def command_report(argv: Sequence[str]) -> None:
+    """Run `fastlt report`."""
+    parsed = parse(Report, argv, "report")
+    run = open_run(parsed)
+    from .features import FeatureStore
+    from .hardware import resolve_device
+    from .report import write_report
+
+    path, results = write_report(run, FeatureStore(run, device=resolve_device("auto")))
+    write_output(parsed.json, results.to_json())
+    console.print(f"report with pictures: {path}", highlight=False, soft_wrap=True)
+
+
+def command_data_info(argv: Sequence[str]) -> None:
+    """Run `fastlt data info`."""
+    parsed = parse(DataInfo, argv, "data info")
+    from .data.describe import describe
+
+    splits = open_splits(parsed.root, lists=parsed.lists)
+    table = Table(
+        "split", "images", "classes", "largest", "smallest", "imbalance ratio", "many / medium / few", "skipped"
+    )
+    rows = {name: describe(split, train=splits["train"]) for name, split in splits.items()}
+    for name, row in rows.items():
+        cells = [f"{row[key]:,}" for key in ("num_images", "num_classes", "largest", "smallest")]
+        ratio = "-" if row["imbalance_ratio"] is None else f"{row['imbalance_ratio']:.1f}"
+        groups = " / ".join(str(row[key]) for key in ("many", "medium", "few"))
+        table.add_row(name, *cells, ratio, groups, str(row["num_skipped"]))
+    console.print(table)
+    write_output(parsed.json, rows)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "demo": (command_demo, "train and rebalance on the embedded data set, with a report: start here"),
+    "train": (command_train, "stage 1: train a network on a long-tailed data set"),
+    "rebalance": (command_rebalance, "stage 2: rebalance the classifier of a trained run"),
+    "evaluate": (command_evaluate, "accuracy of a run: many, medium, few, all"),
+    "report": (command_report, "write a run's report: a page with tables and pictures"),
+    "data info": (command_data_info, "show the long tail of a data set"),
+    "data split": (command_data_split, "split class folders into train, val and test lists"),
+    "data synth": (command_data_synth, "write a made-up data set of any shape"),
+    "recipes": (command_recipes, "list the recipes, or print one"),
+    "doctor": (command_doctor, "what is installed, what works, what to do about the rest"),
+}
+
+
+def usage() -> str:
+    """Return the text of `fastlt --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fastlt COMMAND [OPTIONS]",
+            "",
+            "Train image recognition on long-tailed data, then rebalance the classifier.",
+            "",
+            *lines,
+            "",
+            "fastlt COMMAND --help lists a command's options; fastlt --version prints the version.",
+        ]
+    )
+
+
+def dispatch(argv: Sequence[str]) -> None:
+    """Run the command that ``argv`` names.
+
+    Raises:
+        ValueError: There is no such command.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        import importlib.metadata
+
+        print(f"fastlt {importlib.metadata.version('fastlt')}")
+        return
+    name, rest = argv[0], argv[1:]
+    if name == "data":
+        if not rest or rest[0] in ("-h", "--help"):
+            print(usage())
+            return
+        name, rest = f"data {rest[0]}", rest[1:]
+    check_choice("command", name, COMMANDS)
+    COMMANDS[name][0](rest)
+
+
+def main() -> None:
+    """Entry point of the `fastlt` command: a user's mistake is one line and status 2, never a traceback."""
+    from .loggers import configure_logging
+
+    configure_logging(console)
+    try:
+        dispatch(sys.argv[1:])
+    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        fail(str(error), USER_ERROR)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        fail(f"the disk is full{where}; free some space and run the command again (train: add --resume)", USER_ERROR)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except Exception as error:
+        signum = getattr(error, "signum", None)
+        if signum is None:
+            raise
+        fail(str(error), 128 + signum)
+
+
+def fail(message: str, status: int) -> None:
+    """Print one line, or the traceback where FASTLT_TRACEBACK is set, and exit."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    print(f"fastlt: {message}", file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,165 @@
+"""What is installed, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .hardware import cpu_multiplies_bf16, resolve_threads
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's table; ``advice`` is empty where nothing needs doing.
+
+    ``state`` is ``ok``, ``absent`` (optional) or ``broken``.
+    """
+
+    name: str
+    state: str
+    detail: str
+    advice: str = ""
+
+
+def check_python() -> Finding:
+    """Report the interpreter."""
+    return Finding("Python", "ok", sys.version.split()[0])
+
+
+def check_core() -> Finding:
+    """Report whether the C++ core can be imported."""
+    try:
+        importlib.import_module("fastlt._C")
+    except ImportError as error:
+        return Finding(
+            "C++ core", "broken", str(error), "install a C++17 compiler, then: pip install --force-reinstall fastlt"
+        )
+    return Finding("C++ core", "ok", "fastlt._C")
+
+
+def check_torch() -> Finding:
+    """Report PyTorch and its threads."""
+    import torch
+
+    return Finding("PyTorch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def check_gpu() -> Finding:
+    """Report the CUDA devices."""
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = f"CUDA {torch.version.cuda} build, no device" if torch.version.cuda else "CPU build of PyTorch"
+        return Finding(
+            "GPU", "absent", reason, "everything works on the CPU; for a GPU install its driver and a CUDA build"
+        )
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Finding("GPU", "ok", ", ".join(names))
+
+
+def check_bf16() -> Finding:
+    """Report whether the processor multiplies bf16."""
+    if cpu_multiplies_bf16():
+        return Finding("bf16 on the CPU", "ok", "in hardware: --precision auto uses it")
+    return Finding("bf16 on the CPU", "absent", "not in hardware: --precision auto uses fp32")
+
+
+def check_compiler() -> Finding:
+    """Compile and run a function with torch.compile."""
+    import torch
+
+    compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if compiler is None:
+        return Finding("torch.compile", "absent", "no C++ compiler found", "install g++, or train with --no-compile")
+    try:
+        torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(3))
+    except Exception as error:  # whatever the compiler stack raises is the finding
+        reason = str(error).strip().splitlines()[0][:100]
+        return Finding("torch.compile", "broken", reason, "train with --no-compile")
+    return Finding("torch.compile", "ok", f"with {compiler}")
+
+
+def check_triton() -> Finding:
+    """Report Triton."""
+    try:
+        version = importlib.metadata.version("triton")
+        importlib.import_module("fastlt.kernels")
+    except ImportError:
+        return Finding(
+            "Triton", "absent", "not installed", "the PyTorch reference ops run instead; on Linux: pip install triton"
+        )
+    return Finding("Triton", "ok", f"{version}; its kernels run on a GPU")
+
+
+def check_dali() -> Finding:
+    """Decode one image with DALI."""
+    from .data.image import decode_rgb
+    from .data.loader import dali_decodes
+
+    try:
+        version = importlib.metadata.version("nvidia-dali-cuda130")
+    except ImportError:
+        advice = "the Pillow loader runs instead; on Linux x86-64: pip install nvidia-dali-cuda130"
+        return Finding("DALI", "absent", "not installed", advice)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "grey.jpg"
+        write_test_image(path)
+        try:
+            same = dali_decodes(path, decode_rgb(path))
+        except Exception as error:  # whatever DALI raises is the finding
+            reason = str(error).strip().splitlines()[0][:100]
+            return Finding("DALI", "broken", f"{version}: {reason}", "train with --loader pillow")
+    if not same:
+        return Finding("DALI", "broken", f"{version} decodes other pixels than Pillow", "train with --loader pillow")
+    return Finding("DALI", "ok", f"{version}, decodes as Pillow does")
+
+
+def write_test_image(path: Path) -> None:
+    """Write a small JPEG."""
+    from PIL import Image
+
+    Image.linear_gradient("L").save(path, quality=90)
+
+
+def check_extra(name: str, module: str, purpose: str) -> Finding:
+    """Report an optional library."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return Finding(name, "absent", f"{purpose} ({error})", f"pip install 'fastlt[{name.lower()}]'")
+    return Finding(name, "ok", f"{importlib.metadata.version(name.lower())}: {purpose}")
+
+
+def check_threads() -> Finding:
+    """Report the loader's default threads."""
+    return Finding("loader threads", "ok", str(resolve_threads(None)))
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    check_python,
+    check_core,
+    check_torch,
+    check_gpu,
+    check_bf16,
+    check_compiler,
+    check_triton,
+    check_dali,
+    check_threads,
+    lambda: check_extra("TensorBoard", "tensorboard", "training curves"),
+    lambda: check_extra("timm", "timm", "more backbones: --backbone timm:NAME"),
+)
+
+
+def examine() -> list[Finding]:
+    """Run every check.
+
+    Returns:
+        The findings, in the order of the table.
+    """
+    return [check() for check in CHECKS]

@@ -1,0 +1,67 @@
+"""The linear head: what every rebalancing method takes and returns."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Shapes: N samples, C classes, D feature width.
+
+
+class LinearHead(nn.Module):
+    """A linear classifier, logits = X W^T + b, with torchvision's parameter names.
+
+    Args:
+        weight: [C, D], one row a class.
+        bias: [C] or None.
+
+    Raises:
+        ValueError: ``weight`` is no matrix, or ``bias`` has another number of classes.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        if weight.ndim != 2:
+            raise ValueError(f"weight: got shape {tuple(weight.shape)}; expected [classes, feature width]")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias: got shape {tuple(bias.shape)}; expected [{len(weight)}], one number a class")
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+
+    @classmethod
+    def initialised(
+        cls, num_classes: int, num_features: int, *, generator: torch.Generator | None = None
+    ) -> LinearHead:
+        """Return a head drawn as ``nn.Linear`` draws it: U(-1/sqrt(D), 1/sqrt(D)) for weight and bias."""
+        bound = 1 / math.sqrt(num_features)
+        weight = torch.empty(num_classes, num_features).uniform_(-bound, bound, generator=generator)
+        return cls(weight, torch.empty(num_classes).uniform_(-bound, bound, generator=generator))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, C."""
+        return self.weight.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """Feature width, D."""
+        return self.weight.shape[1]
+
+    def norms(self) -> Tensor:
+        """Return the Euclidean norm of every class's weight vector, [C]."""
+        return torch.linalg.vector_norm(self.weight.detach().float(), dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [N, D] to logits [N, C]."""
+        logits: Tensor = F.linear(features, self.weight, self.bias)
+        return logits
+
+    def extra_repr(self) -> str:
+        """Return the sizes, for printing."""
+        return f"num_classes={self.num_classes}, num_features={self.num_features}, bias={self.bias is not None}"

@@ -1,0 +1,91 @@
+"""Settings: JSON round trips and refusals."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fastlt.config import EvaluateConfig, RebalanceConfig, TrainConfig, check_choice
+from fastlt.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name: str) -> None:
+    config = dataclasses.replace(recipe(name), data_root=Path("images"), out=Path("runs/x"))
+    assert TrainConfig.from_json(config.to_json(), source="test") == config
+    assert config.dataset == name
+
+
+def test_every_field_has_a_help_text() -> None:
+    import inspect
+    import re
+
+    for kind in (TrainConfig, RebalanceConfig, EvaluateConfig):
+        source = inspect.getsource(kind)
+        for field in dataclasses.fields(kind):
+            assert re.search(rf'^    {field.name}: .*\n    """', source, re.MULTILINE), f"{kind.__name__}.{field.name}"
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown setting 'epoch'"):
+        TrainConfig.from_json({"epoch": 3}, source="config.json")
+
+
+def test_fingerprint_ignores_where_and_how_fast_but_not_what() -> None:
+    config = TrainConfig()
+    assert config.fingerprint() == dataclasses.replace(config, out=Path("x"), device="cpu", num_threads=3).fingerprint()
+    assert config.fingerprint() != dataclasses.replace(config, seed=1).fingerprint()
+    assert config.fingerprint() != dataclasses.replace(config, lr=0.3).fingerprint()
+
+
+def test_the_evaluation_resize_scales_with_the_image_size() -> None:
+    assert TrainConfig().resize == 256
+    assert TrainConfig(image_size=112).resize == 128
+    assert TrainConfig(image_size=32, eval_resize=40).resize == 40
+
+
+def test_the_released_protocol_draws_four_images_a_class() -> None:
+    assert TrainConfig().draws_per_class == 1
+    assert TrainConfig(protocol="released").draws_per_class == 4
+    assert TrainConfig(protocol="released", samples_per_class=2).draws_per_class == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs: got 0; expected a finite number, at least 1"),
+        ({"lr": float("nan")}, "--lr: got nan"),
+        ({"lr": 0.0}, "--lr: got 0.0; expected a finite number, more than 0"),
+        ({"momentum": 1.5}, "--momentum: got 1.5"),
+        ({"sampling": "class_balance"}, "did you mean 'class_balanced'"),
+        ({"protocol": "papers"}, "did you mean 'paper'"),
+        ({"loader": "dally"}, "did you mean 'dali'"),
+        ({"precision": "fp16"}, "choose one of auto, fp32, bf16"),
+        ({"crop_scale": (0.5, 1.5)}, "--crop-scale"),
+        ({"crop_ratio": (2.0, 1.0)}, "--crop-ratio"),
+        ({"std": (0.0, 1.0, 1.0)}, "--std"),
+        ({"mean": (float("inf"), 1.0, 1.0)}, "--mean"),
+        ({"eval_resize": 100}, "--eval-resize: got 100, smaller than the crop"),
+        ({"seed": -1}, "--seed"),
+        ({"num_threads": 0}, "--num-threads"),
+    ],
+)
+def test_bad_settings_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)
+
+
+@pytest.mark.parametrize("tau", ["nan", "inf", "-1", "-inf", "much", ""])
+def test_bad_tau_is_refused(tau: str) -> None:
+    with pytest.raises(ValueError, match="--tau: got"):
+        RebalanceConfig(tau=tau)
+
+
+def test_tau_is_a_number_or_auto() -> None:
+    assert RebalanceConfig(tau="0.7").fixed_tau() == 0.7
+    assert RebalanceConfig(tau="auto").fixed_tau() is None
+
+
+def test_check_choice_without_a_near_name_lists_all() -> None:
+    with pytest.raises(ValueError, match=r"^x: got 'zzz'; choose one of a, b$"):
+        check_choice("x", "zzz", ("a", "b"))

@@ -1,0 +1,127 @@
+"""Networks: torchvision's keys, strides, counts and initialisation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastlt.models import LinearHead, create_model
+
+# The paper's networks without their classifier, counted from the published definitions
+PARAMETERS = {
+    "resnet10": 4_905_792,
+    "resnet50": 23_508_032,
+    "resnet101": 42_500_160,
+    "resnet152": 58_143_808,
+    "resnext50_32x4d": 22_979_904,
+    "resnext101_32x4d": 42_128_704,
+    "resnext152_32x4d": 57_902_400,
+}
+
+
+@pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
+def test_parameter_counts(name: str, count: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name, 1000)
+    assert sum(p.numel() for key, p in model.named_parameters() if not key.startswith("fc.")) == count
+
+
+def test_resnet50_has_torchvisions_keys_and_shapes() -> None:
+    with torch.device("meta"):
+        state = create_model("resnet50", 1000).state_dict()
+    assert len(state) == 320
+    shapes = {
+        "conv1.weight": [64, 3, 7, 7],
+        "bn1.running_mean": [64],
+        "layer1.0.conv1.weight": [64, 64, 1, 1],
+        "layer1.0.downsample.0.weight": [256, 64, 1, 1],
+        "layer1.0.downsample.1.num_batches_tracked": [],
+        "layer3.5.conv3.weight": [1024, 256, 1, 1],
+        "layer4.2.bn3.weight": [2048],
+        "fc.weight": [1000, 2048],
+        "fc.bias": [1000],
+    }
+    for key, shape in shapes.items():
+        assert list(state[key].shape) == shape, key
+
+
+def test_resnext50_has_grouped_convolutions_of_torchvisions_shape() -> None:
+    with torch.device("meta"):
+        state = create_model("resnext50_32x4d", 7).state_dict()
+    assert list(state["layer1.0.conv2.weight"].shape) == [128, 4, 3, 3]
+    assert list(state["layer4.0.conv2.weight"].shape) == [1024, 32, 3, 3]
+
+
+def test_the_stride_is_on_the_3x3_convolution() -> None:
+    with torch.device("meta"):
+        model = create_model("resnet50", 7)
+    assert model.layer2[0].conv1.stride == (1, 1)
+    assert model.layer2[0].conv2.stride == (2, 2)
+    assert model.layer1[0].conv2.stride == (1, 1)
+
+
+def test_convolutions_start_at_fan_out_and_batch_norms_at_one() -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet10", 7)
+    weight = model.layer4[0].conv2.weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (3 * 3 * 512)), rel=0.01)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet10", "resnext50_32x4d"])
+def test_logits_are_the_head_of_the_features(name: str) -> None:
+    model = create_model(name, 5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        features = model.features(images)
+        assert features.shape == (2, model.num_features)
+        torch.testing.assert_close(model(images), features @ model.fc.weight.T + model.fc.bias)
+
+
+def test_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'resnet50'"):
+        create_model("resnet5O", 5)
+
+
+def test_timm_names_need_timm_or_give_a_network() -> None:
+    try:
+        import timm  # noqa: F401
+    except (ImportError, RuntimeError):
+        with pytest.raises(ValueError, match="timm:resnet18: timm cannot be imported"):
+            create_model("timm:resnet18", 5)
+        return
+    model = create_model("timm:resnet18", 5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert model.features(images).shape == (2, 512)
+    assert model(images).shape == (2, 5)
+    with pytest.raises(ValueError, match="no such model"):
+        create_model("timm:resnet18x", 5)
+
+
+def test_linear_head_is_nn_linear() -> None:
+    linear = nn.Linear(6, 4)
+    head = LinearHead(linear.weight.detach(), linear.bias.detach())
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(head(x), linear(x))
+    assert set(head.state_dict()) == {"weight", "bias"}
+    assert (head.num_classes, head.num_features) == (4, 6)
+    torch.testing.assert_close(head.norms(), linear.weight.norm(dim=1))
+
+
+def test_linear_head_without_bias() -> None:
+    head = LinearHead(torch.eye(3))
+    assert head.bias is None
+    assert set(head.state_dict()) == {"weight"}
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [(torch.zeros(3), None, "weight: got shape"), (torch.zeros(3, 2), torch.zeros(2), "bias: got shape")],
+)
+def test_linear_head_refuses_other_shapes(weight: torch.Tensor, bias: torch.Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LinearHead(weight, bias)

@@ -1,0 +1,55 @@
+"""Colour jitter and normalisation against Pillow."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from fastlt.data.preprocess import Preprocess
+
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+def picture(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(coarse).resize((40, 30), Image.Resampling.BICUBIC))
+
+
+def test_normalisation() -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    images = torch.from_numpy(np.stack([picture(0), picture(1)]))
+    out = Preprocess(mean, std)(images)
+    expected = (images.double() / 255 - torch.tensor(mean, dtype=torch.float64)) / torch.tensor(
+        std, dtype=torch.float64
+    )
+    torch.testing.assert_close(out.double(), expected.permute(0, 3, 1, 2), atol=1e-5, rtol=0)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_jitter_is_pillows_enhancement_within_its_rounding(order: int) -> None:
+    factors = (0.63, 1.31, 1.22)
+    image = picture(order)
+    expected = Image.fromarray(image)
+    for op in list(itertools.permutations(range(3)))[order]:
+        expected = ENHANCERS[op](expected).enhance(factors[op])
+    jittered = Preprocess((0.0,) * 3, (1.0,) * 3).color_jitter(
+        torch.from_numpy(image)[None].float(), torch.tensor([factors]), torch.tensor([order])
+    )
+    difference = (jittered[0] - torch.from_numpy(np.array(expected)).float()).abs()
+    assert difference.max() < 3.5  # Pillow truncates to 8 bits after each of the three, here amplified by up to 1.6
+    assert difference.mean() < 1.5
+
+
+def test_factors_of_one_change_nothing_and_images_do_not_mix() -> None:
+    images = torch.from_numpy(np.stack([picture(3), picture(4)]))
+    preprocess = Preprocess((0.5,) * 3, (0.25,) * 3)
+    plain = preprocess(images)
+    order = torch.tensor([2, 5], dtype=torch.uint8)
+    torch.testing.assert_close(preprocess(images, torch.ones(2, 3), order), plain, atol=1e-4, rtol=0)
+    strong = preprocess(images, torch.tensor([[1.0, 1.0, 1.0], [0.5, 1.4, 0.6]]), order)
+    torch.testing.assert_close(strong[0], plain[0], atol=1e-4, rtol=0)
+    assert (strong[1] - plain[1]).abs().mean() > 0.05
