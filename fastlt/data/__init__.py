@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .image import ImageInfo, decode_rgb, probe
     from .sampler import LongTailSampler
     from .split import SplitSummary, split_folder
+    from .summary import describe
     from .synth import synthesize
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SkippedFile",
     "SplitSummary",
     "decode_rgb",
+    "describe",
     "glyphs_lt",
     "open_splits",
     "probe",
@@ -38,6 +40,7 @@ _HOMES = {
     "open_splits": "dataset",
     "LongTailSampler": "sampler",
     "SplitSummary": "split",
+    "describe": "summary",
     "split_folder": "split",
     "synthesize": "synth",
 }

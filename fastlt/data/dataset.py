@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from .index import cache_dir, fingerprint, index_files, index_key, replacing
-from .layouts import Listing, check_labels, find_splits, list_folder, read_coco, read_list
+from .layouts import find_splits
+from .listing import Listing, check_labels, list_folder, read_coco, read_list
 
 logger = logging.getLogger(__name__)
 
@@ -199,8 +200,8 @@ def open_splits(
     """Open the splits of a data set, whatever its layout.
 
     In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; list files
-    `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`, `root` or `root/lists`; `train*.json`, `val*.json` in `root` or
-    `root/annotations`; class folders in `root/train`, `root/val`, `root/test`.
+    `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`, `root` or `root/lists`; `train*.json`,
+    `val*.json` in `root` or `root/annotations`; class folders in `root/train`, `root/val`, `root/test`.
 
     Args:
         root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), list files start from the
