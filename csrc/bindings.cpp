@@ -3,6 +3,9 @@
 
 namespace py = pybind11;
 
+void bind_resample(py::module_& m);
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastlt's C++ core: sampling order, augmentation draws and image resampling.";
+  bind_resample(m);
 }

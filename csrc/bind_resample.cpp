@@ -1,0 +1,97 @@
+// The Python face of the resampler: checks what it is handed, then works without the GIL.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "resample.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+constexpr int kMaxSide = 1 << 24;  // up to here a float still tells every pixel
+
+[[noreturn]] void refuse(py::ssize_t i, const std::string& what) {
+  throw std::invalid_argument("image " + std::to_string(i) + ": " + what);
+}
+
+template <typename T>
+void check_shape(const Array<T>& array, const char* name, py::ssize_t rows, py::ssize_t columns) {
+  const bool fits = columns == 0 ? array.ndim() == 1 && array.shape(0) == rows
+                                 : array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == columns;
+  if (!fits)
+    throw std::invalid_argument(std::string(name) + ": wrong shape, expected [" + std::to_string(rows) +
+                                (columns == 0 ? "]" : ", " + std::to_string(columns) + "]"));
+}
+
+void resample_batch(const Array<std::uint8_t>& pixels, const Array<std::int64_t>& offsets,
+                    const Array<std::int32_t>& sizes, const std::optional<Array<std::int32_t>>& windows,
+                    const std::optional<Array<double>>& boxes, const std::optional<Array<bool>>& flips,
+                    Array<std::uint8_t> out, int num_threads) {
+  const py::ssize_t count = offsets.size();
+  if (pixels.ndim() != 1) throw std::invalid_argument("pixels: expected a flat array");
+  check_shape(offsets, "offsets", count, 0);
+  check_shape(sizes, "sizes", count, 2);
+  if (windows) check_shape(*windows, "windows", count, 4);
+  if (boxes) check_shape(*boxes, "boxes", count, 4);
+  if (flips) check_shape(*flips, "flips", count, 0);
+  if (out.ndim() != 4 || out.shape(0) != count || out.shape(1) < 1 || out.shape(2) != out.shape(1) ||
+      out.shape(3) != 3)
+    throw std::invalid_argument("out: wrong shape, expected [" + std::to_string(count) + ", S, S, 3]");
+  if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
+  std::uint8_t* target = out.mutable_data();
+
+  std::vector<fastlt::ResampleTask> tasks(count);
+  for (py::ssize_t i = 0; i < count; ++i) {
+    fastlt::ResampleTask& task = tasks[i];
+    const std::int64_t offset = offsets.at(i), width = sizes.at(i, 0), height = sizes.at(i, 1);
+    if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide || offset < 0 ||
+        offset > pixels.size() || width * height > (pixels.size() - offset) / 3)
+      refuse(i, "its pixels are not all in the buffer");
+    task.pixels = pixels.data() + offset;
+    task.image_width = static_cast<int>(width);
+    std::int64_t window[4] = {0, 0, width, height};
+    if (windows)
+      for (int k = 0; k < 4; ++k) window[k] = windows->at(i, k);
+    if (window[0] < 0 || window[1] < 0 || window[2] < 1 || window[3] < 1 || window[0] + window[2] > width ||
+        window[1] + window[3] > height)
+      refuse(i, "the window leaves the image");
+    task.x = static_cast<int>(window[0]);
+    task.y = static_cast<int>(window[1]);
+    task.width = static_cast<int>(window[2]);
+    task.height = static_cast<int>(window[3]);
+    float box[4] = {0.0F, 0.0F, static_cast<float>(task.width), static_cast<float>(task.height)};
+    if (boxes)
+      for (int k = 0; k < 4; ++k) box[k] = static_cast<float>(boxes->at(i, k));
+    if (!(box[0] >= 0.0F && box[1] >= 0.0F && box[2] <= task.width && box[3] <= task.height &&
+          box[0] < box[2] && box[1] < box[3]))
+      refuse(i, "the box leaves the window or is empty");
+    task.left = box[0];
+    task.top = box[1];
+    task.right = box[2];
+    task.bottom = box[3];
+    task.flip = flips && flips->at(i);
+  }
+  const py::gil_scoped_release release;
+  fastlt::resample(tasks.data(), count, static_cast<int>(out.shape(1)), target, num_threads);
+}
+
+}  // namespace
+
+void bind_resample(py::module_& m) {
+  m.def("resample_batch", &resample_batch, py::kw_only(), py::arg("pixels").noconvert(),
+        py::arg("offsets").noconvert(), py::arg("sizes").noconvert(),
+        py::arg("windows").noconvert() = py::none(), py::arg("boxes").noconvert() = py::none(),
+        py::arg("flips").noconvert() = py::none(), py::arg("out").noconvert(), py::arg("num_threads") = 1,
+        "Resample parts of RGB images to squares, bit for bit as Pillow does.");
+}
