@@ -95,14 +95,16 @@ class DataSplit:
 
     root: tyro.conf.Positional[Path]
     """Folder with one folder of images a class."""
-    out: Path
-    """Folder to write train.txt, val.txt, test.txt and classes.txt to."""
+    out: Path | None = None
+    """Folder for train.txt, val.txt, test.txt and classes.txt; by default ROOT/lists."""
     val_per_class: int = 20
     """Val images a class; a small class keeps most of its images in train."""
     test_per_class: int = 50
     """Test images a class; 0 writes no test list."""
     seed: int = 0
     """Seed of the choice."""
+    json: Path | None = None
+    """Also write what is printed to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,4 +158,5 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
             raise
         lines = [line.strip(" │") for line in said.getvalue().splitlines() if line.startswith("│")]
         message = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))])
-        raise ValueError(f"{message.rstrip('.')}; see fastlt {name} --help") from None
+        message = message.removeprefix(f"Error parsing {command.__name__}: ").rstrip(".")
+        raise ValueError(f"{message}; see fastlt {name} --help") from None

@@ -195,20 +195,72 @@ def command_report(argv: Sequence[str]) -> None:
 def command_data_info(argv: Sequence[str]) -> None:
     """Run `fastlt data info`."""
     parsed = parse(DataInfo, argv, "data info")
-    from .data.describe import describe
+    from .data.dataset import open_splits
+    from .data.summary import describe
 
-    splits = open_splits(parsed.root, lists=parsed.lists)
-    table = Table(
-        "split", "images", "classes", "largest", "smallest", "imbalance ratio", "many / medium / few", "skipped"
-    )
-    rows = {name: describe(split, train=splits["train"]) for name, split in splits.items()}
-    for name, row in rows.items():
-        cells = [f"{row[key]:,}" for key in ("num_images", "num_classes", "largest", "smallest")]
-        ratio = "-" if row["imbalance_ratio"] is None else f"{row['imbalance_ratio']:.1f}"
-        groups = " / ".join(str(row[key]) for key in ("many", "medium", "few"))
-        table.add_row(name, *cells, ratio, groups, str(row["num_skipped"]))
+    facts = describe(open_splits(parsed.root, lists=parsed.lists))
+    table = Table("split", "images", "most a class", "fewest a class", "files skipped", "decoded by Pillow")
+    for name, row in facts["splits"].items():
+        keys = ("num_images", "max_per_class", "min_per_class", "num_skipped")
+        table.add_row(name, *(f"{row[key]:,}" for key in keys), f"{row['num_images'] - row['num_native']:,}")
     console.print(table)
-    write_output(parsed.json, rows)
+    groups = ", ".join(f"{count} {name}" for name, count in facts["groups"].items())
+    console.print(
+        f"{facts['num_classes']} classes ({groups}), imbalance ratio {facts['imbalance_ratio']:.1f}, "
+        f"Gini coefficient {facts['gini']:.2f}",
+        highlight=False,
+    )
+    for end in ("largest", "smallest"):
+        classes = ", ".join(f"{name} ({count:,})" for name, count in facts[end])
+        console.print(f"{end}: {classes}", highlight=False, markup=False)
+    write_output(parsed.json, facts)
+
+
+def command_data_split(argv: Sequence[str]) -> None:
+    """Run `fastlt data split`."""
+    parsed = parse(DataSplit, argv, "data split")
+    from .data.split import split_folder
+
+    summary = split_folder(
+        parsed.root,
+        parsed.out,
+        val_per_class=parsed.val_per_class,
+        test_per_class=parsed.test_per_class,
+        seed=parsed.seed,
+    )
+    counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_images.items())
+    console.print(f"{summary.num_classes} classes: {counts} images; lists in {summary.out}", highlight=False)
+    if summary.num_reduced:
+        console.print(f"{summary.num_reduced} small classes gave fewer images to val and test", highlight=False)
+    root = parsed.root if parsed.out is None else parsed.out
+    console.print(f"next: fastlt train --dataset folder --data-root {root}", highlight=False, soft_wrap=True)
+    write_output(parsed.json, dataclasses.asdict(summary) | {"out": str(summary.out)})
+
+
+def command_data_synth(argv: Sequence[str]) -> None:
+    """Run `fastlt data synth`."""
+    parsed = parse(DataSynth, argv, "data synth")
+    from rich.progress import Progress
+
+    from .data.synth import synthesize
+
+    total = parsed.images + parsed.classes * (parsed.val_per_class + parsed.test_per_class)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("painting", total=total)
+        root = synthesize(
+            parsed.out,
+            num_classes=parsed.classes,
+            num_images=parsed.images,
+            max_count=parsed.max,
+            min_count=parsed.min,
+            size=parsed.size,
+            val_per_class=parsed.val_per_class,
+            test_per_class=parsed.test_per_class,
+            seed=parsed.seed,
+            num_workers=parsed.num_threads,
+            progress=lambda done: bar.advance(task, done),
+        )
+    console.print(f"{total:,} images in {root}", highlight=False, soft_wrap=True)
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {

@@ -62,7 +62,7 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
         .get_template("report.html")
         .render(
             title=f"{config.backbone} on {config.dataset}",
-            subtitle=f"{sum(counts):,} training images, {len(counts)} classes of {counts.max()} to {counts.min()} images. "
+            subtitle=f"{counts.sum():,} training images, {len(counts)} classes of {counts.max()} to {counts.min()}. "
             f"{config.epochs} epochs, {config.sampling.replace('_', '-')} sampling, seed {config.seed}.",
             columns=[name.replace("_", " ") for name in ACCURACIES],
             rows=[html_row(row, results) for row in rows],
