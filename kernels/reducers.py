@@ -1,0 +1,320 @@
+"""The kernels: each computes the shared tile of scores and reduces it, and none stores [M, C] unless that is its result.
+
+Partials of one column (or row) tile are stored and merged afterwards, never by atomics: the same bits on every run, and
+float atomics in an epilogue make ptxas serialise wgmma on sm_90 under Triton 3.6.0 (warning C7515).
+"""
+
+import triton
+import triton.language as tl
+
+from .tile import class_vector, dot_tile, log2, reciprocal, score, tile_of
+
+TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal float32: logits below it count as zero
+HUGE = tl.constexpr(3.4028234663852886e38)
+
+
+@triton.jit
+def store_kernel(
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    bias_ptr,
+    offset_ptr,
+    row_ptr,
+    column_ptr,
+    out_ptr,
+    tau,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    NORMS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    FAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """out [M, C] = score + row column^T; NORMS: the scale is ||w||^-tau instead, its norms from the same pass over W."""
+    pm, pn = tile_of(M, C, BM, BN, GROUP)
+    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+    z, squares = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, NORMS, PRECISION)
+    if NORMS:
+        z *= tl.where(squares > 0, tl.exp2(-0.5 * tau * log2(squares, FAST)), 1.0)[None, :]
+    z = score(z, scale_ptr, bias_ptr, offset_ptr, rn, C)
+    if row_ptr is not None:
+        z += tl.load(row_ptr + rm, mask=rm < M, other=0.0)[:, None] * class_vector(column_ptr, rn, C)
+    place = out_ptr + rm[:, None].to(tl.int64) * C + rn[None, :]
+    tl.store(place, z.to(out_ptr.dtype.element_ty), mask=(rm[:, None] < M) & (rn[None, :] < C))
+
+
+@triton.jit
+def label_kernel(
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    bias_ptr,
+    offset_ptr,
+    y_ptr,
+    own_ptr,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """own [M]: each row's score at its label, as the diagonal of a tile over the labels' rows of W (BM = BN).
+
+    The rivals' scores come out of the same tile, so a duplicate of the label's class ties with it to the last bit.
+    """
+    rm = tl.program_id(0) * BM + tl.arange(0, BM)
+    rn = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
+    z = score(z, scale_ptr, bias_ptr, offset_ptr, rn, C)
+    diagonal = tl.arange(0, BM)[:, None] == tl.arange(0, BN)[None, :]
+    tl.store(own_ptr + rm, tl.sum(tl.where(diagonal, z, 0.0), 1), mask=rm < M)
+
+
+@triton.jit
+def rank_kernel(
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    bias_ptr,
+    offset_ptr,
+    y_ptr,
+    own_ptr,
+    behind_ptr,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """behind [column tiles, M]: how many classes of the tile the label beats; NaN beats all and is beaten by none."""
+    pm, pn = tile_of(M, C, BM, BN, GROUP)
+    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
+    z = score(z, scale_ptr, bias_ptr, offset_ptr, rn, C)
+    y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)[:, None]
+    own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)[:, None]
+    other = (rn[None, :] < C) & (rn[None, :] != y)
+    behind = other & ((z < own) | ((z == own) & (rn[None, :] > y)))
+    tl.store(behind_ptr + pn.to(tl.int64) * M + rm, tl.sum(behind.to(tl.int32), 1), mask=rm < M)
+
+
+@triton.jit
+def partition_kernel(
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    bias_ptr,
+    offset_ptr,
+    y_ptr,
+    class_weight_ptr,
+    own_ptr,
+    top_ptr,
+    sum_ptr,
+    smooth_ptr,
+    z_ptr,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Partials [column tiles, M] of the log-sum-exp in base 2 (top, sum) and, if wanted, of sum_j v_j score_j.
+
+    The tile that holds a row's label stores its score to own [M]; z [M, C], if wanted, gets (z + bias) in float32.
+    """
+    pm, pn = tile_of(M, C, BM, BN, GROUP)
+    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
+    z = score(z, None, bias_ptr, None, rn, C)
+    if z_ptr is not None:
+        place = z_ptr + rm[:, None].to(tl.int64) * C + rn[None, :]
+        tl.store(place, z, mask=(rm[:, None] < M) & (rn[None, :] < C))
+    z = score(z, scale_ptr, None, offset_ptr, rn, C)
+    partial = pn.to(tl.int64) * M + rm
+    y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
+    own = tl.sum(tl.where(rn[None, :] == y[:, None], z, 0.0), 1)
+    tl.store(own_ptr + rm, own, mask=(rm < M) & (y >= pn * BN) & (y < pn * BN + BN))
+    if smooth_ptr is not None:
+        if class_weight_ptr is not None:
+            smooth = z * class_vector(class_weight_ptr, rn, C)
+        else:
+            smooth = tl.where(rn[None, :] < C, z, 0.0)
+        tl.store(smooth_ptr + partial, tl.sum(smooth, 1), mask=rm < M)
+    u = tl.where(rn[None, :] < C, z * 1.4426950408889634, float("-inf"))
+    top = tl.max(u, 1)
+    tl.store(top_ptr + partial, top, mask=rm < M)
+    tl.store(sum_ptr + partial, tl.sum(tl.exp2(u - top[:, None]), 1), mask=rm < M)
+
+
+@triton.jit
+def gradient_kernel(
+    z_ptr,
+    scale_ptr,
+    offset_ptr,
+    y_ptr,
+    lse_ptr,
+    soft_ptr,
+    target_ptr,
+    spread_ptr,
+    class_weight_ptr,
+    dz_ptr,
+    ds_ptr,
+    da_ptr,
+    M,
+    C,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """From the chunk z [M, C] = X @ W.T + bias to its loss gradient: dz [M, C] and partial column sums, as wanted.
+
+    dy_ij = soft_i softmax_ij - target_i [j = y_i] - spread_i v_j; dz = dy * scale; ds [row tiles, C] sums dy * z,
+    da [row tiles, C] sums dy. lse is in base 2.
+    """
+    pm, pn = tl.program_id(1), tl.program_id(0)
+    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+    inside = (rm[:, None] < M) & (rn[None, :] < C)
+    place = rm[:, None].to(tl.int64) * C + rn[None, :]
+    z = tl.load(z_ptr + place, mask=inside, other=0.0)
+    y = tl.load(y_ptr + rm, mask=rm < M, other=-1).to(tl.int32)
+    lse = tl.load(lse_ptr + rm, mask=rm < M, other=0.0)
+    soft = tl.load(soft_ptr + rm, mask=rm < M, other=0.0)
+    target = tl.load(target_ptr + rm, mask=rm < M, other=0.0)
+    u = score(z, scale_ptr, None, offset_ptr, rn, C) * 1.4426950408889634
+    dy = tl.exp2(u - lse[:, None]) * soft[:, None] - tl.where(rn[None, :] == y[:, None], target[:, None], 0.0)
+    if spread_ptr is not None:
+        spread = tl.load(spread_ptr + rm, mask=rm < M, other=0.0)[:, None]
+        if class_weight_ptr is not None:
+            dy -= spread * class_vector(class_weight_ptr, rn, C)
+        else:
+            dy -= spread
+    dy = tl.where(inside, dy, 0.0)
+    partial = pm.to(tl.int64) * C + rn
+    if ds_ptr is not None:
+        tl.store(ds_ptr + partial, tl.sum(dy * z, 0), mask=rn < C)
+    if da_ptr is not None:
+        tl.store(da_ptr + partial, tl.sum(dy, 0), mask=rn < C)
+    if dz_ptr is not None:
+        if scale_ptr is not None:
+            dy *= class_vector(scale_ptr, rn, C)
+        tl.store(dz_ptr + place, dy.to(dz_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def column_sum_kernel(
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    grad_ptr,
+    ds_ptr,
+    grad_stride,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """ds [row tiles, C]: partial sums over rows of grad * (X @ W.T + bias), the gradient of a per-class scale."""
+    pm, pn = tile_of(M, C, BM, BN, GROUP)
+    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
+    z = score(z, None, bias_ptr, None, rn, C)
+    inside = (rm[:, None] < M) & (rn[None, :] < C)
+    place = grad_ptr + rm[:, None].to(tl.int64) * grad_stride + rn[None, :]
+    grad = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(ds_ptr + pm.to(tl.int64) * C + rn, tl.sum(tl.where(inside, grad * z, 0.0), 0), mask=rn < C)
+
+
+@triton.jit
+def interval_kernel(
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    slope_ptr,
+    y_ptr,
+    own_ptr,
+    low_ptr,
+    high_ptr,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    LOG: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN: tl.constexpr,
+    FAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Partials [column tiles, M] of the bounds that the tile's classes put on the taus at which the label is right.
+
+    Lines: log2|z_j| - tau slope_j if LOG, else z_j + bias_j - tau slope_j. A row whose label is beaten at every tau gets
+    low = inf. With a negative label the lines change sign, which exchanges the sides and leaves the crossings alone.
+    """
+    pm, pn = tile_of(M, C, BM, BN, GROUP)
+    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
+    z = score(z, None, bias_ptr, None, rn, C)
+    y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
+    own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)
+    own_slope = tl.load(slope_ptr + y, mask=rm < M, other=0.0)
+    other = (rn[None, :] < C) & (rn[None, :] != y[:, None])
+    lower = rn[None, :] < y[:, None]
+    run = class_vector(slope_ptr, rn, C) - own_slope[:, None]
+    if LOG:
+        sign = tl.where(own <= -TINY, -1.0, 1.0)
+        zero = tl.abs(own) < TINY
+        z *= sign[:, None]
+        rival = other & (z >= TINY)
+        # A rival that is larger at every tau: of a greater sign, or for a zero label a positive or an earlier zero.
+        beaten = tl.where(zero[:, None], rival | (lower & (z > -TINY)), (sign[:, None] < 0) & (z < TINY)) & other
+        own = log2(tl.minimum(tl.maximum(own * sign, TINY), HUGE), FAST)
+        rise = log2(tl.minimum(tl.maximum(z, TINY), HUGE), FAST) - own[:, None]
+        tau = rise * reciprocal(run, FAST)
+        rise *= sign[:, None]
+        run *= sign[:, None]
+    else:
+        rival = other
+        beaten = z != z
+        rise = tl.minimum(tl.maximum(z, -HUGE), HUGE) - tl.minimum(tl.maximum(own, -HUGE), HUGE)[:, None]
+        tau = rise * reciprocal(run, FAST)
+    level = rival & (run == 0)
+    beaten |= (level & ((rise > 0) | ((rise == 0) & lower))) | (z != z)
+    low = tl.where(beaten, float("inf"), tl.where(rival & (run > 0), tau, float("-inf")))
+    high = tl.where(rival & (run < 0), tau, float("inf"))
+    partial = pn.to(tl.int64) * M + rm
+    tl.store(low_ptr + partial, tl.max(low, 1), mask=rm < M)
+    tl.store(high_ptr + partial, tl.min(high, 1), mask=rm < M)

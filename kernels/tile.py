@@ -1,0 +1,100 @@
+"""The one tile that every kernel shares: a block of X @ W.T in float32, the class scores made of it, its place in the grid.
+
+Legend: M rows of X, C classes (rows of W), D their width; rm [BM] and rn [BN] are the row and class indices of a tile.
+Offsets are int64, inner strides are 1. Rows past the end are read as row 0 and masked by whoever stores them.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_of(M, C, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
+    """(pm, pn) of this program: GROUP row tiles take turns on a column tile while it is in the L2 cache."""
+    pid = tl.program_id(0)
+    rows, columns = tl.cdiv(M, BM), tl.cdiv(C, BN)
+    first = pid // (GROUP * columns) * GROUP
+    size = tl.minimum(rows - first, GROUP)
+    return first + pid % (GROUP * columns) % size, pid % (GROUP * columns) // size
+
+
+@triton.jit
+def dot_tile(
+    x_ptr,
+    w_ptr,
+    rm,
+    rn,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EVEN: tl.constexpr,
+    NORMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """z = X[rm] @ W[rn].T [BM, BN] in float32 and, if NORMS, ||W[rn]||^2 [BN] from the same pass. EVEN: BK divides D."""
+    rk = tl.arange(0, BK)
+    x_block = x_ptr + tl.where(rm < M, rm, 0)[:, None].to(tl.int64) * x_stride + rk[None, :]
+    w_block = w_ptr + tl.where(rn < C, rn, 0)[None, :].to(tl.int64) * w_stride + rk[:, None]
+    z = tl.zeros((BM, BN), tl.float32)
+    squares = tl.zeros((BN,), tl.float32)
+    for k in range(0, D, BK):
+        if EVEN:
+            x = tl.load(x_block)
+            w = tl.load(w_block)
+        else:
+            x = tl.load(x_block, mask=rk[None, :] < D - k, other=0.0)
+            w = tl.load(w_block, mask=rk[:, None] < D - k, other=0.0)
+        z = tl.dot(x, w, z, input_precision=PRECISION)
+        if NORMS:
+            wide = w.to(tl.float32)
+            squares += tl.sum(wide * wide, 0)
+        x_block += BK
+        w_block += BK
+    return z, squares
+
+
+@triton.jit
+def class_vector(ptr, rn, C):
+    """Entries rn of a float32 vector [C] as a row [1, BN]."""
+    return tl.load(ptr + rn, mask=rn < C, other=0.0)[None, :]
+
+
+@triton.jit
+def score(z, scale_ptr, bias_ptr, offset_ptr, rn, C):
+    """(z + bias) * scale + offset, each vector optional; one rounding order, so that equal inputs give equal bits."""
+    if bias_ptr is not None:
+        z += class_vector(bias_ptr, rn, C)
+    if scale_ptr is not None:
+        scale = class_vector(scale_ptr, rn, C)
+        if offset_ptr is not None:
+            z = tl.fma(z, tl.broadcast_to(scale, z.shape), tl.broadcast_to(class_vector(offset_ptr, rn, C), z.shape))
+        else:
+            z *= scale
+    elif offset_ptr is not None:
+        z += class_vector(offset_ptr, rn, C)
+    return z
+
+
+@triton.jit
+def log2(x, FAST: tl.constexpr):
+    """Base-2 logarithm; FAST: one instruction instead of about 35 (the interpreter has no inline assembly)."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.log2(x)
+
+
+@triton.jit
+def reciprocal(x, FAST: tl.constexpr):
+    """1 / x; FAST: one instruction."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return 1.0 / x

@@ -1,0 +1,170 @@
+"""Compiles every kernel ahead of time for sm_80, sm_90 and sm_100, without a GPU; fails on a spill or serialised wgmma.
+
+    python tests/kernels/aot_gate.py                          # the installed Triton
+    python tests/kernels/aot_gate.py --triton 3.6.0 3.7.1     # each from PyPI, into a temporary folder
+
+Prints one line per kernel, type and architecture: registers, shared memory, the matrix instructions, what is wrong.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ARCHITECTURES = (80, 90, 100)
+VECTORS = ("scale_ptr", "bias_ptr", "offset_ptr", "row_ptr", "column_ptr", "class_weight_ptr", "smooth_ptr", "spread_ptr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One specialisation of a kernel: what its launcher in kernels/launch.py can ask for."""
+
+    kernel: str
+    dtype: str = "bf16"
+    columns: int = 128
+    even: bool = True
+    vectors: bool = True
+    flags: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def name(self) -> str:
+        parts = [self.kernel, self.dtype, f"{self.columns}x{self.columns}", "even" if self.even else "odd"]
+        return " ".join(parts + ["vectors" if self.vectors else "plain"] + [f"{k}={v}" for k, v in self.flags])
+
+
+def cases() -> list[Case]:
+    """Every kernel with the large tile in bfloat16 and float32, and the specialisations that change its shape."""
+    dot = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel")
+    out = [Case(kernel=kernel, dtype=dtype) for kernel in dot for dtype in ("bf16", "fp32")]
+    out += [Case(kernel="store_kernel", dtype=d, flags=(("NORMS", n),)) for d in ("bf16", "fp32") for n in (False, True)]
+    out += [Case(kernel="interval_kernel", dtype=d, flags=(("LOG", log),)) for d in ("bf16", "fp32") for log in (True, False)]
+    out += [Case(kernel="interval_kernel", dtype="fp16", columns=64, even=False, flags=(("LOG", True),))]
+    out += [Case(kernel="partition_kernel", columns=64, even=False, vectors=False), Case(kernel="gradient_kernel")]
+    return out
+
+
+def compile_case(case: Case, architecture: int) -> dict[str, object]:
+    """Compiles one case and reads its resources from the cubin and from the assembler's log."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fastlt.kernels import reducers
+
+    function = getattr(reducers, case.kernel)
+    names = function.arg_names
+    sides = (32, 128) if case.kernel == "gradient_kernel" else (case.columns, case.columns)
+    depth = 32 if case.dtype == "fp32" else 64
+    constants: dict[str, object] = dict(case.flags) | {"BM": sides[0], "BN": sides[1], "BK": depth, "GROUP": 8}
+    constants |= {"EVEN": case.even, "FAST": True, "PRECISION": "tf32x3" if case.dtype == "fp32" else "ieee"}
+    if not case.vectors:
+        constants |= dict.fromkeys(VECTORS)
+    if case.kernel == "store_kernel" and dict(case.flags)["NORMS"]:
+        constants["scale_ptr"] = None
+    constants = {name: value for name, value in constants.items() if name in names}
+    signature = {name: "constexpr" if name in constants else _type(name, case.dtype) for name in names}
+    aligned = [n for n in signature if n.endswith("_ptr") or (case.even and (n == "D" or n.endswith("stride")))]
+    source = ASTSource(
+        fn=function,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned if name not in constants},
+    )
+    warps = 4 if sides[0] < 128 else 8
+    options = {"num_warps": warps, "num_stages": 3}
+    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return _resources(kernel, Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
+
+
+def _type(name: str, dtype: str) -> str:
+    if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr"):
+        return f"*{dtype}"
+    if name == "y_ptr":
+        return "*i64"
+    if name == "behind_ptr":
+        return "*i32"
+    return "*fp32" if name.endswith("_ptr") else "fp32" if name == "tau" else "i32"
+
+
+def _resources(kernel, tools: Path) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin, ptx = Path(folder) / "kernel.cubin", Path(folder) / "kernel.ptx"
+        cubin.write_bytes(kernel.asm["cubin"])
+        ptx.write_text(kernel.asm["ptx"])
+        usage = _run(tools / "cuobjdump", "--dump-resource-usage", cubin)
+        registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+        sass = _run(tools / "cuobjdump", "--dump-sass", cubin)
+        target = re.search(r"^\.target (\w+)", kernel.asm["ptx"], re.MULTILINE).group(1)
+        log = ""
+        for assembler in ("ptxas", "ptxas-blackwell"):  # the older one does not know the newest PTX version
+            if (tools / assembler).exists():
+                log = _run(tools / assembler, "-v", f"--gpu-name={target}", ptx, "-o", os.devnull)
+                if "spill stores" in log:
+                    break
+    spills = re.search(r"(\d+) bytes spill stores", log)
+    return {
+        "registers": registers,
+        "stack": stack,
+        "shared": kernel.metadata.shared,
+        "mma": sorted(set(re.findall(r"\b((?:[A-Z]*H?MMA|HGMMA|UTC[A-Z]*MMA)[A-Z0-9.]*)", sass)))[:2],
+        "spilled": int(spills.group(1)) if spills else -1,
+        "warnings": sorted(set(re.findall(r"\(C\d+\)[^.\n]{0,80}", log))),
+    }
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def _check(job: tuple[Case, int]) -> tuple[str, bool]:
+    case, architecture = job
+    try:
+        found = compile_case(case, architecture)
+    except Exception as error:  # a crash of the compiler is what the gate is for
+        return f"sm_{architecture} {case.name}: {type(error).__name__}: {str(error)[:200]}", False
+    good = found["spilled"] == 0 and not found["warnings"]
+    return f"sm_{architecture} {case.name}: {found}", good
+
+
+def run_gate(jobs: int) -> bool:
+    """Compiles every case for every architecture; True if all are clean."""
+    import triton
+
+    print(f"triton {triton.__version__}", flush=True)
+    clean = True
+    with ProcessPoolExecutor(jobs) as pool:
+        for line, good in pool.map(_check, [(case, sm) for case in cases() for sm in ARCHITECTURES]):
+            print("ok  " if good else "FAIL", line, flush=True)
+            clean &= good
+    return clean
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--triton", nargs="*", default=[], help="versions to install from PyPI and test one by one")
+    parser.add_argument("--jobs", type=int, default=2, help="compilations at a time")
+    args = parser.parse_args()
+    if not args.triton:
+        return 0 if run_gate(args.jobs) else 1
+    failed = []
+    for version in args.triton:
+        with tempfile.TemporaryDirectory() as folder:
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
+            subprocess.run([*install, f"triton=={version}"], check=True)
+            cache = str(Path(folder) / "cache")
+            environment = os.environ | {"PYTHONPATH": folder, "TRITON_CACHE_DIR": cache}
+            gate = [sys.executable, __file__, "--jobs", str(args.jobs)]
+            if subprocess.run(gate, env=environment, check=False).returncode:
+                failed.append(version)
+    print(f"failed: {', '.join(failed)}" if failed else "every version is clean")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
