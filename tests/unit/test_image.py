@@ -1,0 +1,204 @@
+import io
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fastlt.data.image import decode_rgb, probe
+
+WIDTH, HEIGHT = 46, 31
+
+
+def picture():
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    channels = (columns * 5, rows * 8, 255 - columns * 3 - rows)
+    return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def encode(image, file_format, **options):
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def oriented(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+VARIANTS = {
+    "jpeg": (lambda: encode(picture(), "JPEG", quality=95), True),
+    "progressive": (lambda: encode(picture(), "JPEG", quality=95, progressive=True), True),
+    "subsampled": (lambda: encode(picture(), "JPEG", quality=95, subsampling=2), True),
+    "exif": (lambda: encode(picture(), "JPEG", quality=95, exif=oriented(6)), True),
+    "icc": (lambda: encode(picture(), "JPEG", quality=95, icc_profile=bytes(100_000)), True),
+    "trailing": (lambda: encode(picture(), "JPEG", quality=95) + bytes(500), True),
+    "rgb-jpeg": (lambda: encode(picture(), "JPEG", quality=95, keep_rgb=True), False),
+    "cmyk": (lambda: encode(picture().convert("CMYK"), "JPEG", quality=95), False),
+    "png": (lambda: encode(picture(), "PNG"), True),
+    "alpha": (lambda: encode(picture().convert("RGBA"), "PNG"), False),
+    "gif": (lambda: encode(picture().quantize(256), "GIF"), False),
+    "bmp": (lambda: encode(picture(), "BMP"), False),
+    "webp": (lambda: encode(picture(), "WEBP", lossless=True), False),
+    "tiff": (lambda: encode(picture(), "TIFF"), False),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_image_decodes_to_the_same_picture(variant, tmp_path):
+    make, native = VARIANTS[variant]
+    # The name says JPEG whatever the file holds.
+    file = tmp_path / "image.jpg"
+    file.write_bytes(make())
+    info = probe(file)
+    assert (info.width, info.height, info.native) == (WIDTH, HEIGHT, native)
+    pixels = decode_rgb(file)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    assert np.abs(pixels.astype(int) - np.asarray(picture())).mean() < 6
+    assert (decode_rgb(file.read_bytes()) == pixels).all()
+
+
+@pytest.mark.parametrize(("file_format", "native"), [("JPEG", True), ("PNG", True), ("TIFF", False)])
+def test_grey_images_have_three_equal_channels(file_format, native, tmp_path):
+    file = tmp_path / "grey"
+    file.write_bytes(encode(picture().convert("L"), file_format))
+    assert probe(file).native is native
+    pixels = decode_rgb(file)
+    assert pixels.shape == (HEIGHT, WIDTH, 3)
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    levels = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    for file_format in ("PNG", "TIFF"):
+        file = tmp_path / f"deep.{file_format}"
+        file.write_bytes(encode(Image.fromarray(levels), file_format))
+        assert not probe(file).native
+        assert (decode_rgb(file)[:, :, 0].ravel() == np.arange(256)).all()
+
+
+def test_samples_without_a_known_range_are_refused():
+    with pytest.raises(ValueError, match="floating-point samples"):
+        decode_rgb(encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+
+
+def test_palette_with_transparency_does_not_warn():
+    image = picture().quantize(16)
+    data = encode(image, "PNG", transparency=bytes(range(16)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (decode_rgb(data) == np.asarray(image.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_counts(file_format, tmp_path):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    file = tmp_path / "moving"
+    file.write_bytes(encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options))
+    assert not probe(file).native
+    assert (decode_rgb(file) == (255, 0, 0)).all()
+
+
+def test_a_complete_picture_without_end_marker_near_the_end_is_left_to_pillow(tmp_path):
+    file = tmp_path / "padded.jpg"
+    file.write_bytes(encode(picture(), "JPEG") + bytes(20_000))
+    info = probe(file)
+    assert (info.width, info.height, info.native) == (WIDTH, HEIGHT, False)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_a_truncated_file_is_found_and_named(file_format, tmp_path):
+    data = encode(picture().resize((400, 300)), file_format)
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"truncated|not an image"):
+        probe(file)
+    with pytest.raises(ValueError, match=r"cut\.jpg: .*replace or remove"):
+        decode_rgb(file)
+
+
+def test_the_end_of_an_embedded_thumbnail_is_not_the_end_of_the_image(tmp_path):
+    thumbnail = encode(picture(), "JPEG")
+    data = encode(picture().resize((400, 300)), "JPEG")
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2) + thumbnail
+    file = tmp_path / "thumb.jpg"
+    file.write_bytes(data[:2] + segment + data[2:])
+    assert probe(file).native
+    file.write_bytes(data[:2] + segment + data[2 : len(data) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        probe(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html>404</html>", "not an image"),
+        (b"\xff\xd8", "not an image|truncated"),
+        (b"\x89PNG\r\n\x1a\n", "not an image|truncated"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (bytes(1000), "not an image"),
+    ],
+    ids=["empty", "html", "jpeg-magic", "png-magic", "postscript", "zeros"],
+)
+def test_what_is_no_image_is_refused_with_a_reason(data, reason, tmp_path):
+    file = tmp_path / "x.jpg"
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=reason):
+        probe(file)
+    with pytest.raises(ValueError, match=rf"x\.jpg: ({reason})"):
+        decode_rgb(file)
+
+
+def test_a_decompression_bomb_is_an_error_not_a_warning(tmp_path):
+    data = bytearray(encode(picture(), "PNG"))
+    data[16:24] = (20_000).to_bytes(4) + (5_000).to_bytes(4)
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    file = tmp_path / "bomb.png"
+    file.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="20000 x 5000 pixels"):
+            probe(file)
+        with pytest.raises(ValueError, match=r"bomb\.png: 20000 x 5000 pixels"):
+            decode_rgb(file)
+
+
+def test_an_absent_file_is_an_absent_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        decode_rgb(tmp_path / "none.jpg")
+
+
+WHOLE = {name: make() for name, (make, _) in VARIANTS.items() if name != "icc"}
+
+
+@given(
+    variant=st.sampled_from(sorted(WHOLE)),
+    cut=st.floats(0, 1),
+    damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),
+)
+def test_damage_never_escapes_as_another_error(variant, cut, damage, tmp_path_factory):
+    data = bytearray(WHOLE[variant])
+    for place, value in damage:
+        data[int(place * len(data))] = value
+    data = bytes(data[: int(cut * len(data)) + 1])
+    file = tmp_path_factory.getbasetemp() / "damaged"
+    file.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            info = probe(file)
+        except ValueError:
+            return
+        try:
+            pixels = decode_rgb(data)
+        except ValueError:
+            return
+    assert pixels.shape == (info.height, info.width, 3)
