@@ -193,7 +193,8 @@ def check_labels(listing: Listing, *, complete: bool) -> None:
     if complete and present.size <= (highest := max(num_classes - 1, int(present[-1]))):
         known = set(present.tolist())
         empty = list(islice((label for label in range(highest + 1) if label not in known), _NUM_NAMED + 1))
-        names = [f"{at} ({listing.class_names[at]})" if at < num_classes else str(at) for at in empty]
+        known_names = dict(enumerate(listing.class_names))
+        names = [str(at) if known_names.get(at, str(at)) == str(at) else f"{at} ({known_names[at]})" for at in empty]
         raise ValueError(
             f"{listing.source}: {highest + 1 - present.size} of {highest + 1} classes have no train image: "
             f"{name_some(names)}; labels must be contiguous from 0: give each class an image, or drop it and renumber"

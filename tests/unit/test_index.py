@@ -1,0 +1,166 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastlt.data import index as index_module
+from fastlt.data.index import cache_dir, fingerprint, index_files, replacing
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (10 + number, 20)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    names = []
+    probe = index_module.probe
+
+    def spy(path):
+        names.append(Path(path).name)
+        return probe(path)
+
+    monkeypatch.setattr(index_module, "probe", spy)
+    return names
+
+
+PATHS = tuple(f"{number}.png" for number in range(6))
+
+
+def test_sizes_are_width_and_height(root):
+    index = index_files(root, PATHS, source="list")
+    assert index.sizes.dtype == np.int32
+    assert index.sizes.tolist() == [[10 + number, 20] for number in range(6)]
+    assert index.native.all()
+    assert not index.reasons
+
+
+def test_nothing_is_probed_twice_until_it_changes(root, probed):
+    index_files(root, PATHS, source="list")
+    assert sorted(probed) == list(PATHS)
+    probed.clear()
+    index_files(root, PATHS, source="list")
+    assert probed == []
+    Image.new("RGB", (99, 98)).save(root / "3.png")
+    (root / "4.png").write_bytes(b"")
+    index = index_files(root, PATHS, source="list")
+    assert sorted(probed) == ["3.png", "4.png"]
+    assert index.sizes[3].tolist() == [99, 98]
+    assert index.reasons == {4: "empty file"}
+    probed.clear()
+    assert index_files(root, PATHS, source="list").reasons == {4: "empty file"}
+    assert probed == []
+    Image.new("RGB", (5, 6)).save(root / "4.png")
+    assert not index_files(root, PATHS, source="list").reasons
+
+
+def test_the_cache_can_be_left_out(root, cache, probed):
+    for _ in range(2):
+        index_files(root, PATHS, source="list", cache=False)
+    assert len(probed) == 2 * len(PATHS)
+    assert not cache.exists()
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    paths = [f"{number}.png" for number in range(1500)]
+    for number, path in enumerate(paths):
+        (tmp_path / path).write_bytes(b"" if number % 7 == 0 else _png(number % 50 + 1))
+    one, many = (index_files(tmp_path, paths, source="list", cache=False, num_threads=n) for n in (1, 7))
+    assert (one.sizes == many.sizes).all()
+    assert one.reasons == many.reasons
+    assert list(many.reasons) == list(range(0, 1500, 7))
+
+
+def test_a_damaged_cache_is_built_again(root, cache, probed):
+    index_files(root, PATHS, source="list")
+    (file,) = (cache / "index").glob("*.npz")
+    for content in (b"", b"nonsense", file.read_bytes()[:200]):
+        probed.clear()
+        file.write_bytes(content)
+        assert index_files(root, PATHS, source="list").native.all()
+        assert len(probed) == len(PATHS)
+
+
+def test_a_cache_that_cannot_be_written_only_warns(root, tmp_path, monkeypatch, caplog):
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    monkeypatch.setenv("FASTLT_CACHE", str(blocker))
+    assert index_files(root, PATHS, source="list").native.all()
+    assert "FASTLT_CACHE" in caplog.text
+
+
+def test_absent_files_are_counted_and_the_first_named(root):
+    paths = (*PATHS, *(f"gone/{number}.png" for number in range(20)))
+    with pytest.raises(
+        FileNotFoundError, match=r"train.txt: 20 of 26 files do not exist .*gone/0.png.*\.\.\."
+    ) as error:
+        index_files(root, paths, source="train.txt")
+    assert "gone/9.png" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "own"
+    monkeypatch.delenv("FASTLT_CACHE")
+    assert cache_dir() == tmp_path / "xdg" / "fastlt"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "fastlt"
+
+
+def test_the_fingerprint_is_of_content_and_the_same_in_every_process():
+    paths, labels, stats = ["a b", "c"], np.array([0, 1]), np.array([[1, 2], [3, 4]])
+    mine = fingerprint(paths, labels, stats)
+    assert fingerprint(["a b", "d"], labels, stats) != mine
+    assert fingerprint(["a b", "c"], labels[::-1], stats) != mine
+    assert fingerprint(["a b", "c"], labels, stats + 1) != mine
+    assert fingerprint(tuple(paths), labels.astype(np.int32), stats) == mine
+    program = (
+        "import numpy as np; from fastlt.data.index import fingerprint; "
+        "print(fingerprint(['a b', 'c'], np.array([0, 1]), np.array([[1, 2], [3, 4]])))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert output.stdout.strip() == mine
+
+
+def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def fail():
+        with replacing(file) as partial:
+            partial.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["file"]
+    assert file.read_text() == "old"
+
+
+def _png(width):
+    import io
+
+    file = io.BytesIO()
+    Image.new("L", (width, 1)).save(file, "PNG")
+    return file.getvalue()
