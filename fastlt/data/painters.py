@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -101,7 +102,15 @@ def paint_all(
     setting = {"out": str(out), "look": asdict(look), "fonts": str(fonts), "seed": seed}
     command = [sys.executable, "-c", f"from {__name__} import work; work()"]
     crew = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
+        # A session of their own, so that Ctrl-C reaches only this process, which then ends them.
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+            start_new_session=True,
+        )
         for _ in range(workers)
     ]
     threads = [
@@ -123,8 +132,10 @@ def paint_all(
             thread.join()
         for painter in crew:
             for pipe in (painter.stdin, painter.stdout):
-                if pipe is not None:
-                    pipe.close()
+                # What a dead painter has not read cannot be flushed any more.
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
 
 
 def work() -> None:

@@ -1,0 +1,131 @@
+import pytest
+from PIL import Image
+
+from fastlt.data import open_splits, split_folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+
+
+def write(root, counts):
+    for name, count in counts.items():
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (4, 4), number % 256).save(folder / f"{name} {number}.png")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "data", {"ant": 60, "bee": 25, "cow": 5})
+
+
+def lists(folder):
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def test_it_is_stratified_and_balanced_and_the_tail_stays_in_train(root):
+    summary = split_folder(root, val_per_class=4, test_per_class=8)
+    assert summary.num_images == {"train": 64, "val": 9, "test": 17}
+    assert (summary.num_classes, summary.num_reduced, summary.num_skipped) == (3, 1, 0)
+    splits = open_splits(root)
+    assert splits["train"].class_names == ("ant", "bee", "cow")
+    assert splits["train"].class_counts.tolist() == [48, 13, 3]
+    assert splits["val"].class_counts.tolist() == [4, 4, 1]
+    assert splits["test"].class_counts.tolist() == [8, 8, 1]
+
+
+def test_every_image_is_in_one_list_and_none_is_moved(root):
+    before = sorted(file.relative_to(root).as_posix() for file in root.rglob("*.png"))
+    split_folder(root, val_per_class=4, test_per_class=8)
+    listed = [path for split in open_splits(root).values() for path in split.paths]
+    assert sorted(listed) == before == sorted(file.relative_to(root).as_posix() for file in root.rglob("*.png"))
+
+
+def test_the_seed_decides(root, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        split_folder(root, tmp_path / name, val_per_class=4, test_per_class=8, seed=seed)
+    assert lists(tmp_path / "a") == lists(tmp_path / "b")
+    assert lists(tmp_path / "a")["val.txt"] != lists(tmp_path / "c")["val.txt"]
+
+
+def test_a_class_more_changes_no_other_class(root, tmp_path):
+    split_folder(root, tmp_path / "before", val_per_class=4, test_per_class=8)
+    write(root, {"aardvark": 30})
+    split_folder(root, tmp_path / "after", val_per_class=4, test_per_class=8)
+
+    def images(name):
+        lines = lists(tmp_path / name)["val.txt"].splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("aardvark")}
+
+    assert images("before") == images("after")
+
+
+def test_lists_elsewhere_find_their_images(root, tmp_path):
+    split_folder(root, tmp_path / "out", val_per_class=2, test_per_class=0)
+    splits = open_splits(tmp_path / "out")
+    assert list(splits) == ["train", "val"]
+    assert splits["val"].path(0).is_file()
+
+
+def test_repeating_is_fine_but_other_lists_are_kept(root):
+    split_folder(root, val_per_class=2, test_per_class=2)
+    split_folder(root, val_per_class=2, test_per_class=2)
+    before = lists(root / "lists")
+    with pytest.raises(ValueError, match="exists and differs; remove it"):
+        split_folder(root, val_per_class=2, test_per_class=2, seed=5)
+    assert lists(root / "lists") == before
+
+
+def test_broken_images_are_in_no_list(root):
+    (root / "ant" / "ant 0.png").write_bytes(b"")
+    assert split_folder(root, val_per_class=2, test_per_class=2).num_skipped == 1
+    assert "ant 0.png" not in "".join(lists(root / "lists").values())
+
+
+def test_reduced_classes_keep_most_images_in_train(tmp_path):
+    counts = {f"c{count:02d}": count for count in range(5, 40)}
+    split_folder(write(tmp_path / "data", counts), val_per_class=6, test_per_class=9)
+    splits = open_splits(tmp_path / "data")
+    for label, count in enumerate(counts.values()):
+        train, val, test = (splits[split].class_counts[label] for split in ("train", "val", "test"))
+        assert train + val + test == count
+        assert train > count / 2
+        assert 1 <= val <= 6
+        assert 1 <= test <= 9
+        assert (val, test) == (6, 9) or train - (val + test) <= 2
+
+
+def test_classes_that_are_too_small_are_named(root):
+    write(root, {"dog": 4, "elk": 2})
+    with pytest.raises(
+        ValueError, match=r"2 of 5 classes have too few images: dog \(4\), elk \(2\); expected at least 5"
+    ):
+        split_folder(root)
+    assert not (root / "lists").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (lambda root: (root / "train").mkdir(), "train folder already"),
+        (lambda root: [file.unlink() for file in (root / "cow").iterdir()], r"too few images: cow \(0\)"),
+    ],
+)
+def test_folders_that_cannot_be_split(root, change, pattern):
+    change(root)
+    with pytest.raises(ValueError, match=pattern):
+        split_folder(root, val_per_class=1, test_per_class=1)
+
+
+def test_arguments_out_of_range(root, tmp_path):
+    with pytest.raises(ValueError, match="expected at least 1 and 0"):
+        split_folder(root, val_per_class=0)
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        split_folder(tmp_path / "none")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match="holds no folder"):
+        split_folder(tmp_path / "bare")

@@ -1,0 +1,180 @@
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastlt.data import describe, open_splits, synthesize
+from fastlt.data import painters as painters_module
+from fastlt.data.summary import gini
+from fastlt.data.synth import MAX_CLASSES, class_name, class_style, count_profile
+
+SHAPE = {"num_classes": 7, "num_images": 60, "max_count": 20, "min_count": 2, "size": 16}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "largest", "smallest"),
+    [(1000, 115_846, 1280, 5), (365, 62_500, 4980, 5), (8142, 437_513, 1000, 2), (10, 100, 10, 10), (1, 9, 9, 9)],
+)
+def test_profiles_of_the_known_data_sets_are_met_exactly(classes, images, largest, smallest):
+    counts = count_profile(classes, images, max_count=largest, min_count=smallest)
+    assert (counts.size, counts.sum(), counts.max(), counts.min()) == (classes, images, largest, smallest)
+    assert (np.diff(counts) <= 0).all()
+
+
+@given(st.data())
+def test_every_possible_profile_is_met_exactly(data):
+    classes = data.draw(st.integers(2, 400))
+    smallest = data.draw(st.integers(1, 50))
+    largest = data.draw(st.integers(smallest, 5000))
+    images = data.draw(
+        st.integers(largest + (classes - 1) * smallest, (classes - 1) * largest + smallest), label="images"
+    )
+    counts = count_profile(classes, images, max_count=largest, min_count=smallest)
+    assert (counts.size, counts.sum(), counts[0], counts[-1]) == (classes, images, largest, smallest)
+    assert (np.diff(counts) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        ((10, 50, 20, 5), "10 classes of 5 to 20 images have 65 to 185 together, got 50"),
+        ((10, 500, 20, 5), "65 to 185 together, got 500"),
+        ((10, 100, 5, 20), "expected 1 <= min <= max"),
+        ((10, 100, 5, 0), "expected 1 <= min <= max"),
+        ((1, 5, 5, 4), "--max = --min"),
+    ],
+)
+def test_impossible_profiles_say_what_is_possible(arguments, pattern):
+    classes, images, largest, smallest = arguments
+    with pytest.raises(ValueError, match=pattern):
+        count_profile(classes, images, max_count=largest, min_count=smallest)
+
+
+@pytest.mark.parametrize("classes", [100, 101, 1000, 8142, MAX_CLASSES])
+def test_no_two_classes_look_the_same(classes):
+    assert len({class_style(label, classes) for label in range(classes)}) == classes
+    assert len({class_name(label, classes) for label in range(classes)}) == classes
+
+
+def test_a_small_set_has_its_shape(tmp_path):
+    done = []
+    root = synthesize(tmp_path / "out", **SHAPE, val_per_class=2, test_per_class=1, num_workers=2, progress=done.append)
+    splits = open_splits(root)
+    assert sum(done) == 60 + 14 + 7
+    facts = describe(splits)
+    assert facts["num_classes"] == 7
+    assert facts["imbalance_ratio"] == 10
+    assert [facts["splits"][split]["num_images"] for split in splits] == [60, 14, 7]
+    assert (splits["train"].class_counts.max(), splits["train"].class_counts.min()) == (20, 2)
+    assert (splits["train"].sizes == 16).all()
+    assert facts["splits"]["train"]["num_native"] == 60
+
+
+def test_more_classes_than_characters_and_colours(tmp_path):
+    root = synthesize(
+        tmp_path / "out",
+        num_classes=1010,
+        num_images=1010,
+        max_count=1,
+        min_count=1,
+        size=16,
+        val_per_class=1,
+        test_per_class=0,
+    )
+    splits = open_splits(root)
+    assert list(splits) == ["train", "val"]
+    assert splits["train"].class_names[1003] == class_name(1003, 1010) == "E black 1"
+    assert set(splits["train"].class_counts) == {1}
+
+
+def test_an_interrupted_call_goes_on_where_it_stopped(tmp_path):
+    whole = synthesize(tmp_path / "whole", **SHAPE, num_workers=1)
+
+    def interrupt(count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(tmp_path / "part", **SHAPE, num_workers=1, progress=interrupt)
+    there = {file: file.stat().st_mtime_ns for file in (tmp_path / "part").rglob("*.jpg")}
+    assert 0 < len(there) < len(list(whole.rglob("*.jpg")))
+    part = synthesize(tmp_path / "part", **SHAPE, num_workers=1)
+    assert all(file.stat().st_mtime_ns == time for file, time in there.items())
+
+    def contents(root):
+        return {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+    assert contents(part) == contents(whole)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def fail(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match=r"the disk is full .*repeat the command") as caught:
+        synthesize(tmp_path / "out", **SHAPE, num_workers=1)
+    assert caught.value.errno == errno.ENOSPC
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_painting_process_cannot_write_is_reported(tmp_path):
+    task = painters_module.Task(
+        style=painters_module.Style(character="A"), folder="absent", stream=0, label=0, start=0, stop=200
+    )
+    with pytest.raises(OSError, match=r"cannot write images .*absent.*expected a folder"):
+        painters_module.paint_all([task], tmp_path, look=painters_module.Look(), fonts=_fonts(), seed=0, num_workers=2)
+
+
+def test_painting_processes_that_die_are_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(painters_module.sys, "executable", "/bin/false")
+    task = painters_module.Task(
+        style=painters_module.Style(character="A"), folder=".", stream=0, label=0, start=0, stop=200
+    )
+    with pytest.raises(OSError, match="painting process ended early"):
+        painters_module.paint_all([task], tmp_path, look=painters_module.Look(), fonts=_fonts(), seed=0, num_workers=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        ({"num_classes": MAX_CLASSES + 1}, "expected 1 to 256000"),
+        ({"num_classes": 0}, "expected 1 to"),
+        ({"size": 4}, "expected at least 8"),
+        ({"val_per_class": 0}, "expected at least 8, 1 and 0"),
+    ],
+)
+def test_shapes_out_of_range(change, pattern, tmp_path):
+    with pytest.raises(ValueError, match=pattern):
+        synthesize(tmp_path / "out", **{**SHAPE, **change})
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_data_are_never_mixed_in(tmp_path):
+    synthesize(tmp_path / "out", **SHAPE, num_workers=1)
+    with pytest.raises(ValueError, match="another shape"):
+        synthesize(tmp_path / "out", **{**SHAPE, "num_images": 61})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="is not empty"):
+        synthesize(tmp_path / "mine", **SHAPE)
+
+
+def test_gini():
+    assert gini(np.array([5, 5, 5])) == pytest.approx(0)
+    assert gini(np.array([0, 0, 0, 12])) == pytest.approx(0.75)
+    assert gini(np.array([1, 3])) == pytest.approx(0.25)
+    assert gini(np.zeros(3)) == 0
+
+
+def _fonts():
+    from fastlt.data.glyphs import font_folder
+
+    return font_folder()
