@@ -34,14 +34,10 @@ void check_shape(const Array<T>& array, const char* name, py::ssize_t rows, py::
                                 (columns == 0 ? "]" : ", " + std::to_string(columns) + "]"));
 }
 
-void resample_batch(const Array<std::uint8_t>& pixels, const Array<std::int64_t>& offsets,
-                    const Array<std::int32_t>& sizes, const std::optional<Array<std::int32_t>>& windows,
+void resample_batch(const py::list& images, const std::optional<Array<std::int32_t>>& windows,
                     const std::optional<Array<double>>& boxes, const std::optional<Array<bool>>& flips,
                     Array<std::uint8_t> out, int num_threads) {
-  const py::ssize_t count = offsets.size();
-  if (pixels.ndim() != 1) throw std::invalid_argument("pixels: expected a flat array");
-  check_shape(offsets, "offsets", count, 0);
-  check_shape(sizes, "sizes", count, 2);
+  const auto count = static_cast<py::ssize_t>(images.size());
   if (windows) check_shape(*windows, "windows", count, 4);
   if (boxes) check_shape(*boxes, "boxes", count, 4);
   if (flips) check_shape(*flips, "flips", count, 0);
@@ -51,20 +47,25 @@ void resample_batch(const Array<std::uint8_t>& pixels, const Array<std::int64_t>
   if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
   std::uint8_t* target = out.mutable_data();
 
+  // References of our own: without the GIL somebody else may change the list.
+  std::vector<Array<std::uint8_t>> held;
   std::vector<fastlt::ResampleTask> tasks(count);
+  held.reserve(count);
   for (py::ssize_t i = 0; i < count; ++i) {
+    if (!py::isinstance<Array<std::uint8_t>>(images[i])) refuse(i, "expected a contiguous uint8 array");
+    held.push_back(py::reinterpret_borrow<Array<std::uint8_t>>(images[i]));
+    const Array<std::uint8_t>& image = held.back();
+    if (image.ndim() != 3 || image.shape(2) != 3 || image.size() == 0 || image.shape(0) > kMaxSide ||
+        image.shape(1) > kMaxSide)
+      refuse(i, "wrong shape, expected [height, width, 3]");
     fastlt::ResampleTask& task = tasks[i];
-    const std::int64_t offset = offsets.at(i), width = sizes.at(i, 0), height = sizes.at(i, 1);
-    if (width < 1 || height < 1 || width > kMaxSide || height > kMaxSide || offset < 0 ||
-        offset > pixels.size() || width * height > (pixels.size() - offset) / 3)
-      refuse(i, "its pixels are not all in the buffer");
-    task.pixels = pixels.data() + offset;
-    task.image_width = static_cast<int>(width);
-    std::int64_t window[4] = {0, 0, width, height};
+    task.pixels = image.data();
+    task.image_width = static_cast<int>(image.shape(1));
+    std::int64_t window[4] = {0, 0, image.shape(1), image.shape(0)};
     if (windows)
       for (int k = 0; k < 4; ++k) window[k] = windows->at(i, k);
-    if (window[0] < 0 || window[1] < 0 || window[2] < 1 || window[3] < 1 || window[0] + window[2] > width ||
-        window[1] + window[3] > height)
+    if (window[0] < 0 || window[1] < 0 || window[2] < 1 || window[3] < 1 ||
+        window[0] + window[2] > image.shape(1) || window[1] + window[3] > image.shape(0))
       refuse(i, "the window leaves the image");
     task.x = static_cast<int>(window[0]);
     task.y = static_cast<int>(window[1]);
@@ -73,6 +74,7 @@ void resample_batch(const Array<std::uint8_t>& pixels, const Array<std::int64_t>
     float box[4] = {0.0F, 0.0F, static_cast<float>(task.width), static_cast<float>(task.height)};
     if (boxes)
       for (int k = 0; k < 4; ++k) box[k] = static_cast<float>(boxes->at(i, k));
+    // Written so that a NaN is refused, too.
     if (!(box[0] >= 0.0F && box[1] >= 0.0F && box[2] <= task.width && box[3] <= task.height &&
           box[0] < box[2] && box[1] < box[3]))
       refuse(i, "the box leaves the window or is empty");
@@ -89,8 +91,7 @@ void resample_batch(const Array<std::uint8_t>& pixels, const Array<std::int64_t>
 }  // namespace
 
 void bind_resample(py::module_& m) {
-  m.def("resample_batch", &resample_batch, py::kw_only(), py::arg("pixels").noconvert(),
-        py::arg("offsets").noconvert(), py::arg("sizes").noconvert(),
+  m.def("resample_batch", &resample_batch, py::arg("images"), py::kw_only(),
         py::arg("windows").noconvert() = py::none(), py::arg("boxes").noconvert() = py::none(),
         py::arg("flips").noconvert() = py::none(), py::arg("out").noconvert(), py::arg("num_threads") = 1,
         "Resample parts of RGB images to squares, bit for bit as Pillow does.");

@@ -3,10 +3,8 @@
 import numpy as np
 
 def resample_batch(
+    images: list[np.ndarray],
     *,
-    pixels: np.ndarray,
-    offsets: np.ndarray,
-    sizes: np.ndarray,
     windows: np.ndarray | None = None,
     boxes: np.ndarray | None = None,
     flips: np.ndarray | None = None,
@@ -20,9 +18,7 @@ def resample_batch(
     the neighbouring value.
 
     Args:
-        pixels: uint8 [*], the RGB rows of the images, one image after another or with gaps.
-        offsets: int64 [B], where in `pixels` each image starts.
-        sizes: int32 [B, 2], width and height of each image.
+        images: B arrays, uint8 [height, width, 3].
         windows: int32 [B, 4], x, y, width, height: the part of the image that exists for the filter; default all.
         boxes: float64 [B, 4], left, top, right, bottom in the window: what is resampled; default all of it. The filter
             reaches over the box's edges, not over the window's.
@@ -31,6 +27,6 @@ def resample_batch(
         num_threads: At most so many threads share the images.
 
     Raises:
-        ValueError: A shape does not fit, or an image, window or box leaves what contains it.
+        ValueError: An image is no such array, a shape does not fit, or a window or box leaves what contains it.
         TypeError: An array is not contiguous or of another type.
     """

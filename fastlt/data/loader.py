@@ -1,0 +1,154 @@
+"""Loaders: batches of uint8 images that depend on data, seed and step alone, whichever backend makes them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+
+from ..hardware import resolve_threads
+from .augmentation import Augmentation, EvalTransform
+from .batch import Batch
+from .dataset import LongTailedDataset
+from .memory import MemoryLoader, available_bytes, decoded_bytes
+from .pillow import PillowLoader
+from .plan import EvalPlan, Plan, Replacement, TrainPlan
+from .sampler import LongTailSampler
+
+__all__ = ["BACKENDS", "Batch", "Loader", "Replacement", "eval_loader", "train_loader"]
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "memory", "dali", "pillow")
+
+
+class Loader(Protocol):
+    """Yields batches; each iteration starts anew. A context manager, or to be closed when done with."""
+
+    @property
+    def name(self) -> str:
+        """The backend: "memory", "dali" or "pillow"."""
+        ...
+
+    @property
+    def replaced(self) -> list[Replacement]:
+        """The files that could not be read so far, and what stood in for them."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self) -> None:
+        """Stop what was started; any number of times."""
+        ...
+
+
+def train_loader(
+    dataset: LongTailedDataset,
+    sampler: LongTailSampler,
+    augmentation: Augmentation,
+    *,
+    start_step: int = 0,
+    num_steps: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    backend: str = "auto",
+    num_threads: int | None = None,
+    memory_share: float = 0.25,
+) -> Loader:
+    """Open the training batches of steps start_step .. start_step + num_steps - 1.
+
+    Samples, windows, flips and jitter of a step are the same in every backend, with any number of threads, from
+    whatever step one starts; a rank has its contiguous share of them.
+
+    Args:
+        dataset: The images.
+        sampler: Says which samples, for this rank.
+        augmentation: Says which windows, flips and jitter.
+        start_step: Global step of the first batch.
+        num_steps: Number of batches.
+        device: Where the batches go.
+        backend: "memory" decodes all images once and resamples from memory; "dali" decodes them anew each time, on
+            the GPU if `device` is one; "pillow" does so in processes; "auto" takes "memory" if the decoded images fit
+            into `memory_share` of the free memory, else "dali" if it is installed, else "pillow".
+        num_threads: Threads or processes; default one a processor, at most 16.
+        memory_share: Share of the free memory, which the ranks divide among them.
+
+    Raises:
+        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+    """
+    plan = TrainPlan(
+        dataset=dataset, sampler=sampler, augmentation=augmentation, start_step=start_step, num_steps=num_steps
+    )
+    share = memory_share / sampler.world_size
+    return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=share)
+
+
+def eval_loader(
+    dataset: LongTailedDataset,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    backend: str = "auto",
+    num_threads: int | None = None,
+    memory_share: float = 0.25,
+    indices: np.ndarray | None = None,
+) -> Loader:
+    """Open every sample once, in order; the last batch may be smaller.
+
+    Args:
+        dataset: The images.
+        transform: Resizing and central crop.
+        batch_size: Images of a full batch.
+        device: Where the batches go.
+        backend: As for `train_loader`.
+        num_threads: As for `train_loader`.
+        memory_share: Share of the free memory.
+        indices: The samples to load instead of all, in this order: int [*].
+
+    Raises:
+        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+    """
+    chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
+    plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
+    return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=memory_share)
+
+
+def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | None, memory_share: float) -> Loader:
+    """Choose the backend and start it."""
+    if backend not in BACKENDS:
+        raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(BACKENDS)}")
+    threads = resolve_threads(num_threads)
+    needed, free = decoded_bytes(plan), available_bytes()
+    if backend == "memory" and needed > free:
+        raise ValueError(
+            f"--loader memory: the decoded images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "use --loader dali or --loader pillow"
+        )
+    if backend == "auto":
+        backend = "memory" if needed <= memory_share * free else _streaming_backend()
+    if backend == "memory":
+        return MemoryLoader(plan, device=device, num_threads=threads)
+    return PillowLoader(plan, device=device, num_workers=threads)
+
+
+def _streaming_backend() -> str:
+    """Return the backend for a set that does not fit into memory."""
+    if importlib.util.find_spec("nvidia.dali") is not None:
+        return "dali"
+    logger.info(
+        "DALI is not installed: images are decoded by Pillow on the processor, which may not keep up with a GPU"
+    )
+    return "pillow"
