@@ -6,6 +6,7 @@ float32 [C]. Sums are float32. Nothing here checks its arguments: fastlt.ops has
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,81 +18,100 @@ INTERPRETED = not isinstance(reducers.store_kernel, triton.JITFunction)
 FAST = not INTERPRETED and torch.version.hip is None  # the one-instruction logarithm and reciprocal are PTX
 
 CHUNK_ELEMENTS = 1 << 22  # of the float32 logits that cross entropy holds at once: 16 MB stay in the L2 cache
-_LOG2 = 0.6931471805599453
+_LN2 = 0.6931471805599453
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A launch configuration, fixed by (C, type) alone so that a row's result never depends on the batch around it.
-
-    128 x 128 with 8 warps compiles to 173-200 registers without a spill for sm_80, sm_90 and sm_100.
-    """
+class Tile(NamedTuple):
+    """A launch configuration: rows and columns of a program's tile, depth of a step, warps, stages of the pipeline."""
 
     rows: int
     columns: int
     depth: int
     num_warps: int
-    num_stages: int
+    num_stages: int = 3
 
     @staticmethod
     def of(num_classes: int, dtype: torch.dtype) -> "Tile":
-        """Small heads get small tiles, to fill the machine; float32 half the depth, to fit the shared memory."""
-        depth = 32 if dtype is torch.float32 else 64
-        if num_classes <= 512:
-            return Tile(rows=64, columns=64, depth=depth, num_warps=4, num_stages=3)
-        return Tile(rows=128, columns=128, depth=depth, num_warps=8, num_stages=3)
+        """Fixed by class count and type alone, so that a row's result never depends on the batch around it.
+
+        All compile without a spill for sm_80, sm_90 and sm_100. Small heads get small tiles, to fill the machine; so
+        does float32, whose three TF32 products need more registers.
+        """
+        if dtype is torch.float32:
+            return Tile(64, 64, 32, 4)
+        return Tile(64, 64, 64, 4) if num_classes <= 512 else Tile(128, 128, 64, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Product:
-    """X @ W.T as the kernels see it."""
+    """X @ W.T as the kernels see it: unit inner strides, and a width that the tile's depth divides."""
 
     x: Tensor
     w: Tensor
+    width: int
     tile: Tile
 
     @staticmethod
     def of(features: Tensor, weight: Tensor) -> "_Product":
-        x, w = (t.detach() if t.stride(1) == 1 else t.detach().contiguous() for t in (features, weight))
-        return _Product(x=x, w=w, tile=Tile.of(weight.shape[0], features.dtype))
+        tile, width = Tile.of(weight.shape[0], features.dtype), features.shape[1]
+        missing = -width % tile.depth if width else tile.depth
+        x, w = features.detach(), weight.detach()
+        if missing:  # zeros change no product, and spare every kernel its masks; the usual widths need none
+            x, w = (torch.nn.functional.pad(t, (0, missing)) for t in (x, w))
+        x, w = (t if t.stride(1) == 1 else t.contiguous() for t in (x, w))
+        return _Product(x=x, w=w, width=width, tile=tile)
 
     def rows(self, start: int, stop: int) -> "_Product":
-        return _Product(x=self.x[start:stop], w=self.w, tile=self.tile)
+        return _Product(x=self.x[start:stop], w=self.w, width=self.width, tile=self.tile)
 
     @cached_property
     def row_tiles(self) -> int:
-        return triton.cdiv(self.x.shape[0], self.tile.rows)
+        return int(triton.cdiv(self.x.shape[0], self.tile.rows))
 
     @cached_property
     def column_tiles(self) -> int:
-        return triton.cdiv(self.w.shape[0], self.tile.columns)
+        return int(triton.cdiv(self.w.shape[0], self.tile.columns))
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.x.device)
 
-    def launch(self, kernel, *args, grid: int | None = None, **options) -> None:  # type: ignore[no-untyped-def]
-        """Run a kernel whose arguments are x, w, `args` and the sizes, by default over every tile of the product."""
-        t, sizes = self.tile, (self.x.shape[0], self.w.shape[0], self.x.shape[1])
+    def launch(self, kernel, *args, grid: int | None = None, tile: Tile | None = None, **constants) -> None:  # type: ignore[no-untyped-def]
+        """Run a kernel on x, w, `args`, the sizes and the strides; by default over all tiles, in groups of 8 rows of them."""
+        tile = tile or self.tile
         if grid is None:
             grid = self.row_tiles * self.column_tiles
-            options["GROUP"] = 8
+            constants["GROUP"] = 8
+        sizes = self.x.shape[0], self.w.shape[0], self.x.shape[1], self.x.stride(0), self.w.stride(0)
         with torch.cuda.device_of(self.x):
             kernel[(grid,)](
-                self.x,
-                self.w,
-                *args,
-                *sizes,
-                self.x.stride(0),
-                self.w.stride(0),
-                **options,
-                BM=t.rows,
-                BN=t.columns,
-                BK=t.depth,
-                EVEN=sizes[2] % t.depth == 0,
+                *(self.x, self.w, *args, *sizes),
+                **constants,
+                BM=tile.rows,
+                BN=tile.columns,
+                BK=tile.depth,
                 PRECISION=_precision(self.x.dtype),
-                num_warps=t.num_warps,
-                num_stages=t.num_stages,
+                num_warps=tile.num_warps,
+                num_stages=tile.num_stages,
             )
+
+    def own_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Each row's score at its label [N], by the tile arithmetic of its rivals."""
+        own = self.new(self.x.shape[0])
+        self.launch(reducers.label_kernel, scale, shift, labels, own, grid=self.row_tiles)
+        return own
+
+    def add_gradients(self, dz: Tensor, dx: Tensor | None, dw: Tensor | None) -> None:
+        """Set dx = dz @ W and add dz.T @ X to dw in float32: plain products, the vendor's."""
+        w, x = self.w[:, : self.width], self.x[:, : self.width]
+        with torch.autocast(dz.device.type, enabled=False):
+            if dx is not None:
+                torch.mm(dz, w, out=dx)
+            if dw is None:
+                return
+            if dz.is_cuda and dz.dtype is not torch.float32:
+                torch.addmm(dw, dz.T, x, out_dtype=torch.float32, out=dw)
+            else:
+                dw.addmm_(dz.T.float(), x.float())
 
 
 def _precision(dtype: torch.dtype) -> str:
@@ -99,6 +119,34 @@ def _precision(dtype: torch.dtype) -> str:
     if dtype is not torch.float32:
         return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _shift(scale: Tensor | None, bias: Tensor | None, offset: Tensor | None) -> Tensor | None:
+    """What (z + bias) * scale + offset adds to z * scale."""
+    if bias is None:
+        return offset
+    shift = bias if scale is None else bias * scale
+    return shift if offset is None else shift + offset
+
+
+def _gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of features, weight (a float32 sum over chunks), scale and offset; empty unless needed."""
+    need_x, need_w, need_s, need_a = needs
+    dx = features.new_empty(features.shape if need_x else (0,))
+    dw = weight.new_zeros(weight.shape if need_w else (0,), dtype=torch.float32)
+    # The scale's gradient sums dy * (z + bias) and reuses the offset's, the sum of dy.
+    ds = weight.new_zeros(weight.shape[0] if need_s else 0, dtype=torch.float32)
+    da = weight.new_zeros(weight.shape[0] if need_a or need_s else 0, dtype=torch.float32)
+    return dx, dw, ds, da
+
+
+def _finish(
+    weight: Tensor, gradients: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, dw, ds, da = gradients
+    if needs[2] and bias is not None:
+        ds = torch.addcmul(ds, da, bias)
+    return dx, dw.to(weight.dtype), ds, da if needs[3] else da.new_empty(0)
 
 
 def scaled_logits(
@@ -115,7 +163,7 @@ def scaled_logits(
     product = _Product.of(features, weight)
     out = product.new(features.shape[0], weight.shape[0], dtype=features.dtype)
     if out.numel():
-        vectors = (scale, bias, offset, row, column)
+        vectors = scale, _shift(scale, bias, offset), row, column
         product.launch(reducers.store_kernel, *vectors, out, tau or 0.0, NORMS=tau is not None, FAST=FAST)
     return out
 
@@ -123,55 +171,26 @@ def scaled_logits(
 def scaled_logits_backward(
     grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of features, weight, scale and offset, each empty unless needed; the scale's by recomputing z in tiles."""
+    """Gradients of features, weight, scale and offset, empty unless needed; the scale's by recomputing z in tiles."""
     product = _Product.of(features, weight)
     need_x, need_w, need_s, need_a = needs
-    dx, dw, ds, da = _gradients(product, needs)
+    dx, dw, ds, da = _gradients(features, weight, needs)
     num = features.shape[0]
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     if need_s and num:
         partial = product.new(product.row_tiles, weight.shape[0])
-        product.launch(reducers.column_sum_kernel, bias, grad, partial, grad.stride(0))
+        product.launch(reducers.column_sum_kernel, grad, partial, grad.stride(0))
         ds = partial.sum(0)
-    if need_a:
+    if need_s or need_a:
         da = grad.sum(0, dtype=torch.float32)
     rows = max(CHUNK_ELEMENTS // weight.shape[0], 512)
     for start in range(0, num if need_x or need_w else 0, rows):
-        here = product.rows(start, start + rows)
         dz = grad[start : start + rows]
         if scale is not None:
             dz = (dz.float() * scale).to(features.dtype)
-        _products(here, dz, dx[start : start + rows] if need_x else None, dw if need_w else None)
-    return dx, dw.to(weight.dtype), ds, da
-
-
-def _gradients(product: _Product, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of features, weight (float32 zeros, a sum over chunks), scale and offset."""
-    need_x, need_w, need_s, need_a = needs
-    dx = torch.empty_like(product.x) if need_x else product.x.new_empty(0)
-    dw = product.new(*(product.w.shape if need_w else (0,))).zero_()
-    ds, da = (product.new(product.w.shape[0] if need else 0).zero_() for need in (need_s, need_a))
-    return dx, dw, ds, da
-
-
-def _products(product: _Product, dz: Tensor, dx: Tensor | None, dw: Tensor | None) -> None:
-    """dx = dz @ W, dw += dz.T @ X in float32: plain products, the vendor's."""
-    with torch.autocast(dz.device.type, enabled=False):
-        if dx is not None:
-            torch.mm(dz, product.w, out=dx)
-        if dw is None:
-            return
-        if dz.is_cuda and dz.dtype is not torch.float32:
-            torch.addmm(dw, dz.T, product.x, out_dtype=torch.float32, out=dw)
-        else:
-            dw.addmm_(dz.T.float(), product.x.float())
-
-
-def _own_scores(product: _Product, labels: Tensor, *vectors: Tensor | None) -> Tensor:
-    """Each row's score at its label [N], by the tile arithmetic of its rivals."""
-    own = product.new(product.x.shape[0])
-    product.launch(reducers.label_kernel, *vectors, labels, own, grid=product.row_tiles)
-    return own
+        part = product.rows(start, start + rows)
+        part.add_gradients(dz, dx[start : start + rows] if need_x else None, dw if need_w else None)
+    return _finish(weight, (dx, dw, ds, da), bias, needs)
 
 
 def label_rank(
@@ -181,8 +200,8 @@ def label_rank(
     product = _Product.of(features, weight)
     if not len(features):
         return product.new(0, dtype=torch.int32)
-    labels, vectors = labels.contiguous(), (scale, bias, offset)
-    own = _own_scores(product, labels, *vectors)
+    labels, vectors = labels.contiguous(), (scale, _shift(scale, bias, offset))
+    own = product.own_scores(labels, *vectors)
     behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
     product.launch(reducers.rank_kernel, *vectors, labels, own, behind)
     return (weight.shape[0] - 1 - behind.sum(0)).int()
@@ -196,10 +215,18 @@ def intervals(
     if not len(features):
         return product.new(0), product.new(0)
     labels = labels.contiguous()
-    own = _own_scores(product, labels, None, bias, None)
+    own = product.own_scores(labels, None, bias)
     low, high = (product.new(product.column_tiles, len(features)) for _ in range(2))
     product.launch(reducers.interval_kernel, bias, slope, labels, own, low, high, LOG=log, FAST=FAST)
     low, high = low.amax(0), high.amin(0)
+    if log:
+        # Neither the label nor any rival is positive: rare, and decided without asking the device how many there are.
+        is_open = ~(own >= torch.finfo(torch.float32).tiny) & (low < high)
+        order = torch.argsort(is_open.to(torch.uint8), descending=True, stable=True)
+        tile = Tile(32, 32, product.tile.depth, 4)
+        args = slope, order, is_open.sum(dtype=torch.int32), labels, low, high
+        grid = int(triton.cdiv(len(features), tile.rows))
+        product.launch(reducers.signed_interval_kernel, *args, grid=grid, tile=tile, FAST=FAST)
     never = ~(low < high)
     return low.masked_fill_(never, float("inf")), high.masked_fill_(never, float("-inf"))
 
@@ -218,62 +245,66 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Row losses [N] and the gradients of their sum that are needed: features, weight, scale, offset.
 
-    Without gradients one launch reads X and W and stores partials only. With them the float32 logits of one chunk of rows
-    stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
+    Without gradients one launch reads X and W and stores partials only. With them the float32 logits of one chunk of
+    rows stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
     """
     product = _Product.of(features, weight)
     num, classes = features.shape[0], weight.shape[0]
-    dx, dw, ds, da = _gradients(product, needs)
+    gradients = dx, dw, *_ = _gradients(features, weight, needs)
     losses = product.new(num)
+    shift = _shift(scale, bias, offset)
     labels = labels.clamp(0, classes - 1).contiguous()  # rows that are out of range count with weight 0 or NaN
     spread = label_smoothing / classes
     total = spread * (class_weights.sum() if class_weights is not None else classes)
     hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels.long()]
-    target, soft = row_weights * hit, row_weights * (hit + total)
+    target, soft, spreads = row_weights * hit, row_weights * (hit + total), row_weights * spread
     rows = max(CHUNK_ELEMENTS // classes // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
     for start in range(0, num, rows):
         here = slice(start, min(start + rows, num))
-        part = product.rows(here.start, here.stop)
-        z = part.new(part.x.shape[0], classes) if any(needs) else None
-        own = part.new(part.x.shape[0])
-        top, partition = (part.new(part.column_tiles, part.x.shape[0]) for _ in range(2))
-        smooth = part.new(part.column_tiles, part.x.shape[0]) if label_smoothing > 0 else None
-        outputs = (own, top, partition, smooth, z)
-        part.launch(reducers.partition_kernel, scale, bias, offset, labels[here], class_weights, *outputs)
+        part, length = product.rows(here.start, here.stop), here.stop - here.start
+        z = part.new(length, classes) if any(needs) else None
+        own = part.new(length)
+        top, partition = (part.new(part.column_tiles, length) for _ in range(2))
+        smooth = part.new(part.column_tiles, length) if label_smoothing > 0 else None
+        args = scale, shift, labels[here], class_weights, own, top, partition, smooth, z
+        part.launch(reducers.partition_kernel, *args)
         highest = top.amax(0)
         lse = highest + (partition * (top - highest).exp2_()).sum(0).log2_()
-        losses[here] = soft[here] * lse * _LOG2 - target[here] * own
-        weighted = row_weights[here] * spread
+        losses[here] = soft[here] * lse * _LN2 - target[here] * own
         if smooth is not None:
-            losses[here] -= weighted * smooth.sum(0)
+            losses[here] -= spreads[here] * smooth.sum(0)
         if z is not None:
-            spreads = weighted if label_smoothing > 0 else None
+            weights = soft[here], target[here], spreads[here] if label_smoothing > 0 else None
             dz = _softmax_gradient(
-                part, z, lse, labels[here], soft[here], target[here], spreads, class_weights, scale, offset, (ds, da), needs
+                z, features.dtype, scale, shift, labels[here], lse, weights, class_weights, gradients
             )
-            if dz is not None:
-                _products(part, dz, dx[here] if needs[0] else None, dw if needs[1] else None)
-    return losses, dx, dw.to(weight.dtype), ds, da
+            part.add_gradients(dz, dx[here] if needs[0] else None, dw if needs[1] else None)
+    return losses, *_finish(weight, gradients, bias, needs)
 
 
-def _softmax_gradient(  # type: ignore[no-untyped-def]
-    part: _Product, z, lse, labels, soft, target, spread, class_weights, scale, offset, sums, needs
-) -> Tensor | None:
-    """Adds a chunk's column sums to `sums` (scale's and offset's gradients) and returns dz where features or weight need it."""
-    need_x, need_w, need_s, need_a = needs
+def _softmax_gradient(
+    z: Tensor,
+    dtype: torch.dtype,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    args: tuple[Tensor | None, ...],
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> Tensor:
+    """A chunk's dz in `dtype`, empty where only sums are needed; adds to the scale's and the offset's gradients."""
+    dx, dw, ds, da = gradients
     num, classes = z.shape
-    rows, columns = 32, 128
-    row_tiles = triton.cdiv(num, rows)
-    dz = torch.empty_like(z, dtype=part.x.dtype) if need_x or need_w else None
-    ds = part.new(row_tiles, classes) if need_s else None
-    da = part.new(row_tiles, classes) if need_a else None
+    rows, columns = 32, 64
+    row_tiles = int(triton.cdiv(num, rows))
+    dz = torch.empty_like(z, dtype=dtype) if dx.numel() or dw.numel() else None
+    partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in (ds, da)]
     with torch.cuda.device_of(z):
-        reducers.gradient_kernel[(triton.cdiv(classes, columns), row_tiles)](
-            z, scale, offset, labels, lse, soft, target, spread, class_weights, dz, ds, da, num, classes,
-            BM=rows, BN=columns, num_warps=4,
-        )  # fmt: skip
-    if ds is not None:
-        sums[0].add_(ds.sum(0))
-    if da is not None:
-        sums[1].add_(da.sum(0))
-    return dz
+        reducers.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
+            *(z, scale, shift, *args, dz, *partials, num, classes),
+            BM=rows,
+            BN=columns,
+            num_warps=4,
+        )
+    for total, partial in zip((ds, da), partials, strict=True):
+        if partial is not None:
+            total.add_(partial.sum(0))
+    return z.new_empty(0) if dz is None else dz

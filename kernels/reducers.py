@@ -1,4 +1,4 @@
-"""The kernels: each computes the shared tile of scores and reduces it, and none stores [M, C] unless that is its result.
+"""The kernels: each computes the shared tile of scores and reduces it; only one stores [M, C], as its result.
 
 Partials of one column (or row) tile are stored and merged afterwards, never by atomics: the same bits on every run, and
 float atomics in an epilogue make ptxas serialise wgmma on sm_90 under Triton 3.6.0 (warning C7515).
@@ -18,8 +18,7 @@ def store_kernel(
     x_ptr,
     w_ptr,
     scale_ptr,
-    bias_ptr,
-    offset_ptr,
+    shift_ptr,
     row_ptr,
     column_ptr,
     out_ptr,
@@ -34,17 +33,16 @@ def store_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """out [M, C] = score + row column^T; NORMS: the scale is ||w||^-tau instead, its norms from the same pass over W."""
+    """Stores out [M, C] = score + row column^T; NORMS: scaled by ||w||^-tau, the norms from the same pass over W."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
-    z, squares = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, NORMS, PRECISION)
+    z, squares = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, NORMS, PRECISION)
     if NORMS:
         z *= tl.where(squares > 0, tl.exp2(-0.5 * tau * log2(squares, FAST)), 1.0)[None, :]
-    z = score(z, scale_ptr, bias_ptr, offset_ptr, rn, C)
+    z = score(z, scale_ptr, shift_ptr, rn, C)
     if row_ptr is not None:
         z += tl.load(row_ptr + rm, mask=rm < M, other=0.0)[:, None] * class_vector(column_ptr, rn, C)
     place = out_ptr + rm[:, None].to(tl.int64) * C + rn[None, :]
@@ -56,8 +54,7 @@ def label_kernel(
     x_ptr,
     w_ptr,
     scale_ptr,
-    bias_ptr,
-    offset_ptr,
+    shift_ptr,
     y_ptr,
     own_ptr,
     M,
@@ -68,17 +65,16 @@ def label_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """own [M]: each row's score at its label, as the diagonal of a tile over the labels' rows of W (BM = BN).
+    """Stores own [M]: each row's score at its label, as the diagonal of a tile over the labels' rows of W (BM = BN).
 
     The rivals' scores come out of the same tile, so a duplicate of the label's class ties with it to the last bit.
     """
     rm = tl.program_id(0) * BM + tl.arange(0, BM)
     rn = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
-    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
-    z = score(z, scale_ptr, bias_ptr, offset_ptr, rn, C)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+    z = score(z, scale_ptr, shift_ptr, rn, C)
     diagonal = tl.arange(0, BM)[:, None] == tl.arange(0, BN)[None, :]
     tl.store(own_ptr + rm, tl.sum(tl.where(diagonal, z, 0.0), 1), mask=rm < M)
 
@@ -88,8 +84,7 @@ def rank_kernel(
     x_ptr,
     w_ptr,
     scale_ptr,
-    bias_ptr,
-    offset_ptr,
+    shift_ptr,
     y_ptr,
     own_ptr,
     behind_ptr,
@@ -102,14 +97,13 @@ def rank_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """behind [column tiles, M]: how many classes of the tile the label beats; NaN beats all and is beaten by none."""
+    """Stores behind [column tiles, M]: how many classes of the tile the label beats; a NaN is beaten by none."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
-    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
-    z = score(z, scale_ptr, bias_ptr, offset_ptr, rn, C)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+    z = score(z, scale_ptr, shift_ptr, rn, C)
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)[:, None]
     own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)[:, None]
     other = (rn[None, :] < C) & (rn[None, :] != y)
@@ -122,8 +116,7 @@ def partition_kernel(
     x_ptr,
     w_ptr,
     scale_ptr,
-    bias_ptr,
-    offset_ptr,
+    shift_ptr,
     y_ptr,
     class_weight_ptr,
     own_ptr,
@@ -140,21 +133,19 @@ def partition_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Partials [column tiles, M] of the log-sum-exp in base 2 (top, sum) and, if wanted, of sum_j v_j score_j.
 
-    The tile that holds a row's label stores its score to own [M]; z [M, C], if wanted, gets (z + bias) in float32.
+    The tile that holds a row's label stores its score to own [M]; z [M, C], if wanted, gets X @ W.T in float32.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
-    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
-    z = score(z, None, bias_ptr, None, rn, C)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
     if z_ptr is not None:
         place = z_ptr + rm[:, None].to(tl.int64) * C + rn[None, :]
         tl.store(place, z, mask=(rm[:, None] < M) & (rn[None, :] < C))
-    z = score(z, scale_ptr, None, offset_ptr, rn, C)
+    z = score(z, scale_ptr, shift_ptr, rn, C)
     partial = pn.to(tl.int64) * M + rm
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
     own = tl.sum(tl.where(rn[None, :] == y[:, None], z, 0.0), 1)
@@ -175,7 +166,7 @@ def partition_kernel(
 def gradient_kernel(
     z_ptr,
     scale_ptr,
-    offset_ptr,
+    shift_ptr,
     y_ptr,
     lse_ptr,
     soft_ptr,
@@ -190,7 +181,7 @@ def gradient_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """From the chunk z [M, C] = X @ W.T + bias to its loss gradient: dz [M, C] and partial column sums, as wanted.
+    """From the chunk z [M, C] = X @ W.T to its loss gradient: dz [M, C] and partial column sums, as wanted.
 
     dy_ij = soft_i softmax_ij - target_i [j = y_i] - spread_i v_j; dz = dy * scale; ds [row tiles, C] sums dy * z,
     da [row tiles, C] sums dy. lse is in base 2.
@@ -204,7 +195,7 @@ def gradient_kernel(
     lse = tl.load(lse_ptr + rm, mask=rm < M, other=0.0)
     soft = tl.load(soft_ptr + rm, mask=rm < M, other=0.0)
     target = tl.load(target_ptr + rm, mask=rm < M, other=0.0)
-    u = score(z, scale_ptr, None, offset_ptr, rn, C) * 1.4426950408889634
+    u = score(z, scale_ptr, shift_ptr, rn, C) * 1.4426950408889634
     dy = tl.exp2(u - lse[:, None]) * soft[:, None] - tl.where(rn[None, :] == y[:, None], target[:, None], 0.0)
     if spread_ptr is not None:
         spread = tl.load(spread_ptr + rm, mask=rm < M, other=0.0)[:, None]
@@ -228,7 +219,6 @@ def gradient_kernel(
 def column_sum_kernel(
     x_ptr,
     w_ptr,
-    bias_ptr,
     grad_ptr,
     ds_ptr,
     grad_stride,
@@ -241,14 +231,12 @@ def column_sum_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """ds [row tiles, C]: partial sums over rows of grad * (X @ W.T + bias), the gradient of a per-class scale."""
+    """Stores ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a per-class scale, but for its bias."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
-    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
-    z = score(z, None, bias_ptr, None, rn, C)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
     inside = (rm[:, None] < M) & (rn[None, :] < C)
     place = grad_ptr + rm[:, None].to(tl.int64) * grad_stride + rn[None, :]
     grad = tl.load(place, mask=inside, other=0.0).to(tl.float32)
@@ -259,7 +247,7 @@ def column_sum_kernel(
 def interval_kernel(
     x_ptr,
     w_ptr,
-    bias_ptr,
+    shift_ptr,
     slope_ptr,
     y_ptr,
     own_ptr,
@@ -275,46 +263,94 @@ def interval_kernel(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP: tl.constexpr,
-    EVEN: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Partials [column tiles, M] of the bounds that the tile's classes put on the taus at which the label is right.
 
-    Lines: log2|z_j| - tau slope_j if LOG, else z_j + bias_j - tau slope_j. A row whose label is beaten at every tau gets
-    low = inf. With a negative label the lines change sign, which exchanges the sides and leaves the crossings alone.
+    Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. Beaten at every tau: low = inf or high = -inf.
+    The infinities decide by themselves: log2 0 = -inf never binds, and parallel lines (run 0) bind by the sign of rise.
+    Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive is beaten by
+    any positive rival; without one its row keeps (-inf, inf), and signed_interval_kernel decides.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
-    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, EVEN, False, PRECISION)
-    z = score(z, None, bias_ptr, None, rn, C)
+    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+    z = score(z, None, shift_ptr, rn, C)
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
     own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)
-    own_slope = tl.load(slope_ptr + y, mask=rm < M, other=0.0)
-    other = (rn[None, :] < C) & (rn[None, :] != y[:, None])
-    lower = rn[None, :] < y[:, None]
-    run = class_vector(slope_ptr, rn, C) - own_slope[:, None]
+    run = tl.load(slope_ptr + rn, mask=rn < C, other=float("nan"))[None, :] - tl.load(slope_ptr + y)[:, None]
+    before = y  # ties of a positive label are lost to the classes before it
     if LOG:
-        sign = tl.where(own <= -TINY, -1.0, 1.0)
-        zero = tl.abs(own) < TINY
+        before = tl.where(own >= TINY, y, 0)
+        own = log2(tl.maximum(own, 0.0), FAST)
+        z = log2(tl.maximum(z, 0.0), FAST)
+    tau = (z - own[:, None]) * reciprocal(run, FAST)
+    tau = tl.where(tau != tau, tl.where(rn[None, :] < before[:, None], float("inf"), float("-inf")), tau)
+    low = tl.max(tl.where((run >= 0) & (rn[None, :] != y[:, None]), tau, float("-inf")), 1)
+    high = tl.min(tl.where(run < 0, tau, float("inf")), 1)
+    partial = pn.to(tl.int64) * M + rm
+    tl.store(low_ptr + partial, low, mask=rm < M)
+    tl.store(high_ptr + partial, high, mask=rm < M)
+
+
+@triton.jit
+def signed_interval_kernel(
+    x_ptr,
+    w_ptr,
+    slope_ptr,
+    order_ptr,
+    count_ptr,
+    y_ptr,
+    low_ptr,
+    high_ptr,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    FAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """interval_kernel for the rows it leaves open, the first `count` of order [M]: no positive logit (BM = BN).
+
+    A negative label can win only where all logits are negative; its lines change sign, which exchanges the sides and
+    leaves the crossings alone. A zero label is beaten by a positive or an earlier zero rival, else never. One program
+    walks over all classes for BM rows; those past `count` return at once, so nothing is copied to the host.
+    """
+    if tl.program_id(0) * BM >= tl.load(count_ptr):
+        return
+    place = tl.program_id(0) * BM + tl.arange(0, BM)
+    rm = tl.load(order_ptr + place, mask=place < M, other=0).to(tl.int32)
+    y = tl.load(y_ptr + rm).to(tl.int32)
+    own_slope = tl.load(slope_ptr + y)
+    own, _ = dot_tile(x_ptr, w_ptr, rm, y, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+    own = tl.sum(tl.where(tl.arange(0, BM)[:, None] == tl.arange(0, BN)[None, :], own, 0.0), 1)
+    sign = tl.where(own <= -TINY, -1.0, 1.0)
+    zero = tl.abs(own) < TINY
+    own_height = log2(tl.minimum(tl.maximum(own * sign, TINY), HUGE), FAST)
+    low = tl.full((BM,), float("-inf"), tl.float32)
+    high = tl.full((BM,), float("inf"), tl.float32)
+    for start in range(0, C, BN):
+        rn = start + tl.arange(0, BN)
+        z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+        other = (rn[None, :] < C) & (rn[None, :] != y[:, None])
+        lower = rn[None, :] < y[:, None]
         z *= sign[:, None]
         rival = other & (z >= TINY)
-        # A rival that is larger at every tau: of a greater sign, or for a zero label a positive or an earlier zero.
-        beaten = tl.where(zero[:, None], rival | (lower & (z > -TINY)), (sign[:, None] < 0) & (z < TINY)) & other
-        own = log2(tl.minimum(tl.maximum(own * sign, TINY), HUGE), FAST)
-        rise = log2(tl.minimum(tl.maximum(z, TINY), HUGE), FAST) - own[:, None]
+        beaten = tl.where(zero[:, None], (z >= TINY) | (lower & (z > -TINY)), (sign[:, None] < 0) & (z < TINY))
+        rise = log2(tl.minimum(tl.maximum(z, TINY), HUGE), FAST) - own_height[:, None]
+        run = class_vector(slope_ptr, rn, C) - own_slope[:, None]
         tau = rise * reciprocal(run, FAST)
         rise *= sign[:, None]
         run *= sign[:, None]
-    else:
-        rival = other
-        beaten = z != z
-        rise = tl.minimum(tl.maximum(z, -HUGE), HUGE) - tl.minimum(tl.maximum(own, -HUGE), HUGE)[:, None]
-        tau = rise * reciprocal(run, FAST)
-    level = rival & (run == 0)
-    beaten |= (level & ((rise > 0) | ((rise == 0) & lower))) | (z != z)
-    low = tl.where(beaten, float("inf"), tl.where(rival & (run > 0), tau, float("-inf")))
-    high = tl.where(rival & (run < 0), tau, float("inf"))
-    partial = pn.to(tl.int64) * M + rm
-    tl.store(low_ptr + partial, tl.max(low, 1), mask=rm < M)
-    tl.store(high_ptr + partial, tl.min(high, 1), mask=rm < M)
+        level = rival & (run == 0) & ((rise > 0) | ((rise == 0) & lower))
+        beaten = (other & (beaten | level)) | (z != z)
+        inf = float("inf")
+        low = tl.maximum(low, tl.max(tl.where(beaten, inf, tl.where(rival & (run > 0), tau, -inf)), 1))
+        high = tl.minimum(high, tl.min(tl.where(rival & (run < 0), tau, inf), 1))
+    tl.store(low_ptr + rm, low, mask=place < tl.load(count_ptr))
+    tl.store(high_ptr + rm, high, mask=place < tl.load(count_ptr))

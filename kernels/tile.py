@@ -1,4 +1,4 @@
-"""The one tile that every kernel shares: a block of X @ W.T in float32, the class scores made of it, its place in the grid.
+"""The tile that every kernel shares: a block of X @ W.T in float32, the scores made of it, its place in the grid.
 
 Legend: M rows of X, C classes (rows of W), D their width; rm [BM] and rn [BN] are the row and class indices of a tile.
 Offsets are int64, inner strides are 1. Rows past the end are read as row 0 and masked by whoever stores them.
@@ -32,23 +32,18 @@ def dot_tile(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    EVEN: tl.constexpr,
     NORMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """z = X[rm] @ W[rn].T [BM, BN] in float32 and, if NORMS, ||W[rn]||^2 [BN] from the same pass. EVEN: BK divides D."""
+    """X[rm] @ W[rn].T [BM, BN] in float32 and, if NORMS, ||W[rn]||^2 [BN] from the same pass; BK divides D."""
     rk = tl.arange(0, BK)
     x_block = x_ptr + tl.where(rm < M, rm, 0)[:, None].to(tl.int64) * x_stride + rk[None, :]
     w_block = w_ptr + tl.where(rn < C, rn, 0)[None, :].to(tl.int64) * w_stride + rk[:, None]
     z = tl.zeros((BM, BN), tl.float32)
     squares = tl.zeros((BN,), tl.float32)
-    for k in range(0, D, BK):
-        if EVEN:
-            x = tl.load(x_block)
-            w = tl.load(w_block)
-        else:
-            x = tl.load(x_block, mask=rk[None, :] < D - k, other=0.0)
-            w = tl.load(w_block, mask=rk[:, None] < D - k, other=0.0)
+    for _ in range(0, D, BK):
+        x = tl.load(x_block)
+        w = tl.load(w_block)
         z = tl.dot(x, w, z, input_precision=PRECISION)
         if NORMS:
             wide = w.to(tl.float32)
@@ -65,18 +60,16 @@ def class_vector(ptr, rn, C):
 
 
 @triton.jit
-def score(z, scale_ptr, bias_ptr, offset_ptr, rn, C):
-    """(z + bias) * scale + offset, each vector optional; one rounding order, so that equal inputs give equal bits."""
-    if bias_ptr is not None:
-        z += class_vector(bias_ptr, rn, C)
+def score(z, scale_ptr, shift_ptr, rn, C):
+    """Scores z * scale + shift, each vector optional; always one fused operation, so that equal inputs give equal bits."""
     if scale_ptr is not None:
-        scale = class_vector(scale_ptr, rn, C)
-        if offset_ptr is not None:
-            z = tl.fma(z, tl.broadcast_to(scale, z.shape), tl.broadcast_to(class_vector(offset_ptr, rn, C), z.shape))
+        scale = tl.broadcast_to(class_vector(scale_ptr, rn, C), z.shape)
+        if shift_ptr is not None:
+            z = tl.fma(z, scale, tl.broadcast_to(class_vector(shift_ptr, rn, C), z.shape))
         else:
             z *= scale
-    elif offset_ptr is not None:
-        z += class_vector(offset_ptr, rn, C)
+    elif shift_ptr is not None:
+        z += class_vector(shift_ptr, rn, C)
     return z
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ARCHITECTURES = (80, 90, 100)
-VECTORS = ("scale_ptr", "bias_ptr", "offset_ptr", "row_ptr", "column_ptr", "class_weight_ptr", "smooth_ptr", "spread_ptr")
+OPTIONAL = ("scale_ptr", "shift_ptr", "row_ptr", "column_ptr", "class_weight_ptr", "smooth_ptr", "spread_ptr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +26,37 @@ class Case:
 
     kernel: str
     dtype: str = "bf16"
-    columns: int = 128
-    even: bool = True
-    vectors: bool = True
+    absent: tuple[str, ...] = ()
     flags: tuple[tuple[str, object], ...] = ()
 
     @property
     def name(self) -> str:
-        parts = [self.kernel, self.dtype, f"{self.columns}x{self.columns}", "even" if self.even else "odd"]
-        return " ".join(parts + ["vectors" if self.vectors else "plain"] + [f"{k}={v}" for k, v in self.flags])
+        parts = [self.kernel, self.dtype, *(f"{k}={v}" for k, v in self.flags)]
+        return " ".join(parts + [f"without {name}" for name in self.absent])
+
+    @property
+    def tile(self) -> tuple[int, int, int, int]:
+        """Rows, columns, depth and warps, as kernels/launch.py has them."""
+        if self.kernel == "gradient_kernel":
+            return 32, 64, 0, 4
+        if self.kernel == "signed_interval_kernel":
+            return 32, 32, 32 if self.dtype == "fp32" else 64, 4
+        return (64, 64, 32, 4) if self.dtype == "fp32" else (128, 128, 64, 8)
 
 
 def cases() -> list[Case]:
-    """Every kernel with the large tile in bfloat16 and float32, and the specialisations that change its shape."""
-    dot = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel")
-    out = [Case(kernel=kernel, dtype=dtype) for kernel in dot for dtype in ("bf16", "fp32")]
-    out += [Case(kernel="store_kernel", dtype=d, flags=(("NORMS", n),)) for d in ("bf16", "fp32") for n in (False, True)]
-    out += [Case(kernel="interval_kernel", dtype=d, flags=(("LOG", log),)) for d in ("bf16", "fp32") for log in (True, False)]
-    out += [Case(kernel="interval_kernel", dtype="fp16", columns=64, even=False, flags=(("LOG", True),))]
-    out += [Case(kernel="partition_kernel", columns=64, even=False, vectors=False), Case(kernel="gradient_kernel")]
-    return out
+    """Every kernel in bfloat16 and float32 with all that its launcher can ask for at once, and the plainest ones."""
+    logits, centroids = ("row_ptr", "column_ptr"), ("scale_ptr",)
+    out = []
+    for dtype in ("bf16", "fp32"):
+        names = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel", "signed_interval_kernel")
+        out += [Case(kernel=name, dtype=dtype) for name in names]
+        out += [Case(kernel="interval_kernel", dtype=dtype, flags=(("LOG", log),)) for log in (True, False)]
+        out += [Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)]
+    out += [Case(kernel="store_kernel", absent=logits + centroids, flags=(("NORMS", True),))]
+    out += [Case(kernel="partition_kernel", dtype="fp16", absent=OPTIONAL), Case(kernel="gradient_kernel")]
+    import os
+    return [c for c in out if os.environ.get('ONLY','') in c.name]
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
@@ -58,24 +69,19 @@ def compile_case(case: Case, architecture: int) -> dict[str, object]:
 
     function = getattr(reducers, case.kernel)
     names = function.arg_names
-    sides = (32, 128) if case.kernel == "gradient_kernel" else (case.columns, case.columns)
-    depth = 32 if case.dtype == "fp32" else 64
-    constants: dict[str, object] = dict(case.flags) | {"BM": sides[0], "BN": sides[1], "BK": depth, "GROUP": 8}
-    constants |= {"EVEN": case.even, "FAST": True, "PRECISION": "tf32x3" if case.dtype == "fp32" else "ieee"}
-    if not case.vectors:
-        constants |= dict.fromkeys(VECTORS)
-    if case.kernel == "store_kernel" and dict(case.flags)["NORMS"]:
-        constants["scale_ptr"] = None
+    rows, columns, depth, warps = case.tile
+    constants: dict[str, object] = dict(case.flags) | dict.fromkeys(case.absent)
+    constants |= {"BM": rows, "BN": columns, "BK": depth, "GROUP": 8, "FAST": True}
+    constants |= {"PRECISION": "tf32x3" if case.dtype == "fp32" else "ieee"}
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {name: "constexpr" if name in constants else _type(name, case.dtype) for name in names}
-    aligned = [n for n in signature if n.endswith("_ptr") or (case.even and (n == "D" or n.endswith("stride")))]
+    aligned = [n for n in signature if n.endswith("_ptr") or n == "D" or n.endswith("stride")]
     source = ASTSource(
         fn=function,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned if name not in constants},
     )
-    warps = 4 if sides[0] < 128 else 8
     options = {"num_warps": warps, "num_stages": 3}
     kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     return _resources(kernel, Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
@@ -84,9 +90,9 @@ def compile_case(case: Case, architecture: int) -> dict[str, object]:
 def _type(name: str, dtype: str) -> str:
     if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr"):
         return f"*{dtype}"
-    if name == "y_ptr":
+    if name in ("y_ptr", "order_ptr"):
         return "*i64"
-    if name == "behind_ptr":
+    if name in ("behind_ptr", "count_ptr"):
         return "*i32"
     return "*fp32" if name.endswith("_ptr") else "fp32" if name == "tau" else "i32"
 
