@@ -1,0 +1,119 @@
+"""A run that was stopped and resumed is the run that was not, to the bit."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlt import Run, TrainConfig, train, training
+from fastlt.checkpoint import load
+from fastlt.training import InterruptedTrainingError, Trainer
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:
+    """Send a signal to this very process when the training step ``step`` is done."""
+    original = Trainer.loss_function
+
+    def counting(self: Trainer):
+        inner = original(self)
+
+        def loss_and_hits(*args):
+            if self.progress.step + 1 == step:
+                os.kill(os.getpid(), signum)
+            return inner(*args)
+
+        return loss_and_hits
+
+    monkeypatch.setattr(Trainer, "loss_function", counting)
+
+
+def records(run: Run) -> list[dict]:
+    """The epochs' records without the rates, which are times."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
+
+
+@pytest.mark.parametrize("sampling", ["instance_balanced", "progressively_balanced"])
+@pytest.mark.parametrize("step", [5, 9, 13])
+def test_resumed_is_bit_identical(
+    step: int, sampling: str, small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(small_config, sampling=sampling)
+    whole = train(dataclasses.replace(config, out=Path("whole")))
+    assert len(records(whole)) == config.epochs
+
+    config = dataclasses.replace(config, out=Path("parts"))
+    with monkeypatch.context() as patch:
+        stop_at(step, patch, signal.SIGTERM)
+        with pytest.raises(InterruptedTrainingError, match=rf"stopped by SIGTERM at step {step} of 27.*--resume"):
+            train(config)
+    parts = train(dataclasses.replace(Run.open(Path("parts")).config, resume=True))
+
+    for name in ("last", "best"):
+        expected, _ = load(whole.checkpoint(name))
+        got, _ = load(parts.checkpoint(name))
+        assert expected.keys() == got.keys()
+        different = [key for key in expected if not torch.equal(expected[key], got[key])]
+        assert different == []
+    assert records(parts) == records(whole)
+
+
+def test_a_crash_between_checkpoints_loses_only_the_epoch(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = train(dataclasses.replace(small_config, out=Path("whole")))
+    with monkeypatch.context() as patch:
+
+        def crash(*_args: object) -> None:
+            raise RuntimeError("power cut")
+
+        calls = iter([training.Trainer.validate, training.Trainer.validate])
+        patch.setattr(Trainer, "validate", lambda self, loader: next(calls, crash)(self, loader))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(dataclasses.replace(small_config, out=Path("parts")))
+    parts = train(dataclasses.replace(small_config, out=Path("parts"), resume=True))
+    expected, _ = load(whole.checkpoint("last"))
+    got, _ = load(parts.checkpoint("last"))
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert records(parts) == records(whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop_at(2, monkeypatch, signal.SIGINT)
+    with pytest.raises(InterruptedTrainingError, match=r"SIGINT.*fastlt train --resume --out here"):
+        train(dataclasses.replace(small_config, out=Path("here")))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    _, metadata = load(Path("here/checkpoints/last.safetensors"))
+    assert metadata["progress"]["step"] == 2
+
+
+def test_a_finished_run_has_nothing_to_resume(run_copy: Run) -> None:
+    before = run_copy.checkpoint("last").read_bytes()
+    train(dataclasses.replace(run_copy.config, out=run_copy.path, resume=True))
+    assert run_copy.checkpoint("last").read_bytes() == before
+
+
+def test_resuming_with_other_settings_is_refused(run_copy: Run) -> None:
+    config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True, lr=0.3)
+    with pytest.raises(ValueError, match=r"--lr: got 0.3, but .* was begun with 0.1; drop the flag"):
+        train(config)
+
+
+def test_resuming_on_other_data_is_refused(run_copy: Run, data_root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    changed = Path(shutil.copytree(data_root, tmp_path / "changed"))
+    victim = next((changed / "train").rglob("*.jpg"))
+    victim.unlink()
+    config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True, data_root=changed)
+    with pytest.raises(ValueError, match="its train data is not what it was trained on"):
+        train(config)

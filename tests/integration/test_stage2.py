@@ -1,0 +1,169 @@
+"""Features, rebalancing, evaluation and the report of a finished run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
+from fastlt.checkpoint import load
+from fastlt.data.augmentation import EvalTransform
+from fastlt.data.image import decode_rgb
+from fastlt.data.source import open_data
+from fastlt.features import FeatureStore, load_model
+from fastlt.metrics import shot_accuracy
+from fastlt.report import write_report
+
+CPU = torch.device("cpu")
+
+
+def results(run: Run, name: str = "rebalanced/tau") -> list[dict]:
+    content = json.loads((run.path / name / "results.json").read_text())
+    assert content["schema"] == 1
+    return content["results"]
+
+
+def test_features_are_the_backbones_on_the_decoded_images(run_copy: Run) -> None:
+    store = FeatureStore(run_copy, device=CPU)
+    stored = store.split("test")
+    dataset = open_data(run_copy.config)["test"]
+    assert stored.features.shape == (80, 128)
+    assert stored.labels.tolist() == dataset.labels.tolist()
+    from PIL import Image
+
+    config = run_copy.config
+    chosen = [0, 17, 79]
+    box = EvalTransform(size=config.image_size, resize=config.resize).boxes(dataset.sizes[chosen])
+    images = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(decode_rgb(dataset.path(i))).resize((32, 32), Image.Resampling.BILINEAR, tuple(box[j]))
+            )
+            for j, i in enumerate(chosen)
+        ]
+    )
+    x = (torch.from_numpy(images).float() / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        expected = store.model.features(x.permute(0, 3, 1, 2))
+    torch.testing.assert_close(torch.from_numpy(stored.features[chosen].copy()), expected, atol=2e-3, rtol=2e-2)
+
+
+def test_features_are_computed_once_and_anew_when_stale(run_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    original = FeatureStore.compute
+    monkeypatch.setattr(
+        FeatureStore, "compute", lambda self, name, paths: (computed.append(name), original(self, name, paths))
+    )
+    first = np.array(FeatureStore(run_copy, device=CPU).split("val").features)
+    FeatureStore(run_copy, device=CPU).split("val")
+    assert computed == ["val"]
+    path = run_copy.checkpoint("best")
+    tensors, metadata = load(path)
+    tensors["conv1.weight"] *= 1.5
+    from fastlt import checkpoint
+
+    checkpoint.save(path, tensors, metadata)
+    second = FeatureStore(run_copy, device=CPU).split("val").features
+    assert computed == ["val", "val"]
+    assert np.abs(first - second).max() > 1e-3
+
+
+def test_rebalanced_checkpoint_is_the_same_network_with_another_last_layer(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    before, _ = load(run_copy.checkpoint("best"))
+    after, metadata = load(run_copy.path / "rebalanced" / "tau" / "model.safetensors")
+    assert metadata["params"] == {"tau": 0.7}
+    assert set(before) - set(after) == {"fc.bias"}
+    assert all(torch.equal(before[key], after[key]) for key in after if key != "fc.weight")
+    weight = before["fc.weight"]
+    torch.testing.assert_close(after["fc.weight"], weight / weight.norm(dim=1, keepdim=True) ** 0.7)
+
+
+def test_results_are_the_accuracies_of_the_networks_predictions(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.5"))
+    store = FeatureStore(run_copy, device=CPU)
+    features, labels = store.split("test").tensors(CPU)
+    counts = run_copy.data["class_counts"]
+    rows = {(row["method"], row["split"]): row for row in results(run_copy)}
+    assert set(rows) == {(method, split) for method in ("joint", "tau") for split in ("val", "test")}
+    weight = store.head.weight.detach()
+    logits = {
+        "joint": features @ weight.T + store.head.bias.detach(),
+        "tau": features @ (weight / weight.norm(dim=1, keepdim=True) ** 0.5).T,
+    }
+    for method, scores in logits.items():
+        expected = shot_accuracy(scores.argmax(1), labels, counts)
+        row = rows[method, "test"]
+        for name in ("all", "class_mean", "many", "medium", "few"):
+            value = getattr(expected, name)
+            assert (row[name] is None) == (value is None)
+            if value is not None:
+                assert row[name]["value"] == pytest.approx(100 * value)
+                assert row[name]["ci95"][0] <= row[name]["value"] <= row[name]["ci95"][1]
+    assert rows["joint", "test"]["all"]["n"] == 80
+    assert rows["tau", "test"]["selected_on"] is None
+
+
+def test_auto_takes_the_best_tau_on_val(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="auto", select_by="all"))
+    rows = {(row["method"], row["split"]): row for row in results(run_copy)}
+    assert rows["tau", "val"]["selected_on"] == "val"
+    store = FeatureStore(run_copy, device=CPU)
+    features, labels = store.split("val").tensors(CPU)
+    weight = store.head.weight.detach().double()
+    grid = [
+        ((features.double() @ (weight / weight.norm(dim=1, keepdim=True) ** tau).T).argmax(1) == labels)
+        .double()
+        .mean()
+        .item()
+        for tau in np.linspace(0, 2, 201)
+    ]
+    assert rows["tau", "val"]["all"]["value"] >= 100 * max(grid) - 1e-6
+
+
+def test_rebalancing_again_gives_the_same_files(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    folder = run_copy.path / "rebalanced" / "tau"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_evaluate_reads_the_checkpoints_back(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    for method in ("joint", "tau"):
+        got = evaluate(run_copy, config=EvaluateConfig(method=method, split="test")).find(method, "test")
+        row = next(r for r in results(run_copy) if (r["method"], r["split"]) == (method, "test"))
+        assert got.to_json() == row
+
+
+def test_a_rebalanced_classifier_of_other_weights_is_refused(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    from fastlt import checkpoint
+
+    tensors, metadata = load(run_copy.checkpoint("best"))
+    tensors["bn1.bias"] += 1
+    checkpoint.save(run_copy.checkpoint("best"), tensors, metadata)
+    with pytest.raises(ValueError, match="made from other weights"):
+        evaluate(run_copy, config=EvaluateConfig(method="tau"))
+
+
+def test_the_network_loads_without_its_data(run_copy: Run) -> None:
+    tensors, _ = load(run_copy.checkpoint("best"))
+    model = load_model(run_copy.config, tensors, 10, run_copy.checkpoint("best"))
+    assert not model.training
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_report_is_one_page_with_its_pictures(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    path, shown = write_report(run_copy, FeatureStore(run_copy, device=CPU))
+    page = path.read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page.replace("http-equiv", "")
+    assert {(row.method, row.split) for row in shown} == {(m, s) for m in ("joint", "tau") for s in ("val", "test")}
+    assert f"{shown.find('tau', 'test').all.value:.1f}" in page
+    for name in ("weight_norms.png", "accuracy_by_group.png"):
+        assert (Path(path).parent / name).read_bytes().startswith(b"\x89PNG")
