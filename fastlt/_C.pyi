@@ -1,4 +1,4 @@
-"""The C++ core (csrc/): sampling order, augmentation draws and image resampling."""
+"""The C++ core (csrc/): sampling order, augmentation draws, image resampling and the tau curve."""
 
 import numpy as np
 
@@ -28,5 +28,33 @@ def resample_batch(
 
     Raises:
         ValueError: An image is no such array, a shape does not fit, or a window or box leaves what contains it.
+        TypeError: An array is not contiguous or of another type.
+    """
+
+def interval_bounds(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    slope: np.ndarray,
+    *,
+    log: bool,
+    low: np.ndarray,
+    high: np.ndarray,
+    num_threads: int = 1,
+) -> None:
+    """The open interval of taus at which each row's label has the first largest score.
+
+    Scores are straight lines in tau: log2|z_j| - tau slope_j, with the sign of z_j, if `log`; else z_j - tau slope_j.
+
+    Args:
+        logits: float32 [R, C].
+        labels: int64 [R] in 0..C-1.
+        slope: float32 [C].
+        log: Which lines.
+        low: float32 [R], receives the lower ends; inf where the label never wins.
+        high: float32 [R], receives the upper ends; -inf where the label never wins.
+        num_threads: At most so many threads share the rows.
+
+    Raises:
+        ValueError: A shape does not fit or a label is out of range.
         TypeError: An array is not contiguous or of another type.
     """

@@ -76,7 +76,7 @@ class _Product:
         return torch.empty(shape, dtype=dtype, device=self.x.device)
 
     def launch(self, kernel, *args, grid: int | None = None, tile: Tile | None = None, **constants) -> None:  # type: ignore[no-untyped-def]
-        """Run a kernel on x, w, `args`, the sizes and the strides; by default over all tiles, in groups of 8 rows of them."""
+        """Run a kernel on x, w, `args`, the sizes and the strides; by default over all tiles, grouped."""
         tile = tile or self.tile
         if grid is None:
             grid = self.row_tiles * self.column_tiles
@@ -274,10 +274,9 @@ def cross_entropy(
         if smooth is not None:
             losses[here] -= spreads[here] * smooth.sum(0)
         if z is not None:
-            weights = soft[here], target[here], spreads[here] if label_smoothing > 0 else None
-            dz = _softmax_gradient(
-                z, features.dtype, scale, shift, labels[here], lse, weights, class_weights, gradients
-            )
+            weights = soft[here], target[here], spreads[here] if smooth is not None else None
+            args = labels[here], lse, *weights, class_weights
+            dz = _softmax_gradient(z, features.dtype, scale, shift, args, gradients)
             part.add_gradients(dz, dx[here] if needs[0] else None, dw if needs[1] else None)
     return losses, *_finish(weight, gradients, bias, needs)
 

@@ -233,7 +233,7 @@ def column_sum_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a per-class scale, but for its bias."""
+    """Stores ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a scale, but for its bias."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
@@ -268,7 +268,7 @@ def interval_kernel(
 ):
     """Partials [column tiles, M] of the bounds that the tile's classes put on the taus at which the label is right.
 
-    Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. Beaten at every tau: low = inf or high = -inf.
+    Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. Always beaten: low = inf or high = -inf.
     The infinities decide by themselves: log2 0 = -inf never binds, and parallel lines (run 0) bind by the sign of rise.
     Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive is beaten by
     any positive rival; without one its row keeps (-inf, inf), and signed_interval_kernel decides.

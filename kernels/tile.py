@@ -61,7 +61,7 @@ def class_vector(ptr, rn, C):
 
 @triton.jit
 def score(z, scale_ptr, shift_ptr, rn, C):
-    """Scores z * scale + shift, each vector optional; always one fused operation, so that equal inputs give equal bits."""
+    """Scores z * scale + shift, each optional; always one fused operation, so that equal inputs give equal bits."""
     if scale_ptr is not None:
         scale = tl.broadcast_to(class_vector(scale_ptr, rn, C), z.shape)
         if shift_ptr is not None:
