@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -141,13 +142,22 @@ def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | 
         backend = "memory" if needed <= memory_share * free else _streaming_backend()
     if backend == "memory":
         return MemoryLoader(plan, device=device, num_threads=threads)
+    if backend == "dali":
+        try:
+            from .dali import DaliLoader
+        except ImportError as error:
+            raise ValueError(
+                f"--loader dali: DALI cannot be imported ({error}); install nvidia-dali-cuda130, or use --loader pillow"
+            ) from error
+        return DaliLoader(plan, device=device, num_threads=threads)
     return PillowLoader(plan, device=device, num_workers=threads)
 
 
 def _streaming_backend() -> str:
     """Return the backend for a set that does not fit into memory."""
-    if importlib.util.find_spec("nvidia.dali") is not None:
-        return "dali"
+    with contextlib.suppress(ModuleNotFoundError):  # no package "nvidia" at all
+        if importlib.util.find_spec("nvidia.dali") is not None:
+            return "dali"
     logger.info(
         "DALI is not installed: images are decoded by Pillow on the processor, which may not keep up with a GPU"
     )

@@ -1,0 +1,141 @@
+"""The DALI graph: files, windows and flips in, squares of uint8 pixels out; the same on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+from torch import Tensor
+
+PREFETCHED = 2
+"""Batches that DALI works on at a time."""
+
+TAIL_BYTES = 8
+
+
+class Feed(NamedTuple):
+    """What a batch (B images) is made from.
+
+    Attributes:
+        files: B paths, uint8 arrays of their bytes.
+        starts: [B, 2], int32 x and y of the windows, or float32 top and left of the boxes.
+        extents: [B, 2], int32 width and height of the windows, or float32 bottom and right of the boxes.
+        flips: int32 [B], 1 mirrors.
+    """
+
+    files: list[np.ndarray]
+    starts: np.ndarray
+    extents: np.ndarray
+    flips: np.ndarray
+
+
+class Decoded(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        images: uint8 [B, S, S, 3], on the pipeline's device.
+        sizes: int64 [B, 2], width and height that the files' headers state.
+        tails: uint8 [B, TAIL_BYTES], the last bytes of the files.
+    """
+
+    images: Tensor
+    sizes: np.ndarray
+    tails: np.ndarray
+
+
+class ImagePipeline:
+    """Decodes and resamples the batches that `source` hands over, a few of them ahead.
+
+    EXIF orientation is ignored. Windows are cut out before resampling, so that the filter does not see past their
+    edges; round a box it sees the rest of the image.
+
+    Args:
+        source: Returns the next batch, and raises StopIteration after the last one. It is called in `run`.
+        boxes: Whether the batches have boxes instead of windows.
+        size: S, the side of the squares.
+        batch_size: Most images a batch.
+        num_threads: Threads that decode.
+        device: A CPU, or the GPU that decodes.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[], Feed],
+        *,
+        boxes: bool,
+        size: int,
+        batch_size: int,
+        num_threads: int,
+        device: torch.device,
+    ) -> None:
+        self._device = device
+        self._scheduled = False
+        on_gpu = device.type == "cuda"
+        device_id = (device.index if device.index is not None else torch.cuda.current_device()) if on_gpu else None
+        self._pipeline = Pipeline(
+            batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=PREFETCHED
+        )
+        with self._pipeline:
+            self._pipeline.set_outputs(*_graph(source, boxes=boxes, size=size, on_gpu=on_gpu))
+        self._pipeline.build()
+
+    def run(self) -> Decoded:
+        """Return the next batch.
+
+        Raises:
+            StopIteration: There are no more.
+            RuntimeError: DALI failed, with this batch or with one that it works on ahead; the pipeline is spent.
+        """
+        if not self._scheduled:
+            self._schedule()
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        images, shapes, tails = self._pipeline.share_outputs(cuda_stream=stream)
+        # The tensor owns DALI's buffer from here on: nothing is copied.
+        squares = torch.from_dlpack(images.as_tensor())
+        sizes, ends = np.array(shapes.as_array())[:, 1::-1], np.array(tails.as_array())
+        self._pipeline.release_outputs()
+        self._schedule()
+        return Decoded(squares, sizes, ends)
+
+    def _schedule(self) -> None:
+        """Put a batch to work; the first call fills the queue."""
+        self._pipeline.schedule_run()
+        self._scheduled = True
+
+
+def _graph(source: Callable[[], Feed], *, boxes: bool, size: int, on_gpu: bool) -> tuple[Any, Any, Any]:
+    coordinate = types.FLOAT if boxes else types.INT32
+    files, starts, extents, flips = fn.external_source(
+        source=source,
+        num_outputs=4,
+        batch=True,
+        # The caller keeps the arrays alive.
+        no_copy=True,
+        dtype=[types.UINT8, coordinate, coordinate, types.INT32],
+        ndim=[1, 1, 1, 0],
+    )
+    # A mapped file that is cut short while it is read kills the process.
+    encoded = fn.io.file.read(files, dont_use_mmap=True)
+    device = "gpu" if on_gpu else "cpu"
+    decoding = {
+        "device": "mixed" if on_gpu else "cpu",
+        "output_type": types.RGB,
+        "adjust_orientation": False,
+        "jpeg_fancy_upsampling": True,
+    }
+    resampling = {"size": (size, size), "interp_type": types.INTERP_LINEAR, "antialias": True, "device": device}
+    if boxes:
+        images = fn.decoders.image(encoded, **decoding)
+        images = fn.resize(images, roi_start=starts, roi_end=extents, **resampling)
+    else:
+        images = fn.decoders.image_slice(encoded, start=starts, shape=extents, axis_names="WH", **decoding)
+        images = fn.resize(images, **resampling)
+    images = fn.flip(images, horizontal=flips, device=device)
+    shapes = fn.peek_image_shape(encoded, adjust_orientation=False)
+    length = encoded.shape(dtype=types.INT32)
+    tails = fn.slice(encoded, start=length - TAIL_BYTES, end=length, axes=[0], out_of_bounds_policy="pad", device="cpu")
+    return images, shapes, tails
