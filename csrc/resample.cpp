@@ -4,10 +4,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <exception>
-#include <mutex>
-#include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 // The inner loop is compiled twice where the loader can pick the better one when the library is opened.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -199,31 +198,17 @@ class Resampler {
 void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, std::uint8_t* out, int num_threads) {
   const std::ptrdiff_t image_bytes = static_cast<std::ptrdiff_t>(size) * size * kChannels;
   std::atomic<std::ptrdiff_t> next{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  const auto work = [&] {
-    try {
-      Resampler resampler;
-      for (std::ptrdiff_t i; (i = next.fetch_add(1)) < count;)
-        resampler.run(tasks[i], size, out + i * image_bytes);
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      failure = std::current_exception();
-    }
-  };
   // A thread costs as much as a few small images.
   constexpr std::ptrdiff_t kImagesPerThread = 4;
   const std::ptrdiff_t useful = (count + kImagesPerThread - 1) / kImagesPerThread;
-  std::vector<std::thread> threads;
-  try {
-    for (std::ptrdiff_t i = 1; i < std::min<std::ptrdiff_t>(num_threads, useful); ++i)
-      threads.emplace_back(work);
-  } catch (...) {
-    // No more threads to be had: those there are do the work.
-  }
-  work();
-  for (std::thread& thread : threads) thread.join();
-  if (failure) std::rethrow_exception(failure);
+  const auto threads =
+      static_cast<std::uint64_t>(std::clamp<std::ptrdiff_t>(useful, 1, std::max(num_threads, 1)));
+  // Images differ in size: each thread takes the next one instead of a part fixed beforehand.
+  parallel_parts(threads, threads, [&](std::uint64_t, std::uint64_t, std::uint64_t) {
+    Resampler resampler;
+    for (std::ptrdiff_t i; (i = next.fetch_add(1)) < count;)
+      resampler.run(tasks[i], size, out + i * image_bytes);
+  });
 }
 
 }  // namespace fastlt
