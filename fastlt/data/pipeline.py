@@ -10,6 +10,7 @@ import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 PREFETCHED = 2
 """Batches that DALI works on at a time."""
@@ -95,7 +96,7 @@ class ImagePipeline:
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         images, shapes, tails = self._pipeline.share_outputs(cuda_stream=stream)
         # The tensor owns DALI's buffer from here on: nothing is copied.
-        squares = torch.from_dlpack(images.as_tensor())
+        squares = from_dlpack(images.as_tensor())
         sizes, ends = np.array(shapes.as_array())[:, 1::-1], np.array(tails.as_array())
         self._pipeline.release_outputs()
         self._schedule()
