@@ -70,6 +70,17 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 
 _scaled_logits.register_autograd(_backward, setup_context=_save)
 
+
+@torch.library.custom_op("fastlt::tau_normalized_logits", mutates_args=())
+def _tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tensor:
+    return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None, None)
+
+
+@_tau_normalized_logits.register_fake
+def _(features, weight, tau):  # type: ignore[no-untyped-def]
+    return features.new_empty(features.shape[0], weight.shape[0])
+
+
 if backend.HAS_TRITON:
 
     @_scaled_logits.register_kernel("cuda")
@@ -77,6 +88,12 @@ if backend.HAS_TRITON:
         if features.dtype is torch.float64:
             return reference.scaled_logits(features, weight, scale, bias, offset, row, column)
         return backend.kernels().scaled_logits(features, weight, scale, bias, offset, row, column)
+
+    @_tau_normalized_logits.register_kernel("cuda")
+    def _(features, weight, tau):  # type: ignore[no-untyped-def]
+        if features.dtype is torch.float64:
+            return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None, None)
+        return backend.kernels().scaled_logits(features, weight, None, None, None, None, None, tau)
 
     @_scaled_logits_backward.register_kernel("cuda")
     def _(grad, features, weight, scale, bias, needs):  # type: ignore[no-untyped-def]
@@ -144,12 +161,22 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor)
     check_product(features, weight, wait=False)
     check_tau(tau)
     dtype = product_dtype(features, weight)
-    norms = torch.linalg.vector_norm(weight, dim=1, dtype=accumulator(dtype))
-    # A zero row's product is 0 whatever its scale; 1 keeps 0 * inf and the norm's undefined gradient out.
-    norms = torch.where(norms > 0, norms, 1.0)
-    tau = tau.to(norms.device, norms.dtype).reshape(()) if isinstance(tau, Tensor) else float(tau)
-    logits: Tensor = _scaled_logits(features.to(dtype), weight.to(dtype), norms**-tau, None, None, None, None)
+    features, weight = features.to(dtype), weight.to(dtype)
+    learned = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
+    logits: Tensor
+    if isinstance(tau, Tensor) or learned:
+        norms = _norms(weight)
+        tau = tau.to(norms.device, norms.dtype).reshape(()) if isinstance(tau, Tensor) else float(tau)
+        logits = _scaled_logits(features, weight, norms**-tau, None, None, None, None)
+    else:  # the norms come out of the product's own pass over weight
+        logits = _tau_normalized_logits(features, weight, float(tau))
     return logits
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """||w_j|| [C] in the accumulator's type; 1 for a zero row, whose products are 0 whatever their scale."""
+    norms = torch.linalg.vector_norm(weight, dim=1, dtype=accumulator(weight.dtype))
+    return torch.where(norms > 0, norms, 1.0)
 
 
 def centroid_logits(

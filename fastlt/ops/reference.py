@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastlt import _C
 from fastlt.ops.checks import accumulator
 
 # Elements of one chunk of z: 8 MB of float32 stay in a CPU's last-level cache; a GPU without Triton wants more.
@@ -208,9 +209,33 @@ def intervals(
     dtype = accumulator(features.dtype)
     low = torch.empty(features.shape[0], dtype=dtype, device=features.device)
     high = torch.empty_like(low)
+    labels = labels.long().contiguous()
+    copies, originals = _duplicates(weight, slope, bias)
+    fused = dtype is torch.float32 and features.device.type == "cpu"
     for rows, _, z in products(features, weight):
-        low[rows], high[rows] = interval_bounds(_score(z, None, bias, None), labels[rows].long(), slope, log)
+        if len(copies):
+            # A product's last bits may depend on a class's place in it: equal classes must tie, so they share a logit.
+            z[:, copies] = z[:, originals]
+        z = _score(z, None, bias, None)
+        if fused:
+            ends = {"low": low[rows].numpy(), "high": high[rows].numpy()}
+            arrays = z.numpy(), labels[rows].numpy(), slope.numpy()
+            _C.interval_bounds(*arrays, log=log, **ends, num_threads=torch.get_num_threads())
+        else:
+            low[rows], high[rows] = interval_bounds(z, labels[rows], slope, log)
     return low, high
+
+
+def _duplicates(weight: Tensor, slope: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Classes with the same line as an earlier one at every sample, and for each the first such class."""
+    _, group, count = torch.unique(slope, return_inverse=True, return_counts=True)
+    suspects = torch.nonzero(count[group] > 1).squeeze(1)
+    lines = torch.cat([weight[suspects].to(slope.dtype), slope[suspects, None]], dim=1)
+    if bias is not None:
+        lines = torch.cat([lines, bias[suspects, None]], dim=1)
+    _, same = torch.unique(lines, dim=0, return_inverse=True)
+    first = torch.full_like(suspects, len(weight)).scatter_reduce_(0, same, suspects, "amin")[same]
+    return suspects[suspects > first], first[suspects > first]
 
 
 def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tuple[Tensor, Tensor]:
