@@ -37,7 +37,7 @@ def record(benchmark):
     benchmark.extra_info["s_per_100k_files"] = benchmark.stats.stats.median * 100_000 / NUM_FILES
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 8, 16])
+@pytest.mark.parametrize("num_threads", [None, 1, 2, 8])
 def test_probe_files(benchmark, files, num_threads):
     root, paths = files
     index = benchmark(index_files, root, paths, source="benchmark", cache=False, num_threads=num_threads)

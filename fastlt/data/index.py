@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ from .image import probe
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
-_CHUNK = 512
+_CHUNK = 64
+_SLOW_S = 150e-6
 _NUM_NAMED = 5
 
 
@@ -60,7 +62,8 @@ def index_files(
         paths: N files.
         source: What names the files (a list, a folder), for messages.
         cache: Whether to read and write the cache. A cache folder that cannot be written is not an error.
-        num_threads: Threads that probe; default eight a core, since on a cold disk they mostly wait.
+        num_threads: Threads that probe. By default one, as long as a file takes no longer than its header takes to
+            parse, and eight a core as soon as files have to be waited for (a cold disk, a network) or decoded.
 
     Raises:
         FileNotFoundError: Some of the files are absent; the message names the first few and counts them.
@@ -80,15 +83,13 @@ def index_files(
 
     todo = np.flatnonzero(stale)
     if todo.size:
-        workers = num_threads or min(32, 8 * (os.cpu_count() or 1))
-        chunks = [todo[start : start + _CHUNK] for start in range(0, todo.size, _CHUNK)]
-        with ThreadPoolExecutor(workers) as pool:
-            for chunk, found in zip(chunks, pool.map(lambda c: _probe_chunk(prefix, paths, c), chunks), strict=True):
-                for at, (width, height, plain, reason) in zip(chunk.tolist(), found, strict=True):
-                    sizes[at] = width, height
-                    native[at] = plain
-                    if reason:
-                        reasons[at] = reason
+        for at, (width, height, plain, reason) in zip(
+            todo.tolist(), _probe_all(prefix, paths, todo, num_threads), strict=True
+        ):
+            sizes[at] = width, height
+            native[at] = plain
+            if reason:
+                reasons[at] = reason
     index = FileIndex(stats=stats, sizes=sizes, native=native, reasons=dict(sorted(reasons.items())))
     if file is not None and todo.size:
         _save(file, index)
@@ -153,6 +154,22 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
             "check the data root, or take them off the list"
         )
     return stats
+
+
+def _probe_all(
+    prefix: str, paths: Sequence[str], todo: np.ndarray, num_threads: int | None
+) -> Iterator[tuple[int, int, bool, str]]:
+    chunks = iter([todo[start : start + _CHUNK] for start in range(0, todo.size, _CHUNK)])
+    if num_threads is None or num_threads == 1:
+        # Python parses one header at a time whatever the number of threads: more only pay where they wait.
+        for chunk in chunks:
+            start_s = time.perf_counter()
+            yield from _probe_chunk(prefix, paths, chunk)
+            if num_threads is None and time.perf_counter() - start_s > _SLOW_S * len(chunk):
+                break
+    with ThreadPoolExecutor(num_threads or min(64, 8 * (os.cpu_count() or 1))) as pool:
+        for found in pool.map(lambda chunk: _probe_chunk(prefix, paths, chunk), chunks):
+            yield from found
 
 
 def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[tuple[int, int, bool, str]]:

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,20 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     assert (one.sizes == many.sizes).all()
     assert one.reasons == many.reasons
     assert list(many.reasons) == list(range(0, 1500, 7))
+
+
+def test_files_that_have_to_be_waited_for_are_probed_by_many_threads(root, monkeypatch):
+    probe, threads = index_module.probe, set()
+
+    def wait(path):
+        time.sleep(0.002)
+        threads.add(threading.get_ident())
+        return probe(path)
+
+    monkeypatch.setattr(index_module, "probe", wait)
+    index = index_files(root, PATHS * 50, source="list", cache=False)
+    assert index.sizes.tolist() == [[10 + number, 20] for number in range(6)] * 50
+    assert len(threads) > 1
 
 
 def test_a_damaged_cache_is_built_again(root, cache, probed):
