@@ -77,6 +77,13 @@ def test_images_directly_in_train(root):
     refuses("train holds 1 images, expected a folder a class", open_splits, root, error=FileNotFoundError)
 
 
+def test_classes_one_level_too_deep(root):
+    (root / "train").rename(root / "images")
+    (root / "train").mkdir()
+    (root / "images").rename(root / "train" / "images")
+    refuses(r"one class folder, images, which holds folders itself \(ant, bee\).*one level up", open_splits, root)
+
+
 def test_no_val(root):
     for name in ("ant", "bee"):
         remove(root / "val" / name)
