@@ -56,8 +56,8 @@ def list_folder(
             raise FileNotFoundError(f"{folder} {held}, expected a folder a class: {folder}/<class>/<image>")
         if len(present) == 1 and len(inner := subfolders(folder / present[0])) > 1:
             raise ValueError(
-                f"{folder} has one class folder, {present[0]}, which holds folders itself ({name_some(inner)}); expected "
-                f"{folder}/<class>/<image>: move the class folders one level up"
+                f"{folder} has one class folder, {present[0]}, which holds folders itself ({name_some(inner)}); "
+                f"expected {folder}/<class>/<image>: move the class folders one level up"
             )
         class_folders = tuple(present)
     elif unknown := sorted(set(present) - set(class_folders)):
