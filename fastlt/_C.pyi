@@ -1,5 +1,8 @@
 """The C++ core (csrc/): sampling order, augmentation draws, image resampling and the tau curve."""
 
+import enum
+from collections.abc import Sequence
+
 import numpy as np
 
 def resample_batch(
@@ -57,4 +60,142 @@ def interval_bounds(
     Raises:
         ValueError: A shape does not fit or a label is out of range.
         TypeError: An array is not contiguous or of another type.
+    """
+
+class Law(enum.Enum):
+    """How a slot's sample is drawn."""
+
+    epochs = ...
+    """Every sample once an epoch."""
+    uniform = ...
+    """Any sample, with replacement."""
+    class_cycles = ...
+    """Classes in shuffled cycles, each class's samples in shuffled cycles of their own."""
+    classes = ...
+    """Any class with the same probability, any sample of it."""
+    weighted = ...
+    """A class with its weight's probability, any sample of it."""
+    mixture = ...
+    """Moves from `uniform` to `classes`."""
+
+class Simd(enum.Enum):
+    """The vector instructions that draw; they change no result."""
+
+    scalar = ...
+    avx2 = ...
+    avx512 = ...
+
+def best_simd() -> Simd:
+    """Return the widest vectors that this processor has kernels for."""
+
+class ClassIndex:
+    """The samples of each class, in compressed sparse row form. Pickles as its arrays."""
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        *,
+        num_classes: int,
+        with_order: bool = True,
+        wide_ids: bool = False,
+        num_threads: int = 1,
+    ) -> None:
+        """Count the samples of each class and sort them by class.
+
+        Args:
+            labels: [N], contiguous, any integer type.
+            num_classes: C.
+            with_order: Sort; otherwise only count.
+            wide_ids: Keep 64-bit sample numbers even where 32 bits would do.
+            num_threads: At most so many threads share the labels; they change no result.
+
+        Raises:
+            ValueError: A label is outside [0, C).
+        """
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def fingerprint(self) -> int:
+        """A 64-bit hash of the labels, the same for every integer type."""
+    @property
+    def offsets(self) -> np.ndarray:
+        """uint64 [C + 1]: class c has the samples order[offsets[c]:offsets[c + 1]]."""
+    @property
+    def order(self) -> np.ndarray | None:
+        """uint32 [N], or uint64 where ids are wide: the samples by class, each class's ascending; None if not sorted."""
+
+class Sampler:
+    """The sample of every slot, as a pure function of seed and slot."""
+
+    def __init__(
+        self,
+        index: ClassIndex,
+        *,
+        law: Law,
+        seed: int,
+        batch_size: int,
+        epoch_slots: int,
+        samples_per_class: int = 1,
+        ramp_slots: int = 1,
+        ramp_units: int = 0,
+        shuffle_batches: bool = False,
+        unique_batches: bool = False,
+        weights: Sequence[float] | np.ndarray = [],
+    ) -> None:
+        """Describe a law.
+
+        Args:
+            index: Sorted, unless the law is `epochs` or `uniform`. Samplers may share one.
+            law: How a slot's sample is drawn.
+            seed: Of every draw.
+            batch_size: Slots of a batch.
+            epoch_slots: Slots of one permutation of all samples (`epochs`), at most N.
+            samples_per_class: Consecutive slots of a class (`class_cycles`).
+            ramp_slots: The share of `classes` in `mixture` grows by 1 / ramp_units every so many slots.
+            ramp_units: 0 keeps the share at 0.
+            shuffle_batches: Shuffle the slots of each batch.
+            unique_batches: Use no sample twice in a batch while its class has others.
+            weights: [C], for `weighted` only.
+
+        Raises:
+            ValueError: The settings do not fit each other.
+        """
+    def draw(self, first_slot: int, count: int, *, num_threads: int = 1, simd: Simd = ...) -> np.ndarray:
+        """Return the samples of slots first_slot to first_slot + count - 1: int64 [count]."""
+
+def permutation(n: int, *, seed: int, cycle: int, places: np.ndarray) -> np.ndarray:
+    """Return the values at some places of permutation number `cycle` of 0 .. n - 1: int64, like `places`.
+
+    Up to n = 20 it is decoded from one uniform integer, so exactly uniform among all n!; above it is a Feistel network
+    of 8 rounds with cycle walking.
+    """
+
+def draw_augmentations(
+    *,
+    seed: int,
+    first_slot: int,
+    sizes: np.ndarray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    flip: float,
+    jitter: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw for consecutive slots; `fastlt.data.augmentation.Augmentation` states the law.
+
+    Args:
+        seed: Of every draw.
+        first_slot: Global number of the first slot.
+        sizes: int32 [B, 2], width and height of the image in each slot.
+        scale: Smallest and largest share of the image's area.
+        ratio: Smallest and largest width / height.
+        flip: Probability.
+        jitter: Strength.
+
+    Returns:
+        windows int32 [B, 4], flips bool [B], jitter float32 [B, 3], order uint8 [B].
+
+    Raises:
+        ValueError: A side is smaller than 1.
     """

@@ -1,29 +1,452 @@
-"""The order of the training images: provisional plain NumPy body behind the final interface."""
+"""The order of the training images: class-balanced and other samplings, stateless, exact and the same on every rank."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+
+from .. import _C
+
+SAMPLINGS = {"instance_balanced": 1.0, "class_balanced": 0.0, "square_root": 0.5, "progressively_balanced": None}
+"""Named samplings and the power q of each; progressively_balanced moves from 1 to 0."""
+
+_STREAM_VERSION = 1  # of the draws themselves: a state of another version would continue with other samples
 
 
 class LongTailSampler:
-    """See the class-balanced sampler's own issue."""
+    """Says which samples every batch of every rank holds, as a pure function of the seed and the step.
 
-    def __init__(self, labels, *, sampling="instance_balanced", batch_size, seed=0, rank=0, world_size=1, samples_per_class=1, replacement=False, num_steps=None, num_epochs=None, num_classes=None):
-        self.labels = np.asarray(labels)
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.local_batch_size = batch_size // world_size
-        self.steps_per_epoch = max(1, len(self.labels) // batch_size)
-        self._epoch = (None, None)
+    With n_c samples in class c, N in all, and C classes, a slot of a batch holds class c with probability p_c:
 
-    def __len__(self):
+    - `instance_balanced`: p_c = n_c / N. Every sample at most once an epoch: a permutation of all N for each epoch, of
+      which the first floor(N / batch_size) * batch_size are used.
+    - `class_balanced`: p_c = 1 / C. Classes come in shuffled cycles, each class once a cycle with `samples_per_class`
+      consecutive draws, without replacement from shuffled cycles through its own samples. All cycles go on across
+      epochs. With samples_per_class > 1 the slots of each batch are shuffled in addition.
+    - `square_root`: p_c = sqrt(n_c) / sum_i sqrt(n_i), classes and samples of a class drawn with replacement.
+    - `progressively_balanced`: p_c = (1 - l) n_c / N + l / C with l = (E - 1) / (T - 1) in epoch E of T (0 if T = 1),
+      or l = step / (num_steps - 1) with progress="step"; classes and samples of a class drawn with replacement.
+    - a number q: p_c = n_c^q / sum_i n_i^q, with replacement; 1, 0 and 0.5 are the first three of the above.
+    - `class_weights` w: p_c = w_c / sum_i w_i, with replacement.
+
+    These are the samplings of Kang et al., ICLR 2020, section 3; DistributedSampler and WeightedRandomSampler in one.
+    Slot i of step s has the global number s * batch_size + i; a rank holds a contiguous share of each batch, so the
+    batches are the same for every world size. Nothing is stored but the class index (4 bytes a sample; none at all for
+    instance_balanced), and the state is the number of steps done.
+
+    It is a batch_sampler for a torch DataLoader, one epoch an iteration:
+
+        sampler = LongTailSampler(labels, sampling="class_balanced", batch_size=512, rank=rank, world_size=world_size)
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=8)
+        for images, targets in loader: ...
+
+    Attributes:
+        num_samples: N.
+        num_classes: C.
+        class_counts: int64 [C].
+        batch_size: Samples of a batch over all ranks.
+        local_batch_size: Samples of a batch on this rank.
+        steps_per_epoch: floor(N / batch_size), at least 1; also len().
+        seed: Of every draw.
+        rank: Of this process.
+        world_size: Number of processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        labels: Any,
+        *,
+        sampling: str | float = "instance_balanced",
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        samples_per_class: int = 1,
+        replacement: bool = False,
+        num_steps: int | None = None,
+        num_epochs: int | None = None,
+        num_classes: int | None = None,
+        class_weights: Sequence[float] | np.ndarray | None = None,
+        progress: str = "epoch",
+        unique_batches: bool = False,
+        shuffle_batches: bool | None = None,
+        num_threads: int = 1,
+    ) -> None:
+        """Index the labels.
+
+        Args:
+            labels: Integers [N] from 0 to C - 1: a numpy array (memory-mapped or not), a torch tensor, a sequence, or
+                the path of a .npy file, which is memory-mapped.
+            sampling: A name or a power, see above.
+            batch_size: Samples of a batch over all ranks.
+            seed: 0 to 2^64 - 1.
+            rank: Of this process.
+            world_size: Number of processes; must divide batch_size.
+            samples_per_class: Consecutive draws of a class, for class_balanced without replacement.
+            replacement: Draw with replacement under every sampling.
+            num_steps: Steps of the whole training; iteration ends there.
+            num_epochs: Epochs of the whole training; progressively_balanced needs it or num_steps.
+            num_classes: C; by default the largest label + 1.
+            class_weights: C numbers, in place of a sampling; see `effective_number_weights`.
+            progress: What the progressively balanced mixture moves with: "epoch" or "step".
+            unique_batches: Replace a sample that is in the batch already by another of its class (of all, under
+                instance_balanced), unless all are in it.
+            shuffle_batches: Shuffle the slots of each batch; by default only if samples_per_class > 1.
+            num_threads: Threads that index and draw; they change no result.
+
+        Raises:
+            ValueError: A label is out of range, a class is empty, or a setting does not fit the others.
+        """
+        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.seed = _whole("seed", seed, least=0, most=2**64 - 1)
+        self.world_size = _whole("world_size", world_size, least=1)
+        self.rank = _whole("rank", rank, least=0, most=self.world_size - 1)
+        self.num_steps = None if num_steps is None else _whole("num_steps", num_steps, least=1)
+        self.num_epochs = None if num_epochs is None else _whole("num_epochs", num_epochs, least=1)
+        self.num_threads = _whole("num_threads", num_threads, least=1)
+        if self.batch_size % self.world_size:
+            raise ValueError(
+                f"world_size: got {world_size}, which does not divide batch_size {batch_size}; "
+                f"take a batch size that is a multiple of the number of processes"
+            )
+        self.sampling = _check_sampling(sampling, class_weights)
+        self.replacement, self.unique_batches, self.progress = bool(replacement), bool(unique_batches), progress
+        self.samples_per_class = _whole("samples_per_class", samples_per_class, least=1)
+        self._check_samples_per_class()
+        self.shuffle_batches = self.samples_per_class > 1 if shuffle_batches is None else bool(shuffle_batches)
+        if progress not in ("epoch", "step"):
+            raise ValueError(f"progress: got {progress!r}; expected 'epoch' or 'step'")
+
+        labels = _as_labels(labels)
+        num_classes = _count_classes(labels, num_classes)
+        self._law = self._find_law()
+        by_class = self._law not in (_C.Law.epochs, _C.Law.uniform)
+        self._index = _C.ClassIndex(labels, num_classes=num_classes, with_order=by_class, num_threads=self.num_threads)
+        self.num_samples, self.num_classes = self._index.num_samples, self._index.num_classes
+        self.class_counts: np.ndarray = np.diff(self._index.offsets).astype(np.int64)
+        self._weights = self._find_weights(class_weights)
+        self.steps_per_epoch = max(1, self.num_samples // self.batch_size)
+        self._ramp_steps, self._ramp_units = self._find_ramp()
+        self._step = 0
+        self._core = self._build_core()
+
+    @property
+    def local_batch_size(self) -> int:
+        """Samples of a batch on this rank."""
+        return self.batch_size // self.world_size
+
+    def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def first_slot(self, step):
-        return step * self.batch_size + self.rank * self.local_batch_size
+    def batch(self, step: int) -> np.ndarray:
+        """Return this rank's samples of a global step, counted from 0 and never restarted: int64 [local_batch_size]."""
+        return self._core.draw(self.first_slot(step), self.local_batch_size)
 
-    def batch(self, step):
-        epoch, i = divmod(step, self.steps_per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.labels)))
-        o = self._epoch[1][i * self.batch_size : (i + 1) * self.batch_size]
-        return o[self.rank * self.local_batch_size :][: self.local_batch_size]
+    def first_slot(self, step: int) -> int:
+        """Return the global slot of this rank's first sample of a step."""
+        return _whole("step", step, least=0) * self.batch_size + self.rank * self.local_batch_size
+
+    def draw(self, first_slot: int, count: int) -> np.ndarray:
+        """Return the samples of slots first_slot to first_slot + count - 1, whatever rank they belong to: int64."""
+        first_slot, count = _whole("first_slot", first_slot, least=0), _whole("count", count, least=0)
+        return self._core.draw(first_slot, count, num_threads=self.num_threads)
+
+    def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[np.ndarray]:
+        """Yield this rank's batches from a global step on; without end, unless a number of steps is given."""
+        step = start_step
+        while num_steps is None or step < start_step + num_steps:
+            yield self.batch(step)
+            step += 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield this rank's batches to the end of the epoch; the next iteration goes on with the next epoch.
+
+        An iteration that is broken off starts again where it started: `load_state_dict` moves it.
+        """
+        start = self._step
+        end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
+        if self.num_steps is not None:
+            end = max(start, min(end, self.num_steps))
+        yield from self.batches(start, end - start)
+        self._step = end
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next iteration at an epoch, counted from 0."""
+        self._step = _whole("epoch", epoch, least=0) * self.steps_per_epoch
+
+    def class_probabilities(self, step: int = 0) -> np.ndarray:
+        """Return the probability of each class in a slot of a step: float64 [C]."""
+        by_count = self.class_counts / self.num_samples
+        if self._weights is not None:
+            return self._weights / self._weights.sum()
+        if self._law in (_C.Law.epochs, _C.Law.uniform):
+            return by_count
+        balance = 1.0
+        if self._law == _C.Law.mixture:
+            units = _whole("step", step, least=0) // self._ramp_steps
+            balance = min(1.0, units / self._ramp_units) if self._ramp_units else 0.0
+        return (1 - balance) * by_count + balance / self.num_classes
+
+    def state_dict(self, *, step: int) -> dict[str, Any]:
+        """Return what another sampler needs to go on.
+
+        Args:
+            step: Number of batches trained on, which only the caller knows: loaders fetch batches ahead.
+
+        Returns:
+            The step, the settings and a fingerprint of settings and labels; JSON can hold it.
+        """
+        step = _whole("step", step, least=0)
+        return {"step": step, "settings": self._settings(), "fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start the next iteration at the step of a state, in the middle of an epoch if need be.
+
+        Raises:
+            ValueError: The state comes from other labels or settings, under which the batches would be others. Rank
+                and world size may differ.
+        """
+        try:
+            step, settings, fingerprint = state["step"], dict(state["settings"]), state["fingerprint"]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                "state: expected what state_dict() returned, with step, settings and fingerprint"
+            ) from None
+        ours = self._settings()
+        changed = [name for name in ours if settings.get(name) != ours[name]]
+        if changed:
+            what = "; ".join(f"{name} was {settings.get(name)!r} and is {ours[name]!r}" for name in changed)
+            raise ValueError(f"state: saved by a sampler that would order the samples otherwise: {what}")
+        if fingerprint != self.fingerprint:
+            raise ValueError(f"state: fingerprint {fingerprint!r} is not {self.fingerprint!r}; the state was altered")
+        self._step = _whole("step", step, least=0)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the labels and of the settings that decide the order; 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = copy.copy(self.__dict__)
+        del state["_core"]
+        return {**state, "_law": self._law.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._law = getattr(_C.Law, state["_law"])
+        self._core = self._build_core()
+
+    def __repr__(self) -> str:
+        sampling = "class_weights" if self._law == _C.Law.weighted and self.sampling is None else self.sampling
+        return (
+            f"LongTailSampler({self.num_samples} samples, {self.num_classes} classes, sampling={sampling!r}, "
+            f"batch_size={self.batch_size}, seed={self.seed}, rank={self.rank}, world_size={self.world_size})"
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """Return everything that decides the order, as JSON can hold it."""
+        weights = None if self._weights is None else hashlib.sha256(self._weights.tobytes()).hexdigest()[:16]
+        return {
+            "stream": _STREAM_VERSION,
+            "labels": f"{self._index.fingerprint:016x}",
+            "num_samples": self.num_samples,
+            "num_classes": self.num_classes,
+            "sampling": self.sampling,
+            "class_weights": weights,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "samples_per_class": self.samples_per_class,
+            "replacement": self.replacement,
+            "unique_batches": self.unique_batches,
+            "shuffle_batches": self.shuffle_batches,
+            "ramp": [self._ramp_steps, self._ramp_units],
+        }
+
+    def _check_samples_per_class(self) -> None:
+        cycles = self.sampling in ("class_balanced", 0) and not self.replacement
+        if self.samples_per_class > 1 and not cycles:
+            raise ValueError(
+                f"samples_per_class: got {self.samples_per_class} with sampling={self.sampling!r}, "
+                f"replacement={self.replacement}; only class_balanced without replacement takes more than 1"
+            )
+        if self.samples_per_class > self.batch_size:
+            raise ValueError(
+                f"samples_per_class: got {self.samples_per_class}, more than a batch holds; "
+                f"expected at most batch_size ({self.batch_size})"
+            )
+
+    def _find_law(self) -> _C.Law:
+        q = SAMPLINGS.get(self.sampling, self.sampling) if isinstance(self.sampling, str) else self.sampling
+        if self.sampling == "progressively_balanced":
+            return _C.Law.mixture
+        if q == 1:
+            return _C.Law.uniform if self.replacement else _C.Law.epochs
+        if q == 0:
+            return _C.Law.classes if self.replacement else _C.Law.class_cycles
+        return _C.Law.weighted
+
+    def _find_weights(self, class_weights: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
+        """Check the class weights or make them of the power, and refuse empty classes that would have to be drawn."""
+        weights = None
+        if class_weights is not None:
+            weights = _check_weights(class_weights, self.num_classes)
+        empty = self.class_counts == 0 if weights is None else (self.class_counts == 0) & (weights > 0)
+        if empty.any():
+            raise ValueError(
+                f"labels: {int(empty.sum())} of {self.num_classes} classes have no sample, the first is class "
+                f"{int(empty.argmax())}; number the classes that have samples 0 to C - 1, or leave the empty ones out "
+                f"with class_weights of 0"
+            )
+        if weights is None and self._law == _C.Law.weighted:
+            q = SAMPLINGS[self.sampling] if isinstance(self.sampling, str) else self.sampling
+            assert q is not None
+            # the square root rounds alike everywhere; a ratio keeps large powers finite
+            reference = self.class_counts.max() if q > 0 else self.class_counts.min()
+            weights = np.sqrt(self.class_counts) if q == 0.5 else (self.class_counts / reference) ** q
+        return weights
+
+    def _find_ramp(self) -> tuple[int, int]:
+        """Return after how many steps the mixture moves, and in how many such moves it arrives."""
+        if self._law != _C.Law.mixture:
+            return 1, 0
+        num_steps, num_epochs = self.num_steps, self.num_epochs
+        if num_steps is None:
+            if num_epochs is None:
+                raise ValueError(
+                    "num_epochs: progressively_balanced moves over the whole training; give num_epochs or num_steps"
+                )
+            num_steps = num_epochs * self.steps_per_epoch
+        if self.progress == "step":
+            return 1, num_steps - 1
+        if num_epochs is None:
+            num_epochs = math.ceil(num_steps / self.steps_per_epoch)
+        return self.steps_per_epoch, num_epochs - 1
+
+    def _build_core(self) -> _C.Sampler:
+        slots = self.steps_per_epoch * self.batch_size
+        return _C.Sampler(
+            self._index,
+            law=self._law,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            # an epoch smaller than a batch has no end of its own: one permutation follows the other
+            epoch_slots=min(slots, self.num_samples),
+            samples_per_class=self.samples_per_class,
+            ramp_slots=self._ramp_steps * self.batch_size,
+            ramp_units=self._ramp_units,
+            shuffle_batches=self.shuffle_batches,
+            unique_batches=self.unique_batches,
+            weights=[] if self._weights is None else self._weights,
+        )
+
+
+def effective_number_weights(class_counts: Sequence[int] | np.ndarray, *, beta: float = 0.9999) -> np.ndarray:
+    """Return class weights that draw each sample in proportion to 1 / E_n, the effective number of its class's samples.
+
+    Cui et al., CVPR 2019, equation 1: E_n = (1 - beta^n) / (1 - beta). A class then has the probability n_c / E_{n_c}
+    over the sum of these: beta = 0 is instance-balanced, beta -> 1 class-balanced. (The paper's weights for a loss are
+    these divided by the class counts.)
+
+    Args:
+        class_counts: n_c, C numbers; an empty class gets weight 0.
+        beta: In [0, 1).
+
+    Returns:
+        float64 [C], the classes' probabilities, for `LongTailSampler(..., class_weights=...)`.
+
+    Raises:
+        ValueError: beta is out of range, a count is negative or all are 0.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta: got {beta}; expected at least 0 and less than 1")
+    if counts.ndim != 1 or not (counts >= 0).all() or not counts.any():
+        raise ValueError("class_counts: expected one count a class, none negative and not all 0")
+    if beta > 0:
+        effective = np.expm1(counts * math.log(beta)) / math.expm1(math.log(beta))
+        weights = np.divide(counts, effective, out=np.zeros_like(counts), where=counts > 0)
+    else:
+        weights = counts
+    return np.asarray(weights / weights.sum())
+
+
+def _whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+    """Return an integer argument as an int, or say what it should have been."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        bound = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}: got {value!r}; expected an integer, {bound}")
+    return number
+
+
+def _check_sampling(sampling: str | float, class_weights: Any) -> str | float | None:
+    """Return the sampling's name or power; None when class weights take its place."""
+    if class_weights is not None:
+        if sampling != "instance_balanced":
+            raise ValueError(f"class_weights: given with sampling={sampling!r}; give one of the two")
+        return None
+    if isinstance(sampling, str):
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling: got {sampling!r}; expected a power or one of {', '.join(SAMPLINGS)}")
+        return sampling
+    try:
+        power = float(sampling)
+    except (TypeError, ValueError):
+        power = math.nan
+    if not math.isfinite(power):
+        raise ValueError(f"sampling: got {sampling!r}; expected a finite power or one of {', '.join(SAMPLINGS)}")
+    return power
+
+
+def _check_weights(class_weights: Sequence[float] | np.ndarray, num_classes: int) -> np.ndarray:
+    weights = np.array(class_weights, dtype=np.float64)
+    if weights.shape != (num_classes,):
+        raise ValueError(f"class_weights: got shape {list(weights.shape)}; expected one a class, [{num_classes}]")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        c = int(wrong.argmax())
+        raise ValueError(f"class_weights: class {c} has {weights[c]}; expected finite numbers, none negative")
+    if not weights.any():
+        raise ValueError("class_weights: all are 0; give the classes to draw a positive weight")
+    return weights
+
+
+def _as_labels(labels: Any) -> np.ndarray:
+    """Return labels of any kind as a contiguous one-dimensional array of integers, without a copy where possible."""
+    if isinstance(labels, str | Path):
+        labels = np.load(labels, mmap_mode="r", allow_pickle=False)
+    if hasattr(labels, "detach"):  # a torch tensor, possibly on another device
+        labels = labels.detach().cpu()
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"labels: got shape {list(array.shape)}; expected one label a sample, at least one")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"labels: got {array.dtype}; expected integers, the class of each sample from 0 to C - 1")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _count_classes(labels: np.ndarray, num_classes: int | None) -> int:
+    """Return the number of classes, checked against the number of samples before anything of that size is allocated."""
+    if num_classes is None:
+        largest = int(labels.max())
+        if largest < 0:
+            raise ValueError(f"labels: the largest is {largest}; expected 0 to C - 1")
+        num_classes = largest + 1
+    num_classes = _whole("num_classes", num_classes, least=1)
+    if num_classes > max(2 * len(labels), 2**20):
+        raise ValueError(
+            f"labels: {len(labels)} samples of {num_classes} classes leave most of them empty; "
+            f"number the classes that have samples 0 to C - 1"
+        )
+    return num_classes
