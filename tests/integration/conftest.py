@@ -4,9 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastlt import Run, TrainConfig, recipe, train
 from fastlt.data.synth import synthesize
+
+torch.set_num_threads(1)  # the networks here are so small that a second thread only waits for the first
 
 
 @pytest.fixture(scope="session")
