@@ -92,8 +92,16 @@ class PillowLoader(PlannedLoader):
             generator=torch.Generator(),
             collate_fn=_as_it_is,
         )
-        for made in workers:
-            if isinstance(made, ValueError):
-                raise made
-            self.stand_ins.mark(made.broken)
-            yield self._deliver(made.images, made.work)
+        made_batches = iter(workers)
+        try:
+            for made in made_batches:
+                if isinstance(made, ValueError):
+                    raise made
+                self.stand_ins.mark(made.broken)
+                yield self._deliver(made.images, made.work)
+        except (ConnectionError, EOFError) as error:
+            # What is left of a worker that was killed while it handed over a batch.
+            raise RuntimeError("DataLoader worker exited unexpectedly; was it killed, or out of memory?") from error
+        finally:
+            # An error's traceback keeps the iterator alive, and with it the workers.
+            made_batches._shutdown_workers()  # type: ignore[attr-defined]
