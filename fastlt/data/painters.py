@@ -64,7 +64,7 @@ def paint_all(
         look: How to paint.
         fonts: The folder of the font files.
         seed: Key of all draws.
-        num_workers: Processes; default one a core, 1 paints in this process.
+        num_workers: Processes; default one a core and at most sixteen, 1 paints in this process.
         progress: Called with the number of images done since its last call.
 
     Raises:
@@ -86,7 +86,7 @@ def paint_all(
                 )
             )
             num_chunks += 1
-    workers = max(1, min(num_workers or os.cpu_count() or 1, num_chunks))
+    workers = max(1, min(num_workers or _num_cores(), num_chunks))
     report = progress or (lambda count: None)
     if workers == 1:
         for _ in range(num_chunks):
@@ -160,6 +160,12 @@ def work() -> None:
         except OSError as error:
             reply = json.dumps([error.errno or errno.EIO, str(error)])
         print(reply, flush=True)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, sixteen at most."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(16, usable or 1)
 
 
 def _environment() -> dict[str, str]:

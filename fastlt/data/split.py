@@ -63,8 +63,8 @@ def split_folder(
     out = root / "lists" if out is None else Path(out)
     if val_per_class < 1 or test_per_class < 0:
         raise ValueError(
-            f"got val_per_class {val_per_class} and test_per_class {test_per_class}, expected at least 1 and 0 (--val, "
-            "--test)"
+            f"got val_per_class {val_per_class} and test_per_class {test_per_class}, expected at least 1 and 0 "
+            "(--val-per-class, --test-per-class)"
         )
     classes, files = _list_classes(root, out)
     paths = [f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found]

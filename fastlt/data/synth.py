@@ -95,7 +95,7 @@ def synthesize(
     if size < 8 or val_per_class < 1 or test_per_class < 0:
         raise ValueError(
             f"got size {size}, {val_per_class} val and {test_per_class} test images a class, expected at least 8, 1 "
-            "and 0 (--size, --val, --test)"
+            "and 0 (--size, --val-per-class, --test-per-class)"
         )
     spec = SynthSpec(
         num_classes=num_classes,
@@ -218,9 +218,9 @@ def _claim(out: Path, spec: SynthSpec) -> None:
     text = json.dumps(asdict(spec), indent=2) + "\n"
     if record.is_file():
         if record.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{out} holds a synthetic data set of another shape; give another folder (--out)")
+            raise ValueError(f"{out} holds a synthetic data set of another shape; give another folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty, expected a new folder for the synthetic data set (--out)")
+        raise ValueError(f"{out} is not empty, expected a new folder for the synthetic data set")
     with replacing(record) as partial:
         partial.write_text(text, encoding="utf-8")
