@@ -43,12 +43,12 @@ class Look:
     """
 
     size: int = 32
-    extent: tuple[float, float] = (0.5, 0.9)
-    rotation: float = 12.0
+    extent: tuple[float, float] = (0.35, 0.8)
+    rotation: float = 20.0
     offset: float = 1.0
-    ink: tuple[int, int] = (0, 110)
-    ground: tuple[int, int] = (145, 255)
-    noise: float = 12.0
+    ink: tuple[int, int] = (0, 150)
+    ground: tuple[int, int] = (105, 255)
+    noise: float = 40.0
     quality: int = 90
 
 
