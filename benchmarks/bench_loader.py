@@ -1,0 +1,66 @@
+"""Images a second out of the loaders, on a CPU: small pictures (48 to 32 pixels) and photographs (500 x 375 to 224).
+
+A round is a pass by a loader that has been opened before. Where files are decoded anew that
+includes starting its workers or its pipeline; where they are in memory, decoding them is not included and is reported
+as `decode_s`. `FASTLT_BENCH_THREADS` sets the threads (default 2). Results hold `images_per_s`.
+"""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from fastlt.data.augmentation import Augmentation, EvalTransform
+from fastlt.data.dataset import LongTailedDataset
+from fastlt.data.loader import eval_loader, train_loader
+from fastlt.data.sampler import LongTailSampler
+
+NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
+KINDS = {"small": (2000, (48, 48), 32, 128), "photographs": (240, (500, 375), 224, 32)}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request, tmp_path_factory):
+    """Return (data set, side of the squares, batch size)."""
+    num_images, (width, height), size, batch_size = KINDS[request.param]
+    folder = tmp_path_factory.mktemp(request.param) / "train"
+    rng = np.random.default_rng(0)
+    for number in range(num_images):
+        file = folder / f"{number % 10}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        # About as many bytes a pixel as a photograph has.
+        smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(2)), np.float32)
+        Image.fromarray(((smooth - 128) * 4 + 128).clip(0, 255).astype(np.uint8)).save(file, quality=85)
+    return LongTailedDataset.from_folder(folder, cache=False), size, batch_size
+
+
+def measure(benchmark, loader, num_images):
+    with loader:
+        benchmark.pedantic(lambda: sum(len(batch.ids) for batch in loader), rounds=5, warmup_rounds=1)
+    benchmark.extra_info["num_threads"] = NUM_THREADS
+    benchmark.extra_info["num_images"] = num_images
+    benchmark.extra_info["images_per_s"] = num_images / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize("backend", ["memory", "dali", "pillow"])
+def test_train(benchmark, kind, backend):
+    dataset, size, batch_size = kind
+    num_steps = 4 * len(dataset) // batch_size
+    sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch_size)
+    started = time.perf_counter()
+    loader = train_loader(
+        dataset, sampler, Augmentation(size=size), num_steps=num_steps, backend=backend, num_threads=NUM_THREADS
+    )
+    benchmark.extra_info["decode_s"] = time.perf_counter() - started if backend == "memory" else 0.0
+    measure(benchmark, loader, num_steps * batch_size)
+
+
+@pytest.mark.parametrize("backend", ["memory", "dali", "pillow"])
+def test_eval(benchmark, kind, backend):
+    dataset, size, batch_size = kind
+    transform = EvalTransform(size=size, resize=size * 8 // 7)
+    loader = eval_loader(dataset, transform, batch_size=batch_size, backend=backend, num_threads=NUM_THREADS)
+    measure(benchmark, loader, len(dataset))
