@@ -239,4 +239,4 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if mode == "P" and "transparency" in image.info:
         # The same pixels as a direct conversion, without Pillow's warning.
         return np.array(image.convert("RGBA").convert("RGB"))
-    return np.array(image.convert("RGB"))
+    return np.array(image if mode == "RGB" else image.convert("RGB"))
