@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -156,7 +157,13 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     except SystemExit as error:
         if not error.code:
             raise
-        lines = [line.strip(" │") for line in said.getvalue().splitlines() if line.startswith("│")]
-        message = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))])
+        message = boxed_message(said.getvalue())
         message = message.removeprefix(f"Error parsing {command.__name__}: ").rstrip(".")
         raise ValueError(f"{message}; see fastlt {name} --help") from None
+
+
+def boxed_message(text: str) -> str:
+    """Return the first paragraph of a message that tyro has framed, with lines or, on a plain terminal, with dashes."""
+    lines = [line.strip(" │") for line in text.splitlines()]
+    body = lines[1 if text.startswith("╭") else 2 :]
+    return " ".join(itertools.takewhile(lambda line: not set(line) <= set("─-╰╯"), body))

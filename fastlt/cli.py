@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .arguments import (
@@ -172,7 +173,8 @@ def command_doctor(argv: Sequence[str]) -> None:
     table = Table("what", "state", "found", "what to do")
     style = {"ok": "green", "absent": "yellow", "broken": "red"}
     for finding in findings:
-        table.add_row(finding.name, f"[{style[finding.state]}]{finding.state}[/]", finding.detail, finding.advice)
+        state = f"[{style[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.name, state, escape(finding.detail), escape(finding.advice))
     console.print(table)
     write_output(parsed.json, [dataclasses.asdict(finding) for finding in findings])
     if any(finding.state == "broken" for finding in findings):

@@ -139,7 +139,7 @@ def catch_signals() -> Iterator[list[int]]:
         caught.append(signum)
         signal.signal(signum, previous[signum])
 
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in (int(signal.SIGINT), int(signal.SIGTERM)):
         previous[each] = signal.signal(each, remember)
     try:
         yield caught

@@ -55,7 +55,8 @@ class LinearHead(nn.Module):
 
     def norms(self) -> Tensor:
         """Return the Euclidean norm of every class's weight vector, [C]."""
-        return torch.linalg.vector_norm(self.weight.detach().float(), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self.weight.detach().float(), dim=1)
+        return norms
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [N, D] to logits [N, C]."""

@@ -1,0 +1,328 @@
+"""The command line as a user meets it: what it prints, what it writes, how it refuses."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastlt import Run, TrainConfig, cli
+from fastlt.checkpoint import load, save
+
+Outcome = tuple[int, str, str]
+
+
+@pytest.fixture
+def fastlt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Outcome]:
+    """Run a command in this process, in an empty folder: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.console, "_width", 200)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["fastlt", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def refused(outcome: Outcome, *parts: str) -> None:
+    """Assert one line on standard error with all ``parts`` in it, and status 2."""
+    status, _, error = outcome
+    assert status == 2, outcome
+    lines = [line for line in error.splitlines() if line]
+    assert len(lines) == 1, error
+    assert lines[0].startswith("fastlt: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def train_arguments(data_root: Path, *more: object) -> list[object]:
+    flags = "--backbone resnet8 --epochs 2 --batch-size 32 --lr 0.1 --image-size 32 --device cpu --num-threads 1"
+    return ["train", "--dataset", "folder", "--data-root", data_root, *flags.split(), *more]
+
+
+def test_help_is_fast_and_free_of_torch() -> None:
+    code = "import sys; sys.argv = ['fastlt', '--help']; import fastlt.cli; fastlt.cli.main()"
+    code += "; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in cli.COMMANDS:
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_has_help(command: str, fastlt: Callable[..., Outcome]) -> None:
+    status, out, _ = fastlt(*command.split(), "--help")
+    assert status == 0
+    assert f"fastlt {command}" in out
+
+
+def test_train_rebalance_evaluate_report_on_somebodys_folder(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
+    status, out, err = fastlt(*train_arguments(data_root))
+    assert status == 0, err
+    assert "fastlt rebalance" in out
+    last = Path("runs/last")
+    assert last.resolve().parent == (Path("runs/folder")).resolve()
+
+    status, out, err = fastlt("rebalance", "--tau", "0.7", "--json", "table.json")
+    assert status == 0, err
+    assert "tau (tau 0.7)" in out
+    rows = json.loads(Path("table.json").read_text())["results"]
+    assert {(row["method"], row["split"]) for row in rows} == {
+        ("joint", "val"),
+        ("joint", "test"),
+        ("tau", "val"),
+        ("tau", "test"),
+    }
+    assert all(Path(row["checkpoint"]).is_file() for row in rows)
+
+    status, out, err = fastlt("evaluate", "--method", "tau", "--split", "test")
+    assert status == 0, err
+    assert "test" in out
+    assert "val │" not in out
+
+    status, out, err = fastlt("report")
+    assert status == 0, err
+    assert (last / "report" / "index.html").is_file()
+
+
+def test_killed_training_is_resumed_by_the_command_it_prints(data_root: Path, tmp_path: Path) -> None:
+    arguments = [*map(str, train_arguments(data_root, "--epochs", 500, "--out", "run", "--log-every", 1))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastlt", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "last.safetensors").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + 15
+    assert error.count("\n") == 1
+    assert "Go on with: fastlt train --resume --out run" in error
+    _, metadata = load(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert metadata["progress"]["step"] > 0
+
+
+def test_recipes_prints_settings_that_json_holds(fastlt: Callable[..., Outcome]) -> None:
+    status, out, _ = fastlt("recipes", "glyphs_lt", "--json", "recipe.json")
+    assert status == 0
+    assert json.loads(out)["dataset"] == "glyphs_lt"
+    assert json.loads(Path("recipe.json").read_text())["backbone"] == json.loads(out)["backbone"]
+    status, out, _ = fastlt("recipes")
+    assert status == 0
+    assert "folder" in out
+
+
+def test_doctor_finds_this_machine_in_order(fastlt: Callable[..., Outcome]) -> None:
+    status, _, _ = fastlt("doctor", "--json", "doctor.json")
+    findings = {row["name"]: row for row in json.loads(Path("doctor.json").read_text())}
+    assert status == 0, findings
+    assert findings["C++ core"]["state"] == "ok"
+    for row in findings.values():
+        assert row["state"] in ("ok", "absent")
+
+
+def test_data_commands(fastlt: Callable[..., Outcome]) -> None:
+    shape = "--classes 6 --images 96 --max 40 --min 5 --size 16 --val-per-class 2 --test-per-class 0 --num-threads 1"
+    status, _, err = fastlt("data", "synth", "made", *shape.split())
+    assert status == 0, err
+    status, out, err = fastlt("data", "info", "made", "--json", "info.json")
+    assert status == 0, err
+    assert "6 classes (0 many, 2 medium, 4 few), imbalance ratio 8.0" in out
+    facts = json.loads(Path("info.json").read_text())
+    assert facts["splits"]["train"]["num_images"] == 96
+    status, out, err = fastlt(
+        "data", "split", "made/train", "--out", "lists", "--val-per-class", 1, "--test-per-class", 1
+    )
+    assert status == 0, err
+    assert "fastlt train --dataset folder --data-root lists" in out
+    status, out, err = fastlt("data", "info", "lists")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("trian", ["got 'trian'", "did you mean 'train'"]),
+        ("data inf", ["did you mean 'data info'"]),
+        ("train", ["--dataset: missing", "--data-root DIR"]),
+        ("train --dataset glyph_lt", ["did you mean 'glyphs_lt'"]),
+        ("train --dataset glyphs_lt --epoch 3", ["--epoch: unknown flag", "did you mean --epochs?"]),
+        ("train --dataset glyphs_lt --epochs three", ["--epochs", "'three'"]),
+        ("train --dataset glyphs_lt --epochs 0", ["--epochs: got 0", "at least 1"]),
+        ("train --dataset glyphs_lt --backbone resnet5", ["--backbone: got 'resnet5'", "did you mean 'resnet50'"]),
+        ("train --dataset glyphs_lt --sampling balanced", ["--sampling: got 'balanced'"]),
+        ("train --dataset glyphs_lt --device tpu", ["--device: got 'tpu'", "auto, cpu, cuda"]),
+        ("train --dataset folder", ["--data-root: missing"]),
+        ("train --data-root nowhere", ["nowhere", "does not exist"]),
+        ("train --resume", ["no run yet", "fastlt train --dataset"]),
+        ("rebalance", ["no run yet"]),
+        ("evaluate", ["no run yet"]),
+        ("report", ["no run yet"]),
+        ("rebalance nowhere", ["nowhere: no such run folder"]),
+        ("rebalance --tau nan", ["--tau: got 'nan'"]),
+        ("rebalance --tau -1", ["--tau: got '-1'"]),
+        ("rebalance --tau inf", ["--tau: got 'inf'"]),
+        ("rebalance --method taus", ["--method: got 'taus'", "did you mean 'tau'"]),
+        ("recipes folders", ["did you mean 'folder'"]),
+        ("data info nowhere", ["nowhere", "does not exist"]),
+        ("data synth made --classes 0 --images 1 --max 1 --min 1", ["got 0 classes"]),
+        ("data synth made", ["--classes"]),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: str, parts: list[str], fastlt: Callable[..., Outcome]) -> None:
+    refused(fastlt(*arguments.split()), *parts)
+
+
+def test_class_folders_only(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
+    shutil.copytree(data_root / "train", "mine/animals")
+    refused(fastlt("train", "--data-root", "mine/animals"), "class folders only", "fastlt data split")
+
+
+def test_a_root_one_level_too_deep(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
+    refused(fastlt("train", "--data-root", data_root / "train"), "is itself a split", f"give its parent {data_root}")
+
+
+def test_val_without_images(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
+    root = Path(shutil.copytree(data_root, "copy"))
+    for path in (root / "val").rglob("*.jpg"):
+        path.unlink()
+    refused(fastlt(*train_arguments(root)), "the val split is empty")
+
+
+def test_an_existing_run_folder_is_not_overwritten(
+    run_copy: Run, data_root: Path, fastlt: Callable[..., Outcome]
+) -> None:
+    before = run_copy.checkpoint("last").read_bytes()
+    refused(fastlt(*train_arguments(data_root, "--out", run_copy.path)), "is not empty", "--resume")
+    assert run_copy.checkpoint("last").read_bytes() == before
+
+
+def test_a_half_written_checkpoint(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
+    for name in ("best", "last"):
+        path = run_copy.checkpoint(name)
+        path.write_bytes(path.read_bytes()[:-1000])
+    refused(fastlt("rebalance", run_copy.path), "best.safetensors", "incomplete")
+    refused(fastlt("train", "--resume", "--out", run_copy.path, "--device", "cpu"), "last.safetensors", "incomplete")
+
+
+def test_a_checkpoint_of_another_network(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
+    path = run_copy.path / "config.json"
+    config = dataclasses.replace(run_copy.config, backbone="resnet10")
+    path.write_text(json.dumps(config.to_json()))
+    refused(fastlt("evaluate", run_copy.path), "best.safetensors", "another network", "--backbone")
+
+
+def test_a_checkpoint_of_another_number_of_classes(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
+    tensors, metadata = load(run_copy.checkpoint("best"))
+    tensors["fc.weight"], tensors["fc.bias"] = tensors["fc.weight"][:7], tensors["fc.bias"][:7]
+    save(run_copy.checkpoint("best"), tensors, metadata)
+    refused(fastlt("evaluate", run_copy.path), "another number of classes", "fc.weight is [7, 128], expected [10, 128]")
+
+
+def test_a_run_without_checkpoint(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
+    run_copy.checkpoint("best").unlink()
+    refused(fastlt("rebalance", run_copy.path), "best.safetensors: no such checkpoint")
+
+
+def test_a_split_the_data_lack(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
+    data = json.loads((run_copy.path / "data.json").read_text())
+    del data["splits"]["test"]
+    (run_copy.path / "data.json").write_text(json.dumps(data))
+    refused(fastlt("evaluate", run_copy.path, "--split", "test"), "--split: got 'test'", "train, val")
+
+
+def test_a_classifier_that_was_not_made(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
+    refused(fastlt("evaluate", run_copy.path, "--method", "tau"), "no tau classifier yet", "fastlt rebalance")
+
+
+def test_a_full_disk(run_copy: Run, monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
+    import errno
+
+    def full(path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = sorted(path for path in run_copy.path.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        refused(fastlt("rebalance", run_copy.path, "--tau", "0.7"), "the disk is full", "free some space")
+    left = {path.name for path in run_copy.path.rglob("*")} - {path.name for path in before}
+    assert not any(name.endswith(".safetensors") or name.startswith(".") for name in left)
+
+
+def test_diverging_training_says_what_to_lower(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
+    refused(
+        fastlt(*train_arguments(data_root, "--lr", "1e30", "--precision", "fp32")), "--lr: the loss is", "lower --lr"
+    )
+
+
+def test_an_image_that_breaks_during_training_is_replaced_and_named(
+    small_config: TrainConfig, data_root: Path, fastlt: Callable[..., Outcome]
+) -> None:
+    root = Path(shutil.copytree(data_root, "copy")).resolve()
+    status, _, err = fastlt("data", "info", root)  # index the files while they are whole
+    assert status == 0, err
+    victim = sorted((root / "train").rglob("*.jpg"))[0]
+    stat = victim.stat()
+    victim.write_bytes(bytes(stat.st_size))
+    import os
+
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    status, out, err = fastlt(*train_arguments(root))
+    assert status == 0, err
+    assert victim.name in out
+
+
+def test_all_kinds_of_images_train(tmp_path: Path, fastlt: Callable[..., Outcome]) -> None:
+    rng = np.random.default_rng(0)
+
+    def picture() -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+
+    def write(folder: Path, start: int) -> None:
+        folder.mkdir(parents=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture().save(folder / f"{start}-plain.jpg")
+        picture().convert("CMYK").save(folder / f"{start}-cmyk.jpg")
+        picture().convert("L").save(folder / f"{start}-grey.jpg")
+        picture().save(folder / f"{start}-rotated.jpg", exif=exif)
+        picture().save(folder / f"{start}-progressive.jpg", progressive=True)
+        picture().convert("RGBA").save(folder / f"{start}-alpha.png")
+        picture().convert("P").save(folder / f"{start}-palette.png")
+        Image.fromarray(rng.integers(0, 65536, (40, 50), dtype=np.uint16)).save(folder / f"{start}-deep.png")
+        picture().save(folder / f"{start}-animated.gif", save_all=True, append_images=[picture()])
+        picture().save(folder / f"{start}-misnamed.jpg", format="PNG")
+
+    for index, name in enumerate(("cat", "dog")):
+        write(Path("images/train") / name, index)
+        write(Path("images/val") / name, index + 10)
+    (Path("images/train/cat") / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (Path("images/train/cat") / "empty.jpg").write_bytes(b"")
+    for loader in ("memory", "pillow", "dali"):
+        status, out, err = fastlt(
+            *train_arguments(Path("images"), "--batch-size", 10, "--loader", loader, "--out", f"run-{loader}")
+        )
+        assert status == 0, (loader, err)
+        assert "skipped" in out
+    refused(fastlt(*train_arguments(Path("images"), "--strict", "--out", "strict")), "broken.jpg")
