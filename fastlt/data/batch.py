@@ -96,17 +96,19 @@ class PlannedLoader:
 
     def _deliver(self, images: Tensor, work: Work) -> Batch:
         """Complete a batch and start its copy to the device, on the current stream."""
-        labels = torch.from_numpy(self.plan.dataset.labels[work.ids])
-        jitter = None if work.jitter is None else torch.from_numpy(work.jitter)
-        order = None if work.order is None else torch.from_numpy(work.order)
-        move = self.device.type != "cpu"
         return Batch(
-            images=images.to(self.device, non_blocking=True) if move else images,
-            labels=labels.to(self.device, non_blocking=True) if move else labels,
+            images=self._on_device(images),
+            labels=self._on_device(torch.from_numpy(self.plan.dataset.labels[work.ids])),
             ids=work.ids,
-            jitter=jitter.to(self.device, non_blocking=True) if move and jitter is not None else jitter,
-            order=order.to(self.device, non_blocking=True) if move and order is not None else order,
+            jitter=None if work.jitter is None else self._on_device(torch.from_numpy(work.jitter)),
+            order=None if work.order is None else self._on_device(torch.from_numpy(work.order)),
         )
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """Return the tensor on the device. A copy from memory that is not pinned would wait for the GPU first."""
+        if tensor.device.type == self.device.type:
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 class _Failure(NamedTuple):
