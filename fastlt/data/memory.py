@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -21,12 +22,9 @@ from .plan import Plan, UnreadableImageError, Work, read_image
 logger = logging.getLogger(__name__)
 
 _DEPTH = 2
-# Control groups, versions 2 and 1: where limit and usage stand, and what of the usage is file cache that yields.
-_CGROUP_FILES = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-_REPORT_FROM_S = 2.0
+_BLOCK = 1024
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_ANNOUNCE_FROM_BYTES = 1_000_000_000
 
 
 class MemoryLoader(PlannedLoader):
@@ -46,29 +44,27 @@ class MemoryLoader(PlannedLoader):
 
     def _decode(self, samples: np.ndarray) -> None:
         """Decode the samples, and those that have to stand in for broken ones."""
-        started = time.perf_counter()
+        num_bytes, started = decoded_bytes(self.plan), time.perf_counter()
+        announced = num_bytes >= _ANNOUNCE_FROM_BYTES
+        if announced:
+            what = f"{len(samples):,} {self.plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
+            logger.info("decoding %s into memory; --loader dali starts at once instead", what)
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="fastlt-decoder") as pool:
             missing = samples.tolist()
             while missing:
                 broken: dict[int, str] = {}
-                for index, found in zip(missing, pool.map(self._read, missing, chunksize=1), strict=True):
-                    if isinstance(found, str):
-                        broken[index] = found
-                    else:
-                        self._images[index] = found
+                for at in range(0, len(missing), _BLOCK):
+                    block = missing[at : at + _BLOCK]
+                    for index, found in zip(block, pool.map(self._read, block), strict=True):
+                        if isinstance(found, str):
+                            broken[index] = found
+                        else:
+                            self._images[index] = found
                 self.stand_ins.mark(broken)
                 stand_ins = {self.stand_ins.stand_in(index) for index in broken}
                 missing = sorted(stand_ins - self._images.keys())
-        seconds = time.perf_counter() - started
-        if seconds >= _REPORT_FROM_S:
-            num_bytes = sum(image.nbytes for image in self._images.values())
-            logger.info(
-                "decoded %s %s images into memory: %.2f GB, %.1f s",
-                f"{len(self._images):,}",
-                self.plan.dataset.split,
-                num_bytes / 1e9,
-                seconds,
-            )
+        if announced:
+            logger.info("decoded them in %.0f s", time.perf_counter() - started)
 
     def _read(self, index: int) -> np.ndarray | str:
         """Return a sample's pixels, or why there are none."""
@@ -102,22 +98,35 @@ class MemoryLoader(PlannedLoader):
 
 
 def available_bytes() -> int:
-    """Return the memory that this process may still take: what the machine and the control group leave free."""
-    free = []
-    try:
+    """Return the memory that this process may still take: what the machine and its control groups leave free."""
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2]
+    with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        free.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    for folder, limit, usage, cache in _CGROUP_FILES:
-        try:
-            limit_bytes, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")] or free
+    for folder, limit_name, usage_name, cache_name in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
+            limit, used = (int((folder / name).read_text()) for name in (limit_name, usage_name))
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except OSError:
-            continue
-        if limit_bytes != "max":
-            free.append(max(0, int(limit_bytes) - used + int(stat.get(cache, 0))))
+            free.append(max(0, limit - used + int(stat.get(cache_name, 0))))
     return min(free)
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Yield the groups around this process and the files of their limit, usage, and what of it is cache that yields."""
+    with contextlib.suppress(OSError):
+        for line in _OWN_GROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = _GROUPS / "memory"
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            folder = root / path.lstrip("/")
+            for group in (folder, *folder.parents):
+                if group.is_relative_to(root):
+                    yield group, *names
 
 
 def decoded_bytes(plan: Plan) -> int:

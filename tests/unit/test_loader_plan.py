@@ -88,14 +88,33 @@ def test_only_the_files_own_faults_make_it_unreadable(
         read_image(dataset, 1)
 
 
-def test_a_control_group_limits_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = ((tmp_path, "memory.max", "memory.current", "inactive_file"),)
-    monkeypatch.setattr(memory, "_CGROUP_FILES", files)
-    unlimited = memory.available_bytes()
-    assert unlimited > 0
-    (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
-    (tmp_path / "memory.max").write_text("1000000\n")
+def test_the_control_groups_round_the_process_limit_the_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, groups = tmp_path / "own", tmp_path / "groups"
+    monkeypatch.setattr(memory, "_OWN_GROUPS", own)
+    monkeypatch.setattr(memory, "_GROUPS", groups)
+    free = memory.available_bytes()
+    assert free > 10**6
+    job = groups / "slice" / "job"
+    job.mkdir(parents=True)
+    own.write_text("1:cpu:/elsewhere\n0::/slice/job\n")
+    for folder, limit in ((job, "max"), (job.parent, "1000000")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("700000\n")
+        (folder / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
     assert memory.available_bytes() == 350_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes() > 350_000
+    (job.parent / "memory.max").write_text("max\n")
+    assert memory.available_bytes() > 10**6
+
+
+def test_the_older_kind_of_control_group_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    (tmp_path / "own").write_text("7:cpu,memory:/\n")
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text("900000\n")
+    (folder / "memory.usage_in_bytes").write_text("600000\n")
+    (folder / "memory.stat").write_text("total_inactive_file 100000\n")
+    assert memory.available_bytes() == 400_000
