@@ -92,16 +92,19 @@ class StandIns:
 
     def mark(self, reasons: dict[int, str]) -> None:
         """Take note of broken samples, and name those that are new in a warning and in `replaced`."""
-        new = {index: reason for index, reason in reasons.items() if index not in self.reasons}
-        self.reasons.update(new)
-        for index, reason in new.items():
-            path, substitute = self.dataset.paths[index], self.dataset.paths[self.stand_in(index)]
-            self.replaced.append(Replacement(path, reason, substitute))
+        new = [index for index in reasons if index not in self.reasons]
+        self.reasons.update({index: reasons[index] for index in new})
+        paths = self.dataset.paths
+        # One that stood in until now may be among the new ones.
+        self.replaced = [
+            Replacement(paths[index], reason, paths[self.stand_in(index)]) for index, reason in self.reasons.items()
+        ]
+        for found in self.replaced[len(self.replaced) - len(new) :]:
             logger.warning(
                 "%s cannot be read any more (%s); %s of the same class stands in for it",
-                self.dataset.path(index),
-                reason,
-                substitute,
+                self.dataset.root / found.path,
+                found.reason,
+                found.substitute,
             )
 
 

@@ -38,7 +38,7 @@ def test_the_next_of_the_class_stands_in_and_the_first_follows_the_last(dataset:
     stand_ins.mark({0: "lost"})
     assert stand_ins.resolve(everything).tolist() == [2, 3, 2, 3, 2, 5]
     assert stand_ins.replaced == [
-        Replacement("4.jpg", "torn", "0.jpg"),
+        Replacement("4.jpg", "torn", "2.jpg"),
         Replacement("1.jpg", "burnt", "3.jpg"),
         Replacement("0.jpg", "lost", "2.jpg"),
     ]

@@ -88,6 +88,7 @@ def test_both_decoders_make_the_same_of_broken_files(own_dataset: LongTailedData
     for index in (2, 9, 17):
         truncate(own_dataset.path(index))
     dali, pillow = drain(open_train(own_dataset, "dali")), drain(open_train(own_dataset, "pillow"))
+    assert len(dali) == len(pillow)
     for a, b in zip(dali, pillow, strict=True):
         np.testing.assert_array_equal(a.ids, b.ids)
         assert (a.images.int() - b.images.int()).abs().float().mean() < 0.5
@@ -115,6 +116,20 @@ def test_a_class_without_a_readable_image_stops_the_run(
     truncate(own_dataset.path(25))
     with pytest.raises(ValueError, match=r"class class3: none of its 1 train images can be read, .*00\.jpg"):
         drain(open_train(own_dataset, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_a_file_may_break_during_the_run(backend: str, own_dataset: LongTailedDataset, open_train: Open) -> None:
+    with open_train(own_dataset, backend, num_steps=30) as loader:
+        batches = iter(loader)
+        next(batches)
+        for index in range(7):
+            truncate(own_dataset.path(index))
+        # Those that were under way may still be whole.
+        late = np.concatenate([batch.ids for batch in batches][8:])
+        assert {found.path for found in loader.replaced} == set(own_dataset.paths[:7])
+    assert late.min() == 7
+    assert (late == 7).sum() > len(late) / 8
 
 
 @needs_dali
