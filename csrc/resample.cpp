@@ -9,7 +9,7 @@
 #include "parallel.h"
 
 // The inner loop is compiled twice where the loader can pick the better one when the library is opened.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define FASTLT_CLONES __attribute__((target_clones("avx2", "default")))
 #define FASTLT_INLINE inline __attribute__((always_inline))
 #else

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from fastlt.data.augmentation import Augmentation
@@ -71,6 +72,7 @@ def open_train() -> Callable[..., Loader]:
         num_threads: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     ) -> Loader:
         sampler = LongTailSampler(
             dataset.labels, sampling="instance_balanced", batch_size=8, seed=5, rank=rank, world_size=world_size
@@ -81,6 +83,7 @@ def open_train() -> Callable[..., Loader]:
             Augmentation(size=24),
             start_step=start_step,
             num_steps=num_steps,
+            device=device,
             backend=backend,
             num_threads=num_threads,
         )

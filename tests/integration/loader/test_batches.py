@@ -13,6 +13,7 @@ from fastlt.data.image import decode_rgb
 from fastlt.data.loader import Batch, Loader, eval_loader
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BACKENDS = ("memory", "pillow", pytest.param("dali", marks=needs_dali))
 Open = Callable[..., Loader]
 
@@ -139,3 +140,19 @@ def test_evaluation_of_a_selection_keeps_its_order(backend: str, dataset: LongTa
     batches = drain(eval_loader(dataset, transform, batch_size=3, backend=backend, num_threads=1, indices=indices))
     assert np.concatenate([batch.ids for batch in batches]).tolist() == indices.tolist()
     assert torch.equal(torch.cat([batch.images for batch in batches]), everything.images[torch.from_numpy(indices)])
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gpu_gets_the_same_batches(backend: str, dataset: LongTailedDataset, open_train: Open) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    on_gpu = drain(open_train(dataset, backend, device=device))
+    assert all(part.device == device for batch in on_gpu for part in batch if isinstance(part, torch.Tensor))
+    on_gpu = [Batch(*(part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)) for batch in on_gpu]
+    if backend == "dali":
+        # Another decoder and another filter; but the same part of the same picture.
+        memory = drain(open_train(dataset, "memory"))
+        assert_same_draws(on_gpu, memory)
+        assert difference(on_gpu, memory).mean() < 2
+    else:
+        assert_equal(on_gpu, drain(open_train(dataset, backend)))
