@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -47,22 +48,21 @@ class DaliLoader(PlannedLoader):
         position = 0
         while position < len(self.plan):
             under_way: deque[Work] = deque()
-            pipeline = self._start(position, under_way)
-            while position < len(self.plan):
-                broken: dict[int, str] = {}
-                try:
-                    decoded = pipeline.run()
-                except RuntimeError as error:
-                    broken = self._find_broken(position, error)
-                else:
-                    work = under_way.popleft()
-                    broken = self._check(work, decoded)
-                if broken:
-                    self._replace(broken)
-                    break
-                yield self._deliver(decoded.images, work)
-                position += 1
-            del pipeline
+            with contextlib.closing(self._start(position, under_way)) as pipeline:
+                while position < len(self.plan):
+                    broken: dict[int, str] = {}
+                    try:
+                        decoded = pipeline.run()
+                    except RuntimeError as error:
+                        broken = self._find_broken(position, error)
+                    else:
+                        work = under_way.popleft()
+                        broken = self._check(work, decoded)
+                    if broken:
+                        self._replace(broken)
+                        break
+                    yield self._deliver(decoded.images, work)
+                    position += 1
 
     def _start(self, position: int, under_way: deque[Work]) -> ImagePipeline:
         """Start a pipeline at a batch; it appends what it works on to `under_way`."""

@@ -102,6 +102,16 @@ class ImagePipeline:
         self._schedule()
         return Decoded(squares, sizes, ends)
 
+    def close(self) -> None:
+        """End DALI's threads now, instead of when the pipeline is collected.
+
+        A traceback may keep it alive until a forked process collects it, which waits there for threads that it does
+        not have.
+        """
+        shutdown = getattr(self._pipeline, "_shutdown", None)
+        if shutdown is not None:
+            shutdown()
+
     def _schedule(self) -> None:
         """Put a batch to work; the first call fills the queue."""
         self._pipeline.schedule_run()

@@ -72,6 +72,23 @@ def test_an_error_on_the_way_arrives_with_its_cause(
         list(loader)
 
 
+@needs_dali
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+def test_a_failed_pipeline_ends_although_its_error_is_kept(
+    dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastlt.data.dali import NativeFiles
+
+    list(open_train(dataset, "dali", num_steps=2))
+    threads = num_kernel_threads()
+    monkeypatch.setattr(NativeFiles, "path", lambda self, index: "/nowhere/at/all.jpg")
+    with open_train(dataset, "dali") as loader, pytest.raises(RuntimeError, match="DALI failed") as caught:
+        list(loader)
+    # Processes that are forked later would inherit it.
+    assert eventually(lambda: num_kernel_threads() <= threads)
+    assert caught.value.__cause__ is not None
+
+
 def test_a_killed_worker_stops_the_run(shared_folder: Path) -> None:
     # In a process of its own: torch raises from a signal handler, wherever the main thread happens to be.
     code = f"""
