@@ -22,7 +22,7 @@ from .plan import Plan, UnreadableImageError, Work, read_image
 logger = logging.getLogger(__name__)
 
 _DEPTH = 2
-_BLOCK = 1024
+_BLOCK = 32  # images a task: the threads' hand-overs cost as much as decoding a small image
 _OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _ANNOUNCE_FROM_BYTES = 1_000_000_000
 
@@ -53,9 +53,9 @@ class MemoryLoader(PlannedLoader):
             missing = samples.tolist()
             while missing:
                 broken: dict[int, str] = {}
-                for at in range(0, len(missing), _BLOCK):
-                    block = missing[at : at + _BLOCK]
-                    for index, found in zip(block, pool.map(self._read, block), strict=True):
+                blocks = [missing[at : at + _BLOCK] for at in range(0, len(missing), _BLOCK)]
+                for block, decoded in zip(blocks, pool.map(self._read, blocks), strict=True):
+                    for index, found in zip(block, decoded, strict=True):
                         if isinstance(found, str):
                             broken[index] = found
                         else:
@@ -66,12 +66,15 @@ class MemoryLoader(PlannedLoader):
         if announced:
             logger.info("decoded them in %.0f s", time.perf_counter() - started)
 
-    def _read(self, index: int) -> np.ndarray | str:
-        """Return a sample's pixels, or why there are none."""
-        try:
-            return read_image(self.plan.dataset, index)
-        except UnreadableImageError as error:
-            return str(error)
+    def _read(self, indices: list[int]) -> list[np.ndarray | str]:
+        """Return the samples' pixels, or why there are none."""
+        found: list[np.ndarray | str] = []
+        for index in indices:
+            try:
+                found.append(read_image(self.plan.dataset, index))
+            except UnreadableImageError as error:
+                found.append(str(error))
+        return found
 
     def _batches(self) -> Generator[Batch, None, None]:
         for images, work in ahead(self._resampled(), depth=_DEPTH, name="fastlt-memory-loader"):
