@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import logging
 from collections.abc import Iterator
 from types import TracebackType
@@ -138,27 +136,18 @@ def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | 
             f"--loader memory: the decoded images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "use --loader dali or --loader pillow"
         )
-    if backend == "auto":
-        backend = "memory" if needed <= memory_share * free else _streaming_backend()
-    if backend == "memory":
+    if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
         return MemoryLoader(plan, device=device, num_threads=threads)
-    if backend == "dali":
+    if backend != "pillow":
         try:
             from .dali import DaliLoader
-        except ImportError as error:
-            raise ValueError(
-                f"--loader dali: DALI cannot be imported ({error}); install nvidia-dali-cuda130, or use --loader pillow"
-            ) from error
-        return DaliLoader(plan, device=device, num_threads=threads)
+        except (ImportError, OSError) as error:
+            if backend == "dali":
+                raise ValueError(
+                    f"--loader dali: DALI cannot be imported ({error}); install nvidia-dali-cuda130, or use "
+                    "--loader pillow"
+                ) from error
+            logger.info("no DALI (%s): Pillow decodes the images on the processor, which may not feed a GPU", error)
+        else:
+            return DaliLoader(plan, device=device, num_threads=threads)
     return PillowLoader(plan, device=device, num_workers=threads)
-
-
-def _streaming_backend() -> str:
-    """Return the backend for a set that does not fit into memory."""
-    with contextlib.suppress(ModuleNotFoundError):  # no package "nvidia" at all
-        if importlib.util.find_spec("nvidia.dali") is not None:
-            return "dali"
-    logger.info(
-        "DALI is not installed: images are decoded by Pillow on the processor, which may not keep up with a GPU"
-    )
-    return "pillow"
