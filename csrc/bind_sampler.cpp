@@ -81,9 +81,9 @@ std::unique_ptr<Sampler> make_sampler(std::shared_ptr<ClassIndex> index, fastlt:
                                       std::uint64_t samples_per_class, std::uint64_t ramp_slots,
                                       std::uint64_t ramp_units, bool shuffle_batches, bool unique_batches,
                                       const std::vector<double>& weights) {
-  if (index->num_samples() == 0 || batch_size == 0 || epoch_slots == 0 ||
+  if (index->num_samples() == 0 || batch_size == 0 || batch_size > fastlt::kMaxNarrow || epoch_slots == 0 ||
       epoch_slots > index->num_samples() || samples_per_class == 0 || ramp_slots == 0)
-    throw std::invalid_argument("expected samples, and sizes of at least 1");
+    throw std::invalid_argument("expected samples, and sizes of at least 1 and at most 2^31 - 1 a batch");
   if (weights.size() != (law == fastlt::Law::kWeighted ? index->num_classes() : 0))
     throw std::invalid_argument("weights: expected one a class for the weighted law, none for others");
   const fastlt::SamplerPlan plan{law,        seed,       batch_size,      epoch_slots,   samples_per_class,

@@ -10,15 +10,14 @@
 
 namespace fastlt {
 
-// Calls work(part, begin, end) for `num_parts` consecutive parts of [0, count), each on its own thread, the
-// last one on the caller's. Rethrows one of the exceptions.
+// Calls work(part) for the parts 0 ... num_parts - 1, each on its own thread, the last one on the caller's.
+// Rethrows one of the exceptions.
 template <typename Work>
-void parallel_parts(std::uint64_t count, std::uint64_t num_parts, const Work& work) {
+void parallel_workers(std::uint64_t num_parts, const Work& work) {
   std::vector<std::exception_ptr> failures(num_parts);
   const auto run = [&](std::uint64_t part) {
     try {
-      work(part, count / num_parts * part + std::min(part, count % num_parts),
-           count / num_parts * (part + 1) + std::min(part + 1, count % num_parts));
+      work(part);
     } catch (...) {
       failures[part] = std::current_exception();
     }
@@ -36,6 +35,15 @@ void parallel_parts(std::uint64_t count, std::uint64_t num_parts, const Work& wo
   for (std::thread& thread : threads) thread.join();
   for (const std::exception_ptr& failure : failures)
     if (failure) std::rethrow_exception(failure);
+}
+
+// The same with consecutive shares of [0, count): work(part, begin, end).
+template <typename Work>
+void parallel_parts(std::uint64_t count, std::uint64_t num_parts, const Work& work) {
+  const auto bound = [&](std::uint64_t part) {
+    return count / num_parts * part + std::min(part, count % num_parts);
+  };
+  parallel_workers(num_parts, [&](std::uint64_t part) { work(part, bound(part), bound(part + 1)); });
 }
 
 }  // namespace fastlt

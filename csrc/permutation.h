@@ -12,7 +12,11 @@ inline constexpr std::uint32_t kMaxDecoded = 20;
 // Up to here a Feistel network's arithmetic fits 32 bits.
 inline constexpr std::uint64_t kMaxNarrow = (std::uint64_t{1} << 31) - 1;
 
-inline constexpr int kFeistelRounds = 8;
+// Two places in one row of the network keep their distance unless a hash of their columns differs; with few
+// columns that takes more rounds to become as rare as chance.
+constexpr int feistel_rounds(std::uint32_t half_bits) { return half_bits < 4 ? 16 : 8; }
+// The largest permutation that has more than 8 rounds.
+inline constexpr std::uint32_t kMaxManyRounds = 128;
 inline constexpr std::uint32_t kMix1 = 0x7FEB352Du, kMix2 = 0x846CA68Bu;
 
 constexpr std::uint64_t factorial(std::uint32_t n) { return n < 2 ? 1 : n * factorial(n - 1); }
@@ -55,7 +59,7 @@ struct FeistelShape {
   explicit constexpr FeistelShape(std::uint64_t n) : half_bits(0), rows(0) {
     std::uint32_t bits = 0;
     while (bits < 64 && (n - 1) >> bits != 0) ++bits;
-    half_bits = (bits + 1) / 2;
+    half_bits = bits / 2;
     rows = (n + (std::uint64_t{1} << half_bits) - 1) >> half_bits;
   }
 };
@@ -66,11 +70,11 @@ struct FeistelShape {
 constexpr std::uint32_t feistel_narrow(FeistelShape shape, Words2 key, std::uint32_t x) {
   const std::uint32_t h = shape.half_bits, rows = static_cast<std::uint32_t>(shape.rows);
   std::uint32_t row = x >> h, column = x & ((1u << h) - 1), round_key = key.a;
-  for (int round = 0; round < kFeistelRounds; ++round) {
+  for (int round = 0; round < feistel_rounds(h); ++round) {
     std::uint32_t mixed = ((round % 2 == 0 ? column : row) ^ round_key) * kMix1;
     mixed = (mixed ^ mixed >> 16) * kMix2;
     if (round % 2 == 0) {
-      row += (mixed >> h) * rows >> (32 - h);
+      row += (mixed >> (h + 1)) * rows >> (31 - h);
       row = row < rows ? row : row - rows;
     } else {
       column = (column + (mixed >> (32 - h))) & ((1u << h) - 1);
@@ -85,7 +89,7 @@ constexpr std::uint64_t feistel_wide(FeistelShape shape, Words2 key, std::uint64
   const std::uint32_t h = shape.half_bits;
   const std::uint64_t mask = (std::uint64_t{1} << h) - 1;
   std::uint64_t row = x >> h, column = x & mask, round_key = join(key.a, key.b);
-  for (int round = 0; round < kFeistelRounds; ++round) {
+  for (int round = 0; round < feistel_rounds(h); ++round) {
     std::uint64_t mixed = ((round % 2 == 0 ? column : row) ^ round_key) * 0xBF58476D1CE4E5B9u;
     mixed = (mixed ^ mixed >> 32) * 0x94D049BB133111EBu;
     if (round % 2 == 0) {
@@ -110,25 +114,33 @@ constexpr std::uint64_t feistel(std::uint64_t n, Words2 key, std::uint64_t place
   return place;
 }
 
+// The key of permutation `cycle` of the things that `group` has, in a stream of permutations.
+inline Words2 permutation_key(const WordStream& stream, std::uint32_t group, std::uint64_t cycle) {
+  const auto low = static_cast<std::uint32_t>(cycle), high = static_cast<std::uint32_t>(cycle >> 32);
+  if (high == 0) return stream.words(group, low);
+  const Words4 words = stream.more(group, low, high, 0);
+  return {words.a, words.b};
+}
+
+// The word to decode into permutation `cycle` of n <= kMaxDecoded things.
+inline std::uint64_t decodable_word(const WordStream& stream, std::uint32_t group, std::uint64_t cycle,
+                                    std::uint32_t n) {
+  const Words2 key = permutation_key(stream, group, cycle);
+  std::uint64_t word = join(key.a, key.b);
+  for (std::uint32_t attempt = 1; !decodes(n, word); ++attempt) {
+    const Words4 words = stream.more(group, static_cast<std::uint32_t>(cycle),
+                                     static_cast<std::uint32_t>(cycle >> 32), attempt);
+    word = join(words.a, words.b);
+  }
+  return word;
+}
+
 // Value at `place` of permutation `cycle` of the n things that `group` has, in a stream of permutations.
 inline std::uint64_t permute(const WordStream& stream, std::uint32_t group, std::uint64_t cycle,
                              std::uint64_t n, std::uint64_t place) {
-  const auto low = static_cast<std::uint32_t>(cycle), high = static_cast<std::uint32_t>(cycle >> 32);
-  Words2 key;
-  if (high == 0) {
-    key = stream.words(group, low);
-  } else {
-    const Words4 words = stream.more(group, low, high, 0);
-    key = {words.a, words.b};
-  }
-  if (n > kMaxDecoded) return feistel(n, key, place);
+  if (n > kMaxDecoded) return feistel(n, permutation_key(stream, group, cycle), place);
   const auto few = static_cast<std::uint32_t>(n);
-  std::uint64_t word = join(key.a, key.b);
-  for (std::uint32_t attempt = 1; !decodes(few, word); ++attempt) {
-    const Words4 words = stream.more(group, low, high, attempt);
-    word = join(words.a, words.b);
-  }
-  return decode(few, word, static_cast<std::uint32_t>(place));
+  return decode(few, decodable_word(stream, group, cycle, few), static_cast<std::uint32_t>(place));
 }
 
 }  // namespace fastlt

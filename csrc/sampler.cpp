@@ -1,19 +1,19 @@
 #include "sampler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <utility>
 
 #include "parallel.h"
 #include "permutation.h"
+#include "vectors.h"
 
 namespace fastlt {
 namespace {
 
 constexpr int kNumStreams = static_cast<int>(Stream::kAugmentation) + 1;
-constexpr std::uint64_t kBlock = 512;
-// A thread costs as much as a few thousand draws.
-constexpr std::uint64_t kSlotsPerThread = 8192;
+constexpr std::uint64_t kChunk = 4096;
 
 std::uint32_t low_word(std::uint64_t x) { return static_cast<std::uint32_t>(x); }
 std::uint32_t high_word(std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); }
@@ -88,21 +88,57 @@ std::uint64_t Sampler::at(std::uint64_t slot) const {
 void Sampler::draw(std::uint64_t first, std::uint64_t count, std::int64_t* out, int num_threads,
                    Simd simd) const {
   if (count == 0) return;
-  const std::uint64_t useful = (count + kSlotsPerThread - 1) / kSlotsPerThread;
-  const auto num_parts = std::min<std::uint64_t>(std::max(num_threads, 1), useful);
-  parallel_parts(count, num_parts, [&](std::uint64_t, std::uint64_t begin, std::uint64_t end) {
-    if (plan_.shuffle_batches || plan_.unique_batches)
-      fill_batches(first + begin, end - begin, out + begin, simd);
-    else
-      fill(first + begin, end - begin, out + begin, simd);
+  simd = std::min(simd, best_simd());
+  // Threads take chunks as they come, since a new thread starts late; whole batches where those are repaired.
+  const bool whole = plan_.shuffle_batches || plan_.unique_batches;
+  const std::uint64_t chunk =
+      whole ? std::max<std::uint64_t>(kChunk / plan_.batch_size, 1) * plan_.batch_size : kChunk;
+  const std::uint64_t begin = first / chunk, end = (first + count - 1) / chunk + 1;
+  std::atomic<std::uint64_t> next{begin};
+  parallel_workers(std::min<std::uint64_t>(std::max(num_threads, 1), end - begin), [&](std::uint64_t) {
+    for (std::uint64_t i; (i = next.fetch_add(1)) < end;) {
+      const std::uint64_t from = std::max(first, i * chunk), to = std::min(first + count, (i + 1) * chunk);
+      if (whole)
+        fill_batches(from, to - from, out + (from - first), simd);
+      else
+        fill(from, to - from, out + (from - first), simd);
+    }
   });
 }
 
-void Sampler::fill(std::uint64_t first, std::uint64_t count, std::int64_t* out, Simd) const {
-  for (std::uint64_t i = 0; i < count; ++i) {
-    const std::uint64_t position = at(first + i);
-    out[i] = static_cast<std::int64_t>(by_position() ? index_->sample(position) : position);
+void Sampler::fill(std::uint64_t first, std::uint64_t count, std::int64_t* out, Simd simd) const {
+  const bool sorted = by_position();
+  std::uint32_t positions[kVectorBlock + kVectorSlack];
+  for (std::uint64_t done = 0; done < count;) {
+    const std::uint64_t slot = first + done;
+    const std::uint32_t size = vector_block(slot, count - done, simd);
+    if (size == 0) {
+      const std::uint64_t position = at(slot);
+      out[done++] = static_cast<std::int64_t>(sorted ? index_->sample(position) : position);
+      continue;
+    }
+#ifdef FASTLT_X86_VECTORS
+    (simd == Simd::kAvx512 ? draw_positions_avx512 : draw_positions_avx2)(*this, slot, size, positions);
+#endif
+    const std::uint32_t* order = index_->narrow_order().data();
+    for (std::uint32_t i = 0; i < size; ++i) out[done + i] = sorted ? order[positions[i]] : positions[i];
+    done += size;
   }
+}
+
+std::uint32_t Sampler::vector_block(std::uint64_t slot, std::uint64_t count, Simd simd) const {
+  if (simd == Simd::kScalar || index_->num_samples() > kMaxNarrow ||
+      (by_position() && index_->rows().empty()))
+    return 0;
+  std::uint64_t end = slot + std::min<std::uint64_t>(count, kVectorBlock);
+  end = std::min(end, (slot | 0xFFFFFFFFu) + 1);
+  if (plan_.law == Law::kMixture) end = std::min(end, (slot / plan_.ramp_slots + 1) * plan_.ramp_slots);
+  if (plan_.law == Law::kClassCycles) {
+    const std::uint64_t visits =
+        (end / plan_.samples_per_class / index_->num_classes() + 1) * plan_.samples_per_class;
+    if (high_word(visits) != 0) return 0;
+  }
+  return static_cast<std::uint32_t>(end - slot);
 }
 
 void Sampler::fill_batches(std::uint64_t first, std::uint64_t count, std::int64_t* out, Simd simd) const {
@@ -120,11 +156,30 @@ void Sampler::fill_batches(std::uint64_t first, std::uint64_t count, std::int64_
     } else {
       fill(start, size, batch.data(), simd);
     }
-    for (; slot < end; ++slot) {
-      const std::uint64_t i = slot - start;
-      *out++ = batch[plan_.shuffle_batches ? permute(stream(Stream::kBatch), 0, step, size, i) : i];
+    if (!plan_.shuffle_batches) {
+      out = std::copy(batch.begin() + static_cast<std::ptrdiff_t>(slot - start),
+                      batch.begin() + static_cast<std::ptrdiff_t>(end - start), out);
+      slot = end;
+    }
+    while (slot < end) {
+      std::uint32_t places[kVectorBlock + kVectorSlack];
+      const auto part = static_cast<std::uint32_t>(std::min<std::uint64_t>(end - slot, kVectorBlock));
+      shuffled_places(slot, part, places, simd);
+      for (std::uint32_t i = 0; i < part; ++i) *out++ = batch[places[i]];
+      slot += part;
     }
   }
+}
+
+void Sampler::shuffled_places(std::uint64_t slot, std::uint32_t count, std::uint32_t* out, Simd simd) const {
+  const WordStream& stream = streams_[static_cast<int>(Stream::kBatch)];
+  const auto size = static_cast<std::uint32_t>(plan_.batch_size);
+#ifdef FASTLT_X86_VECTORS
+  if (simd == Simd::kAvx512) return permute_places_avx512(stream, size, slot, count, out);
+  if (simd == Simd::kAvx2) return permute_places_avx2(stream, size, slot, count, out);
+#endif
+  for (std::uint32_t i = 0; i < count; ++i)
+    out[i] = static_cast<std::uint32_t>(permute(stream, 0, slot / size, size, slot % size + i));
 }
 
 void Sampler::repair(std::uint64_t step, std::vector<std::uint64_t>& positions) const {
@@ -144,6 +199,14 @@ void Sampler::repair(std::uint64_t step, std::vector<std::uint64_t>& positions) 
   }
 }
 
-Simd best_simd() { return Simd::kScalar; }
+Simd best_simd() {
+#ifdef FASTLT_X86_VECTORS
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return Simd::kAvx512;
+  if (__builtin_cpu_supports("avx2")) return Simd::kAvx2;
+#endif
+  return Simd::kScalar;
+}
 
 }  // namespace fastlt

@@ -105,7 +105,7 @@ class LongTailSampler:
         Raises:
             ValueError: A label is out of range, a class is empty, or a setting does not fit the others.
         """
-        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.batch_size = _whole("batch_size", batch_size, least=1, most=2**31 - 1)
         self.seed = _whole("seed", seed, least=0, most=2**64 - 1)
         self.world_size = _whole("world_size", world_size, least=1)
         self.rank = _whole("rank", rank, least=0, most=self.world_size - 1)

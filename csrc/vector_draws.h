@@ -1,0 +1,460 @@
+// The sampler's laws for many slots at once, written for any vector of 32-bit numbers.
+//
+// Included by the file of each instruction set, after its target has been set, so that nothing here is shared
+// between them. The result is Sampler::at's, bit for bit; a slot that needs more than 32-bit arithmetic, or
+// the second try of a draw, goes there.
+#pragma once
+
+#include "permutation.h"
+#include "sampler.h"
+
+namespace fastlt {
+namespace {
+
+// V has kLanes numbers and, as static functions, the operations used below. Masks have one bit a lane.
+template <typename V>
+class VectorDraws {
+ public:
+  using Reg = typename V::Reg;
+
+  explicit VectorDraws(const Sampler& sampler)
+      : sampler_(sampler),
+        rows_(sampler.index()->rows().data()),
+        num_samples_(static_cast<std::uint32_t>(sampler.index()->num_samples())),
+        num_classes_(static_cast<std::uint32_t>(sampler.index()->num_classes())) {}
+
+  // Positions of `count` <= kVectorBlock slots; vectors.h says what they have in common.
+  void positions(std::uint64_t first, std::uint32_t count, std::uint32_t* out) {
+    first_ = first;
+    const Law law = sampler_.plan().law;
+    if (law == Law::kEpochs)
+      epochs(count, out);
+    else if (law == Law::kClassCycles)
+      class_cycles(count, out);
+    else
+      independent(count, out);
+  }
+
+  // Values of the permutations of n that follow one another, from place `first` counted through all of them.
+  static void permute_run(const WordStream& stream, std::uint32_t n, std::uint64_t first, std::uint32_t count,
+                          std::uint32_t* out) {
+    std::uint64_t cycle = first / n;
+    auto place = static_cast<std::uint32_t>(first % n);
+    while (count != 0) {
+      const std::uint32_t part = count < n - place ? count : n - place;
+      if (n <= kMaxDecoded)
+        permute_decoded(stream, cycle, n, place, part, out);
+      else
+        permute_feistel(stream, cycle, n, place, part, out);
+      out += part;
+      count -= part;
+      place = 0;
+      ++cycle;
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t kLanes = V::kLanes;
+  static constexpr std::uint32_t kSize = kVectorBlock + 2 * kLanes;
+
+  // Slots of a block whose images are drawn from permutations of similar size, with what that takes.
+  struct List {
+    // Slot, then 8 bits each of n and place where both fit; else slot and half_bits.
+    alignas(64) std::uint32_t item[kSize];
+    alignas(64) std::uint32_t key_a[kSize], key_b[kSize], n[kSize], place[kSize];
+    std::uint32_t size = 0;
+
+    void append(typename V::Mask mask, Reg items, Reg a, Reg b) {
+      const auto pick = V::picker(mask);
+      const std::uint32_t at = size;
+      V::compress(item + at, pick, items);
+      V::compress(key_a + at, pick, a);
+      V::compress(key_b + at, pick, b);
+      size = at + V::count(mask);
+    }
+    void append(typename V::Mask mask, Reg items, Reg a, Reg b, Reg counts, Reg places) {
+      const auto pick = V::picker(mask);
+      const std::uint32_t at = size;
+      V::compress(item + at, pick, items);
+      V::compress(key_a + at, pick, a);
+      V::compress(key_b + at, pick, b);
+      V::compress(n + at, pick, counts);
+      V::compress(place + at, pick, places);
+      size = at + V::count(mask);
+    }
+  };
+  static_assert(kVectorBlock <= 256 && kMaxManyRounds < 256);
+
+  static Reg pack(Reg slots, Reg n, Reg place) {
+    return V::either(slots, V::either(V::template shift_left_by<8>(n), V::template shift_left_by<16>(place)));
+  }
+  static Reg packed_n(Reg item) { return V::both(V::template shift_right_by<8>(item), V::all(0xFF)); }
+  static Reg packed_place(Reg item) { return V::template shift_right_by<16>(item); }
+
+  static void philox(Reg& a, Reg& b, std::uint32_t key) {
+    for (int round = 0; round < kPhiloxRounds; ++round, key += kPhilox2Weyl) {
+      Reg high, low;
+      V::multiply(a, V::all(kPhilox2Multiplier), high, low);
+      a = V::exclusive_or(V::exclusive_or(high, V::all(key)), b);
+      b = low;
+    }
+  }
+
+  // What a pass through Feistel networks needs besides the values.
+  struct Network {
+    Reg rows, half_bits, key_a, key_b;
+  };
+
+  // kWays vectors take a pass together: one alone would wait for its own results most of the time.
+  template <std::uint32_t kWays>
+  static void feistel_pass(const Network (&network)[kWays], Reg (&x)[kWays], int rounds) {
+    const Reg one = V::all(1);
+    Reg row[kWays], column[kWays], key[kWays], step[kWays], mask[kWays], left[kWays], fine[kWays],
+        coarse[kWays];
+    for (std::uint32_t w = 0; w < kWays; ++w) {
+      const Reg h = network[w].half_bits;
+      mask[w] = V::subtract(V::shift_left(one, h), one);
+      left[w] = V::subtract(V::all(32), h);
+      fine[w] = V::add(h, one);
+      coarse[w] = V::subtract(left[w], one);
+      row[w] = V::shift_right(x[w], h);
+      column[w] = V::both(x[w], mask[w]);
+      key[w] = network[w].key_a;
+      step[w] = V::either(network[w].key_b, one);
+    }
+    for (int round = 0; round < rounds; round += 2) {
+      for (std::uint32_t w = 0; w < kWays; ++w) {
+        const Reg mixed = V::shift_right(mix(V::exclusive_or(column[w], key[w])), fine[w]);
+        row[w] = V::add(row[w], V::shift_right(V::multiply_low(mixed, network[w].rows), coarse[w]));
+        row[w] = V::smaller(row[w], V::subtract(row[w], network[w].rows));
+        key[w] = V::add(key[w], step[w]);
+      }
+      for (std::uint32_t w = 0; w < kWays; ++w) {
+        const Reg mixed = V::shift_right(mix(V::exclusive_or(row[w], key[w])), left[w]);
+        column[w] = V::both(V::add(column[w], mixed), mask[w]);
+        key[w] = V::add(key[w], step[w]);
+      }
+    }
+    for (std::uint32_t w = 0; w < kWays; ++w)
+      x[w] = V::either(V::shift_left(row[w], network[w].half_bits), column[w]);
+  }
+
+  static Reg mix(Reg x) {
+    x = V::multiply_low(x, V::all(kMix1));
+    return V::multiply_low(V::exclusive_or(x, V::template shift_right_by<16>(x)), V::all(kMix2));
+  }
+
+  static Reg feistel_rows(Reg n, Reg h) {
+    const Reg one = V::all(1);
+    return V::shift_right(V::add(n, V::subtract(V::shift_left(one, h), one)), h);
+  }
+
+  static typename V::Mask first_lanes(std::uint32_t from, std::uint32_t count) {
+    return V::less(V::add(V::all(from), V::iota()), V::all(count));
+  }
+
+  void redo(typename V::Mask mask, std::uint32_t from, std::uint32_t* out) const {
+    for (std::uint32_t bits = V::bits(mask); bits != 0; bits &= bits - 1) {
+      const auto lane = static_cast<std::uint32_t>(__builtin_ctz(bits));
+      out[from + lane] = static_cast<std::uint32_t>(sampler_.at(first_ + from + lane));
+    }
+  }
+
+  static void permute_decoded(const WordStream& stream, std::uint64_t cycle, std::uint32_t n,
+                              std::uint32_t place, std::uint32_t count, std::uint32_t* out) {
+    std::uint64_t word = decodable_word(stream, 0, cycle, n);
+    std::uint32_t places[kMaxDecoded];  // the place of each value
+    for (std::uint32_t i = 0; i < n; ++i) {
+      const auto j = static_cast<std::uint32_t>(multiply_high(word, i + 1));
+      word *= i + 1;
+      places[i] = i;
+      places[i] = places[j];
+      places[j] = i;
+    }
+    for (std::uint32_t i = 0; i < n; ++i)
+      if (places[i] - place < count) out[places[i] - place] = i;
+  }
+
+  static void permute_feistel(const WordStream& stream, std::uint64_t cycle, std::uint32_t n,
+                              std::uint32_t place0, std::uint32_t count, std::uint32_t* out) {
+    const Words2 key = permutation_key(stream, 0, cycle);
+    const FeistelShape shape(n);
+    const Network same{V::all(static_cast<std::uint32_t>(shape.rows)), V::all(shape.half_bits), V::all(key.a),
+                       V::all(key.b)};
+    constexpr std::uint32_t kWays = 2, kStride = kWays * kLanes;
+    const Network network[kWays] = {same, same};
+    const int rounds = feistel_rounds(shape.half_bits);
+    alignas(64) std::uint32_t where[kSize], value[kSize];
+    std::uint32_t walking = 0;
+    for (std::uint32_t i = 0; i < count; i += kStride) {
+      const Reg places = V::add(V::all(place0 + i), V::iota());
+      Reg x[kWays] = {places, V::add(places, V::all(kLanes))};
+      feistel_pass(network, x, rounds);
+      for (std::uint32_t w = 0; w < kWays; ++w) {
+        const std::uint32_t at = i + w * kLanes;
+        V::store(out + at, x[w]);
+        const auto outside = V::without(first_lanes(at, count), V::less(x[w], V::all(n)));
+        if (V::bits(outside) == 0) continue;
+        const auto pick = V::picker(outside);
+        V::compress(where + walking, pick, V::add(V::all(at), V::iota()));
+        V::compress(value + walking, pick, x[w]);
+        walking += V::count(outside);
+      }
+    }
+    for (std::uint32_t i = 0; i < walking; ++i) {
+      do value[i] = feistel_narrow(shape, key, value[i]);
+      while (value[i] >= n);
+      out[where[i]] = value[i];
+    }
+  }
+
+  // kSmall: at most kMaxManyRounds values each.
+  template <bool kSmall>
+  void feistel_list(List& list, const std::uint32_t* starts, std::uint32_t* out) const {
+    constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
+    constexpr int kRounds = kSmall ? feistel_rounds(0) : feistel_rounds(4);
+    // Those whose value lies outside go to the front of the list and take another pass.
+    while (list.size != 0) {
+      const std::uint32_t size = list.size;
+      list.size = 0;
+      for (std::uint32_t i = 0; i < size; i += kStride) {
+        Network network[kWays];
+        Reg x[kWays], item[kWays], n[kWays];
+        for (std::uint32_t w = 0; w < kWays; ++w) {
+          const std::uint32_t at = i + w * kLanes;
+          item[w] = V::load(list.item + at);
+          n[w] = kSmall ? packed_n(item[w]) : V::load(list.n + at);
+          x[w] = kSmall ? packed_place(item[w]) : V::load(list.place + at);
+          // Up to 32 values have 5 bits or fewer, up to 128 seven or fewer.
+          const Reg h =
+              kSmall ? V::choose(V::less(n[w], V::all(33)), V::all(2), V::all(3)) : packed_n(item[w]);
+          network[w] = {feistel_rows(n[w], h), h, V::load(list.key_a + at), V::load(list.key_b + at)};
+        }
+        feistel_pass<kWays>(network, x, kRounds);
+        for (std::uint32_t w = 0; w < kWays; ++w) {
+          const std::uint32_t at = i + w * kLanes;
+          write(item[w], x[w], size - (at < size ? at : size), starts, out);
+          const auto outside = V::without(first_lanes(at, size), V::less(x[w], n[w]));
+          if (V::bits(outside) == 0) continue;
+          const Network& same = network[w];
+          if (kSmall)
+            list.append(outside, pack(V::both(item[w], V::all(0xFF)), n[w], x[w]), same.key_a, same.key_b);
+          else
+            list.append(outside, item[w], same.key_a, same.key_b, n[w], x[w]);
+        }
+      }
+    }
+  }
+
+  // Values outside are written as well, and overwritten later.
+  static void write(Reg item, Reg value, std::uint32_t left, const std::uint32_t* starts,
+                    std::uint32_t* out) {
+    alignas(64) std::uint32_t slot[kLanes], values[kLanes];
+    V::store(slot, V::both(item, V::all(0xFF)));
+    V::store(values, value);
+    const std::uint32_t count = left < kLanes ? left : kLanes;
+    for (std::uint32_t lane = 0; lane < count; ++lane) out[slot[lane]] = starts[slot[lane]] + values[lane];
+  }
+
+  void decode_list(const List& list, const std::uint32_t* starts, std::uint32_t* out) const {
+    constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
+    // The 64-bit word in limbs of 10, 27 and 27 bits, so that their products with up to 20 fit 32 bits.
+    const Reg low10 = V::all((1u << 10) - 1), low27 = V::all((1u << 27) - 1), one = V::all(1);
+    for (std::uint32_t i = 0; i < list.size; i += kStride) {
+      Reg item[kWays], n[kWays], x[kWays], low[kWays], middle[kWays], high[kWays];
+      for (std::uint32_t w = 0; w < kWays; ++w) {
+        const std::uint32_t at = i + w * kLanes;
+        // Lanes behind the end stop at once.
+        item[w] = V::choose(first_lanes(at, list.size), V::load(list.item + at), V::all(0));
+        n[w] = packed_n(item[w]);
+        x[w] = packed_place(item[w]);
+        const Reg a = V::load(list.key_a + at), b = V::load(list.key_b + at);
+        low[w] = V::both(a, low10);
+        middle[w] =
+            V::both(V::either(V::template shift_right_by<10>(a), V::template shift_left_by<22>(b)), low27);
+        high[w] = V::template shift_right_by<5>(b);
+      }
+      bool any = true;
+      for (std::uint32_t step = 1; step < kMaxDecoded && any; ++step) {
+        const Reg at = V::all(step), next = V::all(step + 1);
+        any = false;
+        for (std::uint32_t w = 0; w < kWays; ++w) {
+          const auto active = V::less(at, n[w]);
+          any |= V::bits(active) != 0;
+          const Reg base = V::choose(active, next, one);  // 1 leaves the word as it is
+          low[w] = V::multiply_low(low[w], base);
+          middle[w] = V::add(V::multiply_low(middle[w], base), V::template shift_right_by<10>(low[w]));
+          high[w] = V::add(V::multiply_low(high[w], base), V::template shift_right_by<27>(middle[w]));
+          low[w] = V::both(low[w], low10);
+          middle[w] = V::both(middle[w], low27);
+          const Reg digit = V::template shift_right_by<27>(high[w]);
+          high[w] = V::both(high[w], low27);
+          const auto is_step = V::equal(x[w], at), is_digit = V::both(active, V::equal(x[w], digit));
+          x[w] = V::choose(is_step, digit, V::choose(is_digit, at, x[w]));
+        }
+      }
+      for (std::uint32_t w = 0; w < kWays; ++w) {
+        const std::uint32_t at = i + w * kLanes, left = list.size - (at < list.size ? at : list.size);
+        write(item[w], x[w], left, starts, out);
+        // What is left is the high half of word * n! mod 2^64: only a small one may favour a permutation.
+        alignas(64) std::uint32_t rest[kLanes];
+        V::store(rest,
+                 V::either(V::template shift_left_by<5>(high[w]), V::template shift_right_by<22>(middle[w])));
+        for (std::uint32_t lane = 0; lane < kLanes && lane < left; ++lane) {
+          const std::uint32_t packed = list.item[at + lane], slot = packed & 0xFF;
+          if (rest[lane] <= kDecode.factorials[packed >> 8 & 0xFF] >> 32)
+            out[slot] = static_cast<std::uint32_t>(sampler_.at(first_ + slot));
+        }
+      }
+    }
+  }
+
+  void epochs(std::uint32_t count, std::uint32_t* out) const {
+    const std::uint64_t slots = sampler_.plan().epoch_slots;
+    const WordStream& stream = sampler_.stream(Stream::kEpoch);
+    std::uint64_t epoch = first_ / slots, place = first_ % slots;
+    while (count != 0) {
+      const auto part = static_cast<std::uint32_t>(count < slots - place ? count : slots - place);
+      permute_run(stream, num_samples_, epoch * num_samples_ + place, part, out);
+      out += part;
+      count -= part;
+      place = 0;
+      ++epoch;
+    }
+  }
+
+  void class_cycles(std::uint32_t count, std::uint32_t* out) {
+    const std::uint64_t repeats = sampler_.plan().samples_per_class;
+    const std::uint64_t group0 = first_ / repeats;
+    const auto num_groups = static_cast<std::uint32_t>((first_ + count - 1) / repeats - group0 + 1);
+    alignas(64) std::uint32_t classes[kSize], groups[kSize], visits[kSize], starts[kSize];
+    permute_run(sampler_.stream(Stream::kClassCycle), num_classes_, group0, num_groups,
+                repeats == 1 ? classes : groups);
+    // In one cycle through the classes every class is visited `repeats` times.
+    auto visit0 = static_cast<std::uint32_t>(group0 / num_classes_ * repeats);
+    auto place = static_cast<std::uint32_t>(group0 % num_classes_);
+    auto repeat = static_cast<std::uint32_t>(first_ % repeats);
+    if (repeats == 1) {
+      for (std::uint32_t i = 0; i < count; ++visit0, place = 0) {
+        const std::uint32_t left = count - i,
+                            part = left < num_classes_ - place ? left : num_classes_ - place;
+        for (std::uint32_t j = 0; j < part; ++j) visits[i + j] = visit0;
+        i += part;
+      }
+    } else {
+      for (std::uint32_t i = 0, group = 0; i < count; ++i) {
+        classes[i] = groups[group];
+        visits[i] = visit0 + repeat;
+        if (++repeat < repeats) continue;
+        repeat = 0;
+        ++group;
+        if (++place < num_classes_) continue;
+        place = 0;
+        visit0 += static_cast<std::uint32_t>(repeats);
+      }
+    }
+    for (std::uint32_t i = count; i % kLanes != 0; ++i) classes[i] = visits[i] = 0;
+    if (num_classes_ > kPrefetchFrom)
+      for (std::uint32_t i = 0; i < count; ++i) __builtin_prefetch(rows_ + classes[i]);
+
+    decoded_.size = many_.size = few_.size = 0;
+    const WordStream& stream = sampler_.stream(Stream::kImageCycle);
+    const Reg whitening = V::all(stream.whitening());
+    for (std::uint32_t i = 0; i < count; i += kLanes) {
+      Reg start, n, reciprocal, half_bits;
+      V::load_rows(rows_, classes + i, start, n, reciprocal, half_bits);
+      const Reg visit = V::load(visits + i);
+      Reg image_cycle, unused;
+      V::multiply(visit, reciprocal, image_cycle, unused);  // at most one too small
+      Reg place = V::subtract(visit, V::multiply_low(image_cycle, n));
+      const auto exact = V::less(place, n);
+      image_cycle = V::choose(exact, image_cycle, V::add(image_cycle, V::all(1)));
+      place = V::choose(exact, place, V::subtract(place, n));
+      Reg a = V::load(classes + i), b = V::exclusive_or(image_cycle, whitening);
+      philox(a, b, stream.key());
+      const Reg slots = V::add(V::all(i), V::iota());
+      const auto valid = first_lanes(i, count);
+      const auto decoded = V::both(valid, V::less(n, V::all(kMaxDecoded + 1)));
+      const auto many = V::both(valid, V::less(n, V::all(kMaxManyRounds + 1)));
+      const auto few = V::without(valid, many);
+      V::store(starts + i, start);
+      const Reg packed = pack(slots, n, place);
+      decoded_.append(decoded, packed, a, b);
+      many_.append(V::without(many, decoded), packed, a, b);
+      if (V::bits(few) != 0)
+        few_.append(few, V::either(slots, V::template shift_left_by<8>(half_bits)), a, b, n, place);
+    }
+    decode_list(decoded_, starts, out);
+    feistel_list<true>(many_, starts, out);
+    feistel_list<false>(few_, starts, out);
+  }
+
+  // Laws with replacement.
+  void independent(std::uint32_t count, std::uint32_t* out) const {
+    const Law law = sampler_.plan().law;
+    const auto low0 = static_cast<std::uint32_t>(first_), high = static_cast<std::uint32_t>(first_ >> 32);
+    const WordStream& draws = sampler_.stream(Stream::kSlot);
+    const WordStream& coins = sampler_.stream(Stream::kCoin);
+    const bool by_class = law != Law::kUniform;
+    const std::uint32_t n = by_class ? num_classes_ : num_samples_;
+    const Reg biased = V::all((0u - n) % n);
+    alignas(64) std::uint32_t classes[kSize], images[kSize], coin_words[kSize];
+    std::uint32_t again[kVectorBlock / kLanes + 1];
+    for (std::uint32_t i = 0; i < count; i += kLanes) {
+      const Reg slots = V::add(V::all(low0 + i), V::iota());
+      Reg a = slots, b = V::all(high ^ draws.whitening()), value, rest;
+      philox(a, b, draws.key());
+      V::multiply(a, V::all(n), value, rest);
+      V::store((by_class ? classes : out) + i, value);
+      V::store(images + i, b);
+      again[i / kLanes] = V::bits(V::less(rest, biased));
+      if (law == Law::kMixture || law == Law::kWeighted) {
+        Reg coin = slots, other = V::all(high ^ coins.whitening());
+        philox(coin, other, coins.key());
+        V::store(coin_words + i, coin);
+      }
+      if (law == Law::kMixture) {
+        V::multiply(a, V::all(num_samples_), value, rest);
+        V::store(out + i, value);
+        again[i / kLanes] |= V::bits(V::less(rest, V::all((0u - num_samples_) % num_samples_)));
+      }
+    }
+    if (law == Law::kWeighted) {
+      const AliasEntry* alias = sampler_.alias().data();
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const AliasEntry entry = alias[classes[i]];
+        classes[i] = coin_words[i] < entry.threshold ? classes[i] : entry.other;
+      }
+    }
+    if (by_class) {
+      if (num_classes_ > kPrefetchFrom)
+        for (std::uint32_t i = 0; i < count; ++i) __builtin_prefetch(rows_ + classes[i]);
+      const std::uint64_t mixture = law == Law::kMixture ? sampler_.mixture(first_) : 0;
+      for (std::uint32_t i = 0; i < count; i += kLanes) {
+        Reg start, size, reciprocal, half_bits, value, rest;
+        V::load_rows(rows_, classes + i, start, size, reciprocal, half_bits);
+        V::multiply(V::load(images + i), size, value, rest);
+        value = V::add(start, value);
+        if (law == Law::kMixture && mixture >> 32 == 0)
+          value = V::choose(V::less(V::load(coin_words + i), V::all(static_cast<std::uint32_t>(mixture))),
+                            value, V::load(out + i));
+        V::store(out + i, value);
+        again[i / kLanes] |= V::bits(V::less(rest, size));
+      }
+    }
+    for (std::uint32_t i = 0; i < count; i += kLanes)
+      if (again[i / kLanes] != 0)
+        redo(V::both(V::from_bits(again[i / kLanes]), first_lanes(i, count)), i, out);
+  }
+
+  static constexpr std::uint32_t kPrefetchFrom = 1u << 15;  // rows that no longer fit the second-level cache
+
+  const Sampler& sampler_;
+  const ClassRow* rows_;
+  std::uint32_t num_samples_, num_classes_;
+  std::uint64_t first_ = 0;
+  List decoded_, many_, few_;
+};
+
+}  // namespace
+}  // namespace fastlt

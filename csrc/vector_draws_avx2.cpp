@@ -1,0 +1,129 @@
+// The sampler's laws on eight slots at once.
+#include "permutation.h"
+#include "sampler.h"
+#include "vectors.h"
+
+#ifdef FASTLT_X86_VECTORS
+#include <immintrin.h>
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+
+#include "vector_draws.h"
+
+namespace fastlt {
+namespace {
+
+// For each mask, the lanes it selects, in front: a byte a lane.
+struct CompressTable {
+  std::uint64_t lanes[256]{};
+  constexpr CompressTable() {
+    for (int mask = 0; mask < 256; ++mask)
+      for (int lane = 0, next = 0; lane < 8; ++lane)
+        if (mask >> lane & 1) lanes[mask] |= static_cast<std::uint64_t>(lane) << 8 * next++;
+  }
+};
+constexpr CompressTable kCompress;
+
+struct Avx2 {
+  using Reg = __m256i;
+  using Mask = __m256i;  // all bits of a lane
+  static constexpr std::uint32_t kLanes = 8, kListWays = 1;
+
+  static Reg all(std::uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static Reg iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static Reg load(const std::uint32_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  }
+  static void store(std::uint32_t* to, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x); }
+
+  static Reg add(Reg x, Reg y) { return _mm256_add_epi32(x, y); }
+  static Reg subtract(Reg x, Reg y) { return _mm256_sub_epi32(x, y); }
+  static Reg smaller(Reg x, Reg y) { return _mm256_min_epu32(x, y); }
+  static Reg both(Reg x, Reg y) { return _mm256_and_si256(x, y); }
+  static Reg either(Reg x, Reg y) { return _mm256_or_si256(x, y); }
+  static Reg exclusive_or(Reg x, Reg y) { return _mm256_xor_si256(x, y); }
+  static Reg multiply_low(Reg x, Reg y) { return _mm256_mullo_epi32(x, y); }
+  static void multiply(Reg x, Reg y, Reg& high, Reg& low) {
+    const Reg even = _mm256_mul_epu32(x, y);
+    const Reg odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(y, 32));
+    high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  }
+  static Reg shift_left(Reg x, Reg by) { return _mm256_sllv_epi32(x, by); }
+  static Reg shift_right(Reg x, Reg by) { return _mm256_srlv_epi32(x, by); }
+  template <int kBy>
+  static Reg shift_left_by(Reg x) {
+    return _mm256_slli_epi32(x, kBy);
+  }
+  template <int kBy>
+  static Reg shift_right_by(Reg x) {
+    return _mm256_srli_epi32(x, kBy);
+  }
+
+  static Mask less(Reg x, Reg y) {
+    const Mask not_less = _mm256_cmpeq_epi32(_mm256_max_epu32(x, y), x);
+    return _mm256_xor_si256(not_less, _mm256_set1_epi32(-1));
+  }
+  static Mask equal(Reg x, Reg y) { return _mm256_cmpeq_epi32(x, y); }
+  static Mask without(Mask x, Mask y) { return _mm256_andnot_si256(y, x); }
+  static Reg choose(Mask mask, Reg yes, Reg no) { return _mm256_blendv_epi8(no, yes, mask); }
+  static std::uint32_t bits(Mask mask) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask)));
+  }
+  static Mask from_bits(std::uint32_t bits) {
+    const Reg lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(all(bits), lane), lane);
+  }
+  static std::uint32_t count(Mask mask) { return static_cast<std::uint32_t>(__builtin_popcount(bits(mask))); }
+  // The selected lanes' numbers, in front.
+  static Reg picker(Mask mask) {
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(kCompress.lanes[bits(mask)])));
+  }
+  // Writes the selected lanes, and rubbish up to a whole vector.
+  static void compress(std::uint32_t* to, Reg picker, Reg x) {
+    store(to, _mm256_permutevar8x32_epi32(x, picker));
+  }
+
+  static Reg row_pair(const ClassRow* rows, const std::uint32_t* classes) {
+    const auto* low = reinterpret_cast<const __m128i*>(rows + classes[0]);
+    const auto* high = reinterpret_cast<const __m128i*>(rows + classes[4]);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
+  }
+  static void load_rows(const ClassRow* rows, const std::uint32_t* classes, Reg& start, Reg& count,
+                        Reg& reciprocal, Reg& half_bits) {
+    const Reg r0 = row_pair(rows, classes), r1 = row_pair(rows, classes + 1);
+    const Reg r2 = row_pair(rows, classes + 2), r3 = row_pair(rows, classes + 3);
+    const Reg front01 = _mm256_unpacklo_epi32(r0, r1), front23 = _mm256_unpacklo_epi32(r2, r3);
+    const Reg back01 = _mm256_unpackhi_epi32(r0, r1), back23 = _mm256_unpackhi_epi32(r2, r3);
+    start = _mm256_unpacklo_epi64(front01, front23);
+    count = _mm256_unpackhi_epi64(front01, front23);
+    reciprocal = _mm256_unpacklo_epi64(back01, back23);
+    half_bits = _mm256_unpackhi_epi64(back01, back23);
+  }
+};
+
+}  // namespace
+
+void permute_places_avx2(const WordStream& stream, std::uint32_t n, std::uint64_t first, std::uint32_t count,
+                         std::uint32_t* out) {
+  VectorDraws<Avx2>::permute_run(stream, n, first, count, out);
+}
+
+void draw_positions_avx2(const Sampler& sampler, std::uint64_t first, std::uint32_t count,
+                         std::uint32_t* out) {
+  VectorDraws<Avx2>(sampler).positions(first, count, out);
+}
+
+}  // namespace fastlt
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
