@@ -184,9 +184,9 @@ class LongTailSampler:
 
     def class_probabilities(self, step: int = 0) -> np.ndarray:
         """Return the probability of each class in a slot of a step: float64 [C]."""
-        by_count = self.class_counts / self.num_samples
+        by_count: np.ndarray = self.class_counts / self.num_samples
         if self._weights is not None:
-            return self._weights / self._weights.sum()
+            return np.asarray(self._weights / self._weights.sum())
         if self._law in (_C.Law.epochs, _C.Law.uniform):
             return by_count
         balance = 1.0
