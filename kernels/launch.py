@@ -121,68 +121,48 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _shift(scale: Tensor | None, bias: Tensor | None, offset: Tensor | None) -> Tensor | None:
-    """What (z + bias) * scale + offset adds to z * scale."""
-    if bias is None:
-        return offset
-    shift = bias if scale is None else bias * scale
-    return shift if offset is None else shift + offset
-
-
 def _gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of features, weight (a float32 sum over chunks), scale and offset; empty unless needed."""
-    need_x, need_w, need_s, need_a = needs
+    """Room for the gradients of features, weight (a float32 sum over chunks), scale and shift; empty unless needed."""
+    need_x, need_w, need_s, need_shift = needs
     dx = features.new_empty(features.shape if need_x else (0,))
     dw = weight.new_zeros(weight.shape if need_w else (0,), dtype=torch.float32)
-    # The scale's gradient sums dy * (z + bias) and reuses the offset's, the sum of dy.
-    ds = weight.new_zeros(weight.shape[0] if need_s else 0, dtype=torch.float32)
-    da = weight.new_zeros(weight.shape[0] if need_a or need_s else 0, dtype=torch.float32)
-    return dx, dw, ds, da
-
-
-def _finish(
-    weight: Tensor, gradients: tuple[Tensor, Tensor, Tensor, Tensor], bias: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dx, dw, ds, da = gradients
-    if needs[2] and bias is not None:
-        ds = torch.addcmul(ds, da, bias)
-    return dx, dw.to(weight.dtype), ds, da if needs[3] else da.new_empty(0)
+    ds, dshift = (weight.new_zeros(len(weight) if need else 0, dtype=torch.float32) for need in (need_s, need_shift))
+    return dx, dw, ds, dshift
 
 
 def scaled_logits(
     features: Tensor,
     weight: Tensor,
     scale: Tensor | None,
-    bias: Tensor | None,
-    offset: Tensor | None,
+    shift: Tensor | None,
     row: Tensor | None,
     column: Tensor | None,
     tau: float | None = None,
 ) -> Tensor:
-    """(z + bias) * scale + offset + row column^T [N, C]; with `tau`, ||w||^-tau takes the place of the scale."""
+    """Scores z * scale + shift + row column^T [N, C]; with `tau`, ||w||^-tau takes the place of the scale."""
     product = _Product.of(features, weight)
     out = product.new(features.shape[0], weight.shape[0], dtype=features.dtype)
     if out.numel():
-        vectors = scale, _shift(scale, bias, offset), row, column
-        product.launch(reducers.store_kernel, *vectors, out, tau or 0.0, NORMS=tau is not None, FAST=FAST)
+        args = scale, shift, row, column, out
+        product.launch(reducers.store_kernel, *args, tau or 0.0, NORMS=tau is not None, FAST=FAST)
     return out
 
 
 def scaled_logits_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, needs: list[bool]
+    grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of features, weight, scale and offset, empty unless needed; the scale's by recomputing z in tiles."""
+    """Gradients of features, weight, scale and shift, empty unless needed; the scale's by recomputing z in tiles."""
     product = _Product.of(features, weight)
-    need_x, need_w, need_s, need_a = needs
-    dx, dw, ds, da = _gradients(features, weight, needs)
+    need_x, need_w, need_s, need_shift = needs
+    dx, dw, ds, dshift = _gradients(features, weight, needs)
     num = features.shape[0]
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     if need_s and num:
         partial = product.new(product.row_tiles, weight.shape[0])
         product.launch(reducers.column_sum_kernel, grad, partial, grad.stride(0))
         ds = partial.sum(0)
-    if need_s or need_a:
-        da = grad.sum(0, dtype=torch.float32)
+    if need_shift:
+        dshift = grad.sum(0, dtype=torch.float32)
     rows = max(CHUNK_ELEMENTS // weight.shape[0], 512)
     for start in range(0, num if need_x or need_w else 0, rows):
         dz = grad[start : start + rows]
@@ -190,38 +170,38 @@ def scaled_logits_backward(
             dz = (dz.float() * scale).to(features.dtype)
         part = product.rows(start, start + rows)
         part.add_gradients(dz, dx[start : start + rows] if need_x else None, dw if need_w else None)
-    return _finish(weight, (dx, dw, ds, da), bias, needs)
+    return dx, dw.to(weight.dtype), ds, dshift
 
 
-def label_rank(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None
-) -> Tensor:
+def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     """How many classes come before the label, int32 [N]."""
     product = _Product.of(features, weight)
     if not len(features):
         return product.new(0, dtype=torch.int32)
-    labels, vectors = labels.contiguous(), (scale, _shift(scale, bias, offset))
-    own = product.own_scores(labels, *vectors)
+    labels = labels.contiguous()
+    own = product.own_scores(labels, scale, shift)
     behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
-    product.launch(reducers.rank_kernel, *vectors, labels, own, behind)
+    product.launch(reducers.rank_kernel, scale, shift, labels, own, behind)
     return (weight.shape[0] - 1 - behind.sum(0)).int()
 
 
 def intervals(
-    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, bias: Tensor | None, log: bool
+    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
 ) -> tuple[Tensor, Tensor]:
     """The open interval of taus on which each label is right, float32 [N] each; (inf, -inf) where it never is."""
     product = _Product.of(features, weight)
     if not len(features):
         return product.new(0), product.new(0)
     labels = labels.contiguous()
-    own = product.own_scores(labels, None, bias)
+    own = product.own_scores(labels, None, shift)
     low, high = (product.new(product.column_tiles, len(features)) for _ in range(2))
-    product.launch(reducers.interval_kernel, bias, slope, labels, own, low, high, LOG=log, FAST=FAST)
+    product.launch(reducers.interval_kernel, shift, slope, labels, own, low, high, LOG=log, FAST=FAST)
     low, high = low.amax(0), high.amin(0)
     if log:
         # Neither the label nor any rival is positive: rare, and decided without asking the device how many there are.
-        is_open = ~(own >= torch.finfo(torch.float32).tiny) & (low < high)
+        signed = ~(own >= torch.finfo(torch.float32).tiny)
+        is_open = signed & torch.isneginf(low) & torch.isposinf(high)
+        low.masked_fill_(signed & ~is_open, float("inf"))
         order = torch.argsort(is_open.to(torch.uint8), descending=True, stable=True)
         tile = Tile(32, 32, product.tile.depth, 4)
         args = slope, order, is_open.sum(dtype=torch.int32), labels, low, high
@@ -237,22 +217,20 @@ def cross_entropy(
     labels: Tensor,
     row_weights: Tensor,
     scale: Tensor | None,
-    bias: Tensor | None,
-    offset: Tensor | None,
+    shift: Tensor | None,
     class_weights: Tensor | None,
     label_smoothing: float,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses [N] and the gradients of their sum that are needed: features, weight, scale, offset.
+    """Row losses [N] and the gradients of their sum that are needed: features, weight, scale, shift.
 
     Without gradients one launch reads X and W and stores partials only. With them the float32 logits of one chunk of
     rows stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
     """
     product = _Product.of(features, weight)
     num, classes = features.shape[0], weight.shape[0]
-    gradients = dx, dw, *_ = _gradients(features, weight, needs)
+    gradients = dx, dw, ds, dshift = _gradients(features, weight, needs)
     losses = product.new(num)
-    shift = _shift(scale, bias, offset)
     labels = labels.clamp(0, classes - 1).contiguous()  # rows that are out of range count with weight 0 or NaN
     spread = label_smoothing / classes
     total = spread * (class_weights.sum() if class_weights is not None else classes)
@@ -278,7 +256,7 @@ def cross_entropy(
             args = labels[here], lse, *weights, class_weights
             dz = _softmax_gradient(z, features.dtype, scale, shift, args, gradients)
             part.add_gradients(dz, dx[here] if needs[0] else None, dw if needs[1] else None)
-    return losses, *_finish(weight, gradients, bias, needs)
+    return losses, dx, dw.to(weight.dtype), ds, dshift
 
 
 def _softmax_gradient(
@@ -289,13 +267,13 @@ def _softmax_gradient(
     args: tuple[Tensor | None, ...],
     gradients: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Tensor:
-    """A chunk's dz in `dtype`, empty where only sums are needed; adds to the scale's and the offset's gradients."""
-    dx, dw, ds, da = gradients
+    """A chunk's dz in `dtype`, empty where only sums are needed; adds to the scale's and the shift's gradients."""
+    dx, dw, *sums = gradients
     num, classes = z.shape
     rows, columns = 32, 64
     row_tiles = int(triton.cdiv(num, rows))
     dz = torch.empty_like(z, dtype=dtype) if dx.numel() or dw.numel() else None
-    partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in (ds, da)]
+    partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in sums]
     with torch.cuda.device_of(z):
         reducers.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
             *(z, scale, shift, *args, dz, *partials, num, classes),
@@ -303,7 +281,7 @@ def _softmax_gradient(
             BN=columns,
             num_warps=4,
         )
-    for total, partial in zip((ds, da), partials, strict=True):
+    for total, partial in zip(sums, partials, strict=True):
         if partial is not None:
             total.add_(partial.sum(0))
     return z.new_empty(0) if dz is None else dz

@@ -175,7 +175,7 @@ def gradient_kernel(
     class_weight_ptr,
     dz_ptr,
     ds_ptr,
-    da_ptr,
+    dshift_ptr,
     M,
     C,
     BM: tl.constexpr,
@@ -184,7 +184,7 @@ def gradient_kernel(
     """From the chunk z [M, C] = X @ W.T to its loss gradient: dz [M, C] and partial column sums, as wanted.
 
     dy_ij = soft_i softmax_ij - target_i [j = y_i] - spread_i v_j; dz = dy * scale; ds [row tiles, C] sums dy * z,
-    da [row tiles, C] sums dy. lse is in base 2.
+    dshift [row tiles, C] sums dy. lse is in base 2.
     """
     pm, pn = tl.program_id(1), tl.program_id(0)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
@@ -207,8 +207,8 @@ def gradient_kernel(
     partial = pm.to(tl.int64) * C + rn
     if ds_ptr is not None:
         tl.store(ds_ptr + partial, tl.sum(dy * z, 0), mask=rn < C)
-    if da_ptr is not None:
-        tl.store(da_ptr + partial, tl.sum(dy, 0), mask=rn < C)
+    if dshift_ptr is not None:
+        tl.store(dshift_ptr + partial, tl.sum(dy, 0), mask=rn < C)
     if dz_ptr is not None:
         if scale_ptr is not None:
             dy *= class_vector(scale_ptr, rn, C)
@@ -233,7 +233,7 @@ def column_sum_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a scale, but for its bias."""
+    """Stores ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a per-class scale."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
@@ -270,8 +270,8 @@ def interval_kernel(
 
     Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. Always beaten: low = inf or high = -inf.
     The infinities decide by themselves: log2 0 = -inf never binds, and parallel lines (run 0) bind by the sign of rise.
-    Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive is beaten by
-    any positive rival; without one its row keeps (-inf, inf), and signed_interval_kernel decides.
+    Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive gets a finite
+    height below all: without a positive rival its row keeps (-inf, inf), and signed_interval_kernel decides it.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
@@ -280,13 +280,11 @@ def interval_kernel(
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
     own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)
     run = tl.load(slope_ptr + rn, mask=rn < C, other=float("nan"))[None, :] - tl.load(slope_ptr + y)[:, None]
-    before = y  # ties of a positive label are lost to the classes before it
     if LOG:
-        before = tl.where(own >= TINY, y, 0)
-        own = log2(tl.maximum(own, 0.0), FAST)
+        own = tl.where(own >= TINY, log2(own, FAST), -1e30)
         z = log2(tl.maximum(z, 0.0), FAST)
     tau = (z - own[:, None]) * reciprocal(run, FAST)
-    tau = tl.where(tau != tau, tl.where(rn[None, :] < before[:, None], float("inf"), float("-inf")), tau)
+    tau = tl.where(tau != tau, tl.where(rn[None, :] < y[:, None], float("inf"), float("-inf")), tau)
     low = tl.max(tl.where((run >= 0) & (rn[None, :] != y[:, None]), tau, float("-inf")), 1)
     high = tl.min(tl.where(run < 0, tau, float("inf")), 1)
     partial = pn.to(tl.int64) * M + rm

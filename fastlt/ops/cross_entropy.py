@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastlt.ops import backend, reference
 from fastlt.ops.checks import accumulator, check_labels, check_product, check_vector, product_dtype
-from fastlt.ops.linear import cast, gradient_shapes
+from fastlt.ops.linear import gradient_shapes, line
 
 _Vector = Tensor | None
 
@@ -17,20 +17,19 @@ def _cross_entropy(
     labels: Tensor,
     row_weights: Tensor,
     scale: _Vector,
-    bias: _Vector,
-    offset: _Vector,
+    shift: _Vector,
     class_weights: _Vector,
     label_smoothing: float,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses, and the gradients of their sum that `needs` asks for: features, weight, scale, offset."""
+    """Row losses, and the gradients of their sum that `needs` asks for: features, weight, scale, shift."""
     return reference.cross_entropy(
-        features, weight, labels, row_weights, scale, bias, offset, class_weights, label_smoothing, needs
+        features, weight, labels, row_weights, scale, shift, class_weights, label_smoothing, needs
     )
 
 
 @_cross_entropy.register_fake
-def _(features, weight, labels, row_weights, scale, bias, offset, class_weights, label_smoothing, needs):  # type: ignore[no-untyped-def]
+def _(features, weight, labels, row_weights, scale, shift, class_weights, label_smoothing, needs):  # type: ignore[no-untyped-def]
     return features.new_empty(features.shape[0], dtype=accumulator(features.dtype)), *gradient_shapes(
         features, weight, needs
     )
@@ -53,43 +52,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, features, weight, scale, bias, offset, labels, row_weights, class_weights, label_smoothing, summed
+        ctx, features, weight, scale, shift, labels, row_weights, class_weights, label_smoothing, summed
     ):
-        need_x, need_w, need_s, need_b, need_a = ctx.needs_input_grad[:5]
-        needs = [need_x, need_w, need_s, need_b or need_a]
-        ctx.summed, ctx.label_smoothing, ctx.needs = summed, label_smoothing, needs
-        now = needs if summed else [False] * 4
-        losses, *gradients = _cross_entropy(
-            features, weight, labels, row_weights, scale, bias, offset, class_weights, label_smoothing, now
-        )
-        if summed:
-            ctx.save_for_backward(scale, *gradients)
-            return losses.sum()
-        ctx.save_for_backward(features, weight, labels, row_weights, scale, bias, offset, class_weights)
-        return losses
+        ctx.needs = list(ctx.needs_input_grad[:4])
+        ctx.summed, ctx.label_smoothing = summed, label_smoothing
+        args = features, weight, labels, row_weights, scale, shift, class_weights
+        losses, *gradients = _cross_entropy(*args, label_smoothing, ctx.needs if summed else [False] * 4)
+        ctx.save_for_backward(*(gradients if summed else args))
+        return losses.sum() if summed else losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         if ctx.summed:
-            scale, *gradients = ctx.saved_tensors
-            # The factor is rounded to a gradient's own type here: a float32 factor would promote a half-type gradient.
-            gradients = [g * grad.to(g.dtype) for g in gradients]
+            # Rounded to each gradient's own type first: a float32 factor would promote a half-type gradient.
+            gradients = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
         else:
-            features, weight, labels, row_weights, scale, *rest = ctx.saved_tensors
-            _, *gradients = _cross_entropy(
-                features, weight, labels, row_weights * grad, scale, *rest, ctx.label_smoothing, ctx.needs
-            )
-        dx, dw, ds, da = gradients
-        need_x, need_w, need_s, need_b, need_a = ctx.needs_input_grad[:5]
-        return (
-            dx if need_x else None,
-            dw if need_w else None,
-            ds if need_s else None,
-            (da if scale is None else da * scale) if need_b else None,
-            da if need_a else None,
-            *[None] * 5,
-        )
+            features, weight, labels, row_weights, *rest = ctx.saved_tensors
+            args = features, weight, labels, row_weights * grad, *rest
+            _, *gradients = _cross_entropy(*args, ctx.label_smoothing, ctx.needs)
+        return *(g if need else None for g, need in zip(gradients, ctx.needs, strict=True)), *[None] * 5
 
 
 def scaled_cross_entropy(
@@ -147,9 +129,7 @@ def scaled_cross_entropy(
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         features.to(dtype),
         weight.to(dtype),
-        cast(scale, dtype),
-        cast(bias, dtype),
-        cast(offset, dtype),
+        *line(dtype, scale, bias, offset),
         labels,
         row_weights,
         class_weights,

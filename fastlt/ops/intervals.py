@@ -5,18 +5,18 @@ from torch import Tensor
 
 from fastlt.ops import backend, reference
 from fastlt.ops.checks import accumulator, check_labels, check_product, check_vector, product_dtype
-from fastlt.ops.linear import cast
+from fastlt.ops.linear import line
 
 
 @torch.library.custom_op("fastlt::intervals", mutates_args=())
 def _intervals(
-    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, bias: Tensor | None, log: bool
+    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
 ) -> tuple[Tensor, Tensor]:
-    return reference.intervals(features, weight, labels, slope, bias, log)
+    return reference.intervals(features, weight, labels, slope, shift, log)
 
 
 @_intervals.register_fake
-def _(features, weight, labels, slope, bias, log):  # type: ignore[no-untyped-def]
+def _(features, weight, labels, slope, shift, log):  # type: ignore[no-untyped-def]
     low = features.new_empty(features.shape[0], dtype=accumulator(features.dtype))
     return low, torch.empty_like(low)
 
@@ -24,10 +24,10 @@ def _(features, weight, labels, slope, bias, log):  # type: ignore[no-untyped-de
 if backend.HAS_TRITON:
 
     @_intervals.register_kernel("cuda")
-    def _(features, weight, labels, slope, bias, log):  # type: ignore[no-untyped-def]
+    def _(features, weight, labels, slope, shift, log):  # type: ignore[no-untyped-def]
         if features.dtype is torch.float64:
-            return reference.intervals(features, weight, labels, slope, bias, log)
-        return backend.kernels().intervals(features, weight, labels, slope, bias, log)
+            return reference.intervals(features, weight, labels, slope, shift, log)
+        return backend.kernels().intervals(features, weight, labels, slope, shift, log)
 
 
 @torch.no_grad()
@@ -93,6 +93,6 @@ def prior_intervals(
     check_vector("log_prior", log_prior, weight.shape[0], features, wait=True)
     check_vector("bias", bias, weight.shape[0], features, wait=True)
     dtype = product_dtype(features, weight)
-    slope = log_prior.to(accumulator(dtype))
-    low, high = _intervals(features.to(dtype), weight.to(dtype), labels, slope, cast(bias, dtype), False)
+    slope, bias = line(dtype, log_prior, None, bias)
+    low, high = _intervals(features.to(dtype), weight.to(dtype), labels, slope, bias, False)
     return low, high

@@ -11,61 +11,51 @@ _Vector = Tensor | None
 
 @torch.library.custom_op("fastlt::scaled_logits", mutates_args=())
 def _scaled_logits(
-    features: Tensor, weight: Tensor, scale: _Vector, bias: _Vector, offset: _Vector, row: _Vector, column: _Vector
+    features: Tensor, weight: Tensor, scale: _Vector, shift: _Vector, row: _Vector, column: _Vector
 ) -> Tensor:
-    return reference.scaled_logits(features, weight, scale, bias, offset, row, column)
+    return reference.scaled_logits(features, weight, scale, shift, row, column)
 
 
 @_scaled_logits.register_fake
-def _(features, weight, scale, bias, offset, row, column):  # type: ignore[no-untyped-def]
+def _(features, weight, scale, shift, row, column):  # type: ignore[no-untyped-def]
     return features.new_empty(features.shape[0], weight.shape[0])
 
 
 @torch.library.custom_op("fastlt::scaled_logits_backward", mutates_args=())
 def _scaled_logits_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, scale: _Vector, bias: _Vector, needs: list[bool]
+    grad: Tensor, features: Tensor, weight: Tensor, scale: _Vector, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return reference.scaled_logits_backward(grad, features, weight, scale, bias, needs)
+    return reference.scaled_logits_backward(grad, features, weight, scale, needs)
 
 
 @_scaled_logits_backward.register_fake
-def _(grad, features, weight, scale, bias, needs):  # type: ignore[no-untyped-def]
+def _(grad, features, weight, scale, needs):  # type: ignore[no-untyped-def]
     return gradient_shapes(features, weight, needs)
 
 
 def gradient_shapes(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fakes of the gradients of features, weight, scale and offset: empty where not needed."""
+    """Fakes of the gradients of features, weight, scale and shift: empty where not needed."""
     dtype, classes = accumulator(features.dtype), weight.shape[0]
-    need_x, need_w, need_s, need_a = needs
+    need_x, need_w, need_s, need_shift = needs
     return (
         features.new_empty(features.shape if need_x else (0,)),
         weight.new_empty(weight.shape if need_w else (0,)),
         weight.new_empty(classes if need_s else 0, dtype=dtype),
-        weight.new_empty(classes if need_a else 0, dtype=dtype),
+        weight.new_empty(classes if need_shift else 0, dtype=dtype),
     )
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    features, weight, scale, bias, *_ = inputs
-    ctx.save_for_backward(features, weight, scale, bias)
+    features, weight, scale, *_ = inputs
+    ctx.save_for_backward(features, weight, scale)
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    features, weight, scale, bias = ctx.saved_tensors
-    need_x, need_w, need_s, need_b, need_a, need_row, need_column = ctx.needs_input_grad
+    *needs, need_row, need_column = ctx.needs_input_grad
     if need_row or need_column:
         raise NotImplementedError("the rank-one term of centroid_logits has no gradient")
-    needs = [need_x, need_w, need_s, need_a or need_b]
-    dx, dw, ds, da = _scaled_logits_backward(grad, features, weight, scale, bias, needs)
-    return (
-        dx if need_x else None,
-        dw if need_w else None,
-        ds if need_s else None,
-        (da if scale is None else da * scale) if need_b else None,
-        da if need_a else None,
-        None,
-        None,
-    )
+    gradients = _scaled_logits_backward(grad, *ctx.saved_tensors, needs)
+    return *(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None
 
 
 _scaled_logits.register_autograd(_backward, setup_context=_save)
@@ -73,7 +63,7 @@ _scaled_logits.register_autograd(_backward, setup_context=_save)
 
 @torch.library.custom_op("fastlt::tau_normalized_logits", mutates_args=())
 def _tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tensor:
-    return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None, None)
+    return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None)
 
 
 @_tau_normalized_logits.register_fake
@@ -84,27 +74,33 @@ def _(features, weight, tau):  # type: ignore[no-untyped-def]
 if backend.HAS_TRITON:
 
     @_scaled_logits.register_kernel("cuda")
-    def _(features, weight, scale, bias, offset, row, column):  # type: ignore[no-untyped-def]
+    def _(features, weight, scale, shift, row, column):  # type: ignore[no-untyped-def]
         if features.dtype is torch.float64:
-            return reference.scaled_logits(features, weight, scale, bias, offset, row, column)
-        return backend.kernels().scaled_logits(features, weight, scale, bias, offset, row, column)
+            return reference.scaled_logits(features, weight, scale, shift, row, column)
+        return backend.kernels().scaled_logits(features, weight, scale, shift, row, column)
 
     @_tau_normalized_logits.register_kernel("cuda")
     def _(features, weight, tau):  # type: ignore[no-untyped-def]
         if features.dtype is torch.float64:
-            return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None, None)
-        return backend.kernels().scaled_logits(features, weight, None, None, None, None, None, tau)
+            return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None)
+        return backend.kernels().scaled_logits(features, weight, None, None, None, None, tau)
 
     @_scaled_logits_backward.register_kernel("cuda")
-    def _(grad, features, weight, scale, bias, needs):  # type: ignore[no-untyped-def]
+    def _(grad, features, weight, scale, needs):  # type: ignore[no-untyped-def]
         if features.dtype is torch.float64:
-            return reference.scaled_logits_backward(grad, features, weight, scale, bias, needs)
-        return backend.kernels().scaled_logits_backward(grad, features, weight, scale, bias, needs)
+            return reference.scaled_logits_backward(grad, features, weight, scale, needs)
+        return backend.kernels().scaled_logits_backward(grad, features, weight, scale, needs)
 
 
-def cast(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A per-class vector in the accumulator's type; differentiable."""
-    return None if vector is None else vector.to(accumulator(dtype))
+def line(
+    dtype: torch.dtype, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Scale and shift: z * scale + shift = (z + bias) * scale + offset, in the accumulator's type, differentiable."""
+    scale, bias, offset = (None if v is None else v.to(accumulator(dtype)) for v in (scale, bias, offset))
+    shift = bias if bias is None or scale is None else bias * scale
+    if shift is None or offset is None:
+        return scale, offset if shift is None else shift
+    return scale, shift + offset
 
 
 def scaled_logits(
@@ -137,7 +133,7 @@ def scaled_logits(
     for name, vector in (("scale", scale), ("bias", bias), ("offset", offset)):
         check_vector(name, vector, weight.shape[0], features)
     dtype = product_dtype(features, weight)
-    vectors = cast(scale, dtype), cast(bias, dtype), cast(offset, dtype)
+    vectors = line(dtype, scale, bias, offset)
     logits: Tensor = _scaled_logits(features.to(dtype), weight.to(dtype), *vectors, None, None)
     return logits
 
@@ -167,7 +163,7 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor)
     if isinstance(tau, Tensor) or learned:
         norms = _norms(weight)
         tau = tau.to(norms.device, norms.dtype).reshape(()) if isinstance(tau, Tensor) else float(tau)
-        logits = _scaled_logits(features, weight, norms**-tau, None, None, None, None)
+        logits = _scaled_logits(features, weight, norms**-tau, None, None, None)
     else:  # the norms come out of the product's own pass over weight
         logits = _tau_normalized_logits(features, weight, float(tau))
     return logits
@@ -208,12 +204,12 @@ def centroid_logits(
     features, centroids = features.detach(), centroids.detach()
     dtype = product_dtype(features, centroids)
     wide = centroids.to(accumulator(dtype))
-    offset = None if center is None else -(wide @ center.to(wide.dtype))
+    shift = None if center is None else -(wide @ center.to(wide.dtype))
     row = column = None
     if metric == "l2":
         column = wide.square().sum(1).mul(-0.5)
         row = _radius(features, center, wide.dtype) if normalize else column.new_ones(features.shape[0])
-    scores: Tensor = _scaled_logits(features.to(dtype), centroids.to(dtype), None, None, offset, row, column)
+    scores: Tensor = _scaled_logits(features.to(dtype), centroids.to(dtype), None, shift, row, column)
     return scores
 
 

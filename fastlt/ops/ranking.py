@@ -5,30 +5,28 @@ from torch import Tensor
 
 from fastlt.ops import backend, reference
 from fastlt.ops.checks import check_labels, check_product, check_vector, product_dtype
-from fastlt.ops.linear import cast
+from fastlt.ops.linear import line
 
 _Vector = Tensor | None
 
 
 @torch.library.custom_op("fastlt::label_rank", mutates_args=())
-def _label_rank(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: _Vector, bias: _Vector, offset: _Vector
-) -> Tensor:
-    return reference.label_rank(features, weight, labels, scale, bias, offset)
+def _label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: _Vector, shift: _Vector) -> Tensor:
+    return reference.label_rank(features, weight, labels, scale, shift)
 
 
 @_label_rank.register_fake
-def _(features, weight, labels, scale, bias, offset):  # type: ignore[no-untyped-def]
+def _(features, weight, labels, scale, shift):  # type: ignore[no-untyped-def]
     return labels.new_empty(labels.shape[0], dtype=torch.int32)
 
 
 if backend.HAS_TRITON:
 
     @_label_rank.register_kernel("cuda")
-    def _(features, weight, labels, scale, bias, offset):  # type: ignore[no-untyped-def]
+    def _(features, weight, labels, scale, shift):  # type: ignore[no-untyped-def]
         if features.dtype is torch.float64:
-            return reference.label_rank(features, weight, labels, scale, bias, offset)
-        return backend.kernels().label_rank(features, weight, labels, scale, bias, offset)
+            return reference.label_rank(features, weight, labels, scale, shift)
+        return backend.kernels().label_rank(features, weight, labels, scale, shift)
 
 
 @torch.no_grad()
@@ -66,7 +64,5 @@ def label_rank(
     for name, vector in (("scale", scale), ("bias", bias), ("offset", offset)):
         check_vector(name, vector, weight.shape[0], features, wait=True)
     dtype = product_dtype(features, weight)
-    rank: Tensor = _label_rank(
-        features.to(dtype), weight.to(dtype), labels, cast(scale, dtype), cast(bias, dtype), cast(offset, dtype)
-    )
+    rank: Tensor = _label_rank(features.to(dtype), weight.to(dtype), labels, *line(dtype, scale, bias, offset))
     return rank

@@ -36,30 +36,27 @@ def products(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, 
             yield here, x, torch.mm(x, w.T, out=buffer[: x.shape[0]])
 
 
-def _score(z: Tensor, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None) -> Tensor:
-    """(z + bias) * scale + offset, in place."""
-    if bias is not None:
-        z += bias
+def _score(z: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
+    """Scores z * scale + shift in one pass, into `out` (which may be z)."""
+    if scale is not None and shift is not None:
+        return torch.addcmul(shift, z, scale, out=out)
     if scale is not None:
-        z *= scale
-    if offset is not None:
-        z += offset
-    return z
+        return torch.mul(z, scale, out=out)
+    return z if shift is None else torch.add(z, shift, out=out)
 
 
 def scaled_logits(
     features: Tensor,
     weight: Tensor,
     scale: Tensor | None,
-    bias: Tensor | None,
-    offset: Tensor | None,
+    shift: Tensor | None,
     row: Tensor | None,
     column: Tensor | None,
 ) -> Tensor:
-    """(z + bias) * scale + offset + row column^T, [N, C] in the type of features."""
+    """Scores z * scale + shift + row column^T, [N, C] in the type of features."""
     out = features.new_empty(features.shape[0], weight.shape[0])
     for rows, _, z in products(features, weight):
-        y = _score(z, scale, bias, offset)
+        y = _score(z, scale, shift, z)
         if row is not None and column is not None:
             y.addr_(row[rows], column)
         out[rows] = y
@@ -67,56 +64,44 @@ def scaled_logits(
 
 
 def scaled_logits_backward(
-    grad: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    needs: list[bool],
+    grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of features, weight, scale and offset (bias: scale times offset's); empty where `needs` is False."""
+    """Gradients of features, weight, scale and shift, each empty unless needed."""
     dtype = accumulator(features.dtype)
-    need_x, need_w, need_s, need_a = needs
-    dx, dw, ds, da = _gradients(features, weight, needs)
+    need_x, need_w, need_s, need_shift = needs
+    dx, dw, ds, dshift = gradients = new_gradients(features, weight, needs)
+    if need_shift:
+        dshift += grad.sum(0, dtype=dtype)
+    if need_s:
+        for rows, _, z in products(features, weight):
+            ds += z.mul_(grad[rows]).sum(0)
+    rows_at_once = chunk_rows(weight.shape[0], features.device)
+    w = weight.to(dtype)
     with torch.autocast(features.device.type, enabled=False):
-        for rows, x, z in products(features, weight) if need_s else _row_chunks(features, weight):
-            g = grad[rows].to(dtype)
-            if need_a:
-                da += g.sum(0)
-            if need_s:
-                ds += (_score(z, None, bias, None) * g).sum(0)
-            if need_x or need_w:
-                dz = g if scale is None else g * scale
-                if need_x:
-                    dx[rows] = dz @ weight.to(dtype)
-                if need_w:
-                    dw.addmm_(dz.T, x)
-    return dx, dw.to(weight.dtype), ds, da
+        for start in range(0, features.shape[0] if need_x or need_w else 0, rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            dz = grad[rows].to(dtype) if scale is None else grad[rows] * scale
+            if need_x:
+                dx[rows] = dz @ w
+            if need_w:
+                dw.addmm_(dz.T, features[rows].to(dtype))
+    return finish(gradients, weight)
 
 
-def _row_chunks(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """As `products`, without the product."""
-    rows = chunk_rows(weight.shape[0], features.device)
-    for start in range(0, features.shape[0], rows):
-        here = slice(start, min(start + rows, features.shape[0]))
-        yield here, features[here].to(accumulator(features.dtype)), features.new_empty(0)
-
-
-def _gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of features, weight, scale and offset: zeros, or empty where not needed."""
+def new_gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the gradients of features, weight, scale and shift, empty unless needed; all but the first are sums."""
     dtype = accumulator(features.dtype)
-    need_x, need_w, need_s, need_a = needs
-    num, classes, width = features.shape[0], weight.shape[0], features.shape[1]
+    need_x, need_w, need_s, need_shift = needs
+    dx = features.new_empty(features.shape if need_x else (0,))
+    dw = weight.new_zeros(weight.shape if need_w else (0,), dtype=dtype)
+    ds, dshift = (weight.new_zeros(weight.shape[0] if need else 0, dtype=dtype) for need in (need_s, need_shift))
+    return dx, dw, ds, dshift
 
-    def vector(need: bool) -> Tensor:
-        return torch.zeros(classes if need else 0, dtype=dtype, device=features.device)
 
-    return (
-        features.new_empty((num, width) if need_x else (0,)),
-        torch.zeros((classes, width) if need_w else (0,), dtype=dtype, device=features.device),
-        vector(need_s),
-        vector(need_a),
-    )
+def finish(gradients: tuple[Tensor, Tensor, Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients with that of weight in its own type."""
+    dx, dw, ds, dshift = gradients
+    return dx, dw.to(weight.dtype), ds, dshift
 
 
 def cross_entropy(
@@ -125,36 +110,32 @@ def cross_entropy(
     labels: Tensor,
     row_weights: Tensor,
     scale: Tensor | None,
-    bias: Tensor | None,
-    offset: Tensor | None,
+    shift: Tensor | None,
     class_weights: Tensor | None,
     label_smoothing: float,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses [N] and, where needed, the gradients of their sum for features, weight, scale and offset.
+    """Losses [N] and, where needed, the gradients of their sum for features, weight, scale and shift.
 
-    With y = (z + bias) * scale + offset, class weights v and smoothing e, row i's loss is
+    With y = z * scale + shift, class weights v and smoothing e, row i's loss is
     row_weights_i * ((1 - e) v_label (lse_i - y_label) + e/C sum_j v_j (lse_i - y_ij)); its gradient for y_ij is
     row_weights_i * (((1 - e) v_label + e/C sum_k v_k) softmax_ij - (1 - e) v_label [j = label] - e/C v_j).
     A row with weight 0 (an ignored one) may have any label.
     """
     dtype = accumulator(features.dtype)
-    need_x, need_w, need_s, need_a = needs
+    need_x, need_w, need_s, need_shift = needs
     classes = weight.shape[0]
-    dx, dw, ds, da = _gradients(features, weight, needs)
+    dx, dw, ds, dshift = gradients = new_gradients(features, weight, needs)
     losses = torch.zeros(features.shape[0], dtype=dtype, device=features.device)
     labels = labels.long().clamp(0, classes - 1)
     spread = label_smoothing / classes
     total = spread * (class_weights.sum() if class_weights is not None else float(classes))
     w = weight.to(dtype)
     ones = class_weights if class_weights is not None else w.new_ones(classes)
-    kept = w.new_empty(0)
+    scores = w.new_empty(min(chunk_rows(classes, w.device), len(features)) if need_s else 0, classes)
     for rows, x, z in products(features, weight):
         label, row = labels[rows, None], row_weights[rows, None]
-        z = _score(z, None, bias, None)
-        if need_s:
-            kept = (kept if kept.shape == z.shape else torch.empty_like(z)).copy_(z)
-        y = _score(z, scale, None, offset)
+        y = _score(z, scale, shift, scores[: len(z)] if need_s else z)
         target = (1.0 - label_smoothing) * ones[label]
         top, own = y.amax(1, keepdim=True), y.gather(1, label)
         smooth = spread * y.mv(ones)[:, None] if label_smoothing > 0 else 0.0
@@ -166,17 +147,17 @@ def cross_entropy(
         dy = y.mul_(row * (target + total) / partition).scatter_add_(1, label, -row * target)
         if label_smoothing > 0:
             dy.addr_(row.squeeze(1), ones, alpha=-spread)
-        if need_a:
-            da += dy.sum(0)
+        if need_shift:
+            dshift += dy.sum(0)
         if need_s:
-            ds += kept.mul_(dy).sum(0)
+            ds += z.mul_(dy).sum(0)
         if need_x or need_w:
             dz = dy if scale is None else dy.mul_(scale)
             if need_x:
                 dx[rows] = dz @ w
             if need_w:
                 dw.addmm_(dz.T, x)
-    return losses, dx, dw.to(weight.dtype), ds, da
+    return losses, *finish(gradients, weight)
 
 
 def label_rank(
@@ -184,15 +165,14 @@ def label_rank(
     weight: Tensor,
     labels: Tensor,
     scale: Tensor | None,
-    bias: Tensor | None,
-    offset: Tensor | None,
+    shift: Tensor | None,
 ) -> Tensor:
     """How many classes come before the label when scores are sorted as argmax would: int32 [N]; a NaN comes first."""
     out = torch.empty(features.shape[0], dtype=torch.int32, device=features.device)
     index = torch.arange(weight.shape[0], device=features.device)
     for rows, _, z in products(features, weight):
         label = labels[rows, None].long()
-        y = _score(z, scale, bias, offset)
+        y = _score(z, scale, shift, z)
         own = y.gather(1, label)
         behind = (y < own).sum(1) + ((y == own) & (index > label)).sum(1)
         out[rows] = (weight.shape[0] - 1 - behind).int()
@@ -200,23 +180,23 @@ def label_rank(
 
 
 def intervals(
-    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, bias: Tensor | None, log: bool
+    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
 ) -> tuple[Tensor, Tensor]:
     """The open interval of tau on which the label's score is the first largest; (inf, -inf) where it never is.
 
-    score_j(tau) = z_j 2^(-tau slope_j) if `log`, else z_j + bias_j - tau slope_j.
+    score_j(tau) = z_j 2^(-tau slope_j) if `log`, else z_j + shift_j - tau slope_j.
     """
     dtype = accumulator(features.dtype)
     low = torch.empty(features.shape[0], dtype=dtype, device=features.device)
     high = torch.empty_like(low)
     labels = labels.long().contiguous()
-    copies, originals = _duplicates(weight, slope, bias)
+    copies, originals = _duplicates(weight, slope, shift)
     fused = dtype is torch.float32 and features.device.type == "cpu"
     for rows, _, z in products(features, weight):
         if len(copies):
             # A product's last bits may depend on a class's place in it: equal classes must tie, so they share a logit.
             z[:, copies] = z[:, originals]
-        z = _score(z, None, bias, None)
+        z = _score(z, None, shift, z)
         if fused:
             ends = {"low": low[rows].numpy(), "high": high[rows].numpy()}
             arrays = z.numpy(), labels[rows].numpy(), slope.numpy()
@@ -226,13 +206,13 @@ def intervals(
     return low, high
 
 
-def _duplicates(weight: Tensor, slope: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _duplicates(weight: Tensor, slope: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """Classes with the same line as an earlier one at every sample, and for each the first such class."""
     _, group, count = torch.unique(slope, return_inverse=True, return_counts=True)
     suspects = torch.nonzero(count[group] > 1).squeeze(1)
     lines = torch.cat([weight[suspects].to(slope.dtype), slope[suspects, None]], dim=1)
-    if bias is not None:
-        lines = torch.cat([lines, bias[suspects, None]], dim=1)
+    if shift is not None:
+        lines = torch.cat([lines, shift[suspects, None]], dim=1)
     _, same = torch.unique(lines, dim=0, return_inverse=True)
     first = torch.full_like(suspects, len(weight)).scatter_reduce_(0, same, suspects, "amin")[same]
     return suspects[suspects > first], first[suspects > first]

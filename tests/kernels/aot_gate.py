@@ -52,11 +52,14 @@ def cases() -> list[Case]:
         names = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel", "signed_interval_kernel")
         out += [Case(kernel=name, dtype=dtype) for name in names]
         out += [Case(kernel="interval_kernel", dtype=dtype, flags=(("LOG", log),)) for log in (True, False)]
-        out += [Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)]
+        out += [
+            Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)
+        ]
     out += [Case(kernel="store_kernel", absent=logits + centroids, flags=(("NORMS", True),))]
     out += [Case(kernel="partition_kernel", dtype="fp16", absent=OPTIONAL), Case(kernel="gradient_kernel")]
     import os
-    return [c for c in out if os.environ.get('ONLY','') in c.name]
+
+    return [c for c in out if os.environ.get("ONLY", "") in c.name]
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:

@@ -1,0 +1,220 @@
+"""Checks every kernel on one device, each against float64, and prints a line per check.
+
+    TRITON_INTERPRET=1 python tests/kernels/correctness.py              # the interpreter, on any machine
+    python tests/kernels/correctness.py --device cuda                   # the compiled kernels
+
+A result may be twice as far from float64 as PyTorch's own in the same type, plus a little. Inputs are fresh, shapes odd,
+uninitialised memory is NaN, and each kernel runs twice: its bits must not change.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+from torch import Tensor
+
+from fastlt.kernels import launch
+from fastlt.ops import reference
+
+SHAPES = {"cpu": ((7, 33, 19), (70, 100, 64), (1, 1, 1)), "cuda": ((7, 33, 19), (252, 507, 123), (512, 8142, 2048))}
+DTYPES = {"cpu": (torch.float32, torch.float16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
+NEEDS = ([True] * 4, [False] * 4, [False, False, True, False], [False, True, False, True])
+FLOOR = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+Check = tuple[str, bool, str]
+
+
+def problem(shape: tuple[int, int, int], dtype: torch.dtype, device: str, seed: int) -> dict[str, Tensor]:
+    """Random inputs of one problem; X and W are non-contiguous views."""
+    num, classes, width = shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(device)
+
+    return {
+        "x": draw(2 * num, width).to(dtype)[::2],
+        "w": (draw(classes, width + 1) / width**0.5).to(dtype)[:, :width],
+        "y": torch.randint(0, classes, (num,), generator=generator).to(device),
+        "scale": draw(classes).abs() + 0.5,
+        "shift": draw(classes),
+        "row": draw(num),
+        "column": draw(classes),
+        "row_weights": draw(num).abs(),
+        "class_weights": draw(classes).abs(),
+        "grad": draw(num, classes).to(dtype),
+    }
+
+
+def wide(value: object) -> object:
+    """The same argument in float64."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def near(
+    name: str, kernel: Callable[..., object], plain: Callable[..., object], args: tuple, dtype: torch.dtype
+) -> Check:
+    """kernel(*args) against plain(*args in float64), bounded by the error of plain(*args)."""
+    results = [_tensors(f(*a)) for f, a in ((kernel, args), (kernel, args), (plain, args))]
+    truth = _tensors(plain(*(wide(a) for a in args)))
+    for got, again, simple, exact in zip(*results, truth, strict=True):
+        if not torch.equal(got, again):
+            return name, False, "two runs differ"
+        if got.numel() == 0:
+            continue
+        largest = max(exact.abs().max().item(), 1.0)
+        ours, theirs = ((t.double() - exact).abs().max().item() / largest for t in (got, simple))
+        if not ours <= 2 * theirs + FLOOR[dtype]:
+            return name, False, f"relative error {ours:.2e}, PyTorch's in the same type {theirs:.2e}"
+    return name, True, ""
+
+
+def _tensors(result: object) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def plain_logits(x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    z = torch.nn.functional.linear(x, w).to(torch.promote_types(x.dtype, torch.float32))
+    return (z * scale + shift + row[:, None] * column).to(x.dtype)
+
+
+def plain_tau(x: Tensor, w: Tensor, tau: float) -> Tensor:
+    norms = torch.linalg.vector_norm(w.to(torch.promote_types(w.dtype, torch.float32)), dim=1, keepdim=True)
+    return torch.nn.functional.linear(x, (w / norms**tau).to(x.dtype))
+
+
+def check_values(p: dict[str, Tensor], dtype: torch.dtype) -> Iterator[Check]:
+    """Logits, their gradients and the cross entropy with all that it can give."""
+    x, w, y, scale, shift = (p[name] for name in ("x", "w", "y", "scale", "shift"))
+    logits = x, w, scale, shift, p["row"], p["column"]
+    yield near("scaled_logits", launch.scaled_logits, plain_logits, logits, dtype)
+    yield near(
+        "tau_normalized_logits",
+        lambda x, w, tau: launch.scaled_logits(x, w, None, None, None, None, tau),
+        plain_tau,
+        (x, w, 0.7),
+        dtype,
+    )
+    for needs in NEEDS:
+        args = p["grad"], x, w, scale, needs
+        yield near(f"scaled_logits_backward {needs}", launch.scaled_logits_backward, plain_backward, args, dtype)
+        for smoothing, weights in ((0.0, None), (0.1, p["class_weights"])):
+            args = x, w, y, p["row_weights"], scale, shift, weights, smoothing, needs
+            name = f"cross_entropy {needs} smoothing={smoothing}"
+            yield near(name, launch.cross_entropy, reference.cross_entropy, args, dtype)
+
+
+def plain_backward(grad: Tensor, x: Tensor, w: Tensor, scale: Tensor, needs: list[bool]) -> tuple[Tensor, ...]:
+    return reference.scaled_logits_backward(grad, x, w, scale, needs)
+
+
+def check_rank(p: dict[str, Tensor], dtype: torch.dtype) -> Check:
+    """Ranks may differ by the rivals whose score lies within rounding of the label's."""
+    x, w, y, scale, shift = (p[name] for name in ("x", "w", "y", "scale", "shift"))
+    scores = (x.double() @ w.double().T) * scale.double() + shift.double()
+    own = scores.gather(1, y[:, None])
+    slack = 1e-5 * scores.abs().amax(1, keepdim=True).clamp_min(1.0)
+    ahead, close = (scores > own + slack).sum(1), ((scores - own).abs() <= slack).sum(1) - 1
+    rank = launch.label_rank(x, w, y, scale, shift)
+    again = launch.label_rank(x, w, y, scale, shift)
+    good = ((rank >= ahead) & (rank <= ahead + close)).all() and torch.equal(rank, again)
+    return "label_rank", bool(good), ""
+
+
+def check_random_intervals(p: dict[str, Tensor], dtype: torch.dtype, log: bool) -> Check:
+    """At random taus every decision is float64's, but for labels within rounding of their best rival."""
+    x, w, y = p["x"], p["w"], p["y"]
+    z = x.double() @ w.double().T
+    if log:
+        slope = torch.linalg.vector_norm(w.double(), dim=1).log2()
+        low, high = launch.intervals(x, w, y, slope.float(), None, True)
+        again = launch.intervals(x, w, y, slope.float(), None, True)
+    else:
+        slope, z = p["column"].double(), z + p["shift"].double()
+        low, high = launch.intervals(x, w, y, p["column"], p["shift"], False)
+        again = launch.intervals(x, w, y, p["column"], p["shift"], False)
+    good = torch.equal(low, again[0]) and torch.equal(high, again[1])
+    wrong = decided = 0
+    for tau in torch.linspace(-1.0, 3.0, 41, dtype=torch.float64):
+        scores = z * torch.exp2(-tau * slope) if log else z - tau * slope
+        own = scores.gather(1, y[:, None]).squeeze(1)
+        rival = scores.scatter(1, y[:, None], float("-inf")).amax(1)
+        sure = (own - rival).abs() > 1e-4 * torch.maximum(own.abs(), scores.abs().amax(1)).clamp_min(1e-3)
+        wrong += int((((low < tau) & (tau < high)) != (own > rival))[sure].sum())
+        decided += int(sure.sum())
+    return f"intervals log={log}", good and wrong == 0, f"{wrong} of {decided} decisions wrong"
+
+
+def check_nasty_intervals(device: str, dtype: torch.dtype, seed: int) -> Check:
+    """Small integers: exact products, so duplicates, zero classes, equal norms and negative rows are decided exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    num, classes, width = 200, 70, 3
+    w = torch.randint(-2, 3, (classes, width), generator=generator) * 2 ** torch.randint(
+        0, 3, (classes, 1), generator=generator
+    )
+    w[torch.randint(0, classes, (9,), generator=generator)] = w[torch.randint(0, classes, (9,), generator=generator)]
+    x = torch.randint(-2, 3, (num, width), generator=generator)
+    # Half of the classes keep off the positive side of half of the samples, which leaves those rows without a positive logit.
+    kept = torch.arange(classes)[(w @ torch.tensor([1, 1, 1]) < 0) | (w == 0).all(1)]
+    good, text = True, ""
+    for rows, columns in ((x, w), (x.abs(), w[kept])):
+        y = torch.randint(0, len(columns), (num,), generator=generator)
+        slope = torch.linalg.vector_norm(columns.double(), dim=1)
+        slope = torch.where(slope > 0, slope, 1.0).log2()
+        expected = reference.intervals(rows.double(), columns.double(), y, slope, None, True)
+        args = rows.to(device, dtype), columns.to(device, dtype), y.to(device), slope.float().to(device)
+        got = launch.intervals(*args, None, True)
+        for ours, exact in zip(got, expected, strict=True):
+            same = torch.isclose(ours.cpu().double(), exact, rtol=1e-4, atol=1e-4)
+            good &= bool(same.all())
+            text = f"{int((~same).sum())} of {num} ends differ" if not same.all() else text
+    return f"intervals of integers, seed {seed}", good, text
+
+
+def run(device: str) -> Iterator[Check]:
+    """Every check on one device."""
+    for number, shape in enumerate(SHAPES[device]):
+        for dtype in DTYPES[device]:
+            p = problem(shape, dtype, device, number)
+            checks = [*check_values(p, dtype), check_rank(p, dtype)]
+            checks += [check_random_intervals(p, dtype, log) for log in (True, False)]
+            for name, good, text in checks:
+                yield f"{name} {list(shape)} {dtype}", good, text
+    for seed in range(3):
+        yield check_nasty_intervals(device, torch.float32, seed)
+    empty = problem((0, 5, 4), torch.float32, device, 0)
+    got = launch.intervals(empty["x"], empty["w"], empty["y"], empty["scale"], None, True)
+    yield "empty", got[0].shape == launch.label_rank(empty["x"], empty["w"], empty["y"], None, None).shape == (0,), ""
+    if device == "cuda":
+        yield check_large()
+
+
+def check_large() -> Check:
+    """Offsets past 2^31 elements."""
+    x, w = torch.randn(45_000, 64, device="cuda").bfloat16(), torch.randn(50_000, 64, device="cuda").bfloat16()
+    out = launch.scaled_logits(x, w, None, None, None, None)
+    good = torch.allclose(out[-5:].float(), x[-5:].float() @ w.float().T, rtol=2e-2, atol=1e-1)
+    return "scaled_logits past 2^31 elements", good, ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: under TRITON_INTERPRET=1")
+    device = parser.parse_args().device
+    if (device == "cpu") != launch.INTERPRETED:
+        parser.error("set TRITON_INTERPRET=1 for --device cpu, and unset it for --device cuda")
+    torch.use_deterministic_algorithms(True)  # with it, uninitialised memory is filled with NaN
+    failed = 0
+    for name, good, text in run(device):
+        failed += not good
+        print("ok  " if good else "FAIL", name, text, flush=True)
+    print(f"{failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
