@@ -269,9 +269,9 @@ def interval_kernel(
     """Partials [column tiles, M] of the bounds that the tile's classes put on the taus at which the label is right.
 
     Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. Always beaten: low = inf or high = -inf.
-    The infinities decide by themselves: log2 0 = -inf never binds, and parallel lines (run 0) bind by the sign of rise.
-    Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive gets a finite
-    height below all: without a positive rival its row keeps (-inf, inf), and signed_interval_kernel decides it.
+    The infinities decide by themselves: log2 0 = -inf never binds, parallel lines (run 0) bind by the sign of rise.
+    Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive is put at a
+    finite height below all; without a positive rival its row keeps (-inf, inf), and signed_interval_kernel decides it.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
