@@ -1,7 +1,7 @@
 """ResNet and ResNeXt as the paper uses them, with torchvision's state-dict keys, strides and initialisation.
 
-Sources: He et al., Deep Residual Learning (2016); Xie et al., Aggregated Residual Transformations (2017). The stride of a
-bottleneck sits on its 3x3 convolution, as in torchvision.
+Sources: He et al., Deep Residual Learning (2016); Xie et al., Aggregated Residual Transformations (2017). The stride of
+a bottleneck sits on its 3x3 convolution, as in torchvision.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class ResNet(nn.Module):
         self.fc = LinearHead.initialised(num_classes, width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # N(0, sqrt(2 / (k * k * out))): fan-out over the whole kernel, as the paper's code and torchvision draw it
+                # N(0, sqrt(2 / (k * k * out))): fan-out over the whole kernel, as the paper's code draws it
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class TimmNetwork(nn.Module):
             import timm
         except ImportError as error:
             raise ValueError(
-                f"--backbone timm:{name}: timm cannot be imported ({error}); install it with: pip install 'fastlt[timm]'"
+                f"--backbone timm:{name}: timm cannot be imported ({error}); install it: pip install 'fastlt[timm]'"
             ) from error
         try:
             self.trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)

@@ -8,7 +8,7 @@ def glyphs_lt() -> TrainConfig:
     return TrainConfig(
         dataset="glyphs_lt",
         backbone="resnet8",
-        epochs=12,
+        epochs=20,
         batch_size=128,
         lr=0.1,
         weight_decay=5e-4,
