@@ -1,12 +1,9 @@
-"""Atomic, pickle-free files: a reader sees the old content or the new, never half of one."""
+"""Checkpoints and JSON records: written atomically, read without pickle."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +13,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from .files import replacing
+
 METADATA_KEY = "fastlt"
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that replaces it when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    with atomic_path(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -66,7 +42,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] 
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
         metadata={METADATA_KEY: json.dumps(metadata or {})},
     )
-    with atomic_path(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -23,6 +23,7 @@ from .data.dataset import LongTailedDataset
 from .data.loader import eval_loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
+from .files import replacing
 from .hardware import resolve_threads
 from .loggers import log
 from .models import LinearHead, Network, create_model
@@ -135,13 +136,13 @@ class FeatureStore:
             num_threads=self.num_threads,
             memory_share=config.memory_share,
         )
-        with contextlib.closing(loader), checkpoint.atomic_path(paths["features"]) as temporary:
+        with contextlib.closing(loader), replacing(paths["features"]) as temporary:
             shape = (len(dataset), model.num_features)
             with temporary.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                 for batch in loader:
                     file.write(model.features(preprocess(batch.images)).float().cpu().numpy().tobytes())
-        with checkpoint.atomic_path(paths["labels"]) as temporary, temporary.open("wb") as file:
+        with replacing(paths["labels"]) as temporary, temporary.open("wb") as file:
             np.save(file, dataset.labels)
         log.info("features of %s %s images: %.1f s", f"{len(dataset):,}", name, time.perf_counter() - began)
 

@@ -11,9 +11,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from . import plots
-from .checkpoint import atomic_path, load
+from .checkpoint import load
 from .evaluation import ACCURACIES, Accuracy, Result, Results, reported_splits, score_joint, score_rebalanced
 from .features import FeatureStore
+from .files import replacing
 from .models import LinearHead
 from .run import Run
 
@@ -72,7 +73,7 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
         )
     )
     path = folder / "index.html"
-    with atomic_path(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path, results
 

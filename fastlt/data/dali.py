@@ -15,9 +15,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ..files import replacing
 from .batch import Batch, PlannedLoader
 from .dataset import LongTailedDataset
-from .index import cache_dir, replacing
+from .index import cache_dir
 from .pipeline import PREFETCHED, Decoded, Feed, ImagePipeline
 from .plan import EvalPlan, Plan, UnreadableImageError, Work, read_image
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .index import cache_dir, fingerprint, index_files, index_key, replacing
+from ..files import replacing
+from ..metrics import shot_groups
+from .index import cache_dir, fingerprint, index_files, index_key
 from .layouts import find_splits
 from .listing import Listing, check_labels, list_folder, read_coco, read_list
 
@@ -83,12 +85,7 @@ class LongTailedDataset:
         Returns:
             The class ids (int64) of "many", "medium" and "few".
         """
-        counts = self.class_counts
-        return {
-            "many": np.flatnonzero(counts > many),
-            "medium": np.flatnonzero((counts >= few) & (counts <= many)),
-            "few": np.flatnonzero(counts < few),
-        }
+        return {name: np.flatnonzero(mask) for name, mask in shot_groups(self.class_counts, many, few).items()}
 
     def path(self, index: int) -> Path:
         """Return the file of a sample."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import replacing
 from .image import probe
 
 logger = logging.getLogger(__name__)
@@ -116,18 +116,6 @@ def fingerprint(paths: Sequence[str], labels: np.ndarray, stats: np.ndarray) -> 
     digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
     digest.update(np.ascontiguousarray(stats, "<i8").tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """Give a temporary name beside `file` to write to; it takes the file's place when the block succeeds."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _hash_paths(digest: hashlib._Hash, paths: Sequence[str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .index import index_files, replacing
+from ..files import replacing
+from .index import index_files
 from .layouts import ROOT_POINTER
 from .listing import list_images, name_some, subfolders
 

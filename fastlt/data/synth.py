@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import replacing
 from .glyphs import CHARACTERS, font_folder
-from .index import replacing
 from .painters import Task, paint_all
 from .painting import MARK_BITS, Look, Style
 

@@ -29,7 +29,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
     checkpoint.write_json(path, 1)
 
     def fail_halfway() -> None:
-        with checkpoint.atomic_path(path) as temporary:
+        with checkpoint.replacing(path) as temporary:
             temporary.write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from fastlt.data import index as index_module
-from fastlt.data.index import cache_dir, fingerprint, index_files, replacing
+from fastlt.data.index import cache_dir, fingerprint, index_files
+from fastlt.files import replacing
 
 
 @pytest.fixture(autouse=True)

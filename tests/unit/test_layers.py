@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. A module may import from its own rank and from lower ones.
 LAYERS = (
-    ("config", "_C"),
+    ("config", "files", "_C"),
     ("kernels",),
     ("ops", "data.sampler", "data.augmentation"),
     ("data", "models", "metrics", "hardware", "loggers", "recipes"),
