@@ -92,7 +92,7 @@ class VectorDraws {
   static Reg packed_place(Reg item) { return V::template shift_right_by<16>(item); }
 
   static void philox(Reg& a, Reg& b, std::uint32_t key) {
-    for (int round = 0; round < kPhiloxRounds; ++round, key += kPhilox2Weyl) {
+    for (int round = 0; round < kPhilox2Rounds; ++round, key += kPhilox2Weyl) {
       Reg high, low;
       V::multiply(a, V::all(kPhilox2Multiplier), high, low);
       a = V::exclusive_or(V::exclusive_or(high, V::all(key)), b);
