@@ -236,15 +236,16 @@ def cross_entropy(
     total = spread * (class_weights.sum() if class_weights is not None else classes)
     hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels.long()]
     target, soft, spreads = row_weights * hit, row_weights * (hit + total), row_weights * spread
+    z_stride = product.column_tiles * product.tile.columns
     rows = max(CHUNK_ELEMENTS // classes // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
     for start in range(0, num, rows):
         here = slice(start, min(start + rows, num))
         part, length = product.rows(here.start, here.stop), here.stop - here.start
-        z = part.new(length, classes) if any(needs) else None
+        z = part.new(length, z_stride) if any(needs) else None
         own = part.new(length)
         top, partition = (part.new(part.column_tiles, length) for _ in range(2))
         smooth = part.new(part.column_tiles, length) if label_smoothing > 0 else None
-        args = scale, shift, labels[here], class_weights, own, top, partition, smooth, z
+        args = scale, shift, labels[here], class_weights, own, top, partition, smooth, z, z_stride
         part.launch(reducers.partition_kernel, *args)
         highest = top.amax(0)
         lse = highest + (partition * (top - highest).exp2_()).sum(0).log2_()
@@ -254,29 +255,29 @@ def cross_entropy(
         if z is not None:
             weights = soft[here], target[here], spreads[here] if smooth is not None else None
             args = labels[here], lse, *weights, class_weights
-            dz = _softmax_gradient(z, features.dtype, scale, shift, args, gradients)
+            dz = _softmax_gradient(z, weight, scale, shift, args, gradients)
             part.add_gradients(dz, dx[here] if needs[0] else None, dw if needs[1] else None)
     return losses, dx, dw.to(weight.dtype), ds, dshift
 
 
 def _softmax_gradient(
     z: Tensor,
-    dtype: torch.dtype,
+    weight: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
     args: tuple[Tensor | None, ...],
     gradients: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Tensor:
-    """A chunk's dz in `dtype`, empty where only sums are needed; adds to the scale's and the shift's gradients."""
+    """A chunk's dz in the type of weight, empty where only sums are needed; adds to scale's and shift's gradients."""
     dx, dw, *sums = gradients
-    num, classes = z.shape
+    num, classes = z.shape[0], len(weight)
     rows, columns = 32, 64
     row_tiles = int(triton.cdiv(num, rows))
-    dz = torch.empty_like(z, dtype=dtype) if dx.numel() or dw.numel() else None
+    dz = weight.new_empty(num, classes) if dx.numel() or dw.numel() else None
     partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in sums]
     with torch.cuda.device_of(z):
         reducers.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
-            *(z, scale, shift, *args, dz, *partials, num, classes),
+            *(z, scale, shift, *args, dz, *partials, z.stride(0), num, classes),
             BM=rows,
             BN=columns,
             num_warps=4,

@@ -124,6 +124,7 @@ def partition_kernel(
     sum_ptr,
     smooth_ptr,
     z_ptr,
+    z_stride,
     M,
     C,
     D,
@@ -137,14 +138,15 @@ def partition_kernel(
 ):
     """Partials [column tiles, M] of the log-sum-exp in base 2 (top, sum) and, if wanted, of sum_j v_j score_j.
 
-    The tile that holds a row's label stores its score to own [M]; z [M, C], if wanted, gets X @ W.T in float32.
+    The tile that holds a row's label stores its score to own [M]; z [M, z_stride], if wanted, gets X @ W.T in float32.
+    Its rows are padded to whole tiles: without a mask on the columns its stores are vectors and need few registers.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
     if z_ptr is not None:
-        place = z_ptr + rm[:, None].to(tl.int64) * C + rn[None, :]
-        tl.store(place, z, mask=(rm[:, None] < M) & (rn[None, :] < C))
+        place = z_ptr + rm[:, None].to(tl.int64) * z_stride + rn[None, :]
+        tl.store(place, z, mask=rm[:, None] < M)
     z = score(z, scale_ptr, shift_ptr, rn, C)
     partial = pn.to(tl.int64) * M + rm
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
@@ -176,12 +178,13 @@ def gradient_kernel(
     dz_ptr,
     ds_ptr,
     dshift_ptr,
+    z_stride,
     M,
     C,
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """From the chunk z [M, C] = X @ W.T to its loss gradient: dz [M, C] and partial column sums, as wanted.
+    """From the chunk z [M, z_stride] = X @ W.T to its loss gradient: dz [M, C] and partial column sums, as wanted.
 
     dy_ij = soft_i softmax_ij - target_i [j = y_i] - spread_i v_j; dz = dy * scale; ds [row tiles, C] sums dy * z,
     dshift [row tiles, C] sums dy. lse is in base 2.
@@ -190,7 +193,7 @@ def gradient_kernel(
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     inside = (rm[:, None] < M) & (rn[None, :] < C)
     place = rm[:, None].to(tl.int64) * C + rn[None, :]
-    z = tl.load(z_ptr + place, mask=inside, other=0.0)
+    z = tl.load(z_ptr + rm[:, None].to(tl.int64) * z_stride + rn[None, :], mask=inside, other=0.0)
     y = tl.load(y_ptr + rm, mask=rm < M, other=-1).to(tl.int32)
     lse = tl.load(lse_ptr + rm, mask=rm < M, other=0.0)
     soft = tl.load(soft_ptr + rm, mask=rm < M, other=0.0)

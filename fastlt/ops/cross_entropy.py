@@ -124,7 +124,7 @@ def scaled_cross_entropy(
         raise ValueError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}')
     dtype = product_dtype(features, weight)
     if class_weights is not None:
-        class_weights = class_weights.detach().to(accumulator(dtype))
+        class_weights = class_weights.detach().to(accumulator(dtype)).contiguous()
     row_weights = _row_weights(labels, classes, ignore_index, class_weights, reduction, accumulator(dtype))
     loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         features.to(dtype),
@@ -136,7 +136,8 @@ def scaled_cross_entropy(
         float(label_smoothing),
         reduction != "none",
     )
-    return loss
+    # The mean over no rows is NaN, as in F.cross_entropy; the sum that stands for it would be 0.
+    return loss + float("nan") if reduction == "mean" and not len(labels) else loss
 
 
 def _row_weights(

@@ -96,7 +96,7 @@ def line(
     dtype: torch.dtype, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Scale and shift: z * scale + shift = (z + bias) * scale + offset, in the accumulator's type, differentiable."""
-    scale, bias, offset = (None if v is None else v.to(accumulator(dtype)) for v in (scale, bias, offset))
+    scale, bias, offset = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
     shift = bias if bias is None or scale is None else bias * scale
     if shift is None or offset is None:
         return scale, offset if shift is None else shift

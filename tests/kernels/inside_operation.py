@@ -1,0 +1,44 @@
+"""Registers the interpreted launchers for the CPU and takes them through opcheck, autograd and torch.compile."""
+
+import torch
+import torch.nn.functional as F
+from fastlt.kernels import launch
+
+from fastlt import ops
+from fastlt.ops import cross_entropy, intervals, linear, ranking
+
+linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
+linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
+cross_entropy._cross_entropy.register_kernel("cpu")(launch.cross_entropy)
+intervals._intervals.register_kernel("cpu")(launch.intervals)
+ranking._label_rank.register_kernel("cpu")(launch.label_rank)
+
+generator = torch.Generator().manual_seed(0)
+x, w = (torch.randn(size, generator=generator).requires_grad_() for size in ((9, 5), (7, 5)))
+scale, bias = (torch.rand(7, generator=generator).requires_grad_() for _ in range(2))
+y = torch.randint(0, 7, (9,), generator=generator)
+
+detached = x.detach(), w.detach()
+torch.library.opcheck(linear._scaled_logits, (*detached, scale.detach(), None, None, None))
+torch.library.opcheck(cross_entropy._cross_entropy, (*detached, y, torch.ones(9), None, None, None, 0.1, [True] * 4))
+torch.library.opcheck(intervals._intervals, (*detached, y, bias.detach(), None, True))
+torch.library.opcheck(ranking._label_rank, (*detached, y, None, None))
+
+
+def loss(*inputs: torch.Tensor) -> torch.Tensor:
+    features, weight, s, b = inputs
+    value = ops.scaled_cross_entropy(features, weight, y, scale=s, bias=b)
+    return value + ops.scaled_logits(features, weight, scale=s, bias=b).square().mean()
+
+
+def plain(*inputs: torch.Tensor) -> torch.Tensor:
+    features, weight, s, b = inputs
+    logits = (features @ weight.T + b) * s
+    return F.cross_entropy(logits, y) + logits.square().mean()
+
+
+expected = torch.autograd.grad(plain(x, w, scale, bias), (x, w, scale, bias))
+for function in (loss, torch.compile(loss, fullgraph=True)):
+    got = torch.autograd.grad(function(x, w, scale, bias), (x, w, scale, bias))
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,126 @@
+"""The exact curve against counting at every tau, and the choice of a best tau."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt.rebalancing.curve import GROUPS, TauCurve, prior_curve, tau_curve
+
+INF = np.inf
+
+
+def curve(low: list[float], high: list[float], labels: list[int], counts: list[int]) -> TauCurve:
+    return TauCurve(
+        low=np.array(low, float), high=np.array(high, float), labels=np.array(labels), class_counts=np.array(counts)
+    )
+
+
+@pytest.fixture
+def split() -> tuple[SimpleNamespace, torch.Tensor, torch.Tensor, np.ndarray]:
+    generator = torch.Generator().manual_seed(0)
+    counts = np.geomspace(500, 3, 30).astype(int)
+    weight = torch.randn(30, 16, generator=generator) * torch.logspace(0, -1, 30)[:, None]
+    labels = torch.randint(0, 29, (600,), generator=generator)  # the last class is not in the split
+    features = weight[labels] / weight[labels].norm(dim=1, keepdim=True) * 2
+    features += 0.4 * torch.randn(600, 16, generator=generator)
+    return SimpleNamespace(weight=weight, bias=torch.randn(30, generator=generator)), features, labels, counts
+
+
+@pytest.mark.parametrize("kind", ["tau", "prior"])
+def test_values_are_those_of_counting(kind: str, split: tuple) -> None:
+    head, features, labels, counts = split
+    got = (tau_curve if kind == "tau" else prior_curve)(head, features, labels, counts)
+    for tau in (0.013, 0.517, 1.003, 1.771):
+        if kind == "tau":
+            scores = (features @ head.weight.T) / head.weight.norm(dim=1) ** tau
+        else:
+            scores = features @ head.weight.T + head.bias - tau * torch.tensor(np.log(counts / counts.sum()))
+        right = (scores.argmax(1) == labels).double()
+        classes = {c: right[labels == c].mean().item() for c in range(29)}
+        expected = {
+            "all": right.mean().item(),
+            "class_mean": np.mean(list(classes.values())),
+            "many": np.mean([v for c, v in classes.items() if counts[c] > 100]),
+            "medium": np.mean([v for c, v in classes.items() if 20 <= counts[c] <= 100]),
+            "few": np.mean([v for c, v in classes.items() if counts[c] < 20]),
+        }
+        expected["harmonic_mean"] = 3 / sum(1 / expected[group] for group in ("many", "medium", "few"))
+        for group, value in expected.items():
+            assert got.value(tau, group) == pytest.approx(value, abs=1e-9)
+
+
+def test_steps_and_values_agree_and_end_outside(split: tuple) -> None:
+    got = tau_curve(*split)
+    assert got.groups == GROUPS
+    for group in GROUPS:
+        edges, values = got.steps(group)
+        assert (np.diff(edges) > 0).all()
+        middles = np.concatenate([[edges[0] - 1], (edges[1:] + edges[:-1]) / 2, [edges[-1] + 1]])
+        np.testing.assert_allclose(got.value(middles, group), values, atol=1e-12)
+
+
+def test_best_is_the_middle_of_the_widest_best_plateau() -> None:
+    # Two right on (0.5, 0.6) and on (1.0, 1.4); three nowhere but at the point 0.6, which is no interval.
+    got = curve([0.5, 0.5, 0.6, 1.0, 1.0], [0.6, 0.6, 0.61, 1.4, 1.4], [0, 1, 0, 1, 0], [500, 3])
+    choice = got.best("all")
+    assert choice == pytest.approx((1.2, 1.0, 1.4, 0.4))
+    assert got.best("all", high=0.9) == pytest.approx((0.55, 0.5, 0.6, 0.4))
+
+
+def test_equal_neighbours_are_one_plateau_and_the_range_cuts_it() -> None:
+    got = curve([-INF, 0.3, 1.5], [0.3, 1.5, INF], [0, 0, 0], [200])
+    assert got.best("all") == pytest.approx((1.0, 0.0, 2.0, 1 / 3))
+    assert got.best("many", low=0.5, high=0.7) == pytest.approx((0.6, 0.5, 0.7, 1 / 3))
+
+
+def test_never_right_and_the_open_ends() -> None:
+    got = curve([INF, 0.2], [-INF, 0.8], [0, 0], [200])
+    assert got.value([0.2, 0.5, 0.8]).tolist() == pytest.approx([0.0, 0.5, 0.0])
+    nobody = curve([INF], [-INF], [0], [200])
+    assert nobody.best() == pytest.approx((1.0, 0.0, 2.0, 0.0))
+
+
+def test_harmonic_mean_prefers_balance() -> None:
+    got = curve([0.0, 1.0, 1.0], [2.0, 2.0, 1.2], [0, 1, 1], [500, 3])
+    assert got.best("harmonic_mean") == pytest.approx((1.1, 1.0, 1.2, 1.0))
+    assert got.value(0.5, "harmonic_mean") == 0.0
+
+
+def test_bands_cover_the_value_and_repeat(split: tuple) -> None:
+    got = tau_curve(*split)
+    taus = [0.1, 0.5, 1.0]
+    lower, upper = got.band(taus, "few", num_resamples=200)
+    assert (lower <= got.value(taus, "few")).all()
+    assert (got.value(taus, "few") <= upper).all()
+    again = got.band(taus, "few", num_resamples=200)
+    np.testing.assert_array_equal(lower, again[0])
+    narrow = got.band(taus, "few", num_resamples=200, level=0.5)
+    assert (narrow[1] - narrow[0] <= upper - lower).all()
+
+
+def test_resampling_stays_within_classes() -> None:
+    # Each class is all right or all wrong, so a stratified resample cannot change anything.
+    got = curve([0.0] * 4 + [INF] * 4, [2.0] * 4 + [-INF] * 4, [0] * 4 + [1] * 4, [500, 3])
+    lower, upper = got.band([1.0], "class_mean", num_resamples=50)
+    assert lower[0] == upper[0] == pytest.approx(0.5)
+
+
+def test_errors_name_the_argument(split: tuple) -> None:
+    head, features, labels, counts = split
+    with pytest.raises(ValueError, match="^class_counts must be 30 integers"):
+        tau_curve(head, features, labels, counts[:5])
+    with pytest.raises(ValueError, match="^class_counts must be at least 1"):
+        prior_curve(head, features, labels, np.maximum(counts - 5, 0))
+    with pytest.raises(ValueError, match=r"^labels must be in 0\.\.29; got 30"):
+        tau_curve(head, features, labels + 2, counts)
+    got = tau_curve(head, features, labels, counts)
+    with pytest.raises(ValueError, match="^group must be one of"):
+        got.value(1.0, "some")
+    with pytest.raises(ValueError, match="^low must be below high"):
+        got.best(low=1.0, high=1.0)
+    with pytest.raises(ValueError, match="^tau must be a number"):
+        got.value(float("nan"))
+    with pytest.raises(ValueError, match="has no sample in this split"):
+        curve([0.0], [1.0], [0], [500]).best("few")

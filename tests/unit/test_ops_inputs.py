@@ -1,0 +1,99 @@
+"""Every operation refuses what does not fit, and the message names the argument."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fastlt import ops
+
+X, W, Y = torch.randn(5, 4), torch.randn(3, 4), torch.tensor([0, 1, 2, 0, 1])
+PRIOR = torch.zeros(3)
+NAN = torch.full((3, 4), float("nan"))
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "scaled_logits": lambda x=X, w=W, y=Y, **k: ops.scaled_logits(x, w, **k),
+    "tau_normalized_logits": lambda x=X, w=W, y=Y, **k: ops.tau_normalized_logits(x, w, **({"tau": 1.0} | k)),
+    "centroid_logits": lambda x=X, w=W, y=Y, **k: ops.centroid_logits(x, w, **k),
+    "scaled_cross_entropy": lambda x=X, w=W, y=Y, **k: ops.scaled_cross_entropy(x, w, y, **k),
+    "label_rank": lambda x=X, w=W, y=Y, **k: ops.label_rank(x, w, y, **k),
+    "tau_intervals": lambda x=X, w=W, y=Y, **k: ops.tau_intervals(x, w, y),
+    "prior_intervals": lambda x=X, w=W, y=Y, **k: ops.prior_intervals(x, w, y, **({"log_prior": PRIOR} | k)),
+}
+LABELLED = ["scaled_cross_entropy", "label_rank", "tau_intervals", "prior_intervals"]
+
+
+def matrix(name: str) -> str:
+    return "centroids" if name == "centroid_logits" else "weight"
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_shapes_types_devices_and_values_of_the_factors(name: str) -> None:
+    call, weight = CALLS[name], matrix(name)
+    with pytest.raises(ValueError, match=r"^features must have shape"):
+        call(x=X[0])
+    with pytest.raises(ValueError, match=r"^features must be float32"):
+        call(x=X.long())
+    with pytest.raises(ValueError, match=f"^{weight} has width 3, features 4"):
+        call(w=W[:, :3])
+    with pytest.raises(ValueError, match=f"^{weight} is on meta, features on cpu"):
+        call(w=W.to("meta"))
+    with pytest.raises(ValueError, match=f"^{weight} must be finite"):
+        call(w=NAN)
+    with pytest.raises(ValueError, match=f"^{weight} must have at least one class"):
+        call(w=W[:0], y=Y)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels(name: str) -> None:
+    call = CALLS[name]
+    with pytest.raises(ValueError, match=r"^labels must be in 0\.\.2; got 3"):
+        call(y=Y + 1)
+    with pytest.raises(ValueError, match=r"^labels must be in 0\.\.2; got -1"):
+        call(y=Y - 1)
+    with pytest.raises(ValueError, match=r"^labels must have shape \[5\]"):
+        call(y=Y[:3])
+    with pytest.raises(ValueError, match=r"^labels must be integers"):
+        call(y=Y.float())
+    with pytest.raises(ValueError, match=r"^labels are on meta"):
+        call(y=Y.to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(n, a) for n in ("scaled_logits", "scaled_cross_entropy", "label_rank") for a in ("scale", "bias", "offset")]
+    + [("scaled_cross_entropy", "class_weights"), ("prior_intervals", "log_prior"), ("prior_intervals", "bias")],
+)
+def test_vectors(name: str, argument: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{argument} must have shape \[3\]; got \[4\]"):
+        CALLS[name](**{argument: torch.ones(4)})
+    with pytest.raises(ValueError, match=f"^{argument} must be floating point"):
+        CALLS[name](**{argument: torch.ones(3, dtype=torch.int64)})
+    with pytest.raises(ValueError, match=f"^{argument} is on meta"):
+        CALLS[name](**{argument: torch.ones(3, device="meta")})
+    with pytest.raises(ValueError, match=f"^{argument} must be finite"):
+        CALLS[name](**{argument: torch.tensor([0.0, float("-inf"), 0.0])})
+
+
+@pytest.mark.parametrize("tau", [-0.1, float("inf"), float("nan"), torch.tensor(-1.0), torch.tensor(float("inf"))])
+def test_tau(tau: float) -> None:
+    with pytest.raises(ValueError, match=r"^tau must be finite and at least 0"):
+        ops.tau_normalized_logits(X, W, tau)
+
+
+def test_options() -> None:
+    with pytest.raises(ValueError, match=r"^tau must be a number"):
+        ops.tau_normalized_logits(X, W, torch.ones(2))
+    with pytest.raises(ValueError, match=r"^metric must be"):
+        ops.centroid_logits(X, W, metric="l1")
+    with pytest.raises(ValueError, match=r"^center must have shape \[4\]"):
+        ops.centroid_logits(X, W, center=torch.ones(3))
+    with pytest.raises(ValueError, match=r"^label_smoothing must be in"):
+        ops.scaled_cross_entropy(X, W, Y, label_smoothing=1.5)
+    with pytest.raises(ValueError, match=r"^reduction must be"):
+        ops.scaled_cross_entropy(X, W, Y, reduction="avg")
+
+
+def test_a_large_finite_weight_is_finite() -> None:
+    ops.scaled_logits(torch.zeros(1, 4), torch.full((3, 4), 3e38))
