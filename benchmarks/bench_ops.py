@@ -2,8 +2,8 @@
 
     python benchmarks/bench_ops.py [--device cuda] [--quick] [--out FILE]
 
-Each ratio is taken within one process, of the fastest of several runs. "product" is the plain product of the same shape:
-no method can beat it. On a GPU "floor" is the share of the product's arithmetic or traffic that --tflops and --tb-per-s
+Each ratio is taken within one process, of the fastest of several runs. "product" is the plain product of the same
+shape: no method can beat it. On a GPU "floor" is the share of the product's arithmetic or traffic that --tflops and --tb-per-s
 allow; pass those measured on the machine.
 """
 
@@ -78,7 +78,8 @@ def loss_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple
     plain = getattr(F, "linear_cross_entropy", None)
     for use, wanted in {"LWS": (2,), "cRT": (1, 3), "joint": (0, 1, 3)}.items():
         # The product forward, and one more for each of X and W that wants a gradient.
-        yield f"loss {use}", "product", lambda n=1 + sum(i < 2 for i in wanted): [x @ w.T for _ in range(n)]
+        products = 1 + sum(i < 2 for i in wanted)
+        yield f"loss {use}", "product", lambda n=products: [x @ w.T for _ in range(n)]
         inputs = [t.detach().requires_grad_(i in wanted) for i, t in enumerate((x, w, scale, bias))]
         for name, loss in losses.items():
             yield f"loss {use}", name, lambda loss=loss, inputs=inputs: step(loss, inputs)

@@ -109,18 +109,18 @@ def test_resampling_stays_within_classes() -> None:
 
 def test_errors_name_the_argument(split: tuple) -> None:
     head, features, labels, counts = split
-    with pytest.raises(ValueError, match="^class_counts must be 30 integers"):
+    with pytest.raises(ValueError, match=r"^class_counts must be 30 integers"):
         tau_curve(head, features, labels, counts[:5])
-    with pytest.raises(ValueError, match="^class_counts must be at least 1"):
+    with pytest.raises(ValueError, match=r"^class_counts must be at least 1"):
         prior_curve(head, features, labels, np.maximum(counts - 5, 0))
     with pytest.raises(ValueError, match=r"^labels must be in 0\.\.29; got 30"):
         tau_curve(head, features, labels + 2, counts)
     got = tau_curve(head, features, labels, counts)
-    with pytest.raises(ValueError, match="^group must be one of"):
+    with pytest.raises(ValueError, match=r"^group must be one of"):
         got.value(1.0, "some")
-    with pytest.raises(ValueError, match="^low must be below high"):
+    with pytest.raises(ValueError, match=r"^low must be below high"):
         got.best(low=1.0, high=1.0)
-    with pytest.raises(ValueError, match="^tau must be a number"):
+    with pytest.raises(ValueError, match=r"^tau must be a number"):
         got.value(float("nan"))
-    with pytest.raises(ValueError, match="has no sample in this split"):
+    with pytest.raises(ValueError, match=r"has no sample in this split"):
         curve([0.0], [1.0], [0], [500]).best("few")
