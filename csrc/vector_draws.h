@@ -1,17 +1,16 @@
 // The sampler's laws for many slots at once, written for any vector of 32-bit numbers.
 //
-// Included by the file of each instruction set, after its target has been set, so that nothing here is shared
-// between them. The result is Sampler::at's, bit for bit; a slot that needs more than 32-bit arithmetic, or
-// the second try of a draw, goes there.
+// Included as vector_permutations.h is. The result is Sampler::at's, bit for bit; a slot that needs more than
+// 32-bit arithmetic, or the second try of a draw, goes there.
 #pragma once
 
 #include "permutation.h"
 #include "sampler.h"
+#include "vector_permutations.h"
 
 namespace fastlt {
 namespace {
 
-// V has kLanes numbers and, as static functions, the operations used below. Masks have one bit a lane.
 template <typename V>
 class VectorDraws {
  public:
@@ -35,27 +34,14 @@ class VectorDraws {
       independent(count, out);
   }
 
-  // Values of the permutations of n that follow one another, from place `first` counted through all of them.
-  static void permute_run(const WordStream& stream, std::uint32_t n, std::uint64_t first, std::uint32_t count,
-                          std::uint32_t* out) {
-    std::uint64_t cycle = first / n;
-    auto place = static_cast<std::uint32_t>(first % n);
-    while (count != 0) {
-      const std::uint32_t part = count < n - place ? count : n - place;
-      if (n <= kMaxDecoded)
-        permute_decoded(stream, cycle, n, place, part, out);
-      else
-        permute_feistel(stream, cycle, n, place, part, out);
-      out += part;
-      count -= part;
-      place = 0;
-      ++cycle;
-    }
-  }
-
  private:
-  static constexpr std::uint32_t kLanes = V::kLanes;
-  static constexpr std::uint32_t kSize = kVectorBlock + 2 * kLanes;
+  using Permutations = VectorPermutations<V>;
+  using Network = typename Permutations::Network;
+  static constexpr std::uint32_t kLanes = Permutations::kLanes, kSize = Permutations::kSize;
+
+  static typename V::Mask first_lanes(std::uint32_t from, std::uint32_t count) {
+    return Permutations::first_lanes(from, count);
+  }
 
   // Slots of a block whose images are drawn from permutations of similar size, with what that takes.
   struct List {
@@ -91,120 +77,10 @@ class VectorDraws {
   static Reg packed_n(Reg item) { return V::both(V::template shift_right_by<8>(item), V::all(0xFF)); }
   static Reg packed_place(Reg item) { return V::template shift_right_by<16>(item); }
 
-  static void philox(Reg& a, Reg& b, std::uint32_t key) {
-    for (int round = 0; round < kPhilox2Rounds; ++round, key += kPhilox2Weyl) {
-      Reg high, low;
-      V::multiply(a, V::all(kPhilox2Multiplier), high, low);
-      a = V::exclusive_or(V::exclusive_or(high, V::all(key)), b);
-      b = low;
-    }
-  }
-
-  // What a pass through Feistel networks needs besides the values.
-  struct Network {
-    Reg rows, half_bits, key_a, key_b;
-  };
-
-  // kWays vectors take a pass together: one alone would wait for its own results most of the time.
-  template <std::uint32_t kWays>
-  static void feistel_pass(const Network (&network)[kWays], Reg (&x)[kWays], int rounds) {
-    const Reg one = V::all(1);
-    Reg row[kWays], column[kWays], key[kWays], step[kWays], mask[kWays], left[kWays], fine[kWays],
-        coarse[kWays];
-    for (std::uint32_t w = 0; w < kWays; ++w) {
-      const Reg h = network[w].half_bits;
-      mask[w] = V::subtract(V::shift_left(one, h), one);
-      left[w] = V::subtract(V::all(32), h);
-      fine[w] = V::add(h, one);
-      coarse[w] = V::subtract(left[w], one);
-      row[w] = V::shift_right(x[w], h);
-      column[w] = V::both(x[w], mask[w]);
-      key[w] = network[w].key_a;
-      step[w] = V::either(network[w].key_b, one);
-    }
-    for (int round = 0; round < rounds; round += 2) {
-      for (std::uint32_t w = 0; w < kWays; ++w) {
-        const Reg mixed = V::shift_right(mix(V::exclusive_or(column[w], key[w])), fine[w]);
-        row[w] = V::add(row[w], V::shift_right(V::multiply_low(mixed, network[w].rows), coarse[w]));
-        row[w] = V::smaller(row[w], V::subtract(row[w], network[w].rows));
-        key[w] = V::add(key[w], step[w]);
-      }
-      for (std::uint32_t w = 0; w < kWays; ++w) {
-        const Reg mixed = V::shift_right(mix(V::exclusive_or(row[w], key[w])), left[w]);
-        column[w] = V::both(V::add(column[w], mixed), mask[w]);
-        key[w] = V::add(key[w], step[w]);
-      }
-    }
-    for (std::uint32_t w = 0; w < kWays; ++w)
-      x[w] = V::either(V::shift_left(row[w], network[w].half_bits), column[w]);
-  }
-
-  static Reg mix(Reg x) {
-    x = V::multiply_low(x, V::all(kMix1));
-    return V::multiply_low(V::exclusive_or(x, V::template shift_right_by<16>(x)), V::all(kMix2));
-  }
-
-  static Reg feistel_rows(Reg n, Reg h) {
-    const Reg one = V::all(1);
-    return V::shift_right(V::add(n, V::subtract(V::shift_left(one, h), one)), h);
-  }
-
-  static typename V::Mask first_lanes(std::uint32_t from, std::uint32_t count) {
-    return V::less(V::add(V::all(from), V::iota()), V::all(count));
-  }
-
   void redo(typename V::Mask mask, std::uint32_t from, std::uint32_t* out) const {
     for (std::uint32_t bits = V::bits(mask); bits != 0; bits &= bits - 1) {
       const auto lane = static_cast<std::uint32_t>(__builtin_ctz(bits));
       out[from + lane] = static_cast<std::uint32_t>(sampler_.at(first_ + from + lane));
-    }
-  }
-
-  static void permute_decoded(const WordStream& stream, std::uint64_t cycle, std::uint32_t n,
-                              std::uint32_t place, std::uint32_t count, std::uint32_t* out) {
-    std::uint64_t word = decodable_word(stream, 0, cycle, n);
-    std::uint32_t places[kMaxDecoded];  // the place of each value
-    for (std::uint32_t i = 0; i < n; ++i) {
-      const auto j = static_cast<std::uint32_t>(multiply_high(word, i + 1));
-      word *= i + 1;
-      places[i] = i;
-      places[i] = places[j];
-      places[j] = i;
-    }
-    for (std::uint32_t i = 0; i < n; ++i)
-      if (places[i] - place < count) out[places[i] - place] = i;
-  }
-
-  static void permute_feistel(const WordStream& stream, std::uint64_t cycle, std::uint32_t n,
-                              std::uint32_t place0, std::uint32_t count, std::uint32_t* out) {
-    const Words2 key = permutation_key(stream, 0, cycle);
-    const FeistelShape shape(n);
-    const Network same{V::all(static_cast<std::uint32_t>(shape.rows)), V::all(shape.half_bits), V::all(key.a),
-                       V::all(key.b)};
-    constexpr std::uint32_t kWays = 2, kStride = kWays * kLanes;
-    const Network network[kWays] = {same, same};
-    const int rounds = feistel_rounds(shape.half_bits);
-    alignas(64) std::uint32_t where[kSize], value[kSize];
-    std::uint32_t walking = 0;
-    for (std::uint32_t i = 0; i < count; i += kStride) {
-      const Reg places = V::add(V::all(place0 + i), V::iota());
-      Reg x[kWays] = {places, V::add(places, V::all(kLanes))};
-      feistel_pass(network, x, rounds);
-      for (std::uint32_t w = 0; w < kWays; ++w) {
-        const std::uint32_t at = i + w * kLanes;
-        V::store(out + at, x[w]);
-        const auto outside = V::without(first_lanes(at, count), V::less(x[w], V::all(n)));
-        if (V::bits(outside) == 0) continue;
-        const auto pick = V::picker(outside);
-        V::compress(where + walking, pick, V::add(V::all(at), V::iota()));
-        V::compress(value + walking, pick, x[w]);
-        walking += V::count(outside);
-      }
-    }
-    for (std::uint32_t i = 0; i < walking; ++i) {
-      do value[i] = feistel_narrow(shape, key, value[i]);
-      while (value[i] >= n);
-      out[where[i]] = value[i];
     }
   }
 
@@ -228,9 +104,10 @@ class VectorDraws {
           // Up to 32 values have 5 bits or fewer, up to 128 seven or fewer.
           const Reg h =
               kSmall ? V::choose(V::less(n[w], V::all(33)), V::all(2), V::all(3)) : packed_n(item[w]);
-          network[w] = {feistel_rows(n[w], h), h, V::load(list.key_a + at), V::load(list.key_b + at)};
+          network[w] = {Permutations::feistel_rows(n[w], h), h, V::load(list.key_a + at),
+                        V::load(list.key_b + at)};
         }
-        feistel_pass<kWays>(network, x, kRounds);
+        Permutations::template feistel_pass<kWays>(network, x, kRounds);
         for (std::uint32_t w = 0; w < kWays; ++w) {
           const std::uint32_t at = i + w * kLanes;
           write(item[w], x[w], size - (at < size ? at : size), starts, out);
@@ -315,7 +192,7 @@ class VectorDraws {
     std::uint64_t epoch = first_ / slots, place = first_ % slots;
     while (count != 0) {
       const auto part = static_cast<std::uint32_t>(count < slots - place ? count : slots - place);
-      permute_run(stream, num_samples_, epoch * num_samples_ + place, part, out);
+      Permutations::permute_run(stream, num_samples_, epoch * num_samples_ + place, part, out);
       out += part;
       count -= part;
       place = 0;
@@ -328,8 +205,8 @@ class VectorDraws {
     const std::uint64_t group0 = first_ / repeats;
     const auto num_groups = static_cast<std::uint32_t>((first_ + count - 1) / repeats - group0 + 1);
     alignas(64) std::uint32_t classes[kSize], groups[kSize], visits[kSize], starts[kSize];
-    permute_run(sampler_.stream(Stream::kClassCycle), num_classes_, group0, num_groups,
-                repeats == 1 ? classes : groups);
+    Permutations::permute_run(sampler_.stream(Stream::kClassCycle), num_classes_, group0, num_groups,
+                              repeats == 1 ? classes : groups);
     // In one cycle through the classes every class is visited `repeats` times.
     auto visit0 = static_cast<std::uint32_t>(group0 / num_classes_ * repeats);
     auto place = static_cast<std::uint32_t>(group0 % num_classes_);
@@ -371,7 +248,7 @@ class VectorDraws {
       image_cycle = V::choose(exact, image_cycle, V::add(image_cycle, V::all(1)));
       place = V::choose(exact, place, V::subtract(place, n));
       Reg a = V::load(classes + i), b = V::exclusive_or(image_cycle, whitening);
-      philox(a, b, stream.key());
+      Permutations::philox(a, b, stream.key());
       const Reg slots = V::add(V::all(i), V::iota());
       const auto valid = first_lanes(i, count);
       const auto decoded = V::both(valid, V::less(n, V::all(kMaxDecoded + 1)));
@@ -403,14 +280,14 @@ class VectorDraws {
     for (std::uint32_t i = 0; i < count; i += kLanes) {
       const Reg slots = V::add(V::all(low0 + i), V::iota());
       Reg a = slots, b = V::all(high ^ draws.whitening()), value, rest;
-      philox(a, b, draws.key());
+      Permutations::philox(a, b, draws.key());
       V::multiply(a, V::all(n), value, rest);
       V::store((by_class ? classes : out) + i, value);
       V::store(images + i, b);
       again[i / kLanes] = V::bits(V::less(rest, biased));
       if (law == Law::kMixture || law == Law::kWeighted) {
         Reg coin = slots, other = V::all(high ^ coins.whitening());
-        philox(coin, other, coins.key());
+        Permutations::philox(coin, other, coins.key());
         V::store(coin_words + i, coin);
       }
       if (law == Law::kMixture) {

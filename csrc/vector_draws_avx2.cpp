@@ -111,7 +111,7 @@ struct Avx2 {
 
 void permute_places_avx2(const WordStream& stream, std::uint32_t n, std::uint64_t first, std::uint32_t count,
                          std::uint32_t* out) {
-  VectorDraws<Avx2>::permute_run(stream, n, first, count, out);
+  VectorPermutations<Avx2>::permute_run(stream, n, first, count, out);
 }
 
 void draw_positions_avx2(const Sampler& sampler, std::uint64_t first, std::uint32_t count,

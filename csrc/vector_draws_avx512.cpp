@@ -98,7 +98,7 @@ struct Avx512 {
 
 void permute_places_avx512(const WordStream& stream, std::uint32_t n, std::uint64_t first,
                            std::uint32_t count, std::uint32_t* out) {
-  VectorDraws<Avx512>::permute_run(stream, n, first, count, out);
+  VectorPermutations<Avx512>::permute_run(stream, n, first, count, out);
 }
 
 void draw_positions_avx512(const Sampler& sampler, std::uint64_t first, std::uint32_t count,

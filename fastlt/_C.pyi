@@ -124,7 +124,7 @@ class ClassIndex:
         """uint64 [C + 1]: class c has the samples order[offsets[c]:offsets[c + 1]]."""
     @property
     def order(self) -> np.ndarray | None:
-        """uint32 [N], or uint64 where ids are wide: the samples by class, each class's ascending; None if not sorted."""
+        """uint32 [N], or uint64 where ids are wide: the samples class by class, ascending; None if not sorted."""
 
 class Sampler:
     """The sample of every slot, as a pure function of seed and slot."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .glyphs import GlyphSpec, glyphs_lt
     from .image import ImageInfo, decode_rgb, probe
     from .sampler import LongTailSampler
+    from .sampling import effective_number_weights
     from .split import SplitSummary, split_folder
     from .summary import describe
     from .synth import synthesize
@@ -22,6 +23,7 @@ __all__ = [
     "SplitSummary",
     "decode_rgb",
     "describe",
+    "effective_number_weights",
     "glyphs_lt",
     "open_splits",
     "probe",
@@ -39,6 +41,7 @@ _HOMES = {
     "probe": "image",
     "open_splits": "dataset",
     "LongTailSampler": "sampler",
+    "effective_number_weights": "sampling",
     "SplitSummary": "split",
     "describe": "summary",
     "split_folder": "split",

@@ -6,17 +6,13 @@ import copy
 import hashlib
 import json
 import math
-import operator
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import _C
-
-SAMPLINGS = {"instance_balanced": 1.0, "class_balanced": 0.0, "square_root": 0.5, "progressively_balanced": None}
-"""Named samplings and the power q of each; progressively_balanced moves from 1 to 0."""
+from .sampling import SAMPLINGS, as_labels, check_sampling, check_weights, check_whole, count_classes
 
 _STREAM_VERSION = 1  # of the draws themselves: a state of another version would continue with other samples
 
@@ -95,7 +91,7 @@ class LongTailSampler:
             num_steps: Steps of the whole training; iteration ends there.
             num_epochs: Epochs of the whole training; progressively_balanced needs it or num_steps.
             num_classes: C; by default the largest label + 1.
-            class_weights: C numbers, in place of a sampling; see `effective_number_weights`.
+            class_weights: C numbers, in place of a sampling; see `fastlt.data.effective_number_weights`.
             progress: What the progressively balanced mixture moves with: "epoch" or "step".
             unique_batches: Replace a sample that is in the batch already by another of its class (of all, under
                 instance_balanced), unless all are in it.
@@ -105,28 +101,28 @@ class LongTailSampler:
         Raises:
             ValueError: A label is out of range, a class is empty, or a setting does not fit the others.
         """
-        self.batch_size = _whole("batch_size", batch_size, least=1, most=2**31 - 1)
-        self.seed = _whole("seed", seed, least=0, most=2**64 - 1)
-        self.world_size = _whole("world_size", world_size, least=1)
-        self.rank = _whole("rank", rank, least=0, most=self.world_size - 1)
-        self.num_steps = None if num_steps is None else _whole("num_steps", num_steps, least=1)
-        self.num_epochs = None if num_epochs is None else _whole("num_epochs", num_epochs, least=1)
-        self.num_threads = _whole("num_threads", num_threads, least=1)
+        self.batch_size = check_whole("batch_size", batch_size, least=1, most=2**31 - 1)
+        self.seed = check_whole("seed", seed, least=0, most=2**64 - 1)
+        self.world_size = check_whole("world_size", world_size, least=1)
+        self.rank = check_whole("rank", rank, least=0, most=self.world_size - 1)
+        self.num_steps = None if num_steps is None else check_whole("num_steps", num_steps, least=1)
+        self.num_epochs = None if num_epochs is None else check_whole("num_epochs", num_epochs, least=1)
+        self.num_threads = check_whole("num_threads", num_threads, least=1)
         if self.batch_size % self.world_size:
             raise ValueError(
                 f"world_size: got {world_size}, which does not divide batch_size {batch_size}; "
                 f"take a batch size that is a multiple of the number of processes"
             )
-        self.sampling = _check_sampling(sampling, class_weights)
+        self.sampling = check_sampling(sampling, class_weights)
         self.replacement, self.unique_batches, self.progress = bool(replacement), bool(unique_batches), progress
-        self.samples_per_class = _whole("samples_per_class", samples_per_class, least=1)
+        self.samples_per_class = check_whole("samples_per_class", samples_per_class, least=1)
         self._check_samples_per_class()
         self.shuffle_batches = self.samples_per_class > 1 if shuffle_batches is None else bool(shuffle_batches)
         if progress not in ("epoch", "step"):
             raise ValueError(f"progress: got {progress!r}; expected 'epoch' or 'step'")
 
-        labels = _as_labels(labels)
-        num_classes = _count_classes(labels, num_classes)
+        labels = as_labels(labels)
+        num_classes = count_classes(labels, num_classes)
         self._law = self._find_law()
         by_class = self._law not in (_C.Law.epochs, _C.Law.uniform)
         self._index = _C.ClassIndex(labels, num_classes=num_classes, with_order=by_class, num_threads=self.num_threads)
@@ -152,11 +148,11 @@ class LongTailSampler:
 
     def first_slot(self, step: int) -> int:
         """Return the global slot of this rank's first sample of a step."""
-        return _whole("step", step, least=0) * self.batch_size + self.rank * self.local_batch_size
+        return check_whole("step", step, least=0) * self.batch_size + self.rank * self.local_batch_size
 
     def draw(self, first_slot: int, count: int) -> np.ndarray:
         """Return the samples of slots first_slot to first_slot + count - 1, whatever rank they belong to: int64."""
-        first_slot, count = _whole("first_slot", first_slot, least=0), _whole("count", count, least=0)
+        first_slot, count = check_whole("first_slot", first_slot, least=0), check_whole("count", count, least=0)
         return self._core.draw(first_slot, count, num_threads=self.num_threads)
 
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[np.ndarray]:
@@ -180,7 +176,7 @@ class LongTailSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at an epoch, counted from 0."""
-        self._step = _whole("epoch", epoch, least=0) * self.steps_per_epoch
+        self._step = check_whole("epoch", epoch, least=0) * self.steps_per_epoch
 
     def class_probabilities(self, step: int = 0) -> np.ndarray:
         """Return the probability of each class in a slot of a step: float64 [C]."""
@@ -191,7 +187,7 @@ class LongTailSampler:
             return by_count
         balance = 1.0
         if self._law == _C.Law.mixture:
-            units = _whole("step", step, least=0) // self._ramp_steps
+            units = check_whole("step", step, least=0) // self._ramp_steps
             balance = min(1.0, units / self._ramp_units) if self._ramp_units else 0.0
         return (1 - balance) * by_count + balance / self.num_classes
 
@@ -204,7 +200,7 @@ class LongTailSampler:
         Returns:
             The step, the settings and a fingerprint of settings and labels; JSON can hold it.
         """
-        step = _whole("step", step, least=0)
+        step = check_whole("step", step, least=0)
         return {"step": step, "settings": self._settings(), "fingerprint": self.fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,7 +223,7 @@ class LongTailSampler:
             raise ValueError(f"state: saved by a sampler that would order the samples otherwise: {what}")
         if fingerprint != self.fingerprint:
             raise ValueError(f"state: fingerprint {fingerprint!r} is not {self.fingerprint!r}; the state was altered")
-        self._step = _whole("step", step, least=0)
+        self._step = check_whole("step", step, least=0)
 
     @property
     def fingerprint(self) -> str:
@@ -297,7 +293,7 @@ class LongTailSampler:
         """Check the class weights or make them of the power, and refuse empty classes that would have to be drawn."""
         weights = None
         if class_weights is not None:
-            weights = _check_weights(class_weights, self.num_classes)
+            weights = check_weights(class_weights, self.num_classes)
         empty = self.class_counts == 0 if weights is None else (self.class_counts == 0) & (weights > 0)
         if empty.any():
             raise ValueError(
@@ -346,107 +342,3 @@ class LongTailSampler:
             unique_batches=self.unique_batches,
             weights=[] if self._weights is None else self._weights,
         )
-
-
-def effective_number_weights(class_counts: Sequence[int] | np.ndarray, *, beta: float = 0.9999) -> np.ndarray:
-    """Return class weights that draw each sample in proportion to 1 / E_n, the effective number of its class's samples.
-
-    Cui et al., CVPR 2019, equation 1: E_n = (1 - beta^n) / (1 - beta). A class then has the probability n_c / E_{n_c}
-    over the sum of these: beta = 0 is instance-balanced, beta -> 1 class-balanced. (The paper's weights for a loss are
-    these divided by the class counts.)
-
-    Args:
-        class_counts: n_c, C numbers; an empty class gets weight 0.
-        beta: In [0, 1).
-
-    Returns:
-        float64 [C], the classes' probabilities, for `LongTailSampler(..., class_weights=...)`.
-
-    Raises:
-        ValueError: beta is out of range, a count is negative or all are 0.
-    """
-    counts = np.asarray(class_counts, dtype=np.float64)
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta: got {beta}; expected at least 0 and less than 1")
-    if counts.ndim != 1 or not (counts >= 0).all() or not counts.any():
-        raise ValueError("class_counts: expected one count a class, none negative and not all 0")
-    if beta > 0:
-        effective = np.expm1(counts * math.log(beta)) / math.expm1(math.log(beta))
-        weights = np.divide(counts, effective, out=np.zeros_like(counts), where=counts > 0)
-    else:
-        weights = counts
-    return np.asarray(weights / weights.sum())
-
-
-def _whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
-    """Return an integer argument as an int, or say what it should have been."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least or (most is not None and number > most):
-        bound = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name}: got {value!r}; expected an integer, {bound}")
-    return number
-
-
-def _check_sampling(sampling: str | float, class_weights: Any) -> str | float | None:
-    """Return the sampling's name or power; None when class weights take its place."""
-    if class_weights is not None:
-        if sampling != "instance_balanced":
-            raise ValueError(f"class_weights: given with sampling={sampling!r}; give one of the two")
-        return None
-    if isinstance(sampling, str):
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling: got {sampling!r}; expected a power or one of {', '.join(SAMPLINGS)}")
-        return sampling
-    try:
-        power = float(sampling)
-    except (TypeError, ValueError):
-        power = math.nan
-    if not math.isfinite(power):
-        raise ValueError(f"sampling: got {sampling!r}; expected a finite power or one of {', '.join(SAMPLINGS)}")
-    return power
-
-
-def _check_weights(class_weights: Sequence[float] | np.ndarray, num_classes: int) -> np.ndarray:
-    weights = np.array(class_weights, dtype=np.float64)
-    if weights.shape != (num_classes,):
-        raise ValueError(f"class_weights: got shape {list(weights.shape)}; expected one a class, [{num_classes}]")
-    wrong = ~(np.isfinite(weights) & (weights >= 0))
-    if wrong.any():
-        c = int(wrong.argmax())
-        raise ValueError(f"class_weights: class {c} has {weights[c]}; expected finite numbers, none negative")
-    if not weights.any():
-        raise ValueError("class_weights: all are 0; give the classes to draw a positive weight")
-    return weights
-
-
-def _as_labels(labels: Any) -> np.ndarray:
-    """Return labels of any kind as a contiguous one-dimensional array of integers, without a copy where possible."""
-    if isinstance(labels, str | Path):
-        labels = np.load(labels, mmap_mode="r", allow_pickle=False)
-    if hasattr(labels, "detach"):  # a torch tensor, possibly on another device
-        labels = labels.detach().cpu()
-    array = np.asarray(labels)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"labels: got shape {list(array.shape)}; expected one label a sample, at least one")
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"labels: got {array.dtype}; expected integers, the class of each sample from 0 to C - 1")
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def _count_classes(labels: np.ndarray, num_classes: int | None) -> int:
-    """Return the number of classes, checked against the number of samples before anything of that size is allocated."""
-    if num_classes is None:
-        largest = int(labels.max())
-        if largest < 0:
-            raise ValueError(f"labels: the largest is {largest}; expected 0 to C - 1")
-        num_classes = largest + 1
-    num_classes = _whole("num_classes", num_classes, least=1)
-    if num_classes > max(2 * len(labels), 2**20):
-        raise ValueError(
-            f"labels: {len(labels)} samples of {num_classes} classes leave most of them empty; "
-            f"number the classes that have samples 0 to C - 1"
-        )
-    return num_classes

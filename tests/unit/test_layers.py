@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("config", "files", "_C"),
     ("kernels",),
-    ("ops", "data.sampler", "data.augmentation"),
+    ("ops", "data.sampler", "data.sampling", "data.augmentation"),
     ("data", "models", "metrics", "hardware", "loggers", "recipes"),
     ("checkpoint", "run", "features"),
     ("evaluation",),

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastlt.data import LongTailSampler
-from fastlt.data.sampler import effective_number_weights
+from fastlt.data import LongTailSampler, effective_number_weights
 
 COUNTS = [50, 40, 30, 20, 15, 10, 7, 5, 3, 1]
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), COUNTS))

@@ -1,0 +1,119 @@
+"""What a sampler is told: a sampling's name or power, class weights and labels, checked before they are used."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SAMPLINGS = {"instance_balanced": 1.0, "class_balanced": 0.0, "square_root": 0.5, "progressively_balanced": None}
+"""Named samplings and the power q of each; progressively_balanced moves from 1 to 0."""
+
+
+def effective_number_weights(class_counts: Sequence[int] | np.ndarray, *, beta: float = 0.9999) -> np.ndarray:
+    """Return class weights that draw each sample in proportion to 1 / E_n, the effective number of its class's samples.
+
+    Cui et al., CVPR 2019, equation 1: E_n = (1 - beta^n) / (1 - beta). A class then has the probability n_c / E_{n_c}
+    over the sum of these: beta = 0 is instance-balanced, beta -> 1 class-balanced. (The paper's weights for a loss are
+    these divided by the class counts.)
+
+    Args:
+        class_counts: n_c, C numbers; an empty class gets weight 0.
+        beta: In [0, 1).
+
+    Returns:
+        float64 [C], the classes' probabilities, for `LongTailSampler(..., class_weights=...)`.
+
+    Raises:
+        ValueError: beta is out of range, a count is negative or all are 0.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta: got {beta}; expected at least 0 and less than 1")
+    if counts.ndim != 1 or not (counts >= 0).all() or not counts.any():
+        raise ValueError("class_counts: expected one count a class, none negative and not all 0")
+    if beta > 0:
+        effective = np.expm1(counts * math.log(beta)) / math.expm1(math.log(beta))
+        weights = np.divide(counts, effective, out=np.zeros_like(counts), where=counts > 0)
+    else:
+        weights = counts
+    return np.asarray(weights / weights.sum())
+
+
+def check_whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+    """Return an integer argument as an int, or say what it should have been."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        bound = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}: got {value!r}; expected an integer, {bound}")
+    return number
+
+
+def check_sampling(sampling: str | float, class_weights: Any) -> str | float | None:
+    """Return the sampling's name or power; None when class weights take its place."""
+    if class_weights is not None:
+        if sampling != "instance_balanced":
+            raise ValueError(f"class_weights: given with sampling={sampling!r}; give one of the two")
+        return None
+    if isinstance(sampling, str):
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling: got {sampling!r}; expected a power or one of {', '.join(SAMPLINGS)}")
+        return sampling
+    try:
+        power = float(sampling)
+    except (TypeError, ValueError):
+        power = math.nan
+    if not math.isfinite(power):
+        raise ValueError(f"sampling: got {sampling!r}; expected a finite power or one of {', '.join(SAMPLINGS)}")
+    return power
+
+
+def check_weights(class_weights: Sequence[float] | np.ndarray, num_classes: int) -> np.ndarray:
+    """Return class weights as float64 [C]."""
+    weights = np.array(class_weights, dtype=np.float64)
+    if weights.shape != (num_classes,):
+        raise ValueError(f"class_weights: got shape {list(weights.shape)}; expected one a class, [{num_classes}]")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        c = int(wrong.argmax())
+        raise ValueError(f"class_weights: class {c} has {weights[c]}; expected finite numbers, none negative")
+    if not weights.any():
+        raise ValueError("class_weights: all are 0; give the classes to draw a positive weight")
+    return weights
+
+
+def as_labels(labels: Any) -> np.ndarray:
+    """Return labels of any kind as a contiguous one-dimensional array of integers, without a copy where possible."""
+    if isinstance(labels, str | Path):
+        labels = np.load(labels, mmap_mode="r", allow_pickle=False)
+    if hasattr(labels, "detach"):  # a torch tensor, possibly on another device
+        labels = labels.detach().cpu()
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"labels: got shape {list(array.shape)}; expected one label a sample, at least one")
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"labels: got {array.dtype}; expected integers, the class of each sample from 0 to C - 1")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def count_classes(labels: np.ndarray, num_classes: int | None) -> int:
+    """Return the number of classes, checked against the number of samples before anything of that size is allocated."""
+    if num_classes is None:
+        largest = int(labels.max())
+        if largest < 0:
+            raise ValueError(f"labels: the largest is {largest}; expected 0 to C - 1")
+        num_classes = largest + 1
+    num_classes = check_whole("num_classes", num_classes, least=1)
+    if num_classes > max(2 * len(labels), 2**20):
+        raise ValueError(
+            f"labels: {len(labels)} samples of {num_classes} classes leave most of them empty; "
+            f"number the classes that have samples 0 to C - 1"
+        )
+    return num_classes
