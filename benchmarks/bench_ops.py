@@ -3,8 +3,8 @@
     python benchmarks/bench_ops.py [--device cuda] [--quick] [--out FILE]
 
 Each ratio is taken within one process, of the fastest of several runs. "product" is the plain product of the same
-shape: no method can beat it. On a GPU "floor" is the share of the product's arithmetic or traffic that --tflops and --tb-per-s
-allow; pass those measured on the machine.
+shape: no method can beat it. On a GPU "floor" is the share of the product's arithmetic or traffic that --tflops and
+--tb-per-s allow; pass those measured on the machine.
 """
 
 import argparse

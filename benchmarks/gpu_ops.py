@@ -38,7 +38,7 @@ def run(out: Path, *command: str) -> int:
 
 
 def lws_step(out: Path) -> None:
-    """Milliseconds of a step at N = 512, C = 8142, D = 2048: eager, compiled, fused, and the fused under a CUDA graph."""
+    """Milliseconds of a step at N = 512, C = 8142, D = 2048: eager, compiled, fused, and fused under a CUDA graph."""
     import torch
     import torch.nn.functional as F
     from torch import Tensor

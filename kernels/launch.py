@@ -75,7 +75,7 @@ class _Product:
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.x.device)
 
-    def launch(self, kernel, *args, grid: int | None = None, tile: Tile | None = None, **constants) -> None:  # type: ignore[no-untyped-def]
+    def launch(self, kernel, *args, grid: int | None = None, tile: Tile | None = None, **constants) -> None:
         """Run a kernel on x, w, `args`, the sizes and the strides; by default over all tiles, grouped."""
         tile = tile or self.tile
         if grid is None:
@@ -254,8 +254,8 @@ def cross_entropy(
             losses[here] -= spreads[here] * smooth.sum(0)
         if z is not None:
             weights = soft[here], target[here], spreads[here] if smooth is not None else None
-            args = labels[here], lse, *weights, class_weights
-            dz = _softmax_gradient(z, weight, scale, shift, args, gradients)
+            inputs = labels[here], lse, *weights, class_weights
+            dz = _softmax_gradient(z, weight, scale, shift, inputs, gradients)
             part.add_gradients(dz, dx[here] if needs[0] else None, dw if needs[1] else None)
     return losses, dx, dw.to(weight.dtype), ds, dshift
 
@@ -265,7 +265,7 @@ def _softmax_gradient(
     weight: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
-    args: tuple[Tensor | None, ...],
+    inputs: tuple[Tensor | None, ...],
     gradients: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Tensor:
     """A chunk's dz in the type of weight, empty where only sums are needed; adds to scale's and shift's gradients."""
@@ -277,7 +277,7 @@ def _softmax_gradient(
     partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in sums]
     with torch.cuda.device_of(z):
         reducers.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
-            *(z, scale, shift, *args, dz, *partials, z.stride(0), num, classes),
+            *(z, scale, shift, *inputs, dz, *partials, z.stride(0), num, classes),
             BM=rows,
             BN=columns,
             num_warps=4,
