@@ -148,11 +148,14 @@ class LongTailSampler:
 
     def first_slot(self, step: int) -> int:
         """Return the global slot of this rank's first sample of a step."""
-        return check_whole("step", step, least=0) * self.batch_size + self.rank * self.local_batch_size
+        # slots are 64-bit numbers; any training ends long before them
+        most = 2**63 // self.batch_size - 1
+        return check_whole("step", step, least=0, most=most) * self.batch_size + self.rank * self.local_batch_size
 
     def draw(self, first_slot: int, count: int) -> np.ndarray:
         """Return the samples of slots first_slot to first_slot + count - 1, whatever rank they belong to: int64."""
-        first_slot, count = check_whole("first_slot", first_slot, least=0), check_whole("count", count, least=0)
+        count = check_whole("count", count, least=0)
+        first_slot = check_whole("first_slot", first_slot, least=0, most=2**63 - count)
         return self._core.draw(first_slot, count, num_threads=self.num_threads)
 
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[np.ndarray]:

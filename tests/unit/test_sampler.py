@@ -196,7 +196,7 @@ def test_errors_name_what_is_wrong(options, reason):
         make(**options)
 
 
-@pytest.mark.parametrize("step", [-1, 1.5, None])
+@pytest.mark.parametrize("step", [-1, 1.5, None, 2**62])
 def test_a_step_is_a_whole_number(step):
     with pytest.raises(ValueError, match="step: got"):
         make().batch(step)
