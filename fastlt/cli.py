@@ -82,7 +82,12 @@ def command_train(argv: Sequence[str]) -> None:
     from .training import train
 
     run = train(config, console=console)
-    console.print(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto", highlight=False)
+    say(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto")
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def open_run(argument: RunArgument) -> Run:
@@ -106,7 +111,7 @@ def command_rebalance(argv: Sequence[str]) -> None:
 
     rebalance(run, narrow(parsed, RebalanceConfig))
     print_results(Results.read(run.method(parsed.method) / "results.json"), str(run.path), parsed.json)
-    console.print(f"checkpoint: {run.method(parsed.method) / 'model.safetensors'}", highlight=False, soft_wrap=True)
+    say(f"checkpoint: {run.method(parsed.method) / 'model.safetensors'}")
 
 
 def command_evaluate(argv: Sequence[str]) -> None:
@@ -139,7 +144,7 @@ def command_demo(argv: Sequence[str]) -> None:
 
     results, report = demo(seed=parsed.seed, out=parsed.out, console=console)
     print_results(results, "glyphs_lt: the same network before and after rebalancing its last layer", parsed.json)
-    console.print(f"report with pictures: {report}", highlight=False, soft_wrap=True)
+    say(f"report with pictures: {report}")
 
 
 def command_recipes(argv: Sequence[str]) -> None:
@@ -191,7 +196,7 @@ def command_report(argv: Sequence[str]) -> None:
 
     path, results = write_report(run, FeatureStore(run, device=resolve_device("auto")))
     write_output(parsed.json, results.to_json())
-    console.print(f"report with pictures: {path}", highlight=False, soft_wrap=True)
+    say(f"report with pictures: {path}")
 
 
 def command_data_info(argv: Sequence[str]) -> None:
@@ -207,14 +212,13 @@ def command_data_info(argv: Sequence[str]) -> None:
         table.add_row(name, *(f"{row[key]:,}" for key in keys), f"{row['num_images'] - row['num_native']:,}")
     console.print(table)
     groups = ", ".join(f"{count} {name}" for name, count in facts["groups"].items())
-    console.print(
+    say(
         f"{facts['num_classes']} classes ({groups}), imbalance ratio {facts['imbalance_ratio']:.1f}, "
-        f"Gini coefficient {facts['gini']:.2f}",
-        highlight=False,
+        f"Gini coefficient {facts['gini']:.2f}"
     )
     for end in ("largest", "smallest"):
         classes = ", ".join(f"{name} ({count:,})" for name, count in facts[end])
-        console.print(f"{end}: {classes}", highlight=False, markup=False)
+        say(f"{end}: {classes}")
     write_output(parsed.json, facts)
 
 
@@ -231,11 +235,11 @@ def command_data_split(argv: Sequence[str]) -> None:
         seed=parsed.seed,
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_images.items())
-    console.print(f"{summary.num_classes} classes: {counts} images; lists in {summary.out}", highlight=False)
+    say(f"{summary.num_classes} classes: {counts} images; lists in {summary.out}")
     if summary.num_reduced:
-        console.print(f"{summary.num_reduced} small classes gave fewer images to val and test", highlight=False)
+        say(f"{summary.num_reduced} small classes gave fewer images to val and test")
     root = parsed.root if parsed.out is None else parsed.out
-    console.print(f"next: fastlt train --dataset folder --data-root {root}", highlight=False, soft_wrap=True)
+    say(f"next: fastlt train --dataset folder --data-root {root}")
     write_output(parsed.json, dataclasses.asdict(summary) | {"out": str(summary.out)})
 
 
@@ -262,7 +266,7 @@ def command_data_synth(argv: Sequence[str]) -> None:
             num_workers=parsed.num_threads,
             progress=lambda done: bar.advance(task, done),
         )
-    console.print(f"{total:,} images in {root}", highlight=False, soft_wrap=True)
+    say(f"{total:,} images in {root}")
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {

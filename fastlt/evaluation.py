@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from . import checkpoint, ops
@@ -89,6 +90,8 @@ class Result:
     def label(self) -> str:
         """The classifier's name and settings, for tables."""
         params = ", ".join(f"{key} {value:.3g}" for key, value in self.params.items())
+        if list(self.params) == [self.method]:
+            return params
         return f"{self.method} ({params})" if params else self.method
 
 
@@ -124,11 +127,11 @@ class Results:
 
     def table(self, title: str) -> Table:
         """Return the results as a table: one row a classifier and split."""
-        table = Table(title=title, title_justify="left", caption_justify="left")
+        table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for name in ("split", "classifier"):
-            table.add_column(name)
+            table.add_column(name, no_wrap=True)
         for name in ACCURACIES:
-            table.add_column(name.replace("_", " "), justify="right")
+            table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
         previous = None
         for row in self.rows:
             if previous is not None and row.split != previous:

@@ -12,17 +12,26 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn
 
 log = logging.getLogger("fastlt")
 
 
+class ConsoleHandler(logging.Handler):
+    """Print messages as they are, one a line, above any progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
 def configure_logging(console: Console) -> None:
-    """Send fastlt's messages to the console, above any progress bar."""
-    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers[:] = [handler]
+    """Send fastlt's messages to the console."""
+    log.handlers[:] = [ConsoleHandler(console)]
     log.setLevel(logging.INFO)
     log.propagate = False
 
