@@ -1,0 +1,127 @@
+"""Nearest class mean: the closest centroid in feature space, as a linear head or as the released code has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..models import LinearHead
+
+# Shapes: N samples, C classes, D feature width.
+
+ROWS = 4096  # a chunk of features; the store itself may be larger than memory
+
+
+def nearest_class_mean(
+    features: Tensor, labels: Tensor, num_classes: int, *, variant: Literal["cosine", "euclidean"] = "cosine"
+) -> LinearHead:
+    """Return the nearest-class-mean classifier (Kang et al., 2020, section 4.2) as a linear head.
+
+    ``euclidean`` is the nearest centroid c of raw features: ||x - c||^2 is least where x.c - ||c||^2 / 2 is largest.
+    ``cosine`` centres the features by their mean m and scales them to unit length before averaging; the largest cosine
+    between x - m and c is the largest x.c/||c|| - m.c/||c||.
+
+    Args:
+        features: [N, D] train features.
+        labels: int [N].
+        num_classes: C.
+        variant: cosine or euclidean.
+
+    Raises:
+        ValueError: A class has no features, shapes do not fit, or the variant is unknown.
+    """
+    if variant not in ("cosine", "euclidean"):
+        raise ValueError(f"variant: got {variant!r}; expected cosine or euclidean")
+    centred = variant == "cosine"
+    center = mean(features) if centred else None
+    centroids = class_means(features, labels, num_classes, center=center, normalize=centred)
+    if center is None:
+        return LinearHead(centroids, -centroids.square().sum(1) / 2)
+    directions = torch.nn.functional.normalize(centroids, dim=1)
+    return LinearHead(directions, -(directions @ center))
+
+
+@torch.no_grad()
+def nearest_class_mean_predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    features: Tensor,
+    *,
+    center: bool = True,
+    normalize: bool = True,
+    metric: Literal["l2", "cos"] = "l2",
+) -> Tensor:
+    """Predict as the released code's nearest class mean does, whose centroids are not scaled to unit length again.
+
+    Its six variants are raw (``center=False, normalize=False``), normalised (``center=False``) and centred and
+    normalised features, by Euclidean distance (``l2``) or by the product with the centroids (``cos``, no cosine).
+
+    Args:
+        train_features: [M, D].
+        train_labels: int [M]; the largest decides the number of classes.
+        features: [N, D] to classify.
+        center: Whether the image-weighted mean of the train features is subtracted.
+        normalize: Whether features are scaled to unit length, after centring.
+        metric: l2 or cos.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        ValueError: A class has no train features, or an argument does not fit.
+    """
+    middle = mean(train_features) if center else None
+    num_classes = int(train_labels.max()) + 1
+    centroids = class_means(train_features, train_labels, num_classes, center=middle, normalize=normalize)
+    rows = [
+        ops.centroid_logits(chunk, centroids, center=middle, normalize=normalize, metric=metric).argmax(1)
+        for chunk in features.split(ROWS)
+    ]
+    return torch.cat(rows)
+
+
+def mean(features: Tensor) -> Tensor:
+    """Return the mean feature, [D]."""
+    return (features.sum(0, dtype=torch.float64) / len(features)).to(features.dtype)
+
+
+def class_means(
+    features: Tensor, labels: Tensor, num_classes: int, *, center: Tensor | None, normalize: bool
+) -> Tensor:
+    """Average the features of every class, [C, D], after centring and normalising where asked for.
+
+    Raises:
+        ValueError: A class has no features, or a label is out of range.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"features, labels: got shapes {list(features.shape)} and {list(labels.shape)}; expected [N, D] and [N]"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(f"labels: got {int(labels.min())} to {int(labels.max())}; expected 0 to {num_classes - 1}")
+    counts = torch.bincount(labels, minlength=num_classes)
+    if (counts == 0).any():
+        empty = int((counts == 0).nonzero()[0])
+        raise ValueError(
+            f"labels: class {empty} has no features; expected at least one of each of {num_classes} classes"
+        )
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
+    for rows, chunk in chunks(features):
+        x = chunk.double()
+        if center is not None:
+            x = x - center.double()
+        if normalize:
+            x = torch.nn.functional.normalize(x, dim=1)
+        sums.index_add_(0, labels[rows], x)
+    return (sums / counts[:, None]).to(features.dtype)
+
+
+def chunks(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, features of these rows)."""
+    for start in range(0, len(features), ROWS):
+        rows = slice(start, start + ROWS)
+        yield rows, features[rows]
