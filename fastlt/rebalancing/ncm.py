@@ -79,7 +79,7 @@ def nearest_class_mean_predict(
     centroids = class_means(train_features, train_labels, num_classes, center=middle, normalize=normalize)
     rows = [
         ops.centroid_logits(chunk, centroids, center=middle, normalize=normalize, metric=metric).argmax(1)
-        for chunk in features.split(ROWS)
+        for _, chunk in chunks(features)
     ]
     return torch.cat(rows)
 
