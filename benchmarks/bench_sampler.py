@@ -180,8 +180,10 @@ def interleaved_medians(functions: dict[str, Callable[[], object]], seconds: flo
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, function in functions.items():
-            function()  # not counted: the one before has emptied the caches
-            for _ in range(1 if name.startswith(("Python", "torch")) else 5):
+            num_calls, num_warm = (1, 0) if name.startswith(("Python", "torch")) else (20, 3)
+            for _ in range(num_warm):  # whoever came before has emptied the caches
+                function()
+            for _ in range(num_calls):
                 start = time.perf_counter()
                 function()
                 times[name].append(time.perf_counter() - start)
@@ -201,7 +203,7 @@ def test_draws(benchmark, labels, name):
 
 def test_ratios(labels, capsys):
     """Everything in turns; prints nanoseconds a sample and how often each is faster than its baseline."""
-    medians = interleaved_medians(contenders(labels), seconds=20)
+    medians = interleaved_medians(contenders(labels), seconds=30)
     lines = [f"{name:40} {seconds / NUM_DRAWS * 1e9:8.2f} ns a sample" for name, seconds in medians.items()]
     for ours, theirs, target in RATIOS:
         aim = "" if target is None else f", target {target}"
