@@ -40,14 +40,17 @@ def run_demo(seed: int, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
+    environment = json.loads((run / "environment.json").read_text())
+    del environment["command"]  # it names a temporary folder, as do the fields dropped below
+    rows = [row for row in json.loads(results.read_text())["results"] if row["split"] == "test"]
     last_epoch = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return {
         "seed": seed,
         "seconds": seconds,
         "train_accuracy": last_epoch["train_accuracy"],
         "precision": json.loads((run / "config.json").read_text())["precision"],
-        "environment": json.loads((run / "environment.json").read_text()),
-        "results": [row for row in json.loads(results.read_text())["results"] if row["split"] == "test"],
+        "environment": environment,
+        "results": [{key: row[key] for key in row if key not in ("run", "checkpoint")} for row in rows],
     }
 
 
