@@ -33,7 +33,6 @@ def configure_logging(console: Console) -> None:
     """Send fastlt's messages to the console."""
     log.handlers[:] = [ConsoleHandler(console)]
     log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 def clock(seconds: float) -> str:

@@ -1,7 +1,6 @@
 """What stands in for broken samples, what evaluation batches hold, and how much memory is free."""
 
 import errno
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +43,7 @@ def test_the_next_of_the_class_stands_in_and_the_first_follows_the_last(dataset:
     ]
 
 
-def test_a_sample_is_named_once(
-    dataset: LongTailedDataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("fastlt"), "propagate", True)
+def test_a_sample_is_named_once(dataset: LongTailedDataset, caplog: pytest.LogCaptureFixture) -> None:
     stand_ins = StandIns(dataset)
     stand_ins.mark({4: "torn"})
     stand_ins.mark({4: "torn again"})

@@ -1,6 +1,5 @@
 """Data sets of small, smooth pictures, as photographs are, for the loaders' tests."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,8 @@ CLASS_COUNTS = (14, 7, 4, 1)
 
 @pytest.fixture(autouse=True)
 def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's cache folder out of it, and what the commands do to the log."""
+    """Keep the user's cache folder out of it."""
     monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(logging.getLogger("fastlt"), "propagate", True)
 
 
 def picture(seed: int) -> Image.Image:
