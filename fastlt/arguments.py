@@ -19,43 +19,42 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunArgument:
-    """Which run a command is about."""
+class Output:
+    """Where a command's output goes, besides the terminal."""
 
-    run: tyro.conf.Positional[str] = ""
-    """Run folder; by default the last one trained here (runs/last)."""
     json: Path | None = None
     """Also write what is printed to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Demo:
+class RunArgument(Output):
+    """Which run a command is about."""
+
+    run: tyro.conf.Positional[str] = ""
+    """Run folder; by default the last one trained here (runs/last)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo(Output):
     """The whole job on the embedded data set: train, rebalance, print the table, write the report."""
 
     seed: int = 0
     """Seed of the run."""
     out: Path | None = None
     """Run folder; by default runs/glyphs_lt/<backbone>-<time>."""
-    json: Path | None = None
-    """Also write the results to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipes:
+class Recipes(Output):
     """List the recipes, or print one's settings."""
 
     name: tyro.conf.Positional[str] = ""
     """The recipe to print; without it all are listed."""
-    json: Path | None = None
-    """Also write what is printed to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Doctor:
+class Doctor(Output):
     """Say what is installed, what works, and what to do about the rest."""
-
-    json: Path | None = None
-    """Also write what is printed to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,19 +78,17 @@ class Report(RunArgument):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataInfo:
+class DataInfo(Output):
     """Show the long tail of a data set: counts, imbalance ratio, shot groups, files that cannot be read."""
 
     root: tyro.conf.Positional[Path]
     """Folder with the images."""
     lists: Path | None = None
     """Folder with the list files, if not in ROOT."""
-    json: Path | None = None
-    """Also write what is printed to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSplit:
+class DataSplit(Output):
     """Split class folders into train, a balanced val and a balanced test, as list files; nothing is moved."""
 
     root: tyro.conf.Positional[Path]
@@ -104,8 +101,6 @@ class DataSplit:
     """Test images a class; 0 writes no test list."""
     seed: int = 0
     """Seed of the choice."""
-    json: Path | None = None
-    """Also write what is printed to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
