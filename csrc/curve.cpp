@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <thread>
-#include <vector>
+
+#include "parallel.h"
 
 // The inner loops are compiled three times where the loader can pick the best one when the library is opened.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -158,12 +158,12 @@ FASTLT_CLONES void bound_linear(const IntervalTask& task, std::ptrdiff_t first, 
 
 void interval_bounds(const IntervalTask& task, int num_threads) {
   const auto bound = task.log ? bound_log : bound_linear;
-  const std::ptrdiff_t share = (task.rows + num_threads - 1) / std::max(num_threads, 1);
-  std::vector<std::thread> threads;
-  for (std::ptrdiff_t first = share; first < task.rows; first += share)
-    threads.emplace_back(bound, std::cref(task), first, std::min(first + share, task.rows));
-  bound(task, 0, std::min(share, task.rows));
-  for (std::thread& thread : threads) thread.join();
+  if (task.rows == 0) return;
+  const auto rows = static_cast<std::uint64_t>(task.rows);
+  const auto num_parts = std::min(rows, static_cast<std::uint64_t>(std::max(num_threads, 1)));
+  parallel_parts(rows, num_parts, [&](std::uint64_t, std::uint64_t begin, std::uint64_t end) {
+    bound(task, static_cast<std::ptrdiff_t>(begin), static_cast<std::ptrdiff_t>(end));
+  });
 }
 
 }  // namespace fastlt

@@ -1,38 +1,39 @@
-// Splits work among threads that live for one call, so that a fork between calls finds none.
+// Splits work among the threads of a small pool that lives as long as the process.
+//
+// The first call that wants threads starts them; between calls they spin for some microseconds, then sleep.
+// The caller takes its share of the work, and all of it while the pool works for another thread: calls from
+// several threads, and calls from within the work, wait for nobody. A forked child, which inherits no
+// threads, starts a pool of its own.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <exception>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 namespace fastlt {
 
-// Calls work(part) for the parts 0 ... num_parts - 1, each on its own thread, the last one on the caller's.
-// Rethrows one of the exceptions.
+// Calls run(work, part) once for each of the parts 0 ... num_parts - 1, on at most as many threads, and
+// returns when all calls have. `run` must not throw; a call may not wait for another one, which may come
+// after it.
+void run_parts(std::uint64_t num_parts, void (*run)(const void* work, std::uint64_t part), const void* work);
+
+// Calls work(part) for the parts 0 ... num_parts - 1, as run_parts does. Rethrows one of the exceptions,
+// after all calls.
 template <typename Work>
 void parallel_workers(std::uint64_t num_parts, const Work& work) {
+  if (num_parts == 1) return work(std::uint64_t{0});
   std::vector<std::exception_ptr> failures(num_parts);
-  const auto run = [&](std::uint64_t part) {
+  const auto guarded = [&](std::uint64_t part) {
     try {
       work(part);
     } catch (...) {
       failures[part] = std::current_exception();
     }
   };
-  std::vector<std::thread> threads;
-  threads.reserve(num_parts);
-  for (std::uint64_t part = 0; part + 1 < num_parts; ++part) {
-    try {
-      threads.emplace_back(run, part);
-    } catch (const std::system_error&) {
-      run(part);  // No more threads to be had: the caller's does the work.
-    }
-  }
-  run(num_parts - 1);
-  for (std::thread& thread : threads) thread.join();
+  using Guarded = decltype(guarded);
+  run_parts(
+      num_parts, [](const void* it, std::uint64_t part) { (*static_cast<Guarded*>(it))(part); }, &guarded);
   for (const std::exception_ptr& failure : failures)
     if (failure) std::rethrow_exception(failure);
 }

@@ -198,7 +198,7 @@ class Resampler {
 void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, std::uint8_t* out, int num_threads) {
   const std::ptrdiff_t image_bytes = static_cast<std::ptrdiff_t>(size) * size * kChannels;
   std::atomic<std::ptrdiff_t> next{0};
-  // A thread costs as much as a few small images.
+  // Waking a thread up may cost as much as a few small images.
   constexpr std::ptrdiff_t kImagesPerThread = 4;
   const std::ptrdiff_t useful = (count + kImagesPerThread - 1) / kImagesPerThread;
   const auto threads =

@@ -1,12 +1,16 @@
 // Exercises the sampler's C++ core without Python, for builds with sanitizers. Prints what fails.
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <set>
+#include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "draws.h"
+#include "parallel.h"
 #include "permutation.h"
 #include "sampler.h"
 
@@ -119,6 +123,30 @@ void test_draws() {
   }
 }
 
+// Several threads call at once, from within the work as well, with pauses that let the workers fall asleep.
+void test_parallel() {
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 3; ++caller)
+    callers.emplace_back([] {
+      for (int call = 0; call < 300; ++call) {
+        std::vector<int> visits(7);
+        bool caught = false;
+        try {
+          parallel_workers(visits.size(), [&](std::uint64_t part) {
+            parallel_workers(2, [&](std::uint64_t half) { visits[part] += half == 0 ? 1 : 0; });
+            if (part == 4) throw std::runtime_error("part 4");
+          });
+        } catch (const std::runtime_error&) {
+          caught = true;
+        }
+        check(caught, "an exception reaches the caller");
+        check(visits == std::vector<int>(7, 1), "every part is worked on once");
+        if (call % 30 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
 }  // namespace
 
 int main() {
@@ -130,5 +158,6 @@ int main() {
   test_laws({300, 200, 21, 20, 5, 1}, true);
   test_laws(std::vector<std::uint64_t>(700, 23), false);
   test_draws();
+  test_parallel();
   std::puts("ok");
 }
