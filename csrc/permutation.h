@@ -13,10 +13,13 @@ inline constexpr std::uint32_t kMaxDecoded = 20;
 inline constexpr std::uint64_t kMaxNarrow = (std::uint64_t{1} << 31) - 1;
 
 // Two places in one row of the network keep their distance unless a hash of their columns differs; with few
-// columns that takes more rounds to become as rare as chance.
-constexpr int feistel_rounds(std::uint32_t half_bits) { return half_bits < 4 ? 16 : 8; }
-// The largest permutation that has more than 8 rounds.
-inline constexpr std::uint32_t kMaxManyRounds = 128;
+// rows and columns that takes more rounds to become as rare as chance.
+inline constexpr int kManyRounds = 16, kSomeRounds = 12, kFewRounds = 8;
+// The largest permutations that have many rounds, and some.
+inline constexpr std::uint32_t kMaxManyRounds = 128, kMaxSomeRounds = 2048;
+constexpr int feistel_rounds(std::uint32_t half_bits) {
+  return half_bits < 4 ? kManyRounds : half_bits < 6 ? kSomeRounds : kFewRounds;
+}
 inline constexpr std::uint32_t kMix1 = 0x7FEB352Du, kMix2 = 0x846CA68Bu;
 
 constexpr std::uint64_t factorial(std::uint32_t n) { return n < 2 ? 1 : n * factorial(n - 1); }

@@ -88,7 +88,6 @@ class VectorDraws {
   template <bool kSmall>
   void feistel_list(List& list, const std::uint32_t* starts, std::uint32_t* out) const {
     constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
-    constexpr int kRounds = kSmall ? feistel_rounds(0) : feistel_rounds(4);
     // Those whose value lies outside go to the front of the list and take another pass.
     while (list.size != 0) {
       const std::uint32_t size = list.size;
@@ -107,7 +106,8 @@ class VectorDraws {
           network[w] = {Permutations::feistel_rows(n[w], h), h, V::load(list.key_a + at),
                         V::load(list.key_b + at)};
         }
-        Permutations::template feistel_pass<kWays>(network, x, kRounds);
+        Permutations::template feistel_pass<kWays>(network, x, kSmall ? kManyRounds : kFewRounds);
+        if (!kSmall) more_rounds<kWays>(network, n, x);
         for (std::uint32_t w = 0; w < kWays; ++w) {
           const std::uint32_t at = i + w * kLanes;
           write(item[w], x[w], size - (at < size ? at : size), starts, out);
@@ -121,6 +121,23 @@ class VectorDraws {
         }
       }
     }
+  }
+
+  // Goes on from few rounds to some where n needs them.
+  template <std::uint32_t kWays>
+  static void more_rounds(const Network (&network)[kWays], const Reg (&n)[kWays], Reg (&x)[kWays]) {
+    static_assert(kFewRounds == 8, "the shift below");
+    Network rest[kWays];
+    Reg more[kWays];
+    for (std::uint32_t w = 0; w < kWays; ++w) {
+      const Reg step = V::either(network[w].key_b, V::all(1));
+      rest[w] = network[w];
+      rest[w].key_a = V::add(network[w].key_a, V::template shift_left_by<3>(step));
+      more[w] = x[w];
+    }
+    Permutations::template feistel_pass<kWays>(rest, more, kSomeRounds - kFewRounds);
+    for (std::uint32_t w = 0; w < kWays; ++w)
+      x[w] = V::choose(V::less(n[w], V::all(kMaxSomeRounds + 1)), more[w], x[w]);
   }
 
   // Values outside are written as well, and overwritten later.

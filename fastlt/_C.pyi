@@ -169,7 +169,7 @@ def permutation(n: int, *, seed: int, cycle: int, places: np.ndarray) -> np.ndar
     """Return the values at some places of permutation number `cycle` of 0 .. n - 1: int64, like `places`.
 
     Up to n = 20 it is decoded from one uniform integer, so exactly uniform among all n!; above it is a Feistel network
-    of 8 rounds with cycle walking.
+    with cycle walking, of 16 rounds up to n = 128, 12 up to 2048 and 8 beyond.
     """
 
 def draw_augmentations(

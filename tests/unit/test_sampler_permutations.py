@@ -30,7 +30,7 @@ def assert_normal(z):
 
 
 @pytest.mark.parametrize(
-    "n", [1, 2, 3, 19, 20, 21, 22, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 1000, 4097, 99_991]
+    "n", [1, 2, 3, 19, 20, 21, 22, 32, 33, 63, 64, 65, 127, 128, 129, 255, 257, 512, 1000, 2048, 2049, 4097, 99_991]
 )
 def test_every_value_occurs_once(n):
     for permutation in permutations(n, 5):
@@ -77,6 +77,19 @@ def test_no_structure_is_visible(n, count):
     expected = -(n + 1) / 12
     assert_normal((products.mean() - expected) / (products.std() / np.sqrt(count)))
     assert_normal(np.corrcoef(p[:-1, 0], p[1:, 0])[0, 1] * np.sqrt(count))
+
+
+@pytest.mark.parametrize(
+    ("n", "count"), [(33, 500_000), (129, 300_000), (200, 300_000), (257, 300_000), (513, 300_000)]
+)
+def test_neighbours_keep_their_distance_no_more_often_than_by_chance(n, count):
+    kept = np.zeros(2, dtype=np.int64)
+    for seed in range(20):
+        p = permutations(n, count // 20, seed=seed).astype(np.int16)
+        kept += [np.count_nonzero(p[:, lag:] - p[:, :-lag] == lag) for lag in (1, 2)]
+    for lag in (1, 2):
+        expected = count * (n - lag) ** 2 / (n * (n - 1))
+        assert_normal((kept[lag - 1] - expected) / np.sqrt(expected))
 
 
 @pytest.mark.parametrize("n", [21, 50, 100])
