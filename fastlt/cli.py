@@ -44,12 +44,12 @@ TRACEBACK = "FASTLT_TRACEBACK"
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
     """Return the value that ``argv`` gives a flag, before it is parsed."""
+    value = None
     for index, argument in enumerate(argv):
-        if argument == flag and index + 1 < len(argv):
-            return argv[index + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
+        name, equals, rest = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            value = rest if equals else next(iter(argv[index + 1 : index + 2]), None)
+    return value
 
 
 def train_config(argv: Sequence[str]) -> TrainConfig:
@@ -57,13 +57,14 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
     from .recipes import recipe
 
     dataset = flag_value(argv, "--dataset")
-    if "--resume" in argv:
+    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
+    if "--resume" in argv and not asks_for_help:
         from .run import Run
 
         out = flag_value(argv, "--out")
         run = Run.open(Path(out) if out else None)
         base = dataclasses.replace(run.config, out=run.path)
-    elif dataset is None and flag_value(argv, "--data-root") is None and not {"-h", "--help"} & {*argv}:
+    elif dataset is None and flag_value(argv, "--data-root") is None and not asks_for_help:
         from .recipes import RECIPES
 
         raise ValueError(
@@ -331,11 +332,11 @@ def main() -> None:
     configure_logging(console)
     try:
         dispatch(sys.argv[1:])
-    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except ValueError as error:
         fail(str(error), USER_ERROR)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            fail(str(error), USER_ERROR)
         where = f" while writing {error.filename}" if error.filename else ""
         fail(f"the disk is full{where}; free some space and run the command again (train: add --resume)", USER_ERROR)
     except KeyboardInterrupt:

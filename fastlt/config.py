@@ -70,7 +70,10 @@ class Config:
                 return tuple(value)
             return Path(value) if isinstance(value, str) and "Path" in str(defaults[name].type) else value
 
-        return cls(**{name: revive(name, value) for name, value in values.items()})
+        try:
+            return cls(**{name: revive(name, value) for name, value in values.items()})
+        except TypeError as error:
+            raise ValueError(f"{source}: a setting has the wrong type ({error}); restore the file") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +178,11 @@ class TrainConfig(Config):
         check_range("--color-jitter", self.color_jitter, low=0, high=1)
         check_range("--memory-share", self.memory_share, low=0, high=1)
         check_range("--seed", self.seed, low=0, high=2**63 - 1)
+        if self.samples_per_class not in (None, 1) and self.sampling != "class_balanced":
+            raise ValueError(
+                f"--samples-per-class: got {self.samples_per_class} with --sampling {self.sampling}; "
+                "it belongs to class_balanced: drop it, or choose that sampling"
+            )
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
                 f"--eval-resize: got {self.eval_resize}, smaller than the crop it is cut from; "

@@ -246,7 +246,7 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
         results = Results(tuple(score_joint(store, splits)))
     else:
         results = Results(tuple(score_rebalanced(store, config.method, splits)))
-    checkpoint.write_json(run.method(config.method) / "results.json", results.to_json())
+    checkpoint.write_json(run.method(config.method) / "evaluation.json", results.to_json())
     return results
 
 

@@ -65,6 +65,10 @@ class FeatureStore:
         self.run, self.device, self.loader = run, device, loader
         self.num_threads = resolve_threads(num_threads)
         self.checkpoint = run.checkpoint("best")
+        if not self.checkpoint.is_file() and run.checkpoint("last").is_file():
+            raise FileNotFoundError(
+                f"{run.path}: no epoch is finished yet; go on with: fastlt train --resume --out {run.path}"
+            )
         tensors, _ = checkpoint.load(self.checkpoint)
         self.weights_hash = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
         self.tensors = tensors
@@ -104,7 +108,7 @@ class FeatureStore:
         folder = self.run.path / "features"
         paths = {kind: folder / f"{name}.{kind}.npy" for kind in ("features", "labels")}
         key = self.key(name)
-        if stored_key(folder / f"{name}.json") != key:
+        if stored_key(folder / f"{name}.json") != key or not all(path.is_file() for path in paths.values()):
             self.compute(name, paths)
             checkpoint.write_json(folder / f"{name}.json", key)
         return Features(

@@ -45,7 +45,8 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """Turn ``auto`` into bf16 where the hardware multiplies it, else fp32."""
     if name != "auto":
         return name
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bf16()
+    ampere = (8, 0)  # the first generation that multiplies bf16; older ones only emulate it
+    fast = torch.cuda.get_device_capability(device) >= ampere if device.type == "cuda" else cpu_multiplies_bf16()
     return "bf16" if fast else "fp32"
 
 

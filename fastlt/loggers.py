@@ -14,6 +14,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from .files import replacing
+
 log = logging.getLogger("fastlt")
 
 
@@ -69,7 +71,7 @@ class TrainingLog:
         self.task = self.bar.add_task("training", total=num_steps, completed=first_step, status="starting")
         self.interactive = console.is_terminal
         self.mark(first_step)
-        self.images_per_s = 0.0
+        self.begin_epoch(first_step)
         self.writer: Any = None
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
@@ -90,6 +92,15 @@ class TrainingLog:
         if self.writer is not None:
             self.writer.close()
 
+    def begin_epoch(self, step: int) -> None:
+        """Start the clock of the epoch's rate at ``step``; val is not in it."""
+        self.mark(step)
+        self.epoch_step, self.epoch_at = step, self.marked_at
+
+    def epoch_images_per_s(self) -> float:
+        """Return the training rate of the epoch up to its last log step."""
+        return (self.marked_step - self.epoch_step) * self.batch_size / max(self.marked_at - self.epoch_at, 1e-9)
+
     def mark(self, step: int) -> None:
         """Start the clock of the next rate at ``step``."""
         self.marked_step, self.marked_at = step, time.perf_counter()
@@ -98,10 +109,10 @@ class TrainingLog:
         """Report a log step: mean loss since the last one, rate and time left."""
         now = time.perf_counter()
         num_images = (step - self.marked_step) * self.batch_size
-        self.images_per_s = num_images / max(now - self.marked_at, 1e-9)
+        images_per_s = num_images / max(now - self.marked_at, 1e-9)
         self.mark(step)
-        left = (self.num_steps - step) * self.batch_size / max(self.images_per_s, 1e-9)
-        status = f"loss {loss:.3f}  {self.images_per_s:,.0f} img/s  {clock(left)} left"
+        left = (self.num_steps - step) * self.batch_size / max(images_per_s, 1e-9)
+        status = f"loss {loss:.3f}  {images_per_s:,.0f} img/s  {clock(left)} left"
         if self.interactive:
             self.bar.update(self.task, completed=step, description=f"epoch {epoch}", status=status)
         else:
@@ -109,7 +120,7 @@ class TrainingLog:
         if self.writer is not None:
             self.writer.add_scalar("train/loss", loss, step)
             self.writer.add_scalar("train/learning_rate", learning_rate, step)
-            self.writer.add_scalar("train/images_per_s", self.images_per_s, step)
+            self.writer.add_scalar("train/images_per_s", images_per_s, step)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Append an epoch's record to metrics.jsonl and report it in a line."""
@@ -142,4 +153,5 @@ def drop_records_after(metrics: Path, step: int) -> None:
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-    metrics.write_text("".join(f"{line}\n" for line in kept))
+    with replacing(metrics) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept))

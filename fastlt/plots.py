@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def weight_norms(norms: Mapping[str, NDArray[Any]], class_counts: NDArray[Any], 
         sizes.fill_between(ranks, class_counts[order], color="grey", alpha=0.2, linewidth=0)
         sizes.set(ylabel="training images (grey)", ylim=(0, None))
         sizes.grid(visible=False)
-        for color, (name, norm) in zip(COLORS, norms.items(), strict=False):
+        for color, (name, norm) in zip(itertools.cycle(COLORS), norms.items(), strict=False):
             axes.plot(ranks, norm[order] / norm.mean(), color=color, label=name, linewidth=1.8)
         axes.set(xlabel="class, by number of training images", ylabel="weight norm / mean", ylim=(0, None))
         axes.set_zorder(sizes.get_zorder() + 1)
@@ -73,7 +74,7 @@ def draw_bars(axes: Axes, results: Mapping[str, Result]) -> None:
     """Draw the bars of ``accuracy_by_group``."""
     names = (*GROUP_NAMES, "all")
     width = 0.8 / len(results)
-    for index, (color, (label, result)) in enumerate(zip(COLORS, results.items(), strict=False)):
+    for index, (color, (label, result)) in enumerate(zip(itertools.cycle(COLORS), results.items(), strict=False)):
         places, values, below, above = [], [], [], []
         for place, name in enumerate(names):
             accuracy = getattr(result, name)

@@ -53,7 +53,9 @@ class Run:
             )
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        write_json(path / "config.json", replace(config, out=path).to_json())
+        # Absolute paths: the run is used from anywhere
+        root, lists = (place and place.resolve() for place in (config.data_root, config.lists))
+        write_json(path / "config.json", replace(config, out=path, data_root=root, lists=lists).to_json())
         write_json(path / "environment.json", environment())
         write_json(path / "data.json", describe_data(splits))
         point_last_at(path)
@@ -73,6 +75,8 @@ class Run:
                     f"no run yet: {path} does not exist; train one (fastlt train --dataset ...) or name a run folder"
                 )
             path = Path(os.path.relpath(path.resolve()))
+        if path.is_file():
+            raise ValueError(f"{path}: a file; expected a run folder, which `fastlt train` writes")
         if not path.is_dir():
             raise FileNotFoundError(f"{path}: no such run folder; expected one that `fastlt train` wrote")
         if not (path / "config.json").is_file():

@@ -7,15 +7,13 @@ import dataclasses
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from . import checkpoint
 from .config import TrainConfig
@@ -25,15 +23,14 @@ from .data.loader import Loader, eval_loader, train_loader
 from .data.preprocess import Preprocess
 from .data.sampler import LongTailSampler
 from .data.source import open_data
-from .hardware import autocast, keep_freed_memory, resolve_device, resolve_precision, resolve_threads
+from .hardware import keep_freed_memory, resolve_device, resolve_precision, resolve_threads
 from .loggers import TrainingLog, drop_records_after, log
 from .metrics import ShotAccuracy, shot_accuracy
-from .models import Network, create_model
+from .models import create_model
 from .run import Run
+from .step import learning_rate, loss_function, predict
 
 # Shapes: B batch, C classes, H, W image size.
-
-MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not earn the half minute of compiling back
 
 
 class InterruptedTrainingError(Exception):
@@ -58,16 +55,6 @@ class Progress:
     num_seen: int = 0
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Return the learning rate of epoch ``epoch`` (from 0): base (1 + cos(pi t / T)) / 2 with T epochs.
-
-    The paper's intent is t = epoch; the released code steps its scheduler first, so that t = epoch + 1 and the last
-    epoch runs at rate 0.
-    """
-    t = epoch + (config.protocol == "released")
-    return config.lr * 0.5 * (1 + math.cos(math.pi * t / config.epochs))
-
-
 def train(config: TrainConfig, *, console: Console | None = None) -> Run:
     """Train a network, or go on with a run (``config.resume``).
 
@@ -89,21 +76,21 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
         config = resumed_config(config, run)
     else:
         config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    create_model_or_fail_early(config)
+    create_model(config.backbone, 2)  # an unknown backbone is found before the data are read
     splits = open_data(config)
     if run is None:
         run = Run.create(config, splits)
         config = run.config
     else:
         run.check_data(splits)
-    Trainer(run, config, splits, device, console or Console()).fit()
+    try:
+        Trainer(run, config, splits, device, console or Console()).fit()
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"--batch-size: {config.batch_size} images of {config.image_size} pixels do not fit the memory of "
+            f"{device}; lower it, and --lr in proportion"
+        ) from error
     return run
-
-
-def create_model_or_fail_early(config: TrainConfig) -> None:
-    """Find an unknown backbone before the data are read: build it without memory."""
-    with torch.device("meta"):
-        create_model(config.backbone, 2)
 
 
 def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
@@ -148,6 +135,11 @@ def catch_signals() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
+def decoder_of(loader: Loader) -> str:
+    """Return which decoder's pixels a loader gives, as a loader's name."""
+    return "dali" if loader.name == "dali" else "pillow"
+
+
 class Trainer:
     """One stage-1 run in this process."""
 
@@ -190,6 +182,7 @@ class Trainer:
         # [loss summed over images, correct predictions] of the epoch so far: on the device, read at log steps only
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.progress = Progress()
+        self.decoder: str | None = None
         if config.resume:
             self.restore()
 
@@ -198,6 +191,7 @@ class Trainer:
         path = self.run.checkpoint("last")
         if not path.exists():
             log.info("%s stopped before its first checkpoint: starting from the first step", self.run.path)
+            drop_records_after(self.run.metrics, 0)
             return
         tensors, metadata = checkpoint.load(path)
         if metadata.get("config") != self.run.config.fingerprint():
@@ -212,6 +206,7 @@ class Trainer:
                 # empty_like keeps channels_last, in which the buffer was saved and the update runs
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.decoder = metadata["decoder"]
         self.progress = Progress(**metadata["progress"])
         self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
         drop_records_after(self.run.metrics, self.progress.step)
@@ -225,49 +220,63 @@ class Trainer:
             buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer
-        metadata = {"progress": dataclasses.asdict(self.progress), "config": self.run.config.fingerprint()}
+        metadata = {
+            "progress": dataclasses.asdict(self.progress),
+            "config": self.run.config.fingerprint(),
+            "decoder": self.decoder,
+        }
         checkpoint.save(self.run.checkpoint("last"), tensors, metadata)
 
-    def loss_function(self) -> Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]:
-        """Return (images, labels, jitter, order) -> (mean loss, number correct), compiled where that pays."""
-        model, preprocess, precision, device = self.model, self.preprocess, self.config.precision, self.device
-
-        def loss_and_hits(
-            images: Tensor, labels: Tensor, jitter: Tensor | None, order: Tensor | None
-        ) -> tuple[Tensor, Tensor]:
-            with autocast(device, precision):
-                logits = model(preprocess(images, jitter, order))
-            loss = F.cross_entropy(logits.float(), labels)
-            return loss, (logits.detach().argmax(1) == labels).sum()
-
-        pays = device.type == "cuda" or self.num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU
-        return torch.compile(loss_and_hits, dynamic=False) if self.config.compile and pays else loss_and_hits
-
     def loaders(self) -> tuple[Loader, Loader]:
-        """Open the training stream, from the next step on, and the val set."""
-        config = self.config
-        common: dict[str, Any] = {
+        """Open the training stream, from the next step on, and the val set.
+
+        The memory and the Pillow loader give the same pixels, DALI others within a decoder's tolerance: a resumed run
+        keeps to the decoder it began with, unless --loader says otherwise.
+        """
+        training = self.open_training(self.config.loader)
+        if self.decoder is not None and decoder_of(training) != self.decoder:
+            if self.config.loader == "auto":
+                training.close()
+                training = self.open_training(self.decoder)
+            else:
+                log.warning(
+                    "the run began with images decoded by %s: with --loader %s it goes on, but not to the same bits",
+                    self.decoder,
+                    training.name,
+                )
+        self.decoder = decoder_of(training)
+        transform = EvalTransform(size=self.config.image_size, resize=self.config.resize)
+        backend = self.config.loader if self.config.loader != "auto" or training.name == "memory" else training.name
+        common = self.loader_settings(backend)
+        return training, eval_loader(self.splits["val"], transform, batch_size=self.config.batch_size, **common)
+
+    def loader_settings(self, backend: str) -> dict[str, Any]:
+        """Return what both loaders are opened with."""
+        return {
             "device": self.device,
-            "backend": config.loader,
-            "num_threads": resolve_threads(config.num_threads),
-            "memory_share": config.memory_share,
+            "backend": backend,
+            "num_threads": resolve_threads(self.config.num_threads),
+            "memory_share": self.config.memory_share,
         }
-        training = train_loader(
+
+    def open_training(self, backend: str) -> Loader:
+        """Open the training stream from the next step on."""
+        config = self.config
+        augmentation = Augmentation(
+            size=config.image_size,
+            scale=config.crop_scale,
+            ratio=config.crop_ratio,
+            flip=config.flip,
+            jitter=config.color_jitter,
+        )
+        return train_loader(
             self.splits["train"],
             self.sampler,
-            Augmentation(
-                size=config.image_size,
-                scale=config.crop_scale,
-                ratio=config.crop_ratio,
-                flip=config.flip,
-                jitter=config.color_jitter,
-            ),
+            augmentation,
             start_step=self.progress.step,
             num_steps=self.num_steps - self.progress.step,
-            **common,
+            **self.loader_settings(backend),
         )
-        transform = EvalTransform(size=config.image_size, resize=config.resize)
-        return training, eval_loader(self.splits["val"], transform, batch_size=config.batch_size, **common)
 
     def fit(self) -> None:
         """Train from the current step to the last one."""
@@ -275,7 +284,7 @@ class Trainer:
         if progress.step >= self.num_steps:
             log.info("%s is finished: nothing to resume", self.run.path)
             return
-        loss_and_hits = self.loss_function()
+        loss_and_hits = loss_function(self.model, self.preprocess, config, self.device, self.num_steps)
         training, validation = self.loaders()
         logger = TrainingLog(
             console=self.console,
@@ -331,10 +340,8 @@ class Trainer:
                 if signals and progress.step < self.num_steps:
                     self.save()
                     raise InterruptedTrainingError(self.run, signals[0], progress.step, self.num_steps)
-        for replaced in training.replaced:
-            log.warning(
-                "%s could not be read (%s); %s stood in for it", replaced.path, replaced.reason, replaced.substitute
-            )
+        if training.replaced:
+            log.warning("%d images could not be read; others of their classes stood in", len(training.replaced))
 
     def check_loss(self, loss: float) -> None:
         """Stop a run that has diverged, before it overwrites a good checkpoint."""
@@ -359,7 +366,7 @@ class Trainer:
                 "learning_rate": rate,
                 "loss": loss_sum / progress.num_seen,
                 "train_accuracy": 100 * correct / progress.num_seen,
-                "images_per_s": logger.images_per_s,
+                "images_per_s": logger.epoch_images_per_s(),
                 "val": {key: None if v is None else 100 * v for key, v in dataclasses.asdict(accuracy).items()},
             }
         )
@@ -370,23 +377,10 @@ class Trainer:
             metadata = {"epoch": epoch + 1, "val_all": progress.best, "config": self.run.config.fingerprint()}
             checkpoint.save(self.run.checkpoint("best"), self.model.state_dict(), metadata)
         self.save()
-        logger.mark(progress.step)
+        logger.begin_epoch(progress.step)
 
     def validate(self, validation: Loader) -> ShotAccuracy:
         """Return the accuracy on val."""
         predictions = predict(self.model, self.preprocess, validation, self.device, self.config.precision)
         self.model.train()
         return shot_accuracy(predictions, self.splits["val"].labels, self.splits["train"].class_counts)
-
-
-@torch.inference_mode()
-def predict(model: Network, preprocess: nn.Module, loader: Loader, device: torch.device, precision: str) -> list[int]:
-    """Return the predicted class of every image of an evaluation loader, in order; leaves the model in eval mode."""
-    model.eval()
-    predictions = []
-    for batch in loader:
-        with autocast(device, precision):
-            logits = model(preprocess(batch.images))
-        predictions.append(logits.argmax(1))
-    result: list[int] = torch.cat(predictions).tolist()
-    return result

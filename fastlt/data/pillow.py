@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from typing import Any, ClassVar, NamedTuple
 
@@ -71,6 +72,12 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
+def _ignore_signals(_worker: int) -> None:
+    """Leave signals that reach the whole process group to the parent, which saves its state and stops the workers."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+
+
 class PillowLoader(PlannedLoader):
     """Decodes with Pillow and resamples in C++, in `num_workers` processes that work ahead."""
 
@@ -91,6 +98,7 @@ class PillowLoader(PlannedLoader):
             # Otherwise the workers' seed is taken from the global generator, and the run depends on the loader.
             generator=torch.Generator(),
             collate_fn=_as_it_is,
+            worker_init_fn=_ignore_signals,
         )
         made_batches = iter(workers)
         try:

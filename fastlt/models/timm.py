@@ -26,12 +26,11 @@ class TimmNetwork(nn.Module):
             raise ValueError(
                 f"--backbone timm:{name}: timm cannot be imported ({error}); install it: pip install 'fastlt[timm]'"
             ) from error
-        try:
-            self.trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)
-        except RuntimeError as error:
+        if not timm.is_model(name):
             nearest = timm.list_models(f"*{name[:6]}*")[:3]
             hint = f"; similar: {', '.join(nearest)}" if nearest else ""
-            raise ValueError(f"--backbone timm:{name}: timm has no such model{hint}") from error
+            raise ValueError(f"--backbone timm:{name}: timm has no such model{hint}")
+        self.trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)
         classifier = self.trunk.get_classifier()
         if not isinstance(classifier, nn.Linear):
             raise ValueError(

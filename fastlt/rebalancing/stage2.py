@@ -50,6 +50,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     for split in store.names:
         store.split(split)
     made = tau_normalization(store, config)
+    results = compare(store, config.method, made)
     folder = run.method(config.method)
     path = folder / "model.safetensors"
     tensors = {key: value for key, value in store.tensors.items() if not key.startswith("fc.")}
@@ -57,7 +58,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     metadata = {"weights": store.weights_hash, "method": config.method, "params": made.params}
     checkpoint.save(path, tensors, metadata | {"selected_on": made.selected_on})
     checkpoint.write_json(folder / "config.json", config.to_json())
-    checkpoint.write_json(folder / "results.json", compare(store, config.method, made).to_json())
+    checkpoint.write_json(folder / "results.json", results.to_json())
     return run
 
 

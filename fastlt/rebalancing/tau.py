@@ -29,4 +29,7 @@ def tau_normalize(head: LinearHead, tau: float) -> LinearHead:
         raise ValueError("head: its weight has entries that are not finite; it comes from a run that diverged")
     norms = torch.linalg.vector_norm(weight.double(), dim=1, keepdim=True)
     scale = torch.where(norms > 0, norms, 1.0) ** -tau
-    return LinearHead((weight.double() * scale).to(weight.dtype))
+    rebalanced = (weight.double() * scale).to(weight.dtype)
+    if not torch.isfinite(rebalanced).all():
+        raise ValueError(f"--tau: got {tau:g}, which takes weights out of {weight.dtype}'s range; expected about 0 to 2")
+    return LinearHead(rebalanced)

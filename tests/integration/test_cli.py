@@ -242,6 +242,8 @@ def test_a_checkpoint_of_another_number_of_classes(run_copy: Run, fastlt: Callab
 
 def test_a_run_without_checkpoint(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
     run_copy.checkpoint("best").unlink()
+    refused(fastlt("rebalance", run_copy.path), "no epoch is finished yet", "fastlt train --resume")
+    run_copy.checkpoint("last").unlink()
     refused(fastlt("rebalance", run_copy.path), "best.safetensors: no such checkpoint")
 
 

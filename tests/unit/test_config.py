@@ -47,7 +47,8 @@ def test_the_evaluation_resize_scales_with_the_image_size() -> None:
 def test_the_released_protocol_draws_four_images_a_class() -> None:
     assert TrainConfig().draws_per_class == 1
     assert TrainConfig(protocol="released").draws_per_class == 4
-    assert TrainConfig(protocol="released", samples_per_class=2).draws_per_class == 2
+    own = TrainConfig(protocol="released", sampling="class_balanced", samples_per_class=2)
+    assert own.draws_per_class == 2
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"eval_resize": 100}, "--eval-resize: got 100, smaller than the crop"),
         ({"seed": -1}, "--seed"),
         ({"num_threads": 0}, "--num-threads"),
+        ({"samples_per_class": 4}, "--samples-per-class: got 4 with --sampling instance_balanced"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object], message: str) -> None:

@@ -14,7 +14,7 @@ LAYERS = (
     ("kernels",),
     ("ops", "data.sampler", "data.sampling", "data.augmentation"),
     ("data", "models", "metrics", "hardware", "loggers", "recipes"),
-    ("checkpoint", "run", "features"),
+    ("checkpoint", "run", "features", "step"),
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report",),

@@ -4,7 +4,7 @@ import pytest
 
 from fastlt.config import TrainConfig
 from fastlt.recipes import recipe
-from fastlt.training import learning_rate
+from fastlt.step import learning_rate
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

@@ -50,3 +50,8 @@ def test_weights_of_a_diverged_run() -> None:
     weight = torch.full((2, 2), float("nan"))
     with pytest.raises(ValueError, match="not finite"):
         tau_normalize(LinearHead(weight), 0.5)
+
+
+def test_a_tau_that_leaves_the_range_of_floats() -> None:
+    with pytest.raises(ValueError, match="--tau: got 1000, which takes weights out of"):
+        tau_normalize(LinearHead(head().weight.detach() / 100), 1000.0)
