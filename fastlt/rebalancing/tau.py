@@ -31,5 +31,7 @@ def tau_normalize(head: LinearHead, tau: float) -> LinearHead:
     scale = torch.where(norms > 0, norms, 1.0) ** -tau
     rebalanced = (weight.double() * scale).to(weight.dtype)
     if not torch.isfinite(rebalanced).all():
-        raise ValueError(f"--tau: got {tau:g}, which takes weights out of {weight.dtype}'s range; expected about 0 to 2")
+        raise ValueError(
+            f"--tau: got {tau:g}, which takes weights out of {weight.dtype}'s range; expected about 0 to 2"
+        )
     return LinearHead(rebalanced)
