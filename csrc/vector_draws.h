@@ -88,6 +88,7 @@ class VectorDraws {
   template <bool kSmall>
   void feistel_list(List& list, const std::uint32_t* starts, std::uint32_t* out) const {
     constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
+    static_assert((kVectorBlock + kStride - 1) / kStride * kStride <= kSize);
     // Those whose value lies outside go to the front of the list and take another pass.
     while (list.size != 0) {
       const std::uint32_t size = list.size;
@@ -150,53 +151,48 @@ class VectorDraws {
     for (std::uint32_t lane = 0; lane < count; ++lane) out[slot[lane]] = starts[slot[lane]] + values[lane];
   }
 
+  template <std::uint32_t kWays>
+  static bool any_less(Reg x, const Reg (&n)[kWays]) {
+    std::uint32_t bits = 0;
+    for (std::uint32_t w = 0; w < kWays; ++w) bits |= V::bits(V::less(x, n[w]));
+    return bits != 0;
+  }
+
   void decode_list(const List& list, const std::uint32_t* starts, std::uint32_t* out) const {
     constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
-    // The 64-bit word in limbs of 10, 27 and 27 bits, so that their products with up to 20 fit 32 bits.
-    const Reg low10 = V::all((1u << 10) - 1), low27 = V::all((1u << 27) - 1), one = V::all(1);
+    static_assert((kVectorBlock + kStride - 1) / kStride * kStride <= kSize);
     for (std::uint32_t i = 0; i < list.size; i += kStride) {
-      Reg item[kWays], n[kWays], x[kWays], low[kWays], middle[kWays], high[kWays];
+      // The 64-bit words in two halves, each the low half of a 64-bit lane; those of odd lanes apart.
+      Reg n[kWays], x[kWays], item[kWays], low[kWays][2], high[kWays][2];
       for (std::uint32_t w = 0; w < kWays; ++w) {
         const std::uint32_t at = i + w * kLanes;
-        // Lanes behind the end stop at once.
-        item[w] = V::choose(first_lanes(at, list.size), V::load(list.item + at), V::all(0));
+        item[w] = V::load(list.item + at);
         n[w] = packed_n(item[w]);
         x[w] = packed_place(item[w]);
-        const Reg a = V::load(list.key_a + at), b = V::load(list.key_b + at);
-        low[w] = V::both(a, low10);
-        middle[w] =
-            V::both(V::either(V::template shift_right_by<10>(a), V::template shift_left_by<22>(b)), low27);
-        high[w] = V::template shift_right_by<5>(b);
+        low[w][0] = V::load(list.key_a + at);
+        high[w][0] = V::load(list.key_b + at);
+        low[w][1] = V::upper_halves(low[w][0]);
+        high[w][1] = V::upper_halves(high[w][0]);
       }
-      bool any = true;
-      for (std::uint32_t step = 1; step < kMaxDecoded && any; ++step) {
-        const Reg at = V::all(step), next = V::all(step + 1);
-        any = false;
+      for (std::uint32_t step = 1; step < kMaxDecoded; ++step) {
+        const Reg at = V::all(step), base = V::all(step + 1);
+        if (step % 4 == 1 && !any_less(at, n)) break;
         for (std::uint32_t w = 0; w < kWays; ++w) {
-          const auto active = V::less(at, n[w]);
-          any |= V::bits(active) != 0;
-          const Reg base = V::choose(active, next, one);  // 1 leaves the word as it is
-          low[w] = V::multiply_low(low[w], base);
-          middle[w] = V::add(V::multiply_low(middle[w], base), V::template shift_right_by<10>(low[w]));
-          high[w] = V::add(V::multiply_low(high[w], base), V::template shift_right_by<27>(middle[w]));
-          low[w] = V::both(low[w], low10);
-          middle[w] = V::both(middle[w], low27);
-          const Reg digit = V::template shift_right_by<27>(high[w]);
-          high[w] = V::both(high[w], low27);
-          const auto is_step = V::equal(x[w], at), is_digit = V::both(active, V::equal(x[w], digit));
-          x[w] = V::choose(is_step, digit, V::choose(is_digit, at, x[w]));
+          for (int odd = 0; odd < 2; ++odd) {
+            low[w][odd] = V::multiply_halves(low[w][odd], base);
+            high[w][odd] = V::add_wide(V::multiply_halves(high[w][odd], base), V::upper_halves(low[w][odd]));
+          }
+          const Reg digit = V::interleave_upper(high[w][0], high[w][1]);
+          const auto is_digit = V::both(V::less(at, n[w]), V::equal(x[w], digit));
+          x[w] = V::choose(V::equal(x[w], at), digit, V::choose(is_digit, at, x[w]));
         }
       }
       for (std::uint32_t w = 0; w < kWays; ++w) {
         const std::uint32_t at = i + w * kLanes, left = list.size - (at < list.size ? at : list.size);
         write(item[w], x[w], left, starts, out);
-        // What is left is the high half of word * n! mod 2^64: only a small one may favour a permutation.
-        alignas(64) std::uint32_t rest[kLanes];
-        V::store(rest,
-                 V::either(V::template shift_left_by<5>(high[w]), V::template shift_right_by<22>(middle[w])));
-        for (std::uint32_t lane = 0; lane < kLanes && lane < left; ++lane) {
-          const std::uint32_t packed = list.item[at + lane], slot = packed & 0xFF;
-          if (rest[lane] <= kDecode.factorials[packed >> 8 & 0xFF] >> 32)
+        for (std::uint32_t j = at; j < at + kLanes && j < list.size; ++j) {
+          const std::uint32_t slot = list.item[j] & 0xFF, few = list.item[j] >> 8 & 0xFF;
+          if (!decodes(few, join(list.key_a[j], list.key_b[j])))
             out[slot] = static_cast<std::uint32_t>(sampler_.at(first_ + slot));
         }
       }

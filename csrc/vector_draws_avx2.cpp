@@ -32,7 +32,7 @@ constexpr CompressTable kCompress;
 struct Avx2 {
   using Reg = __m256i;
   using Mask = __m256i;  // all bits of a lane
-  static constexpr std::uint32_t kLanes = 8, kListWays = 1;
+  static constexpr std::uint32_t kLanes = 8, kListWays = 3;
 
   static Reg all(std::uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static Reg iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
@@ -53,6 +53,15 @@ struct Avx2 {
     const Reg odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(y, 32));
     high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
     low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  }
+  // On 64-bit lanes: the product of the low halves, the sum, the upper halves as low ones, and the upper or
+  // the low halves of both in turns.
+  static Reg multiply_halves(Reg x, Reg y) { return _mm256_mul_epu32(x, y); }
+  static Reg add_wide(Reg x, Reg y) { return _mm256_add_epi64(x, y); }
+  static Reg upper_halves(Reg x) { return _mm256_srli_epi64(x, 32); }
+  static Reg interleave_upper(Reg even, Reg odd) { return _mm256_blend_epi32(upper_halves(even), odd, 0xAA); }
+  static Reg interleave_lower(Reg even, Reg odd) {
+    return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
   }
   static Reg shift_left(Reg x, Reg by) { return _mm256_sllv_epi32(x, by); }
   static Reg shift_right(Reg x, Reg by) { return _mm256_srlv_epi32(x, by); }

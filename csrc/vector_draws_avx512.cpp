@@ -48,6 +48,17 @@ struct Avx512 {
     high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
     low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
   }
+  // On 64-bit lanes: the product of the low halves, the sum, the upper halves as low ones, and the upper or
+  // the low halves of both in turns.
+  static Reg multiply_halves(Reg x, Reg y) { return _mm512_mul_epu32(x, y); }
+  static Reg add_wide(Reg x, Reg y) { return _mm512_add_epi64(x, y); }
+  static Reg upper_halves(Reg x) { return _mm512_srli_epi64(x, 32); }
+  static Reg interleave_upper(Reg even, Reg odd) {
+    return _mm512_mask_blend_epi32(0xAAAA, upper_halves(even), odd);
+  }
+  static Reg interleave_lower(Reg even, Reg odd) {
+    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  }
   static Reg shift_left(Reg x, Reg by) { return _mm512_sllv_epi32(x, by); }
   static Reg shift_right(Reg x, Reg by) { return _mm512_srlv_epi32(x, by); }
   template <int kBy>

@@ -18,12 +18,17 @@ struct VectorPermutations {
   static constexpr std::uint32_t kSize = kVectorBlock + 2 * kLanes;
 
   static void philox(Reg& a, Reg& b, std::uint32_t key) {
+    // In the low halves of 64-bit lanes, those of odd lanes apart: that saves taking products to pieces.
+    Reg x[2] = {a, V::upper_halves(a)}, y[2] = {b, V::upper_halves(b)};
     for (int round = 0; round < kPhilox2Rounds; ++round, key += kPhilox2Weyl) {
-      Reg high, low;
-      V::multiply(a, V::all(kPhilox2Multiplier), high, low);
-      a = V::exclusive_or(V::exclusive_or(high, V::all(key)), b);
-      b = low;
+      for (int odd = 0; odd < 2; ++odd) {
+        const Reg product = V::multiply_halves(x[odd], V::all(kPhilox2Multiplier));
+        x[odd] = V::exclusive_or(V::exclusive_or(V::upper_halves(product), V::all(key)), y[odd]);
+        y[odd] = product;
+      }
     }
+    a = V::interleave_lower(x[0], x[1]);
+    b = V::interleave_lower(y[0], y[1]);
   }
 
   // What a pass through Feistel networks needs besides the values.
