@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -345,6 +346,7 @@ def main() -> None:
         signum = getattr(error, "signum", None)
         if signum is None:
             raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: an impatient second Ctrl-C has nothing to stop
         fail(str(error), 128 + signum)
 
 

@@ -21,5 +21,9 @@ def replacing(file: Path) -> Iterator[Path]:
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(file)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a failed write does not know its file
+            error.filename = str(file)
+        raise
     finally:
         partial.unlink(missing_ok=True)

@@ -47,7 +47,9 @@ class Run:
         path = config.out or unused(
             RUNS / config.dataset / f"{config.backbone.replace(':', '-').replace('/', '-')}-{stamp()}"
         )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.is_file():
+            raise ValueError(f"--out: {path} is a file; choose another name for the run folder")
+        if path.exists() and any(path.iterdir()):
             raise ValueError(
                 f"--out: {path} exists and is not empty; choose another folder, or continue it with --resume"
             )

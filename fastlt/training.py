@@ -206,7 +206,7 @@ class Trainer:
                 # empty_like keeps channels_last, in which the buffer was saved and the update runs
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
-        self.decoder = metadata["decoder"]
+        self.decoder = metadata.get("decoder")
         self.progress = Progress(**metadata["progress"])
         self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
         drop_records_after(self.run.metrics, self.progress.step)

@@ -228,7 +228,7 @@ def _build(listing: Listing, *, split: str, complete: bool, strict: bool, cache:
     """Index the files of a listing and leave out those that are no complete images."""
     source = str(listing.source)
     if not listing.paths:
-        raise ValueError(f"{source}: the {split} split is empty, expected at least one image")
+        raise ValueError(f"{source}: the {split} split is empty; add images, or see `fastlt data split`")
     check_labels(listing, complete=complete)
     index = index_files(listing.root, listing.paths, source=source, cache=cache)
     paths, labels, sizes, native, stats = listing.paths, listing.labels, index.sizes, index.native, index.stats

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ _VERSION = 1
 _CHUNK = 64
 _SLOW_S = 150e-6
 _NUM_NAMED = 5
+_NO_FILE, _DANGLING = -1, -2  # in place of a size
+_UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does not exist"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,6 +84,8 @@ def index_files(
         sizes, native = known.sizes, known.native
         reasons = {at: reason for at, reason in known.reasons.items() if not stale[at]}
 
+    stale &= stats[:, 0] >= 0
+    reasons |= {at: _UNOPENED[stats[at, 0]] for at in np.flatnonzero(stats[:, 0] < 0).tolist()}
     todo = np.flatnonzero(stale)
     if todo.size:
         for at, (width, height, plain, reason) in zip(
@@ -129,12 +134,18 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
     stats = np.empty((len(paths), 2), np.int64)
     absent: list[str] = []
     for at, path in enumerate(paths):
+        full = os.path.join(prefix, path)  # noqa: PTH118 - half the time of pathlib's
         try:
-            found = os.stat(os.path.join(prefix, path))  # noqa: PTH116, PTH118 - half the time of pathlib's
+            found = os.stat(full)  # noqa: PTH116
         except OSError:
-            absent.append(path)
+            if os.path.islink(full):  # noqa: PTH114
+                stats[at] = _DANGLING, 0
+            else:
+                absent.append(path)
             continue
-        stats[at] = found.st_size, found.st_mtime_ns
+        # Opening a pipe or a device may wait for ever
+        size = found.st_size if stat.S_ISREG(found.st_mode) else _NO_FILE
+        stats[at] = size, found.st_mtime_ns
     if absent:
         named = ", ".join(absent[:_NUM_NAMED]) + (", ..." if len(absent) > _NUM_NAMED else "")
         raise FileNotFoundError(

@@ -46,7 +46,7 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
         listing = _list_source(root, source, first)
         first = first or listing
         if not listing.paths:
-            raise ValueError(f"{source}: the {split} split is empty, expected at least one image")
+            raise ValueError(f"{source}: the {split} split is empty; add images, or see `fastlt data split`")
         yield split, listing
 
 

@@ -181,3 +181,17 @@ def _png(width):
     file = io.BytesIO()
     Image.new("L", (width, 1)).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_pipes_and_links_to_nothing_are_skipped_unopened(tmp_path, monkeypatch, cache):
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "image.jpg")
+    names = ["pipe.jpg", "image.jpg", "link.jpg", "folder.jpg"]
+    for _ in range(2):
+        index = index_files(tmp_path, names, source="test", cache=cache)
+        assert index.reasons == {0: "no regular file", 2: "a link to a file that does not exist", 3: "no regular file"}
+        assert index.sizes[1].tolist() == [4, 3]
