@@ -22,7 +22,7 @@ SCALE = bool(os.environ.get("FASTLT_BENCH_SCALE"))
 
 
 def inaturalist_counts() -> np.ndarray:
-    """Counts with iNaturalist 2018's totals: 437,513 images of 8142 classes, 2 to 1000 each, 842 / 4076 / 3224."""
+    """Counts of the shape of iNaturalist 2018: 437,513 images of 8142 classes, 2 to 1000 each."""
     many, medium, few = (np.linspace(0, 1, k, endpoint=False) for k in (842, 4076, 3224))
     low, high = 0.2, 5.0
     for _ in range(60):
