@@ -15,7 +15,9 @@ template <typename V>
 struct VectorPermutations {
   using Reg = typename V::Reg;
   static constexpr std::uint32_t kLanes = V::kLanes;
-  static constexpr std::uint32_t kSize = kVectorBlock + 2 * kLanes;
+  // Vectors of one permutation that take a pass together.
+  static constexpr std::uint32_t kWays = 4;
+  static constexpr std::uint32_t kSize = kVectorBlock + kWays * kLanes;
 
   static void philox(Reg& a, Reg& b, std::uint32_t key) {
     // In the low halves of 64-bit lanes, those of odd lanes apart: that saves taking products to pieces.
@@ -36,13 +38,13 @@ struct VectorPermutations {
     Reg rows, half_bits, key_a, key_b;
   };
 
-  // kWays vectors take a pass together: one alone would wait for its own results most of the time.
-  template <std::uint32_t kWays>
-  static void feistel_pass(const Network (&network)[kWays], Reg (&x)[kWays], int rounds) {
+  // Several vectors take a pass together: one alone would wait for its own results most of the time.
+  template <std::uint32_t kNumVectors>
+  static void feistel_pass(const Network (&network)[kNumVectors], Reg (&x)[kNumVectors], int rounds) {
     const Reg one = V::all(1);
-    Reg row[kWays], column[kWays], key[kWays], step[kWays], mask[kWays], left[kWays], fine[kWays],
-        coarse[kWays];
-    for (std::uint32_t w = 0; w < kWays; ++w) {
+    Reg row[kNumVectors], column[kNumVectors], key[kNumVectors], step[kNumVectors], mask[kNumVectors],
+        left[kNumVectors], fine[kNumVectors], coarse[kNumVectors];
+    for (std::uint32_t w = 0; w < kNumVectors; ++w) {
       const Reg h = network[w].half_bits;
       mask[w] = V::subtract(V::shift_left(one, h), one);
       left[w] = V::subtract(V::all(32), h);
@@ -54,19 +56,19 @@ struct VectorPermutations {
       step[w] = V::either(network[w].key_b, one);
     }
     for (int round = 0; round < rounds; round += 2) {
-      for (std::uint32_t w = 0; w < kWays; ++w) {
+      for (std::uint32_t w = 0; w < kNumVectors; ++w) {
         const Reg mixed = V::shift_right(mix(V::exclusive_or(column[w], key[w])), fine[w]);
         row[w] = V::add(row[w], V::shift_right(V::multiply_low(mixed, network[w].rows), coarse[w]));
         row[w] = V::smaller(row[w], V::subtract(row[w], network[w].rows));
         key[w] = V::add(key[w], step[w]);
       }
-      for (std::uint32_t w = 0; w < kWays; ++w) {
+      for (std::uint32_t w = 0; w < kNumVectors; ++w) {
         const Reg mixed = V::shift_right(mix(V::exclusive_or(row[w], key[w])), left[w]);
         column[w] = V::both(V::add(column[w], mixed), mask[w]);
         key[w] = V::add(key[w], step[w]);
       }
     }
-    for (std::uint32_t w = 0; w < kWays; ++w)
+    for (std::uint32_t w = 0; w < kNumVectors; ++w)
       x[w] = V::either(V::shift_left(row[w], network[w].half_bits), column[w]);
   }
 
@@ -123,14 +125,15 @@ struct VectorPermutations {
     const FeistelShape shape(n);
     const Network same{V::all(static_cast<std::uint32_t>(shape.rows)), V::all(shape.half_bits), V::all(key.a),
                        V::all(key.b)};
-    constexpr std::uint32_t kWays = 2, kStride = kWays * kLanes;
-    const Network network[kWays] = {same, same};
+    constexpr std::uint32_t kStride = kWays * kLanes;
+    const Network network[kWays] = {same, same, same, same};
     const int rounds = feistel_rounds(shape.half_bits);
     alignas(64) std::uint32_t where[kSize], value[kSize];
     std::uint32_t walking = 0;
     for (std::uint32_t i = 0; i < count; i += kStride) {
       const Reg places = V::add(V::all(place0 + i), V::iota());
-      Reg x[kWays] = {places, V::add(places, V::all(kLanes))};
+      Reg x[kWays];
+      for (std::uint32_t w = 0; w < kWays; ++w) x[w] = V::add(places, V::all(w * kLanes));
       feistel_pass(network, x, rounds);
       for (std::uint32_t w = 0; w < kWays; ++w) {
         const std::uint32_t at = i + w * kLanes;

@@ -13,8 +13,8 @@ class Sampler;
 class WordStream;
 
 inline constexpr std::uint32_t kVectorBlock = 256;
-// Room that `out` must have behind `count`: the kernels write whole vectors, two at a time.
-inline constexpr std::uint32_t kVectorSlack = 32;
+// Room that `out` must have behind `count`: the kernels write whole vectors, four at a time.
+inline constexpr std::uint32_t kVectorSlack = 64;
 
 #ifdef FASTLT_X86_VECTORS
 // Fill out[0, count), count <= kVectorBlock, with the positions of slots first ... first + count - 1. The
