@@ -127,7 +127,14 @@ class Results:
 
     def table(self, title: str) -> Table:
         """Return the results as a table: one row a classifier and split."""
-        table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=title,
+            title_justify="left",
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for name in ("split", "classifier"):
             table.add_column(name, no_wrap=True)
         for name in ACCURACIES:
