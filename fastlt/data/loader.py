@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
+from ..config import LOADERS
 from ..hardware import resolve_threads
 from .augmentation import Augmentation, EvalTransform
 from .batch import Batch
@@ -19,11 +20,9 @@ from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan
 from .sampler import LongTailSampler
 
-__all__ = ["BACKENDS", "Batch", "Loader", "Replacement", "eval_loader", "train_loader"]
+__all__ = ["Batch", "Loader", "Replacement", "eval_loader", "train_loader"]
 
 logger = logging.getLogger(__name__)
-
-BACKENDS = ("auto", "memory", "dali", "pillow")
 
 
 class Loader(Protocol):
@@ -127,8 +126,8 @@ def eval_loader(
 
 def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | None, memory_share: float) -> Loader:
     """Choose the backend and start it."""
-    if backend not in BACKENDS:
-        raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(BACKENDS)}")
+    if backend not in LOADERS:
+        raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(LOADERS)}")
     threads = resolve_threads(num_threads)
     needed, free = decoded_bytes(plan), available_bytes()
     if backend == "memory" and needed > free:

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fastlt.config import GROUPS
+from fastlt.metrics import shot_groups
 from fastlt.ops import prior_intervals, tau_intervals
 
 _Floats = NDArray[np.float64]
 _Labels = Tensor | NDArray[np.integer]
 
-GROUPS = ("all", "class_mean", "many", "medium", "few")
 HARMONIC = "harmonic_mean"
 _EQUAL = 1e-9  # accuracies closer than this differ by the rounding of their sums only
 
@@ -59,13 +60,8 @@ class TauCurve:
     def sample_weights(self) -> dict[str, _Floats]:
         """What a right answer adds to each non-empty group, [N] each; sums to 1."""
         here = np.bincount(self.labels, minlength=len(self.class_counts))
-        counts = self.class_counts
-        classes = {
-            "class_mean": here > 0,
-            "many": (here > 0) & (counts > self.many),
-            "medium": (here > 0) & (counts >= self.few) & (counts <= self.many),
-            "few": (here > 0) & (counts < self.few),
-        }
+        shots = shot_groups(self.class_counts, self.many, self.few)
+        classes = {"class_mean": here > 0} | {name: (here > 0) & mask for name, mask in shots.items()}
         weights = {"all": np.full(len(self.labels), 1.0 / max(len(self.labels), 1))}
         for group, members in classes.items():
             share = np.where(members, 1.0 / (np.maximum(here, 1) * max(members.sum(), 1)), 0.0)
