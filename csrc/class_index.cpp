@@ -98,13 +98,9 @@ ClassIndex::ClassIndex(std::vector<std::uint64_t> offsets, LargeArray<std::uint3
       wide_(std::move(wide)),
       fingerprint_(fingerprint) {
   if (narrow_.empty() || num_samples() > kMaxNarrow) return;
-  rows_ = LargeArray<ClassRow>(num_classes());
-  for (std::uint64_t c = 0; c < num_classes(); ++c) {
-    const auto n = static_cast<std::uint32_t>(count(c));
-    rows_[c] = {static_cast<std::uint32_t>(start(c)), n,
-                std::numeric_limits<std::uint32_t>::max() / std::max(n, 1u),
-                FeistelShape(std::max(n, 1u)).half_bits};
-  }
+  narrow_offsets_ = LargeArray<std::uint32_t>(offsets_.size());
+  for (std::size_t c = 0; c < offsets_.size(); ++c)
+    narrow_offsets_[c] = static_cast<std::uint32_t>(offsets_[c]);
 }
 
 std::uint64_t ClassIndex::class_at(std::uint64_t position) const {

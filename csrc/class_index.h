@@ -8,13 +8,6 @@
 
 namespace fastlt {
 
-// What the vector kernels need of a class, on a quarter of a cache line.
-struct ClassRow {
-  std::uint32_t start, count;
-  std::uint32_t reciprocal;  // floor((2^32 - 1) / count)
-  std::uint32_t half_bits;   // of the class's Feistel network
-};
-
 class ClassIndex {
  public:
   // Counts the samples of every class and, if `with_order`, sorts the samples by class, each class's
@@ -45,14 +38,13 @@ class ClassIndex {
   std::uint64_t class_at(std::uint64_t position) const;
   const LargeArray<std::uint32_t>& narrow_order() const { return narrow_; }
   const LargeArray<std::uint64_t>& wide_order() const { return wide_; }
-  // Empty when ids are wide or not sorted.
-  const LargeArray<ClassRow>& rows() const { return rows_; }
+  // offsets() in 32 bits, to stay in a processor's cache; empty when ids are wide or not sorted.
+  const LargeArray<std::uint32_t>& narrow_offsets() const { return narrow_offsets_; }
 
  private:
   std::vector<std::uint64_t> offsets_;
-  LargeArray<std::uint32_t> narrow_;
+  LargeArray<std::uint32_t> narrow_, narrow_offsets_;
   LargeArray<std::uint64_t> wide_;
-  LargeArray<ClassRow> rows_;
   std::uint64_t fingerprint_;
 };
 

@@ -128,7 +128,7 @@ void Sampler::fill(std::uint64_t first, std::uint64_t count, std::int64_t* out, 
 
 std::uint32_t Sampler::vector_block(std::uint64_t slot, std::uint64_t count, Simd simd) const {
   if (simd == Simd::kScalar || index_->num_samples() > kMaxNarrow ||
-      (by_position() && index_->rows().empty()))
+      (by_position() && index_->narrow_offsets().empty()))
     return 0;
   std::uint64_t end = slot + std::min<std::uint64_t>(count, kVectorBlock);
   end = std::min(end, (slot | 0xFFFFFFFFu) + 1);
@@ -136,7 +136,7 @@ std::uint32_t Sampler::vector_block(std::uint64_t slot, std::uint64_t count, Sim
   if (plan_.law == Law::kClassCycles) {
     const std::uint64_t visits =
         (end / plan_.samples_per_class / index_->num_classes() + 1) * plan_.samples_per_class;
-    if (high_word(visits) != 0) return 0;
+    if (visits > kMaxNarrow) return 0;
   }
   return static_cast<std::uint32_t>(end - slot);
 }

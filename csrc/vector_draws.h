@@ -4,6 +4,8 @@
 // 32-bit arithmetic, or the second try of a draw, goes there.
 #pragma once
 
+#include <cstring>
+
 #include "permutation.h"
 #include "sampler.h"
 #include "vector_permutations.h"
@@ -18,7 +20,7 @@ class VectorDraws {
 
   explicit VectorDraws(const Sampler& sampler)
       : sampler_(sampler),
-        rows_(sampler.index()->rows().data()),
+        offsets_(sampler.index()->narrow_offsets().data()),
         num_samples_(static_cast<std::uint32_t>(sampler.index()->num_samples())),
         num_classes_(static_cast<std::uint32_t>(sampler.index()->num_classes())) {}
 
@@ -199,6 +201,12 @@ class VectorDraws {
     }
   }
 
+  // Start and end of each class. In a loop of its own, so that the processor waits for many at once.
+  void load_bounds(const std::uint32_t* classes, std::uint32_t count, std::uint64_t* bounds) const {
+    for (std::uint32_t i = 0; i < (count + kLanes - 1) / kLanes * kLanes; ++i)
+      std::memcpy(bounds + i, offsets_ + classes[i], sizeof(*bounds));
+  }
+
   void epochs(std::uint32_t count, std::uint32_t* out) const {
     const std::uint64_t slots = sampler_.plan().epoch_slots;
     const WordStream& stream = sampler_.stream(Stream::kEpoch);
@@ -244,22 +252,18 @@ class VectorDraws {
       }
     }
     for (std::uint32_t i = count; i % kLanes != 0; ++i) classes[i] = visits[i] = 0;
-    if (num_classes_ > kPrefetchFrom)
-      for (std::uint32_t i = 0; i < count; ++i) __builtin_prefetch(rows_ + classes[i]);
+    alignas(64) std::uint64_t bounds[kSize];
+    load_bounds(classes, count, bounds);
 
     decoded_.size = many_.size = few_.size = 0;
     const WordStream& stream = sampler_.stream(Stream::kImageCycle);
     const Reg whitening = V::all(stream.whitening());
     for (std::uint32_t i = 0; i < count; i += kLanes) {
-      Reg start, n, reciprocal, half_bits;
-      V::load_rows(rows_, classes + i, start, n, reciprocal, half_bits);
-      const Reg visit = V::load(visits + i);
-      Reg image_cycle, unused;
-      V::multiply(visit, reciprocal, image_cycle, unused);  // at most one too small
-      Reg place = V::subtract(visit, V::multiply_low(image_cycle, n));
-      const auto exact = V::less(place, n);
-      image_cycle = V::choose(exact, image_cycle, V::add(image_cycle, V::all(1)));
-      place = V::choose(exact, place, V::subtract(place, n));
+      Reg start, end;
+      V::load_pairs(bounds + i, start, end);
+      const Reg n = V::subtract(end, start), visit = V::load(visits + i);
+      const Reg image_cycle = V::divide(visit, n);
+      const Reg place = V::subtract(visit, V::multiply_low(image_cycle, n));
       Reg a = V::load(classes + i), b = V::exclusive_or(image_cycle, whitening);
       Permutations::philox(a, b, stream.key());
       const Reg slots = V::add(V::all(i), V::iota());
@@ -271,8 +275,9 @@ class VectorDraws {
       const Reg packed = pack(slots, n, place);
       decoded_.append(decoded, packed, a, b);
       many_.append(V::without(many, decoded), packed, a, b);
-      if (V::bits(few) != 0)
-        few_.append(few, V::either(slots, V::template shift_left_by<8>(half_bits)), a, b, n, place);
+      if (V::bits(few) == 0) continue;
+      const Reg half_bits = V::template shift_right_by<1>(V::bit_length(V::subtract(n, V::all(1))));
+      few_.append(few, V::either(slots, V::template shift_left_by<8>(half_bits)), a, b, n, place);
     }
     decode_list(decoded_, starts, out);
     feistel_list<true>(many_, starts, out);
@@ -317,12 +322,13 @@ class VectorDraws {
       }
     }
     if (by_class) {
-      if (num_classes_ > kPrefetchFrom)
-        for (std::uint32_t i = 0; i < count; ++i) __builtin_prefetch(rows_ + classes[i]);
+      alignas(64) std::uint64_t bounds[kSize];
+      load_bounds(classes, count, bounds);
       const std::uint64_t mixture = law == Law::kMixture ? sampler_.mixture(first_) : 0;
       for (std::uint32_t i = 0; i < count; i += kLanes) {
-        Reg start, size, reciprocal, half_bits, value, rest;
-        V::load_rows(rows_, classes + i, start, size, reciprocal, half_bits);
+        Reg start, end, value, rest;
+        V::load_pairs(bounds + i, start, end);
+        const Reg size = V::subtract(end, start);
         V::multiply(V::load(images + i), size, value, rest);
         value = V::add(start, value);
         if (law == Law::kMixture && mixture >> 32 == 0)
@@ -337,10 +343,8 @@ class VectorDraws {
         redo(V::both(V::from_bits(again[i / kLanes]), first_lanes(i, count)), i, out);
   }
 
-  static constexpr std::uint32_t kPrefetchFrom = 1u << 15;  // rows that no longer fit the second-level cache
-
   const Sampler& sampler_;
-  const ClassRow* rows_;
+  const std::uint32_t* offsets_;
   std::uint32_t num_samples_, num_classes_;
   std::uint64_t first_ = 0;
   List decoded_, many_, few_;

@@ -98,21 +98,26 @@ struct Avx2 {
     store(to, _mm256_permutevar8x32_epi32(x, picker));
   }
 
-  static Reg row_pair(const ClassRow* rows, const std::uint32_t* classes) {
-    const auto* low = reinterpret_cast<const __m128i*>(rows + classes[0]);
-    const auto* high = reinterpret_cast<const __m128i*>(rows + classes[4]);
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)), _mm_loadu_si128(high), 1);
+  // The lower and the upper halves of kLanes numbers of 64 bits.
+  static void load_pairs(const std::uint64_t* from, Reg& low, Reg& high) {
+    const auto* at = reinterpret_cast<const float*>(from);
+    const __m256 front = _mm256_loadu_ps(at), back = _mm256_loadu_ps(at + 8);
+    low = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(front, back, 0x88)), 0xD8);
+    high = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(front, back, 0xDD)), 0xD8);
   }
-  static void load_rows(const ClassRow* rows, const std::uint32_t* classes, Reg& start, Reg& count,
-                        Reg& reciprocal, Reg& half_bits) {
-    const Reg r0 = row_pair(rows, classes), r1 = row_pair(rows, classes + 1);
-    const Reg r2 = row_pair(rows, classes + 2), r3 = row_pair(rows, classes + 3);
-    const Reg front01 = _mm256_unpacklo_epi32(r0, r1), front23 = _mm256_unpacklo_epi32(r2, r3);
-    const Reg back01 = _mm256_unpackhi_epi32(r0, r1), back23 = _mm256_unpackhi_epi32(r2, r3);
-    start = _mm256_unpacklo_epi64(front01, front23);
-    count = _mm256_unpackhi_epi64(front01, front23);
-    reciprocal = _mm256_unpacklo_epi64(back01, back23);
-    half_bits = _mm256_unpackhi_epi64(back01, back23);
+  // floor(x / y), both below 2^31: a double's quotient of such numbers never rounds up to a whole one.
+  static __m128i divide_half(__m128i x, __m128i y) {
+    return _mm256_cvttpd_epi32(_mm256_div_pd(_mm256_cvtepi32_pd(x), _mm256_cvtepi32_pd(y)));
+  }
+  static Reg divide(Reg x, Reg y) {
+    const __m128i low = divide_half(_mm256_castsi256_si128(x), _mm256_castsi256_si128(y));
+    const __m128i high = divide_half(_mm256_extracti128_si256(x, 1), _mm256_extracti128_si256(y, 1));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  }
+  // Of 1 <= x < 2^31, from the exponent of a float, once x is too sparse to be rounded up.
+  static Reg bit_length(Reg x) {
+    const Reg sparse = _mm256_andnot_si256(_mm256_srli_epi32(x, 1), x);
+    return subtract(_mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(sparse)), 23), all(126));
   }
 };
 

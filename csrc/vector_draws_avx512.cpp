@@ -84,24 +84,26 @@ struct Avx512 {
     store(to, _mm512_maskz_compress_epi32(mask.bits, x));
   }
 
-  static Reg row_quad(const ClassRow* rows, const std::uint32_t* classes) {
-    const auto row = [&](int lane) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + classes[lane]));
-    };
-    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(row(0)), row(4), 1);
-    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(row(8)), row(12), 1);
+  // The lower and the upper halves of kLanes numbers of 64 bits.
+  static void load_pairs(const std::uint64_t* from, Reg& low, Reg& high) {
+    const Reg even = _mm512_add_epi32(iota(), iota()), odd = _mm512_or_si512(even, all(1));
+    const Reg front = _mm512_loadu_si512(from), back = _mm512_loadu_si512(from + 8);
+    low = _mm512_permutex2var_epi32(front, even, back);
+    high = _mm512_permutex2var_epi32(front, odd, back);
+  }
+  // floor(x / y), both below 2^31: a double's quotient of such numbers never rounds up to a whole one.
+  static __m256i divide_half(__m256i x, __m256i y) {
+    return _mm512_cvttpd_epi32(_mm512_div_pd(_mm512_cvtepi32_pd(x), _mm512_cvtepi32_pd(y)));
+  }
+  static Reg divide(Reg x, Reg y) {
+    const __m256i low = divide_half(_mm512_castsi512_si256(x), _mm512_castsi512_si256(y));
+    const __m256i high = divide_half(_mm512_extracti64x4_epi64(x, 1), _mm512_extracti64x4_epi64(y, 1));
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
-  static void load_rows(const ClassRow* rows, const std::uint32_t* classes, Reg& start, Reg& count,
-                        Reg& reciprocal, Reg& half_bits) {
-    const Reg r0 = row_quad(rows, classes), r1 = row_quad(rows, classes + 1);
-    const Reg r2 = row_quad(rows, classes + 2), r3 = row_quad(rows, classes + 3);
-    const Reg front01 = _mm512_unpacklo_epi32(r0, r1), front23 = _mm512_unpacklo_epi32(r2, r3);
-    const Reg back01 = _mm512_unpackhi_epi32(r0, r1), back23 = _mm512_unpackhi_epi32(r2, r3);
-    start = _mm512_unpacklo_epi64(front01, front23);
-    count = _mm512_unpackhi_epi64(front01, front23);
-    reciprocal = _mm512_unpacklo_epi64(back01, back23);
-    half_bits = _mm512_unpackhi_epi64(back01, back23);
+  // Of 1 <= x < 2^31, from the exponent of a float, once x is too sparse to be rounded up.
+  static Reg bit_length(Reg x) {
+    const Reg sparse = _mm512_andnot_si512(_mm512_srli_epi32(x, 1), x);
+    return subtract(_mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(sparse)), 23), all(126));
   }
 };
 

@@ -19,7 +19,7 @@ inline constexpr std::uint32_t kVectorSlack = 64;
 #ifdef FASTLT_X86_VECTORS
 // Fill out[0, count), count <= kVectorBlock, with the positions of slots first ... first + count - 1. The
 // slots lie in one step of the mixture, their numbers differ in the low 32 bits only, and no class has been
-// drawn 2^32 times.
+// drawn 2^31 times.
 void draw_positions_avx2(const Sampler& sampler, std::uint64_t first, std::uint32_t count,
                          std::uint32_t* out);
 void draw_positions_avx512(const Sampler& sampler, std::uint64_t first, std::uint32_t count,

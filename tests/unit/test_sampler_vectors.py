@@ -67,6 +67,17 @@ def test_vectors_agree_on_every_number_of_rounds(simd):
     np.testing.assert_array_equal(sampler.draw(0, 50_000, simd=simd), sampler.draw(0, 50_000, simd=_C.Simd.scalar))
 
 
+@pytest.mark.parametrize("simd", _C.Simd.__members__.values())
+@pytest.mark.parametrize("visits", [0, 2**24, 2**31 - 1000, 2**31, 2**32])
+def test_vectors_agree_however_often_a_class_was_drawn(simd, visits):
+    counts = [1, 2, 3, 7, 129, 255, 256, 257, 1023, 1025, 65_535, 65_536, 65_537]
+    sampler = core(counts, law=_C.Law.class_cycles)
+    first = visits * len(counts)
+    np.testing.assert_array_equal(
+        sampler.draw(first, 20_000, simd=simd), sampler.draw(first, 20_000, simd=_C.Simd.scalar)
+    )
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("options", [{}, {"shuffle_batches": True}, {"unique_batches": True}])
 def test_threads_change_nothing(law, options):
