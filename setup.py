@@ -12,6 +12,8 @@ ParallelCompile("FASTLT_BUILD_JOBS", default=0).install()
 setup(
     packages=[
         "fastlt",
+        "fastlt.commands",
+        "fastlt.config",
         "fastlt.data",
         "fastlt.kernels",
         "fastlt.models",

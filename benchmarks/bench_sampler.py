@@ -212,16 +212,29 @@ def test_ratios(labels, capsys):
     report([*lines, f"load of the machine: {load:.2f} on {os.cpu_count()} processors"], capsys)
 
 
-def gather_from(table: np.ndarray) -> Callable[[], np.ndarray]:
-    places = itertools.cycle(np.random.default_rng(3).integers(0, len(table), (400, NUM_DRAWS)))
-    return lambda: table[next(places)]
+def gather_from(*tables: np.ndarray) -> Callable[[], None]:
+    """Random entries of each table, read the fastest way NumPy has: no checks of bounds, nothing allocated."""
+    rng = np.random.default_rng(3)
+    places = [itertools.cycle(rng.integers(0, len(table), (200, NUM_DRAWS))) for table in tables]
+    out = np.empty(NUM_DRAWS, dtype=np.uint32)
+
+    def gather() -> None:
+        for table, at in zip(tables, places, strict=True):
+            np.take(table, next(at), out=out, mode="clip")
+
+    return gather
 
 
 SHAPES = [(10_000, 10), (100_000, 1000), (1_000_000, 10_000), (10_000_000, 100_000)]
 
 
 def test_scale(capsys):
-    """Cost a sample beside a plain gather from as large a table, memory a sample, and time to construct."""
+    """Nanoseconds a sample, less gathers from tables as large, memory a sample, and time to construct.
+
+    A class-balanced draw reads one entry of a table of the classes and one of a table of the samples. "less N" is what
+    it costs beyond one plain random gather from as many entries as there are samples; "less N, C" beyond that and one
+    from as many entries as there are classes.
+    """
     lines = []
     for num_samples, num_classes in [*SHAPES, *([(100_000_000, 1_000_000)] if SCALE else [])]:
         counts = lognormal_counts(num_samples, num_classes)
@@ -231,23 +244,31 @@ def test_scale(capsys):
         sampler = LongTailSampler(labels, sampling="class_balanced", batch_size=512, num_threads=2)
         construction_s = time.perf_counter() - start
         table = sampler._index.order
-        num_bytes = table.nbytes + (16 + 8) * num_classes
+        num_bytes = table.nbytes + (8 + 4) * num_classes
         numpy_draws = NumpyDraws.__new__(NumpyDraws)
         numpy_draws.counts, numpy_draws.start = counts, np.cumsum(counts) - counts
         numpy_draws.order, numpy_draws.rng = table.astype(np.int64), np.random.default_rng(0)
+        ours = {
+            "with replacement": {"replacement": True},
+            "without replacement": {},
+            "with replacement, AVX2": {"replacement": True, "simd": _C.Simd.avx2},
+            "without replacement, AVX2": {"simd": _C.Simd.avx2},
+            "with replacement, 2 threads": {"replacement": True, "num_threads": 2},
+        }
         functions = {
             "NumPy, with replacement": numpy_draws.with_replacement,
-            "with replacement": draws(labels, sampling="class_balanced", replacement=True),
-            "with replacement, 2 threads": draws(labels, sampling="class_balanced", replacement=True, num_threads=2),
-            "without replacement": draws(labels, sampling="class_balanced"),
-            "gather": gather_from(table),
+            "gather N": gather_from(table),
+            "gathers N, C": gather_from(table, numpy_draws.start.astype(np.uint32)),
+            **{name: draws(labels, sampling="class_balanced", **options) for name, options in ours.items()},
         }
-        times = interleaved_medians(functions, seconds=1)
+        times = interleaved_medians(functions, seconds=3)
         ns = {name: seconds / NUM_DRAWS * 1e9 for name, seconds in times.items()}
         lines.append(
-            f"{len(labels):11,} samples, {num_classes:9,} classes: constructed in {construction_s:.3f} s, "
-            f"{num_bytes / len(labels):.2f} bytes a sample; ns a sample: "
-            + ", ".join(f"{name} {value:.1f}" for name, value in ns.items())
-            + f"; {ns['NumPy, with replacement'] / ns['with replacement']:.2f}x NumPy"
+            f"{len(labels):,} samples, {num_classes:,} classes: constructed in {construction_s:.3f} s, "
+            f"{num_bytes / len(labels):.2f} bytes a sample, "
+            f"{ns['NumPy, with replacement'] / ns['with replacement']:.2f}x NumPy"
         )
+        for name, value in ns.items():
+            less = f", less N {value - ns['gather N']:5.1f}, less N, C {value - ns['gathers N, C']:5.1f}"
+            lines.append(f"  {name:28} {value:5.1f} ns{less if name in ours else ''}")
     report(lines, capsys)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastlt import Run, TrainConfig, cli
 from fastlt.checkpoint import load, save
+from fastlt.commands import common
 
 Outcome = tuple[int, str, str]
 
@@ -25,7 +26,7 @@ def fastlt(
 ) -> Callable[..., Outcome]:
     """Run a command in this process, in an empty folder: (exit status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.console, "_width", 200)
+    monkeypatch.setattr(common.console, "_width", 200)
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["fastlt", *map(str, arguments)])

@@ -18,7 +18,8 @@ LAYERS = (
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report",),
-    ("demo", "doctor", "arguments"),
+    ("demo", "doctor"),
+    ("commands",),
     ("cli", "__main__"),
 )
 # A library that only these modules may import
@@ -26,7 +27,7 @@ RESERVED = {
     "nvidia": ("data.pipeline", "data.loader"),
     "triton": ("kernels",),
     "matplotlib": ("plots", "data.glyphs"),
-    "tyro": ("arguments",),
+    "tyro": ("commands",),
     "jinja2": ("report",),
     "timm": ("models.timm",),
 }

@@ -1,79 +1,14 @@
-"""Settings of every command: frozen dataclasses whose field docstrings are the command line's help."""
+"""The settings of stage 1."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
 
-SAMPLINGS = ("instance_balanced", "class_balanced", "square_root", "progressively_balanced")
-LOADERS = ("auto", "memory", "dali", "pillow")
-PRECISIONS = ("auto", "fp32", "bf16")
-PROTOCOLS = ("paper", "released")
-METHODS = ("tau",)
-GROUPS = ("all", "class_mean", "many", "medium", "few")
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise a ValueError that names the nearest choice unless ``value`` is one of ``choices``."""
-    choices = tuple(choices)
-    if value not in choices:
-        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"{name}: got {value!r}; {hint}choose one of {', '.join(choices)}")
-
-
-def check_range(
-    name: str, value: float, *, low: float, high: float = math.inf, low_open: bool = False, unit: str = ""
-) -> None:
-    """Raise a ValueError unless ``value`` is a finite number in [low, high], or in (low, high] with ``low_open``."""
-    if not math.isfinite(value) or value < low or value > high or (low_open and value == low):
-        left = f"more than {low:g}" if low_open else f"at least {low:g}"
-        right = "" if high == math.inf else f" and at most {high:g}"
-        raise ValueError(f"{name}: got {value}; expected a finite number, {left}{right}{unit and ' ' + unit}")
-
-
-class Config:
-    """What all settings share: JSON in, JSON out."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; paths become strings."""
-        assert dataclasses.is_dataclass(self)
-        return {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """Rebuild settings from ``to_json``'s values.
-
-        Args:
-            values: Field values by name.
-            source: Where they were read, for messages.
-
-        Raises:
-            ValueError: A key is unknown, or a value is refused by the settings' own checks.
-        """
-        assert dataclasses.is_dataclass(cls)
-        defaults = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(defaults))
-        if unknown:
-            raise ValueError(
-                f"{source}: unknown setting {unknown[0]!r}; it was written by another version of fastlt: use that one"
-            )
-
-        def revive(name: str, value: Any) -> Any:
-            if isinstance(value, list):
-                return tuple(value)
-            return Path(value) if isinstance(value, str) and "Path" in str(defaults[name].type) else value
-
-        try:
-            return cls(**{name: revive(name, value) for name, value in values.items()})
-        except TypeError as error:
-            raise ValueError(f"{source}: a setting has the wrong type ({error}); restore the file") from error
+from .base import LOADERS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,70 +149,3 @@ class TrainConfig(Config):
         """Return a hash of the settings that decide what is computed; 16 hexadecimal digits."""
         decisive = {key: value for key, value in self.to_json().items() if key not in self.EXECUTION}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RebalanceConfig(Config):
-    """Stage 2: rebalance the linear classifier of a trained run; the backbone stays as it is."""
-
-    method: str = "tau"
-    """tau: W / ||W||^tau, without a bias (tau-normalization)."""
-    tau: str = "auto"
-    """A number from 0 (the joint weights without bias) up, 1 for unit norms, or auto: the best on val, exactly."""
-    select_by: str = "class_mean"
-    """The val accuracy that --tau auto maximises: all, class_mean, many, medium or few."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader for features not computed yet: memory, dali, pillow or auto."""
-    num_threads: int | None = None
-    """Loader threads or workers; by default the number of processors, at most 16."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        check_choice("--method", self.method, METHODS)
-        check_choice("--select-by", self.select_by, GROUPS)
-        check_choice("--loader", self.loader, LOADERS)
-        check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)
-        self.fixed_tau()
-
-    def fixed_tau(self) -> float | None:
-        """Return tau, or None if it is to be chosen on val.
-
-        Raises:
-            ValueError: tau is neither ``auto`` nor a finite number that is not negative.
-        """
-        if self.tau == "auto":
-            return None
-        try:
-            tau = float(self.tau)
-        except ValueError:
-            tau = math.nan
-        if not math.isfinite(tau) or tau < 0:
-            raise ValueError(
-                f"--tau: got {self.tau!r}; expected a number from 0 up (the paper searches 0 to 2), or auto"
-            )
-        return tau
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
-    """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
-
-    method: str = "joint"
-    """joint (stage 1 as it is), or a rebalanced classifier of the run: tau."""
-    split: Literal["val", "test", "all"] = "all"
-    """The split to report, or all of them."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader for features not computed yet: memory, dali, pillow or auto."""
-    num_threads: int | None = None
-    """Loader threads or workers; by default the number of processors, at most 16."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        check_choice("--method", self.method, ("joint", *METHODS))
-        check_choice("--split", self.split, ("val", "test", "all"))
-        check_choice("--loader", self.loader, LOADERS)
-        check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)

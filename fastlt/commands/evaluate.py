@@ -1,0 +1,23 @@
+"""`fastlt evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..config import EvaluateConfig
+from .common import RunArgument, narrow, open_run, parse, print_results
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(RunArgument, EvaluateConfig):
+    """Report the accuracy of a run: many, medium, few, class mean and all, with 95 % intervals."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run `fastlt evaluate`."""
+    parsed = parse(Evaluate, argv, "evaluate")
+    run = open_run(parsed)
+    from ..evaluation import evaluate
+
+    print_results(evaluate(run, config=narrow(parsed, EvaluateConfig)), str(run.path), parsed.json)

@@ -1,0 +1,21 @@
+"""Settings of every command: frozen dataclasses whose field docstrings are the command line's help."""
+
+from .base import GROUPS, LOADERS, METHODS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
+from .evaluate import EvaluateConfig
+from .rebalance import RebalanceConfig
+from .train import TrainConfig
+
+__all__ = [
+    "GROUPS",
+    "LOADERS",
+    "METHODS",
+    "PRECISIONS",
+    "PROTOCOLS",
+    "SAMPLINGS",
+    "Config",
+    "EvaluateConfig",
+    "RebalanceConfig",
+    "TrainConfig",
+    "check_choice",
+    "check_range",
+]

@@ -1,0 +1,74 @@
+"""What all settings share: their checks, JSON in, JSON out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+SAMPLINGS = ("instance_balanced", "class_balanced", "square_root", "progressively_balanced")
+LOADERS = ("auto", "memory", "dali", "pillow")
+PRECISIONS = ("auto", "fp32", "bf16")
+PROTOCOLS = ("paper", "released")
+METHODS = ("tau", "crt", "lws", "ncm", "logit_adjustment", "los", "max_norm", "cosine")
+GROUPS = ("all", "class_mean", "many", "medium", "few")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise a ValueError that names the nearest choice unless ``value`` is one of ``choices``."""
+    choices = tuple(choices)
+    if value not in choices:
+        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"{name}: got {value!r}; {hint}choose one of {', '.join(choices)}")
+
+
+def check_range(
+    name: str, value: float, *, low: float, high: float = math.inf, low_open: bool = False, unit: str = ""
+) -> None:
+    """Raise a ValueError unless ``value`` is a finite number in [low, high], or in (low, high] with ``low_open``."""
+    if not math.isfinite(value) or value < low or value > high or (low_open and value == low):
+        left = f"more than {low:g}" if low_open else f"at least {low:g}"
+        right = "" if high == math.inf else f" and at most {high:g}"
+        raise ValueError(f"{name}: got {value}; expected a finite number, {left}{right}{unit and ' ' + unit}")
+
+
+class Config:
+    """What all settings share: JSON in, JSON out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; paths become strings."""
+        assert dataclasses.is_dataclass(self)
+        return {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, source: str) -> Self:
+        """Rebuild settings from ``to_json``'s values.
+
+        Args:
+            values: Field values by name.
+            source: Where they were read, for messages.
+
+        Raises:
+            ValueError: A key is unknown, or a value is refused by the settings' own checks.
+        """
+        assert dataclasses.is_dataclass(cls)
+        defaults = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(defaults))
+        if unknown:
+            raise ValueError(
+                f"{source}: unknown setting {unknown[0]!r}; it was written by another version of fastlt: use that one"
+            )
+
+        def revive(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return tuple(value)
+            return Path(value) if isinstance(value, str) and "Path" in str(defaults[name].type) else value
+
+        try:
+            return cls(**{name: revive(name, value) for name, value in values.items()})
+        except TypeError as error:
+            raise ValueError(f"{source}: a setting has the wrong type ({error}); restore the file") from error

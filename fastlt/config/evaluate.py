@@ -1,0 +1,31 @@
+"""The settings of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from .base import LOADERS, METHODS, Config, check_choice, check_range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Config):
+    """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
+
+    method: str = "joint"
+    """joint (stage 1 as it is), or a rebalanced classifier of the run: tau, crt, lws, ..."""
+    split: Literal["val", "test", "all"] = "all"
+    """The split to report, or all of them."""
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    loader: str = "auto"
+    """Image loader for features not computed yet: memory, dali, pillow or auto."""
+    num_threads: int | None = None
+    """Loader threads or workers; by default the number of processors, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_choice("--method", self.method, ("joint", *METHODS))
+        check_choice("--split", self.split, ("val", "test", "all"))
+        check_choice("--loader", self.loader, LOADERS)
+        check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)

@@ -1,0 +1,157 @@
+"""The settings of stage 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from .base import GROUPS, LOADERS, METHODS, PROTOCOLS, Config, check_choice, check_range
+
+FEATURES = ("cached", "live")
+FEATURE_PRECISIONS = ("fp32", "bf16")
+FINE_TUNE = ("classifier", "last_block", "all")
+LOSSES = ("cross_entropy", "balanced_softmax", "cb_focal", "ldam")
+SELECT_ON = ("val", "folds", "test")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RebalanceConfig(Config):
+    """Stage 2: rebalance the linear classifier of a trained network; the backbone stays as it is."""
+
+    method: str = "tau"
+    """tau: W / ||W||^tau without a bias; crt: a new classifier, trained on class-balanced draws; lws: one learned scale
+    a class; ncm: nearest class mean; logit_adjustment: b - strength log(prior); los: retrained with label smoothing
+    only; max_norm: retrained within a ball, with weight decay; cosine: retrained on unit vectors; all: all of them."""
+    tau: str = "auto"
+    """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the best on val, exactly; learned:
+    by cross entropy on class-balanced draws of the training features."""
+    strength: str = "auto"
+    """Logit adjustment's own tau: a number from 0 (the joint classifier) up, or auto: the best on val, exactly."""
+    select_by: str = "class_mean"
+    """The accuracy that a choice maximises: all, class_mean, many, medium or few."""
+    select_on: str = "val"
+    """Where settings are chosen: val; folds (five folds of val, each scored with what the others chose); test only with
+    --force, since its accuracies are then no longer honest."""
+
+    epochs: int | None = None
+    """Epochs of a trained method; by default the paper's: 10 (iNaturalist 30), and 5 for lws."""
+    batch_size: int | None = None
+    """Images a step; by default stage 1's."""
+    lr: tuple[float, ...] = ()
+    """Learning rates to try, the best on val wins; by default one: 0.2 for a batch of 512, in proportion."""
+    weight_decay: tuple[float, ...] = ()
+    """Weight decays to try, the best on val wins; by default one, 5e-4."""
+    loss: str = "cross_entropy"
+    """Loss of crt: cross_entropy, balanced_softmax, cb_focal or ldam (deferred re-weighting); all but the first draw
+    instance-balanced."""
+    label_smoothing: float = 0.98
+    """Smoothing of los, as a share of the label's mass."""
+    seed: int = 0
+    """Seed of new classifiers, draws and folds."""
+    protocol: str = "paper"
+    """paper follows the paper's intent; released the released code: BatchNorm drifts in stage 2 (--features live), its
+    learning-rate list, four images a class."""
+
+    features: str = "cached"
+    """cached: features computed once; live: images through the backbone each epoch, augmented as in stage 1."""
+    views: int = 1
+    """Views of each training image to cache: the first is the evaluation transform, the others are augmented."""
+    feature_precision: str = "fp32"
+    """fp32, or bf16 for half the disk."""
+    reestimate_batch_norm: bool = False
+    """Re-estimate BatchNorm's statistics on class-balanced batches before features are computed."""
+    fine_tune: str = "classifier"
+    """What crt trains: classifier, or, for the ablation, last_block or all besides it (both need --features live)."""
+
+    temperature: bool = True
+    """Fold a temperature, fitted on val, into the rebalanced classifier: its confidences mean something again."""
+    target: str = "uniform"
+    """The class frequencies where the network will be used: uniform, train, FILE.csv (class,frequency), or estimate:DIR
+    from unlabelled images."""
+
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    loader: str = "auto"
+    """Image loader for features not computed yet: memory, dali, pillow or auto."""
+    num_threads: int | None = None
+    """Loader threads or workers; by default the number of processors, at most 16."""
+    force: bool = False
+    """Go on where fastlt would stop: selecting on test, a checkpoint near chance on val."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        for flag, value, choices in (
+            ("--method", self.method, (*METHODS, "all")),
+            ("--select-by", self.select_by, GROUPS),
+            ("--select-on", self.select_on, SELECT_ON),
+            ("--loss", self.loss, LOSSES),
+            ("--protocol", self.protocol, PROTOCOLS),
+            ("--features", self.features, FEATURES),
+            ("--feature-precision", self.feature_precision, FEATURE_PRECISIONS),
+            ("--fine-tune", self.fine_tune, FINE_TUNE),
+            ("--loader", self.loader, LOADERS),
+        ):
+            check_choice(flag, value, choices)
+        for flag, whole in (
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--views", self.views),
+            ("--num-threads", self.num_threads),
+        ):
+            check_range(flag, 1 if whole is None else whole, low=1)
+        for rate in self.lr:
+            check_range("--lr", rate, low=0, low_open=True)
+        for decay in self.weight_decay:
+            check_range("--weight-decay", decay, low=0)
+        check_range("--label-smoothing", self.label_smoothing, low=0, high=1)
+        check_range("--seed", self.seed, low=0, high=2**63 - 1)
+        if self.select_on == "test" and not self.force:
+            raise ValueError(
+                "--select-on: got test; settings chosen on test make its accuracies worthless: choose val or folds, "
+                "or insist with --force"
+            )
+        if self.fine_tune != "classifier" and (self.method, self.features) != ("crt", "live"):
+            raise ValueError(
+                f"--fine-tune: got {self.fine_tune} with --method {self.method} --features {self.features}; "
+                "it needs --method crt --features live"
+            )
+        if self.features == "cached" and self.protocol == "released":
+            raise ValueError(
+                "--features: got cached with --protocol released; the released code lets BatchNorm drift while it "
+                "trains the classifier, and cached features have none: choose --features live, or --protocol paper"
+            )
+        if self.features == "live" and self.views > 1:
+            raise ValueError(f"--views: got {self.views} with --features live, whose epochs are new views; drop it")
+        self.fixed_tau()
+        self.fixed_strength()
+
+    def fixed_tau(self) -> float | None:
+        """Return tau, or None if it is to be chosen.
+
+        Raises:
+            ValueError: tau is neither ``auto`` nor ``learned`` nor a finite number that is not negative.
+        """
+        return (
+            None if self.tau == "learned" else fixed("--tau", self.tau, "the paper searches 0 to 2), auto or learned")
+        )
+
+    def fixed_strength(self) -> float | None:
+        """Return logit adjustment's strength, or None if it is to be chosen.
+
+        Raises:
+            ValueError: It is neither ``auto`` nor a finite number that is not negative.
+        """
+        return fixed("--strength", self.strength, "1 fits balanced test data), or auto")
+
+
+def fixed(flag: str, text: str, hint: str) -> float | None:
+    """Return the number in ``text``, or None for ``auto``."""
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{flag}: got {text!r}; expected a number from 0 up ({hint}")
+    return value
