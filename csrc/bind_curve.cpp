@@ -8,6 +8,7 @@
 #include <string>
 
 #include "curve.h"
+#include "without_gil.h"
 
 namespace py = pybind11;
 
@@ -37,7 +38,7 @@ void interval_bounds(const Array<float>& logits, const Array<std::int64_t>& labe
   const fastlt::IntervalTask task{
       logits.data(),      rows, classes, labels.data(), slope.data(), log, low.mutable_data(),
       high.mutable_data()};
-  const py::gil_scoped_release release;
+  const fastlt::WithoutGil without_gil;
   fastlt::interval_bounds(task, num_threads);
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "resample.h"
+#include "without_gil.h"
 
 namespace py = pybind11;
 
@@ -84,7 +85,7 @@ void resample_batch(const py::list& images, const std::optional<Array<std::int32
     task.bottom = box[3];
     task.flip = flips && flips->at(i);
   }
-  const py::gil_scoped_release release;
+  const fastlt::WithoutGil without_gil;
   fastlt::resample(tasks.data(), count, static_cast<int>(out.shape(1)), target, num_threads);
 }
 

@@ -14,6 +14,7 @@
 #include "draws.h"
 #include "permutation.h"
 #include "sampler.h"
+#include "without_gil.h"
 
 namespace py = pybind11;
 
@@ -32,7 +33,7 @@ bool build_as(const py::array& labels, std::uint64_t num_classes, bool with_orde
   if (!py::isinstance<Array<Label>>(labels)) return false;
   const auto* data = static_cast<const Label*>(labels.data());
   const auto size = static_cast<std::uint64_t>(labels.size());
-  const py::gil_scoped_release release;
+  const fastlt::WithoutGil without_gil;
   index = std::make_shared<ClassIndex>(
       ClassIndex::build(data, size, num_classes, with_order, wide_ids, num_threads));
   return true;
@@ -99,7 +100,7 @@ Array<std::int64_t> draw(const Sampler& sampler, std::uint64_t first_slot, std::
   Array<std::int64_t> out(static_cast<py::ssize_t>(count));
   std::int64_t* data = out.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const fastlt::WithoutGil without_gil;
     sampler.draw(first_slot, count, data, num_threads, simd);
   }
   return out;
@@ -137,7 +138,7 @@ py::tuple draw_augmentations(std::uint64_t seed, std::uint64_t first_slot, const
   float* factors_data = factors.mutable_data();
   std::uint8_t* order_data = order.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const fastlt::WithoutGil without_gil;
     fastlt::draw_augmentations(plan, seed, first_slot, static_cast<std::uint64_t>(count), sizes.data(),
                                windows_data, flips_data, factors_data, order_data);
   }

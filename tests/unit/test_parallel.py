@@ -81,3 +81,13 @@ def test_a_fork_may_come_while_other_threads_draw():
 def test_the_process_ends_while_workers_spin_or_sleep():
     run_alone("core.draw(0, 50_000, num_threads=4)")
     run_alone("core.draw(0, 50_000, num_threads=4); time.sleep(0.01)")
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_the_process_ends_while_daemon_threads_draw(num_threads):
+    run_alone(
+        "def draw():\n"
+        f"    while True: core.draw(0, 50_000, num_threads={num_threads})\n"
+        "for _ in range(4): threading.Thread(target=draw, daemon=True).start()\n"
+        "time.sleep(0.05)"
+    )
