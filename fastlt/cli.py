@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "stage 1: train a network on a long-tailed data set",
     "rebalance": "stage 2: rebalance the classifier of a trained run",
     "evaluate": "accuracy of a run: many, medium, few, all",
+    "reproduce": "the paper's table: every sampling, every classifier",
     "report": "write a run's report: a page with tables and pictures",
     "data info": "show the long tail of a data set",
     "data split": "split class folders into train, val and test lists",

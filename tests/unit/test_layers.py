@@ -18,7 +18,7 @@ LAYERS = (
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report",),
-    ("demo", "doctor"),
+    ("demo", "doctor", "reproduce"),
     ("commands",),
     ("cli", "__main__"),
 )

@@ -1,0 +1,107 @@
+"""`fastlt reproduce`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ..config import SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
+from .common import Output, console, parse, say, write_output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduce(Output):
+    """The paper's table: stage 1 under every sampling, every classifier, beside the published figures.
+
+    Run it again to go on where it stopped; what is done is not done again.
+    """
+
+    dataset: str
+    """Data set, and the recipe of its settings: see `fastlt recipes`."""
+    data_root: Path | None = None
+    """Folder with the images."""
+    lists: Path | None = None
+    """Folder with the list files, if not in DATA-ROOT."""
+    synthetic: bool = False
+    """Train on a made-up set of the same shape instead of the images."""
+    backbone: str | None = None
+    """Network; by default the recipe's."""
+    epochs: int | None = None
+    """Epochs of stage 1; by default the recipe's."""
+    batch_size: int | None = None
+    """Images a step; by default the recipe's. The learning rate follows in proportion."""
+    init: Path | None = None
+    """Pretrained weights to start from."""
+    protocol: str | None = None
+    """paper or released; by default the recipe's."""
+    samplings: tuple[str, ...] = SAMPLINGS
+    """Samplings of stage 1."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; with two or more, intervals are over them."""
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    precision: str = "auto"
+    """fp32 or bf16 (autocast); auto takes bf16 where the hardware multiplies it."""
+    loader: str = "auto"
+    """Image loader: memory, dali, pillow or auto."""
+    num_threads: int | None = None
+    """Loader threads or workers; by default the number of processors, at most 16."""
+    out: Path | None = None
+    """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>."""
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that cannot work."""
+        for sampling in self.samplings:
+            check_choice("--samplings", sampling, SAMPLINGS)
+        for seed in self.seeds:
+            check_range("--seeds", seed, low=0, high=2**63 - 1)
+        for flag, values in (("--samplings", self.samplings), ("--seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                got = " ".join(map(str, values)) or "none"
+                raise ValueError(f"{flag}: got {got}; expected different ones, at least one")
+
+
+def settings(parsed: Reproduce) -> TrainConfig:
+    """Return the recipe's settings with what was asked for."""
+    from ..recipes import recipe
+
+    base = recipe(parsed.dataset)
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
+    asked = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
+    if parsed.batch_size is not None:
+        asked["lr"] = base.lr * parsed.batch_size / base.batch_size
+    return dataclasses.replace(base, **asked)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run `fastlt reproduce`."""
+    parsed = parse(Reproduce, argv, "reproduce")
+    base = settings(parsed)
+    from ..reproduce import reproduce
+
+    name = base.backbone.replace(":", "-").replace("/", "-")
+    out = parsed.out or Path("runs") / base.dataset / f"reproduce-{name}-{base.epochs}"
+    stage2 = RebalanceConfig(
+        method="all",
+        device=base.device,
+        loader=base.loader,
+        num_threads=base.num_threads,
+        protocol=base.protocol,
+        features="live" if base.protocol == "released" else "cached",
+    )
+    made = reproduce(base, stage2, samplings=parsed.samplings, seeds=parsed.seeds, out=out, console=console)
+    header = made.header()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for index, column in enumerate(header):
+        table.add_column(column, justify="left" if index < 3 else "right", no_wrap=True)
+    for line in made.lines():
+        table.add_row(*line)
+    console.print(table)
+    for line in made.finding:
+        say(line)
+    say(f"tables: {out / 'table.md'}, {out / 'table.csv'}, {out / 'results.json'}")
+    write_output(parsed.json, made.to_json())

@@ -1,0 +1,274 @@
+"""The paper's whole table: stage 1 under every sampling and seed, every classifier, beside what was published."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Console
+
+from . import checkpoint
+from .config import METHODS, RebalanceConfig, TrainConfig
+from .evaluation import ACCURACIES, Result, Results
+from .files import replacing
+from .loggers import log
+from .rebalancing import rebalance
+from .recipes.published import Published, published
+from .run import Run
+from .training import train
+
+SCHEMA = 1
+# 97.5 % points of Student's t, by degrees of freedom from 1; beyond the last the normal's is within 4 %
+T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+Z975 = 1.96
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean over seeds and half its 95 % interval (Student's t), None for a single seed."""
+    if len(values) < 2:
+        return values[0], None
+    degrees = len(values) - 1
+    t = T975[degrees - 1] if degrees <= len(T975) else Z975
+    return mean(values), t * stdev(values) / len(values) ** 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """An accuracy in percent and half its 95 % interval: over seeds, or over images where there is one seed."""
+
+    value: float
+    half: float
+
+    def __str__(self) -> str:
+        """Return ``value ± half``."""
+        return f"{self.value:.1f} ± {self.half:.1f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One classifier under one sampling on one split, over all seeds."""
+
+    split: str
+    sampling: str
+    method: str
+    cells: dict[str, Cell | None]
+    published: Published | None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published top-1 over all images, points."""
+        ours = self.cells["all"]
+        return None if self.published is None or ours is None else ours.value - self.published.all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """All rows, and the question the paper answers: is plain training with a rebalanced classifier the best?"""
+
+    base: TrainConfig
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    finding: tuple[str, ...]
+    results: Results
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values; ``results`` has the published schema of every other command."""
+        return {
+            "schema": SCHEMA,
+            "dataset": self.base.dataset,
+            "backbone": self.base.backbone,
+            "epochs": self.base.epochs,
+            "protocol": self.base.protocol,
+            "seeds": list(self.seeds),
+            "rows": [dataclasses.asdict(row) | {"difference": row.difference} for row in self.rows],
+            "finding": list(self.finding),
+            "results": self.results.to_json()["results"],
+        }
+
+    def header(self) -> list[str]:
+        """Return the columns of the table."""
+        names = [name.replace("_", " ") for name in ACCURACIES]
+        has_published = any(row.published for row in self.rows)
+        return ["split", "sampling", "classifier", *names, *(["paper: all", "difference"] if has_published else [])]
+
+    def lines(self) -> Iterable[list[str]]:
+        """Yield the table's rows as text."""
+        for row in self.rows:
+            cells = [row.cells[name] for name in ACCURACIES]
+            line = [row.split, row.sampling, row.method, *("-" if cell is None else str(cell) for cell in cells)]
+            if len(self.header()) > len(line):
+                difference = row.difference
+                line += ["-" if row.published is None else f"{row.published.all:.1f}"]
+                line += ["-" if difference is None else f"{difference:+.1f}"]
+            yield line
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, with what it says below it."""
+        base, header = self.base, self.header()
+        title = f"# {base.backbone} on {base.dataset}, {base.epochs} epochs, {base.protocol} protocol"
+        kind = "half the 95 % interval over seeds" if len(self.seeds) > 1 else "half the 95 % interval over images"
+        seeds = ", ".join(map(str, self.seeds))
+        table = ["| " + " | ".join(header) + " |", "|---|---|---|" + "---:|" * (len(header) - 3)]
+        table += ["| " + " | ".join(line) + " |" for line in self.lines()]
+        note = f"Top-1 accuracy, %, ± {kind}; seeds {seeds}. Settings of stage 2 are chosen on val."
+        if len(header) > 3 + len(ACCURACIES):
+            note += " The paper's column is what it printed, on a split that it does not always name; it is not ours."
+        return "\n".join([title, "", *table, "", note, "", *self.finding, ""])
+
+    def csv(self) -> str:
+        """Return the table as CSV: a value and a half interval a column."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        halves = [column for name in ACCURACIES for column in (name, f"{name}_half95")]
+        writer.writerow(["split", "sampling", "method", *halves, "published_all", "difference"])
+        for row in self.rows:
+            cells = [row.cells[name] for name in ACCURACIES]
+            numbers = [number for cell in cells for number in ((cell.value, cell.half) if cell else ("", ""))]
+            known = "" if row.published is None else row.published.all
+            writer.writerow([row.split, row.sampling, row.method, *numbers, known, row.difference])
+        return text.getvalue()
+
+
+def reproduce(
+    base: TrainConfig,
+    stage2: RebalanceConfig,
+    *,
+    samplings: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    console: Console | None = None,
+) -> Reproduction:
+    """Train under every sampling and seed, fit every classifier on each, and tabulate.
+
+    Each run is a folder ``out/<sampling>-seed<seed>``; what is done is not done again, a run that was interrupted goes
+    on where it stopped. Writes table.md, table.csv and results.json into ``out``.
+
+    Args:
+        base: Settings of stage 1 but for sampling, seed and run folder.
+        stage2: Settings of stage 2; its method is all.
+        samplings: Samplings of stage 1.
+        seeds: Seeds; with two or more, intervals are over them.
+        out: The folder.
+        console: Where progress is shown.
+
+    Raises:
+        ValueError, FileNotFoundError: Data or settings cannot be used, or ``out`` was begun with other settings.
+        InterruptedTrainingError: A signal arrived; the same command goes on.
+    """
+    found: list[Result] = []
+    jobs = [(seed, sampling) for seed in seeds for sampling in samplings]
+    for number, (seed, sampling) in enumerate(jobs, 1):
+        log.info("reproduce %d of %d: %s sampling, seed %d", number, len(jobs), sampling.replace("_", "-"), seed)
+        run = stage1(dataclasses.replace(base, sampling=sampling, seed=seed), out, console)
+        found += rebalanced(run, dataclasses.replace(stage2, method="all", seed=seed))
+    results = Results(tuple(found))
+    rows = tuple(tabulate(results, samplings, base))
+    made = Reproduction(base=base, seeds=tuple(seeds), rows=rows, finding=finding(results, samplings), results=results)
+    for name, text in (("table.md", made.markdown()), ("table.csv", made.csv())):
+        with replacing(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    checkpoint.write_json(out / "results.json", made.to_json())
+    return made
+
+
+def stage1(config: TrainConfig, out: Path, console: Console | None) -> Run:
+    """Train a run, or finish or reuse the one that is there."""
+    folder = out / f"{config.sampling}-seed{config.seed}"
+    begun = (folder / "config.json").is_file()
+    return train(dataclasses.replace(config, out=folder, resume=begun), console=console)
+
+
+def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:
+    """Return the results of every classifier of a run: those on disk where they are of these settings."""
+    if not all(is_current(run, dataclasses.replace(config, method=method)) for method in METHODS):
+        rebalance(run, config)
+    rows: dict[tuple[str, str], Result] = {}
+    for method in METHODS:
+        for row in Results.read(run.method(method) / "results.json"):
+            rows[row.split, row.method] = row
+    return list(rows.values())
+
+
+def is_current(run: Run, config: RebalanceConfig) -> bool:
+    """Return whether a classifier of these settings was made from the run's weights as they are."""
+    folder, weights = run.method(config.method), run.checkpoint("best")
+    needed = (folder / "config.json", folder / "results.json", folder / "model.safetensors")
+    if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in needed):
+        return False
+    ours, theirs = config.to_json(), checkpoint.read_json(needed[0])
+    ignored = {"device", "loader", "num_threads", "force"}
+    return all(theirs.get(key) == json_value(value) for key, value in ours.items() if key not in ignored)
+
+
+def json_value(value: Any) -> Any:
+    """Return a value as it comes back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def tabulate(results: Results, samplings: Sequence[str], base: TrainConfig) -> Iterable[Row]:
+    """Yield a row for every split, sampling and classifier."""
+    splits = [split for split in ("val", "test") if any(row.split == split for row in results)]
+    for split in splits:
+        for sampling in samplings:
+            for method in ("joint", *METHODS):
+                chosen = [row for row in results if (row.split, row.sampling, row.method) == (split, sampling, method)]
+                known = published(
+                    dataset=base.dataset,
+                    backbone=base.backbone,
+                    epochs=base.epochs,
+                    sampling=sampling,
+                    method=method,
+                )
+                cells = {name: cell(chosen, name) for name in ACCURACIES}
+                yield Row(split=split, sampling=sampling, method=method, cells=cells, published=known)
+
+
+def cell(rows: Sequence[Result], name: str) -> Cell | None:
+    """Return an accuracy over seeds, or None for a group without images."""
+    accuracies = [getattr(row, name) for row in rows]
+    if any(accuracy is None for accuracy in accuracies):
+        return None
+    value, half = over_seeds([accuracy.value for accuracy in accuracies])
+    return Cell(value=value, half=accuracies[0].half_width if half is None else half)
+
+
+def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
+    """Compare plain training with a rebalanced classifier to every joint training, paired by seed.
+
+    The rebalanced classifier is the best on val; the comparison is of class means on test, on val where there is no
+    test split.
+    """
+    plain = "instance_balanced"
+    if plain not in samplings:
+        return ()
+    table = {(row.split, row.sampling, row.method, row.seed): row.class_mean.value for row in results}
+    seeds = sorted({row.seed for row in results})
+    split = "test" if any(row.split == "test" for row in results) else "val"
+
+    def values(where: str, sampling: str, method: str) -> list[float]:
+        return [table[where, sampling, method, seed] for seed in seeds]
+
+    best = max(METHODS, key=lambda method: mean(values("val", plain, method)))
+    lines = []
+    for sampling in samplings:
+        pairs = zip(values(split, plain, best), values(split, sampling, "joint"), strict=True)
+        gain, half = over_seeds([ours - theirs for ours, theirs in pairs])
+        interval = "" if half is None else f" ± {half:.1f}"
+        lines.append(
+            f"- {plain} with {best} (the best on val) less joint {sampling}: {gain:+.1f}{interval} points of class mean "
+            f"on {split}{verdict(gain, half)}."
+        )
+    return tuple(lines)
+
+
+def verdict(gain: float, half: float | None) -> str:
+    """Say what a paired difference and half its interval mean; nothing for a single seed."""
+    if half is None:
+        return ""
+    return ": no clear difference" if abs(gain) <= half else ": better" if gain > 0 else ": worse"
