@@ -261,8 +261,8 @@ def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
         gain, half = over_seeds([ours - theirs for ours, theirs in pairs])
         interval = "" if half is None else f" ± {half:.1f}"
         lines.append(
-            f"- {plain} with {best} (the best on val) less joint {sampling}: {gain:+.1f}{interval} points of class mean "
-            f"on {split}{verdict(gain, half)}."
+            f"- {plain} with {best} (the best on val) less joint {sampling}: {gain:+.1f}{interval} points of class "
+            f"mean on {split}{verdict(gain, half)}."
         )
     return tuple(lines)
 

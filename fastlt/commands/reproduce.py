@@ -98,8 +98,8 @@ def run(argv: Sequence[str]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(header):
         table.add_column(column, justify="left" if index < 3 else "right", no_wrap=True)
-    for line in made.lines():
-        table.add_row(*line)
+    for cells in made.lines():
+        table.add_row(*cells)
     console.print(table)
     for line in made.finding:
         say(line)
