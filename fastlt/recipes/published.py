@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Source: Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition (ICLR 2020): tables of the paper or
-# of the authors' README. Top-1 accuracy, %. Only figures that are printed there stand here.
+# Source: Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition (ICLR 2020): tables of the
+# paper or of the authors' README. Top-1 accuracy, %. Only figures that are printed there stand here.
 
 Row = tuple[float | None, float | None, float | None, float]
 INSTANCE = "instance_balanced"

@@ -1,0 +1,91 @@
+"""The table of `fastlt reproduce`: intervals over seeds, the paper's column, the finding."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from fastlt.config import METHODS, SAMPLINGS, TrainConfig
+from fastlt.evaluation import Accuracy, Result, Results
+from fastlt.recipes.published import published
+from fastlt.reproduce import Reproduction, finding, over_seeds, tabulate
+
+PLAIN = "instance_balanced"
+
+
+def result(sampling: str, method: str, seed: int, split: str, value: float) -> Result:
+    accuracy = Accuracy(value=value, ci95=(value - 1, value + 1), n=100)
+    return Result(
+        run="run", dataset="imagenet_lt", backbone="resnext50_32x4d", sampling=sampling, seed=seed, method=method,
+        params={}, split=split, selected_on="val", checkpoint="x", all=accuracy, class_mean=accuracy, many=accuracy,
+        medium=accuracy, few=None,
+    )  # fmt: skip
+
+
+def made(seeds: tuple[int, ...], gain: float) -> Reproduction:
+    """Joint scores 40 everywhere, every rebalanced classifier 40 + gain, lws 1 point more; seeds a point apart."""
+    results = Results(
+        tuple(
+            result(sampling, method, seed, split, 40 + seed + (method != "joint") * gain + (method == "lws"))
+            for seed in seeds
+            for sampling in SAMPLINGS
+            for method in ("joint", *METHODS)
+            for split in ("val", "test")
+        )
+    )
+    base = TrainConfig(dataset="imagenet_lt", backbone="resnext50_32x4d", epochs=90)
+    rows = tuple(tabulate(results, SAMPLINGS, base))
+    return Reproduction(base=base, seeds=seeds, rows=rows, finding=finding(results, SAMPLINGS), results=results)
+
+
+def test_interval_over_seeds_is_students() -> None:
+    value, half = over_seeds([1.0, 2.0, 3.0])
+    assert value == 2
+    assert half == pytest.approx(4.303 / math.sqrt(3))
+    assert over_seeds([7.0]) == (7.0, None)
+
+
+def test_published_figures_stand_only_where_the_paper_printed_them() -> None:
+    common = {"dataset": "imagenet_lt", "sampling": PLAIN, "method": "crt"}
+    row = published(backbone="resnext50_32x4d", epochs=90, **common)
+    assert row is not None
+    assert (row.many, row.medium, row.few, row.all) == (61.8, 46.2, 27.4, 49.6)
+    assert published(backbone="resnext50_32x4d", epochs=30, **common) is None
+    assert published(backbone="resnet8", epochs=90, **common) is None
+    deep = published(dataset="imagenet_lt", backbone="resnext152_32x4d", epochs=90, sampling=PLAIN, method="lws")
+    assert deep is not None
+    assert (deep.many, deep.all) == (None, 53.3)
+
+
+def test_table_has_a_row_for_every_split_sampling_and_classifier() -> None:
+    table = made((0, 1, 2), gain=5)
+    assert len(table.rows) == 2 * len(SAMPLINGS) * (1 + len(METHODS))
+    row = next(r for r in table.rows if (r.split, r.sampling, r.method) == ("test", PLAIN, "crt"))
+    assert row.cells["few"] is None
+    assert row.cells["all"].value == 46
+    assert row.cells["all"].half == pytest.approx(4.303 / math.sqrt(3))
+    assert row.difference == pytest.approx(46 - 49.6)
+
+
+def test_markdown_and_csv_hold_the_same_rows() -> None:
+    table = made((0, 1), gain=5)
+    lines = [line for line in table.markdown().splitlines() if line.startswith("| ")][1:]
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    assert len(lines) == len(rows) == len(table.rows)
+    assert rows[0]["few"] == ""
+    assert float(rows[0]["all"]) == table.rows[0].cells["all"].value
+    assert "paper: all" in table.markdown()
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(5, "better"), (-5, "worse"), (-1, "no clear difference")])
+def test_finding_is_said_as_it_came_out(gain: float, verdict: str) -> None:
+    table = made((0, 1, 2), gain=gain)
+    assert len(table.finding) == len(SAMPLINGS)
+    for line in table.finding:
+        assert "with lws" in line
+        assert line.endswith(f": {verdict}.")
+
+
+def test_one_seed_gives_no_verdict() -> None:
+    assert all("points of class mean on test." in line for line in made((0,), gain=5).finding)
