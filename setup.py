@@ -12,6 +12,7 @@ ParallelCompile("FASTLT_BUILD_JOBS", default=0).install()
 setup(
     packages=[
         "fastlt",
+        "fastlt.benchmark",
         "fastlt.commands",
         "fastlt.config",
         "fastlt.data",

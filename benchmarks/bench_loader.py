@@ -8,12 +8,10 @@ as `decode_s`. `FASTLT_BENCH_THREADS` sets the threads (default 2). Results hold
 import os
 import time
 
-import numpy as np
 import pytest
-from PIL import Image, ImageFilter
 
+from fastlt.benchmark.loader import photographs
 from fastlt.data.augmentation import Augmentation, EvalTransform
-from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.loader import eval_loader, train_loader
 from fastlt.data.sampler import LongTailSampler
 
@@ -24,17 +22,9 @@ KINDS = {"small": (2000, (48, 48), 32, 128), "photographs": (240, (500, 375), 22
 @pytest.fixture(scope="module", params=list(KINDS))
 def kind(request, tmp_path_factory):
     """Return (data set, side of the squares, batch size)."""
-    num_images, (width, height), size, batch_size = KINDS[request.param]
+    num_images, picture, size, batch_size = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param) / "train"
-    rng = np.random.default_rng(0)
-    for number in range(num_images):
-        file = folder / f"{number % 10}" / f"{number}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        # About as many bytes a pixel as a photograph has.
-        smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(2)), np.float32)
-        Image.fromarray(((smooth - 128) * 4 + 128).clip(0, 255).astype(np.uint8)).save(file, quality=85)
-    return LongTailedDataset.from_folder(folder, cache=False), size, batch_size
+    return photographs(folder, num_images, picture=picture), size, batch_size
 
 
 def measure(benchmark, loader, num_images):

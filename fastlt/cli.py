@@ -27,6 +27,8 @@ COMMANDS = {
     "data split": "split class folders into train, val and test lists",
     "data synth": "write a made-up data set of any shape",
     "recipes": "list the recipes, or print one",
+    "benchmark step": "time the training step on this machine, switch by switch",
+    "benchmark loader": "time the image loaders on this machine, stage by stage",
     "doctor": "what is installed, what works, what to do about the rest",
 }
 """Command -> what it is for. `data info` lives in commands/data_info.py, with a function ``run``."""
@@ -62,11 +64,11 @@ def dispatch(argv: Sequence[str]) -> None:
         print(f"fastlt {importlib.metadata.version('fastlt')}")
         return
     name, rest = argv[0], argv[1:]
-    if name == "data":
+    if name in {command.split()[0] for command in COMMANDS if " " in command}:
         if not rest or rest[0] in ("-h", "--help"):
             print(usage())
             return
-        name, rest = f"data {rest[0]}", rest[1:]
+        name, rest = f"{name} {rest[0]}", rest[1:]
     check_choice("command", name, COMMANDS)
     importlib.import_module(f".commands.{name.replace(' ', '_')}", __package__).run(rest)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +55,19 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the autocast context of a precision; it does nothing for fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what a timing must be quoted with: the device, processors, and versions."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        with contextlib.suppress(OSError, IndexError):
+            model = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
+            name = f"{resolve_threads(None)} cores of {model.split(':', 1)[1].splitlines()[0].strip()}"
+            return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        name = platform.processor() or platform.machine()
+    return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
 
 
 def resolve_threads(num_threads: int | None) -> int:

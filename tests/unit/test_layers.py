@@ -18,7 +18,7 @@ LAYERS = (
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report",),
-    ("demo", "doctor", "reproduce"),
+    ("demo", "doctor", "reproduce", "benchmark"),
     ("commands",),
     ("cli", "__main__"),
 )

@@ -1,0 +1,169 @@
+"""The image loaders on this machine: each stage, each backend whole, and a plain DataLoader with Pillow beside them."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..config import LOADERS
+from ..data.augmentation import Augmentation
+from ..data.dataset import LongTailedDataset
+from ..data.image import decode_rgb
+from ..data.loader import Loader, train_loader
+from ..data.sampler import LongTailSampler
+
+MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
+SAMPLE = 256  # images that the single stages are timed on
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderResult:
+    """A stage on one thread, or a whole loader; ``error`` says why there is no figure."""
+
+    name: str
+    num_threads: int
+    is_stage: bool = False
+    images_per_s: float | None = None
+    error: str | None = None
+
+
+def photographs(
+    folder: Path, num_images: int, *, picture: tuple[int, int] = MADE_UP_SIZE, seed: int = 0
+) -> LongTailedDataset:
+    """Write and open made-up photographs: JPEGs of ten classes with about a photograph's bytes a pixel."""
+    width, height = picture
+    rng = np.random.default_rng(seed)
+    for number in range(num_images):
+        file = folder / f"{number % 10}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(2)), np.float32)
+        Image.fromarray(((smooth - 128) * 4 + 128).clip(0, 255).astype(np.uint8)).save(file, quality=85)
+    return LongTailedDataset.from_folder(folder, cache=False)
+
+
+def measure(
+    dataset: LongTailedDataset,
+    *,
+    device: torch.device,
+    batch_size: int,
+    image_size: int,
+    num_threads: int,
+    repeats: int = 3,
+) -> Iterator[LoaderResult]:
+    """Time the stages on one thread, then every backend and the plain DataLoader whole.
+
+    Yields:
+        Images per second, medians over passes. A backend that keeps nothing decodes anew in each pass, with the start
+        of its workers in it; ``memory`` decodes before the clock starts.
+    """
+    num_steps = max(1, len(dataset) // batch_size)
+    augmentation = Augmentation(size=image_size)
+    for name, rate in stages(dataset, augmentation, device):
+        yield LoaderResult(name=name, num_threads=1, is_stage=True, images_per_s=rate)
+    for backend in [name for name in LOADERS if name != "auto"]:
+        sampler = LongTailSampler(dataset.labels, batch_size=batch_size)
+        try:
+            loader = train_loader(
+                dataset,
+                sampler,
+                augmentation,
+                num_steps=num_steps,
+                device=device,
+                backend=backend,
+                num_threads=num_threads,
+            )
+        except ValueError as error:
+            yield LoaderResult(name=backend, num_threads=num_threads, error=str(error))
+            continue
+        with loader:
+            seconds = median_pass(functools.partial(drain, loader), device, repeats)
+        yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=num_steps * batch_size / seconds)
+    plain = DataLoader(
+        PlainDataset(dataset, image_size), batch_size=batch_size, shuffle=True, num_workers=num_threads, drop_last=True
+    )
+    seconds = median_pass(lambda: sum(len(images.to(device)) for images, _ in plain), device, repeats)
+    images = max(1, len(plain)) * batch_size
+    yield LoaderResult(name="plain DataLoader", num_threads=num_threads, images_per_s=images / seconds)
+
+
+def drain(loader: Loader) -> int:
+    """Take every batch of a pass; returns the number of images."""
+    return sum(len(batch.ids) for batch in loader)
+
+
+def median_pass(once: Callable[[], int], device: torch.device, repeats: int) -> float:
+    """Return the median seconds of a pass, after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        once()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch.device) -> Iterator[tuple[str, float]]:
+    """Yield (stage, images per second) of reading, decoding, cropping and handing over, one thread each."""
+    chosen = np.arange(min(SAMPLE, len(dataset)))
+    paths = [dataset.path(int(index)) for index in chosen]
+    windows, flips, _, _ = augmentation.draw(0, dataset.sizes[chosen], seed=0)
+    side = augmentation.size
+    began = time.perf_counter()
+    files = [path.read_bytes() for path in paths]
+    yield "read", len(files) / (time.perf_counter() - began)
+    began = time.perf_counter()
+    decoded = [decode_rgb(content) for content in files]
+    yield "decode", len(files) / (time.perf_counter() - began)
+    began = time.perf_counter()
+    made = []
+    for pixels, (x, y, width, height), flip in zip(decoded, windows.tolist(), flips.tolist(), strict=True):
+        box = (x, y, x + width, y + height)
+        square = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box))
+        made.append(square[:, ::-1] if flip else square)
+    yield "augment", len(files) / (time.perf_counter() - began)
+    began = time.perf_counter()
+    batch = torch.from_numpy(np.stack(made)).to(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    yield "hand-over", len(batch) / (time.perf_counter() - began)
+
+
+class PlainDataset(Dataset[tuple[Tensor, int]]):
+    """What a first script would write: Pillow in the workers, a float tensor out; random crop and flip, no jitter."""
+
+    def __init__(self, images: LongTailedDataset, size: int) -> None:
+        self.images, self.size = images, size
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return (normalised float image [3, S, S], label)."""
+        with Image.open(self.images.path(index)) as file:
+            image = file.convert("RGB")
+        share, ratio = float(torch.empty(1).uniform_(0.08, 1)), float(torch.empty(1).uniform_(3 / 4, 4 / 3))
+        area = share * image.width * image.height
+        width = min(image.width, max(1, round((area * ratio) ** 0.5)))
+        height = min(image.height, max(1, round((area / ratio) ** 0.5)))
+        left = int(torch.randint(0, image.width - width + 1, (1,)))
+        top = int(torch.randint(0, image.height - height + 1, (1,)))
+        image = image.crop((left, top, left + width, top + height))
+        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        if torch.rand(1) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        return (pixels - mean[:, None, None]) / std[:, None, None], int(self.images.labels[index])

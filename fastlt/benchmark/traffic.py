@@ -1,0 +1,79 @@
+"""How many bytes a training step must move, and how fast this machine moves them: a convolutional network's ceiling."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models import Network
+
+BYTES = {"fp32": 4, "bf16": 2}
+# Passes over memory of a convolution with its batch norm, ReLU and sum, when those three are fused into one kernel each
+# way. Forward: read in, write out; statistics read out; normalise reads out and writes the activation. Backward:
+# reduction reads gradient and out; its application reads both and writes; the convolution's two gradients read the
+# gradient twice and in once, and write in's gradient.
+PASSES_IN, PASSES_OUT = 3, 11
+# The shortcut of a block: read in the forward sum, written and read once more in the backward sum
+PASSES_SHORTCUT = 3
+COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
+
+
+def training_bytes(model: Network, image_size: int, precision: str) -> float:
+    """Return the bytes of device memory that one image's training step moves, by the model above.
+
+    Args:
+        model: The network; it is left as it is.
+        image_size: Side of the square input, pixels.
+        precision: fp32 or bf16.
+    """
+    num_elements = 0
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal num_elements
+        if isinstance(module, nn.Conv2d):
+            num_elements += PASSES_IN * inputs[0].numel() + PASSES_OUT * output.numel()
+        elif type(module).__name__ in ("BasicBlock", "Bottleneck"):
+            num_elements += PASSES_SHORTCUT * output.numel()
+
+    shadow = copy.deepcopy(model).to("meta").eval()
+    for module in shadow.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        shadow(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return float(num_elements * BYTES[precision])
+
+
+def bandwidth(device: torch.device) -> float:
+    """Measure the device's memory bandwidth by copying a large buffer, bytes per second read and written."""
+    size = COPIED_BYTES[device.type]
+    source = torch.zeros(size // 4, device=device)
+    target = torch.empty_like(source)
+
+    def copy_once() -> Tensor:
+        return target.copy_(source)
+
+    return 2 * size / median_s(copy_once, device, repeats=10)
+
+
+def median_s(call: Callable[[], object], device: torch.device, *, repeats: int, warmup: int = 3) -> float:
+    """Return the median seconds of a call, the device's work included."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    times = []
+    for repeat in range(warmup + repeats):
+        wait()
+        began = time.perf_counter()
+        call()
+        wait()
+        if repeat >= warmup:
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)

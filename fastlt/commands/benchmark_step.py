@@ -1,0 +1,76 @@
+"""`fastlt benchmark step`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from ..config import check_choice, check_range
+from .common import Output, console, parse, say, write_output
+
+ON_CPU, ON_CUDA = (("resnet8",), 128, 32), (("resnet50", "resnext50_32x4d"), 256, 224)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkStep(Output):
+    """Time the training step: each network with each switch, images per second, memory, share of the ceiling."""
+
+    backbones: tuple[str, ...] = ()
+    """Networks; by default resnet50 and resnext50_32x4d on a GPU, resnet8 on a CPU."""
+    variants: tuple[str, ...] = ()
+    """Variants to time, by name; by default all."""
+    batch_size: int | None = None
+    """Images a step; by default 256 on a GPU, 128 on a CPU."""
+    image_size: int | None = None
+    """Side of the images, pixels; by default 224 on a GPU, 32 on a CPU."""
+    repeats: int = 20
+    """Timed rounds; the median counts."""
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run `fastlt benchmark step`."""
+    parsed = parse(BenchmarkStep, argv, "benchmark step")
+    from ..benchmark.step import PEER, VARIANTS, measure
+    from ..hardware import describe_machine, resolve_device
+
+    device = resolve_device(parsed.device)
+    backbones, batch_size, image_size = ON_CUDA if device.type == "cuda" else ON_CPU
+    batch_size = batch_size if parsed.batch_size is None else parsed.batch_size
+    image_size = image_size if parsed.image_size is None else parsed.image_size
+    for flag, value in (("--batch-size", batch_size), ("--image-size", image_size), ("--repeats", parsed.repeats)):
+        check_range(flag, value, low=1)
+    for name in parsed.variants:
+        check_choice("--variants", name, (*VARIANTS, PEER))
+    results = []
+    table = Table("network", "step", "img/s", "GiB", "of the bandwidth ceiling, %", "x plain")
+    plain: dict[str, float] = {}
+    for result in measure(
+        parsed.backbones or backbones,
+        variants=parsed.variants or (*VARIANTS, PEER),
+        device=device,
+        batch_size=batch_size,
+        image_size=image_size,
+        repeats=parsed.repeats,
+    ):
+        results.append(result)
+        rate = result.images_per_s
+        say(f"{result.backbone}, {result.variant}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
+        if rate is None or result.bandwidth_share is None:
+            table.add_row(result.backbone, result.variant, "-", "-", "-", str(result.error))
+            continue
+        if result.variant == "plain":
+            plain[result.backbone] = rate
+        memory = "-" if result.peak_gib is None else f"{result.peak_gib:.1f}"
+        ratio = f"{rate / plain[result.backbone]:.2f}" if result.backbone in plain else "-"
+        table.add_row(
+            result.backbone, result.variant, f"{rate:,.0f}", memory, f"{100 * result.bandwidth_share:.0f}", ratio
+        )
+    console.print(table)
+    machine = describe_machine(device)
+    say(f"batch {batch_size}, {image_size} pixels, {machine['device']}; medians of {parsed.repeats} rounds")
+    rows = [dataclasses.asdict(result) for result in results]
+    write_output(parsed.json, {"machine": machine, "batch_size": batch_size, "image_size": image_size, "results": rows})

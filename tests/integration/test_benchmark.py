@@ -1,0 +1,71 @@
+"""`fastlt benchmark step` and `fastlt benchmark loader`: what they print is what they measured."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlt import cli
+from fastlt.benchmark.traffic import training_bytes
+from fastlt.models import create_model
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fastlt", "benchmark", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_step_times_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "step.json"
+    asked = ["--batch-size", "8", "--repeats", "2", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "step", *asked, "--variants", "plain", "fastlt eager", "torchvision compiled") == 0
+    found = json.loads(out.read_text())
+    plain, ours, peer = found["results"]
+    assert plain["images_per_s"] > 0
+    assert ours["images_per_s"] > 0
+    assert ours["bandwidth_share"] > 0
+    assert peer["backbone"] == "resnet8"
+    assert "torchvision" in peer["error"]  # torchvision has no resnet8
+    assert found["machine"]["torch"] == torch.__version__
+
+
+def test_loader_times_every_stage_and_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "loader.json"
+    asked = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "loader", *asked, "--num-threads", "1") == 0
+    rows = {row["name"]: row for row in json.loads(out.read_text())["results"]}
+    stages = {"read", "decode", "augment", "hand-over"}
+    assert set(rows) == stages | {"memory", "dali", "pillow", "plain DataLoader"}
+    assert {name for name, row in rows.items() if row["is_stage"]} == stages
+    assert all(row["images_per_s"] > 0 for name, row in rows.items() if name != "dali")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["step", "--variants", "fastest"], "--variants: got 'fastest'"),
+        (["step", "--backbones", "resnet9"], "--backbone: got 'resnet9'"),
+        (["step", "--repeats", "0"], "--repeats: got 0"),
+        (["loader", "--images", "4"], "--images: got 4; expected at least 10"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments, "--device", "cpu") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_traffic_model_is_that_of_the_fused_network() -> None:
+    # 4.3 TB/s over about 10.1 thousand images a second: the ceiling of ResNeXt-50 with norm, ReLU and sum fused
+    needed = training_bytes(create_model("resnext50_32x4d", 1000), 224, "bf16")
+    assert 4.3e12 / needed == pytest.approx(10_100, rel=0.15)
+    assert training_bytes(create_model("resnet8", 10), 32, "fp32") == 2 * training_bytes(
+        create_model("resnet8", 10), 32, "bf16"
+    )
