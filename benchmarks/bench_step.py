@@ -1,8 +1,8 @@
 """A training step on a CPU: the plain eager trainer against ours, switch by switch; results hold `images_per_s`.
 
-The network and batch are the demo's (resnet8, 32 pixels, 128 images); `fastlt benchmark step` runs the same steps on any
-network and device. `plain` is what a first script would do: fp32, NCHW, eager, glibc's default allocator; it runs first,
-since the allocator's setting cannot be taken back.
+The network and batch are the demo's (resnet8, 32 pixels, 128 images); `fastlt benchmark step` runs the same steps on
+any network and device. `plain` is what a first script would do: fp32, NCHW, eager, glibc's default allocator; it runs
+first, since the allocator's setting cannot be taken back.
 """
 
 import pytest
