@@ -110,7 +110,7 @@ def measure(
             )
 
 
-def clock(step: Callable[[], None], device: torch.device, *, repeats: int) -> tuple[float, float | None]:
+def clock(step: Callable[..., Tensor], device: torch.device, *, repeats: int) -> tuple[float, float | None]:
     """Return (median seconds of a step, peak GiB of device memory; None on a CPU)."""
     steps = STEPS_A_ROUND[device.type]
     if device.type == "cuda":
@@ -127,8 +127,11 @@ def clock(step: Callable[[], None], device: torch.device, *, repeats: int) -> tu
 
 def build(
     backbone: str, variant: str, *, device: torch.device, batch_size: int, image_size: int
-) -> tuple[Callable[[], None], str]:
-    """Return a step that trains on one batch, and the precision it computes in.
+) -> tuple[Callable[..., Tensor], str]:
+    """Return a training step and the precision it computes in.
+
+    The step takes a batch (uint8 images [B, S, S, 3], labels [B]; by default always the same random one) and returns
+    its mean loss. For ``plain`` and the peer images are floats, as their loaders give them.
 
     Raises:
         ImportError: The variant needs torchvision, which is not installed.
@@ -163,10 +166,12 @@ def build(
 
     loss = torch.compile(loss_of, dynamic=False) if switches.compile else loss_of
 
-    def step() -> None:
-        loss(given, labels).backward()  # type: ignore[no-untyped-call]
+    def step(batch: Tensor = given, labels: Tensor = labels) -> Tensor:
+        mean_loss = loss(batch, labels)
+        mean_loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return mean_loss.detach()
 
     return step, precision
 

@@ -1,0 +1,25 @@
+"""The one command for a GPU machine runs all its parts, here on a CPU and small."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--device", "cpu", "--quick"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, timeout=500, check=False
+    )
+    assert done.returncode == 0
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert set(found) == {"ops", "lws", "end_to_end", "step", "loader", "loss_curve"}
+    assert found["end_to_end"]["memory"]["images_per_s"] > 0
+    assert found["loss_curve"]["resnet8"]["largest_gap"] < 0.5
+    assert len(found["step"]["results"]) == 2
