@@ -10,6 +10,10 @@ from pathlib import Path
 
 from .base import LOADERS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
 
+LOSSES = ("cross_entropy", "cb_focal", "ldam", "balanced_softmax")
+BATCH_NORMS = ("train", "frozen")
+RELEASED_SAMPLES_PER_CLASS = 4
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
@@ -24,6 +28,8 @@ class TrainConfig(Config):
     """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files beside them."""
     lists: Path | None = None
     """Folder with the list files (train.txt, val.txt, optional test.txt: `path label` a line), if not in DATA-ROOT."""
+    synthetic: bool = False
+    """Train on a made-up set of the data set's shape (classes, images, long tail) instead of its images."""
     strict: bool = False
     """Stop when an image cannot be read; by default it is skipped, counted and reported."""
 
@@ -45,10 +51,46 @@ class TrainConfig(Config):
     samples_per_class: int | None = None
     """Consecutive draws of a class under class_balanced; by default 1, and 4 under --protocol released."""
     protocol: str = "paper"
-    """`paper` follows the paper's intent, `released` the released code's quirks (its schedule ends at rate 0 one
-    epoch early)."""
+    """`paper` follows the paper's intent, `released` the released code's quirks, each of which has a setting of its
+    own: --schedule, --samples-per-class and, where parts are frozen, --batch-norm."""
+    schedule: str | None = None
+    """`paper` starts the cosine at --lr; `released` steps it before the first epoch, so that the last one runs at rate
+    0. By default --protocol's."""
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises linearly, step by step, to the schedule's; 0 is the paper's."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
+
+    init: Path | None = None
+    """Start from these weights: a .pth file in torchvision's layout, or .safetensors. A head for another number of
+    classes is left out."""
+    train_only: tuple[str, ...] = ()
+    """Train only these parts, for example layer4,fc; the rest keeps the weights it starts with. Default: everything."""
+    trunk_lr: float | None = None
+    """Base learning rate of everything but the classifier fc; by default --lr. Places-LT: 0.01 against 0.1."""
+    batch_norm: str | None = None
+    """Batch norm in parts that --train-only leaves out: `frozen` keeps its running statistics, `train` normalises by
+    the batch and lets them drift, as the released code does. Default: frozen, and train under --protocol released."""
+    bn_group: int | None = None
+    """Ghost batch norm: take the statistics over groups of so many images, as if each group were on a GPU of its own;
+    64 is the paper's 512 on 8 GPUs. By default over all images that a process sees at once."""
+    sync_bn: bool = False
+    """Take batch-norm statistics over the processes of all GPUs together."""
+
+    loss: str = "cross_entropy"
+    """cross_entropy, cb_focal (Cui 2019), ldam (Cao 2019, with deferred re-weighting and a cosine classifier) or
+    balanced_softmax (logit-adjusted cross entropy)."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    mixup: float = 0.0
+    """Mixup's alpha: a step blends pairs of images and their labels with a share drawn from Beta(alpha, alpha); 0 is
+    off."""
+    randaugment: int = 0
+    """RandAugment: number of operations an image; 0 is off. All of the original's but Equalize."""
+    randaugment_magnitude: float = 9.0
+    """RandAugment: strength of the operations, 0 to 30."""
+    ema: float = 0.0
+    """Keep an exponential moving average of the weights with this decay a step, and evaluate it; 0 is off."""
 
     image_size: int = 224
     """Side of the square network input, pixels."""
@@ -81,19 +123,60 @@ class TrainConfig(Config):
     """Share of the free memory that a decoded set may take for the memory loader to be chosen by auto."""
     log_every: int = 50
     """Steps between log lines; the loss stays on the device in between."""
+    gpus: int | None = None
+    """Processes to train with, a GPU each, started by torchrun; every batch is divided among them. By default one."""
+    accumulate: int = 1
+    """Pieces in which a process takes its share of a batch, one after the other: less memory for the same batch. Batch
+    norm sees a piece at a time, as if each were on a GPU of its own."""
 
     out: Path | None = None
     """Run folder; by default runs/<dataset>/<backbone>-<time>."""
     resume: bool = False
     """Continue the run in OUT (by default the last one) where it stopped, with the settings it has."""
 
-    EXECUTION = ("data_root", "lists", "device", "loader", "num_threads", "memory_share", "log_every", "out", "resume")
-    """Fields that may change when a run is resumed: they do not decide what is computed."""
+    EXECUTION = (
+        "data_root",
+        "lists",
+        "device",
+        "loader",
+        "num_threads",
+        "memory_share",
+        "log_every",
+        "gpus",
+        "accumulate",
+        "out",
+        "resume",
+    )
+    """Fields that may change when a run is resumed: they say how it is computed, not what."""
+
+    LATER = (
+        "synthetic",
+        "schedule",
+        "warmup_epochs",
+        "init",
+        "train_only",
+        "trunk_lr",
+        "batch_norm",
+        "bn_group",
+        "sync_bn",
+        "loss",
+        "label_smoothing",
+        "mixup",
+        "randaugment",
+        "randaugment_magnitude",
+        "ema",
+    )
+    """Fields that came after the first version: at their defaults they leave the fingerprint of older runs alone."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        parts = tuple(part.strip() for text in self.train_only for part in text.split(",") if part.strip())
+        object.__setattr__(self, "train_only", parts)
         check_choice("--sampling", self.sampling, SAMPLINGS)
         check_choice("--protocol", self.protocol, PROTOCOLS)
+        check_choice("--schedule", self.schedule or self.protocol, PROTOCOLS)
+        check_choice("--loss", self.loss, LOSSES)
+        check_choice("--batch-norm", self.batch_norm or BATCH_NORMS[0], BATCH_NORMS)
         check_choice("--precision", self.precision, PRECISIONS)
         check_choice("--loader", self.loader, LOADERS)
         for flag, whole in (
@@ -102,11 +185,21 @@ class TrainConfig(Config):
             ("--image-size", self.image_size),
             ("--log-every", self.log_every),
             ("--num-threads", 1 if self.num_threads is None else self.num_threads),
+            ("--gpus", 1 if self.gpus is None else self.gpus),
+            ("--accumulate", self.accumulate),
+            ("--bn-group", 1 if self.bn_group is None else self.bn_group),
             ("--samples-per-class", 1 if self.samples_per_class is None else self.samples_per_class),
             ("--eval-resize", self.image_size if self.eval_resize is None else self.eval_resize),
         ):
             check_range(flag, whole, low=1)
         check_range("--lr", self.lr, low=0, low_open=True)
+        check_range("--trunk-lr", self.lr if self.trunk_lr is None else self.trunk_lr, low=0, low_open=True)
+        check_range("--warmup-epochs", self.warmup_epochs, low=0, high=self.epochs)
+        check_range("--label-smoothing", self.label_smoothing, low=0, high=1)
+        check_range("--mixup", self.mixup, low=0)
+        check_range("--randaugment", self.randaugment, low=0, high=16)
+        check_range("--randaugment-magnitude", self.randaugment_magnitude, low=0, high=30)
+        check_range("--ema", self.ema, low=0, high=1)
         check_range("--momentum", self.momentum, low=0, high=1)
         check_range("--weight-decay", self.weight_decay, low=0)
         check_range("--flip", self.flip, low=0, high=1)
@@ -118,6 +211,13 @@ class TrainConfig(Config):
                 f"--samples-per-class: got {self.samples_per_class} with --sampling {self.sampling}; "
                 "it belongs to class_balanced: drop it, or choose that sampling"
             )
+        if self.batch_norm is not None and not self.train_only:
+            raise ValueError(
+                f"--batch-norm: got {self.batch_norm} without --train-only; it is about parts that are not trained: "
+                "drop it, or say which parts are"
+            )
+        if self.sync_bn and self.bn_group is not None:
+            raise ValueError("--sync-bn: got it with --bn-group; statistics are of all images or of groups: drop one")
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
                 f"--eval-resize: got {self.eval_resize}, smaller than the crop it is cut from; "
@@ -143,9 +243,19 @@ class TrainConfig(Config):
     @property
     def draws_per_class(self) -> int:
         """Consecutive draws of a class under class-balanced sampling."""
-        return self.samples_per_class or (4 if self.protocol == "released" else 1)
+        return self.samples_per_class or (RELEASED_SAMPLES_PER_CLASS if self.protocol == "released" else 1)
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether batch norm in the parts that are not trained keeps its running statistics."""
+        return (self.batch_norm or ("train" if self.protocol == "released" else "frozen")) == "frozen"
 
     def fingerprint(self) -> str:
         """Return a hash of the settings that decide what is computed; 16 hexadecimal digits."""
-        decisive = {key: value for key, value in self.to_json().items() if key not in self.EXECUTION}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        decisive = {
+            key: value
+            for key, value in self.to_json().items()
+            if key not in self.EXECUTION and not (key in self.LATER and getattr(self, key) == defaults[key])
+        }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
