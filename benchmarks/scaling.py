@@ -1,0 +1,169 @@
+"""What a run costs where, from a model of its bounds: `python -m benchmarks.scaling` writes results/scaling.md.
+
+The model has three terms, and the largest is the time: the bytes that a step moves over the memory's bandwidth
+(`fastlt.benchmark.traffic`), the images that the processors decode, and, on several GPUs, gradients over the links.
+Rates are inputs, in MACHINES and DECODE; each says where it comes from. Nothing in the page but rates marked as measured
+was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastlt.benchmark.traffic import training_bytes
+from fastlt.models import create_model
+
+OUT = Path(__file__).parent / "results" / "scaling.md"
+DECODE_PER_CORE = 690.0  # images/s: 500 x 375 JPEGs with Pillow on one core of an AMD EPYC, `fastlt benchmark loader`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine by its rates. ``share`` is the part of the bandwidth that steps are assumed to reach."""
+
+    name: str
+    num_devices: int
+    bandwidth: float  # bytes/s a device
+    link: float  # bytes/s a device sends in an all-reduce
+    num_cores: int
+    share: float = 0.7
+    precision: str = "bf16"
+
+
+MACHINES = (
+    Machine(name="1 x H200", num_devices=1, bandwidth=4.3e12, link=0, num_cores=16),
+    Machine(name="8 x H200", num_devices=8, bandwidth=4.3e12, link=300e9, num_cores=128),
+    Machine(name="1 x 4090 class", num_devices=1, bandwidth=0.95e12, link=0, num_cores=16),
+    Machine(name="2 cores, no GPU", num_devices=1, bandwidth=13e9, link=0, num_cores=2, share=0.1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A benchmark of the paper."""
+
+    name: str
+    backbone: str
+    num_images: int
+    num_classes: int
+    epochs: int
+    num_stage1: int = 4
+    image_size: int = 224
+
+
+JOBS = (
+    Job(name="ImageNet-LT", backbone="resnext50_32x4d", num_images=115_846, num_classes=1000, epochs=90),
+    Job(name="iNaturalist 2018", backbone="resnet50", num_images=437_513, num_classes=8142, epochs=200),
+    Job(name="Places-LT", backbone="resnet152", num_images=62_500, num_classes=365, epochs=30),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Images a second, and what bounds them."""
+
+    images_per_s: float
+    bound: str
+
+
+def cost(machine: Machine, job: Job) -> Cost:
+    """Return the rate at which a machine trains, and its bound."""
+    model = create_model(job.backbone, job.num_classes)
+    per_image = training_bytes(model, job.image_size, machine.precision)
+    rates = {"bandwidth": machine.num_devices * machine.share * machine.bandwidth / per_image}
+    rates["decoding"] = machine.num_cores * DECODE_PER_CORE
+    if machine.num_devices > 1:
+        gradient_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+        n = machine.num_devices
+        batch = 512
+        rates["network"] = batch * machine.link / (2 * (n - 1) / n * gradient_bytes)
+    bound = min(rates, key=lambda name: rates[name])
+    return Cost(images_per_s=rates[bound], bound=bound)
+
+
+def activation_bytes(backbone: str, image_size: int) -> float:
+    """Return the bytes that one image keeps for the backward pass in bf16: every convolution's input and output."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += 2 * (inputs[0].numel() + output.numel())
+
+    model = create_model(backbone, 10).to("meta").eval()
+    for module in model.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return float(total)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that reads best."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+INTRO = """\
+**Modelled, not measured**, except where a rate says so: `python -m benchmarks.scaling`. A step takes the longest of
+three: memory traffic, decoding, gradients over the links. Rates: an H200 moves 4.3 TB/s (measured with a copy), a 4090
+0.95 TB/s and the links 300 GB/s (assumed); steps reach 70 % of it (assumed; 10 % on two cores, measured with the demo's
+network); a core decodes {decode:.0f} photographs a second (measured: Pillow, 500 x 375 JPEG, one core of an AMD EPYC).
+`fastlt benchmark step` and `fastlt benchmark loader` give your machine's rates. Every layer is trained; Places-LT as
+the paper has it trains the last block only and costs less.
+"""
+GROWTH = """\
+## What grows with what
+
+- Images: linear in time; the order costs 4 bytes an image, the features 4 D bytes an image on disk.
+- Classes: the classifier's product, and its weights, gradients and momentum: 3 x 4 C D bytes (200 MB at 8142 x 2048);
+  nothing of size images x classes is kept.
+- Image size: time and memory with its square. Kept for the backward pass, MB an image at 224 pixels: {memory}.
+- GPUs: linear until decoding or the links bound it. An H200 asks for {asked:,.0f} img/s of ResNeXt-50 and {cores} cores
+  decode {decode:,.0f}, with nothing left for cropping: decoding comes next. What helps: `fastlt data pack --short-side
+  256`, decoding on the GPU through DALI, `--loader memory` for sets that fit.
+"""
+
+
+def rows() -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield "| data set, network | machine | img/s | bound by | an epoch | the run | reproduce (4 samplings) |"
+    yield "|---|---|---:|---|---:|---:|---:|"
+    for job in JOBS:
+        for machine in MACHINES:
+            found = cost(machine, job)
+            epoch = job.num_images / found.images_per_s
+            cells = [f"{job.name}, {job.backbone}", machine.name, f"{found.images_per_s:,.0f}", found.bound]
+            cells += [duration(epoch), f"{job.epochs} epochs: {duration(job.epochs * epoch)}"]
+            cells += [duration(job.num_stage1 * job.epochs * epoch)]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def page() -> str:
+    """Return the page."""
+    h200, resnext = MACHINES[0], create_model("resnext50_32x4d", 1000)
+    names = ("resnet50", "resnext50_32x4d", "resnext101_32x4d", "resnet152")
+    growth = GROWTH.format(
+        memory=", ".join(f"{name} {activation_bytes(name, 224) / 1e6:.0f}" for name in names),
+        asked=h200.share * h200.bandwidth / training_bytes(resnext, 224, h200.precision),
+        cores=h200.num_cores,
+        decode=h200.num_cores * DECODE_PER_CORE,
+    )
+    return "\n".join(["# What a run costs\n", INTRO.format(decode=DECODE_PER_CORE), *rows(), "", growth])
+
+
+def main() -> None:
+    """Write the page."""
+    OUT.write_text(page(), encoding="utf-8")
+    print(OUT.read_text())
+
+
+if __name__ == "__main__":
+    main()
