@@ -1,8 +1,8 @@
 """What a run costs where, from a model of its bounds: `python -m benchmarks.scaling` writes results/scaling.md.
 
 The model has three terms, and the largest is the time: the bytes that a step moves over the memory's bandwidth
-(`fastlt.benchmark.traffic`), the images that the processors decode, and, on several GPUs, gradients over the links.
-Rates are inputs, in MACHINES and DECODE; each says where it comes from. Nothing in the page but rates marked as measured
+(`fastlt.benchmark.traffic`), decoding on the processors, and, on several GPUs, the gradients over the links. Rates are
+inputs, in MACHINES and DECODE_PER_CORE; each says where it comes from. Nothing in the page but rates marked as measured
 was measured.
 """
 
