@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: There is no such file.
         ValueError: It is cut short or no safetensors file.
     """
+    tensors, metadata, _ = load_hashed(path)
+    return tensors, metadata
+
+
+def load_hashed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Read a safetensors file once, as ``load`` does, and return the SHA-256 of its bytes as well."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     content = path.read_bytes()
@@ -67,7 +74,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: expected a safetensors file, but it is incomplete or of another kind ({error}); "
             "use another checkpoint of the run, or train again"
         ) from error
-    return tensors, json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    return tensors, metadata, hashlib.sha256(content).hexdigest()
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
-import json
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,60 +19,152 @@ from torch import Tensor
 
 from . import checkpoint
 from .config import TrainConfig
-from .data.augmentation import EvalTransform
+from .data.augmentation import Augmentation, EvalTransform
 from .data.dataset import LongTailedDataset
-from .data.loader import eval_loader
+from .data.loader import Loader, eval_loader, view_loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
-from .files import replacing
+from .feature_file import FeatureWriter, is_complete, locked, read_record
 from .hardware import resolve_threads
 from .loggers import log
 from .models import LinearHead, Network, create_model
 from .run import Run
 
-# Shapes: N samples, C classes, D feature width.
+# Shapes: N samples, B a few of them, C classes, D feature width.
+
+HEAD = "fc."
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
     """The features of one split, in the order of its data set.
 
-    ``features`` is float32 [N, D], memory-mapped; ``labels`` is int64 [N].
+    ``features`` is [N, D], float32 or, for bf16, the bits as uint16; stored ones are memory-mapped. ``labels`` is int64
+    [N].
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[np.float32] | NDArray[np.uint16]
     labels: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, features: Any, labels: Any, *, name: str = "features") -> Self:
+        """Make features of tensors or arrays in memory.
+
+        Args:
+            features: Floating point [N, D], on any device.
+            labels: Integers [N].
+            name: What they are, for messages.
+
+        Raises:
+            ValueError: The shapes do not fit, or some features are not finite.
+        """
+        wide = torch.as_tensor(features).detach().cpu().float().contiguous()
+        known = torch.as_tensor(labels).detach().cpu().long().contiguous()
+        if wide.ndim != 2 or known.shape != wide.shape[:1] or not len(known):
+            raise ValueError(
+                f"{name}: got features {list(wide.shape)} and labels {list(known.shape)}; expected [N, D] and [N], "
+                "N at least 1"
+            )
+        check_finite(wide, name)
+        return cls(features=wide.numpy(), labels=known.numpy())
+
+    def __len__(self) -> int:
+        """Return the number of samples, N."""
+        return len(self.labels)
+
+    @property
+    def num_features(self) -> int:
+        """Feature width, D."""
+        return int(self.features.shape[1])
+
+    def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
+        """Return the features of the samples ``ids`` [B] as float32 [B, D] on a device; only they are read."""
+        return as_float(np.asarray(self.features[ids]), device)
+
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return features [N, D] and labels [N] on a device."""
-        # The copy makes the mapped array writable, which from_numpy wants
-        return torch.from_numpy(np.array(self.features)).to(device), torch.from_numpy(self.labels).to(device)
+        """Return features, float32 [N, D], and labels [N] on a device; on the CPU fp32 features are not copied."""
+        return as_float(self.features, device), torch.from_numpy(self.labels).to(device)
+
+
+def as_float(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return stored features as a float32 tensor; bf16 travels to the device in its two bytes."""
+    if not array.flags.writeable:
+        array = np.array(array)
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device).float()
+    return torch.from_numpy(array).to(device)
+
+
+def check_finite(features: Tensor, name: str, hint: str = "") -> None:
+    """Raise a ValueError if a row of [B, D] holds NaN or an infinity."""
+    num_bad = int((~torch.isfinite(features).all(1)).sum())
+    if num_bad:
+        raise ValueError(
+            f"{name}: {num_bad} of {len(features)} images have features that are NaN or infinite; expected finite "
+            f"numbers{hint}"
+        )
 
 
 class FeatureStore:
-    """The features of a run's images under its best weights and the evaluation transform.
+    """The features of a run's images under its best weights.
 
-    They are computed in fp32 on first use and kept in the run folder, with a key made of the weights, the data and the
-    transform: under any other key they are computed anew.
+    They are computed in fp32 (TF32 is off meanwhile) on first use and kept in the run folder with a key made of the
+    weights, the data, the transform, the view and the precision; under any other key they are computed anew. View 0 is
+    the evaluation transform; every other view augments as stage 1 does. An interrupted extraction goes on where it
+    stopped. ``precision`` is that of the training features: those of val and test stay fp32, so that accuracies do not
+    depend on it.
 
     Args:
         run: The run.
         device: Where the backbone runs.
         loader: The image loader's name.
         num_threads: Loader threads, or None for one a processor.
+        precision: fp32 or bf16.
     """
 
-    def __init__(self, run: Run, *, device: torch.device, loader: str = "auto", num_threads: int | None = None) -> None:
-        self.run, self.device, self.loader = run, device, loader
+    def __init__(
+        self,
+        run: Run,
+        *,
+        device: torch.device,
+        loader: str = "auto",
+        num_threads: int | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        self.run, self.device, self.loader, self.precision = run, device, loader, precision
         self.num_threads = resolve_threads(num_threads)
         self.checkpoint = run.checkpoint("best")
         if not self.checkpoint.is_file() and run.checkpoint("last").is_file():
             raise FileNotFoundError(
                 f"{run.path}: no epoch is finished yet; go on with: fastlt train --resume --out {run.path}"
             )
-        tensors, _ = checkpoint.load(self.checkpoint)
-        self.weights_hash = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
-        self.tensors = tensors
+        self.tensors, _, self.weights_hash = checkpoint.load_hashed(self.checkpoint)
+        self.trunk_hash = self.weights_hash
+        self.folder = run.path / "features"
+
+    def under(self, tensors: Mapping[str, Tensor], name: str) -> FeatureStore:
+        """Return the store of the same images under another checkpoint: itself if only the head differs.
+
+        Args:
+            tensors: The checkpoint's tensors.
+            name: The folder within ``features/`` for a trunk that has none yet.
+        """
+        trunk = {key: value for key, value in tensors.items() if not key.startswith(HEAD)}
+        if all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in trunk.items()):
+            return self
+        other = copy.copy(self)
+        for cached in ("model", "head"):
+            other.__dict__.pop(cached, None)
+        heads = {key: value for key, value in self.tensors.items() if key.startswith(HEAD)}
+        other.tensors, other.trunk_hash = {**trunk, **heads}, hash_tensors(trunk)
+        features = self.run.path / "features"
+        known = (
+            path.parent
+            for path in sorted(features.glob("*/*.json"))
+            if (read_record(path).get("key") or {}).get("weights") == other.trunk_hash
+        )
+        other.folder = next(known, features / name)
+        return other
 
     @cached_property
     def model(self) -> Network:
@@ -97,65 +190,125 @@ class FeatureStore:
         """The splits of the run's data."""
         return list(self.run.data["splits"])
 
-    def split(self, name: str) -> Features:
+    def views(self, num_views: int) -> tuple[Features, ...]:
+        """Return ``num_views`` views of the training images, computing those that are not there."""
+        return tuple(self.split("train", view) for view in range(num_views))
+
+    def split(self, name: str, view: int = 0) -> Features:
         """Return the features of ``train``, ``val`` or ``test``, computing them if need be.
 
         Raises:
-            ValueError: The run's data have no such split, or changed since it was trained.
+            ValueError: The run's data have no such split, or changed since it was trained; or features are not finite.
         """
         if name not in self.names:
             raise ValueError(f"--split: got {name!r}; the data of {self.run.path} have {', '.join(self.names)}")
-        folder = self.run.path / "features"
-        paths = {kind: folder / f"{name}.{kind}.npy" for kind in ("features", "labels")}
-        key = self.key(name)
-        if stored_key(folder / f"{name}.json") != key or not all(path.is_file() for path in paths.values()):
-            self.compute(name, paths)
-            checkpoint.write_json(folder / f"{name}.json", key)
+        key = self.key(name, view)
+        stem = name + (f".view{view}" if view else "") + (".bf16" if key["precision"] == "bf16" else "")
+        array, labels = self.folder / f"{stem}.features.npy", self.folder / f"{name}.labels.npy"
+        record = self.folder / f"{stem}.json"
+        if not is_complete(record, key, array, labels):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / f"{stem}.lock"):
+                if not is_complete(record, key, array, labels):  # another process may have computed them meanwhile
+                    self.compute(name, view, array, record)
+        # Copy-on-write: writable, which PyTorch wants, and the file stays as it is
         return Features(
-            features=np.load(paths["features"], mmap_mode="r"), labels=np.ascontiguousarray(np.load(paths["labels"]))
+            features=np.load(array, mmap_mode="c"), labels=np.load(labels).astype(np.int64, casting="safe", copy=False)
         )
 
-    def key(self, name: str) -> dict[str, Any]:
+    def key(self, name: str, view: int = 0) -> dict[str, Any]:
         """Return what the features of a split depend on."""
         config = self.run.config
-        return {
-            "weights": self.weights_hash,
+        key = {
+            "weights": self.trunk_hash,
             "data": self.run.data["splits"][name]["fingerprint"],
             "transform": [config.resize, config.image_size, *config.mean, *config.std],
+            "precision": self.precision if name == "train" else "fp32",
+            "view": view,
         }
+        if view:
+            key["augmentation"] = [*config.crop_scale, *config.crop_ratio, config.flip, config.color_jitter]
+            key["seed"] = config.seed
+        return key
 
     @torch.inference_mode()
-    def compute(self, name: str, paths: dict[str, Path]) -> None:
-        """Run the backbone over a split and write features and labels."""
-        config, dataset = self.run.config, self.splits[name]
+    def compute(self, name: str, view: int, array: Path, record: Path) -> None:
+        """Run the backbone over a split and write features and labels, going on where an earlier try stopped."""
+        config, dataset, key = self.run.config, self.splits[name], self.key(name, view)
         preprocess = Preprocess(config.mean, config.std).to(self.device)
-        model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         began = time.perf_counter()
-        loader = eval_loader(
-            dataset,
-            EvalTransform(size=config.image_size, resize=config.resize),
-            batch_size=config.batch_size,
-            device=self.device,
-            backend=self.loader,
-            num_threads=self.num_threads,
-            memory_share=config.memory_share,
-        )
-        with contextlib.closing(loader), replacing(paths["features"]) as temporary:
-            shape = (len(dataset), model.num_features)
-            with temporary.open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-                for batch in loader:
-                    file.write(model.features(preprocess(batch.images)).float().cpu().numpy().tobytes())
-        with replacing(paths["labels"]) as temporary, temporary.open("wb") as file:
+        partial = array.with_suffix(".partial")
+        writer = FeatureWriter(partial, record, key, (len(dataset), model.num_features))
+        if writer.num_done:
+            log.info("features of %s: going on after %s images", name, f"{writer.num_done:,}")
+        else:
+            array.unlink(missing_ok=True)  # stale
+        hint = f"; {self.checkpoint} comes from a run that diverged: train again with a lower --lr"
+        with writer, exact_fp32(self.device), contextlib.closing(self.open(name, view, writer.num_done)) as loader:
+            for batch in loader:
+                features = model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
+                check_finite(features, f"features of {name}", hint)
+                writer.append(features)
+        with (array.parent / f"{name}.labels.npy").open("wb") as file:
             np.save(file, dataset.labels)
-        log.info("features of %s %s images: %.1f s", f"{len(dataset):,}", name, time.perf_counter() - began)
+        partial.replace(array)
+        writer.finish()
+        which = f" view {view}" if view else ""
+        log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
+
+    def open(self, name: str, view: int, start: int) -> Loader:
+        """Open the images of a view, in order, from sample ``start`` on."""
+        config, dataset = self.run.config, self.splits[name]
+        common: dict[str, Any] = {
+            "batch_size": config.batch_size,
+            "device": self.device,
+            "backend": self.loader,
+            "num_threads": self.num_threads,
+            "memory_share": config.memory_share,
+        }
+        if view:
+            return view_loader(dataset, augmentation(config), view=view, seed=config.seed, start=start, **common)
+        transform = EvalTransform(size=config.image_size, resize=config.resize)
+        return eval_loader(dataset, transform, indices=np.arange(start, len(dataset)), **common)
 
 
-def stored_key(path: Path) -> Any:
-    """Return the key under which features were stored, or None if there are none."""
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return json.loads(path.read_text())
-    return None
+@contextlib.contextmanager
+def exact_fp32(device: torch.device) -> Iterator[None]:
+    """Multiply fp32 in full precision on a GPU, where convolutions take TF32 (10 bits) by default."""
+    if device.type != "cuda":
+        yield
+        return
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names and contents."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def augmentation(config: TrainConfig) -> Augmentation:
+    """Return stage 1's augmentation."""
+    return Augmentation(
+        size=config.image_size,
+        scale=config.crop_scale,
+        ratio=config.crop_ratio,
+        flip=config.flip,
+        jitter=config.color_jitter,
+    )
 
 
 def load_model(config: TrainConfig, tensors: dict[str, Tensor], num_classes: int, source: Path) -> Network:

@@ -17,10 +17,10 @@ from .batch import Batch
 from .dataset import LongTailedDataset
 from .memory import MemoryLoader, available_bytes, decoded_bytes
 from .pillow import PillowLoader
-from .plan import EvalPlan, Plan, Replacement, TrainPlan
+from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 from .sampler import LongTailSampler
 
-__all__ = ["Batch", "Loader", "Replacement", "eval_loader", "train_loader"]
+__all__ = ["Batch", "Loader", "Replacement", "eval_loader", "train_loader", "view_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,42 @@ def eval_loader(
     """
     chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
     plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
+    return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=memory_share)
+
+
+def view_loader(
+    dataset: LongTailedDataset,
+    augmentation: Augmentation,
+    *,
+    view: int,
+    seed: int,
+    batch_size: int,
+    start: int = 0,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    backend: str = "auto",
+    num_threads: int | None = None,
+    memory_share: float = 0.25,
+) -> Loader:
+    """Open every sample from ``start`` on once, in order, augmented as in training; the last batch may be smaller.
+
+    Args:
+        dataset: The images.
+        augmentation: Says which windows, flips and jitter.
+        view: Number of the view, from 1 up; each has draws of its own.
+        seed: Of the draws.
+        batch_size: Images of a full batch.
+        start: The first sample.
+        device: Where the batches go.
+        backend: As for `train_loader`.
+        num_threads: As for `train_loader`.
+        memory_share: Share of the free memory.
+
+    Raises:
+        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+    """
+    plan = ViewPlan(
+        dataset=dataset, augmentation=augmentation, batch_size=batch_size, seed=seed, view=view, start=start
+    )
     return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=memory_share)
 
 

@@ -16,6 +16,8 @@ from .sampler import LongTailSampler
 
 logger = logging.getLogger(__name__)
 
+VIEW_SLOT_BITS = 44  # a training of 10^13 images would reach the draws of the first view
+
 # Signs of this machine's distress, not of a broken file.
 _OUR_OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -210,6 +212,51 @@ class EvalPlan:
         ids = stand_ins.resolve(ids)
         boxes = self.transform.boxes(self.dataset.sizes[ids])
         return Work(ids=ids, windows=None, boxes=boxes, flips=None, jitter=None, order=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """The samples from ``start`` on, once and in order, each in one random crop, flip and jitter; ``view`` says which.
+
+    The draws of a view are those of slots that no training reaches: keyed by seed, view and sample, whatever the batch
+    size or the start.
+    """
+
+    dataset: LongTailedDataset
+    augmentation: Augmentation
+    batch_size: int
+    seed: int
+    view: int
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """Side of the resampled squares in pixels."""
+        return self.augmentation.size
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples that are asked for, ascending: int64 [*]."""
+        return np.arange(self.start, len(self.dataset))
+
+    def __len__(self) -> int:
+        return -(-(len(self.dataset) - self.start) // self.batch_size)
+
+    def work(self, position: int, stand_ins: StandIns) -> Work:
+        """Return what the batch at a position is made of: samples, windows, flips and jitter."""
+        first = self.start + position * self.batch_size
+        ids = stand_ins.resolve(np.arange(first, min(first + self.batch_size, len(self.dataset))))
+        slot = (self.view << VIEW_SLOT_BITS) + first
+        draws = self.augmentation.draw(slot, self.dataset.sizes[ids], seed=self.seed)
+        jittered = self.augmentation.jitter > 0
+        return Work(
+            ids=ids,
+            windows=draws.windows,
+            boxes=None,
+            flips=draws.flips,
+            jitter=draws.jitter if jittered else None,
+            order=draws.order if jittered else None,
+        )
 
 
 def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def test_features_are_computed_once_and_anew_when_stale(run_copy: Run, monkeypat
     computed = []
     original = FeatureStore.compute
     monkeypatch.setattr(
-        FeatureStore, "compute", lambda self, name, paths: (computed.append(name), original(self, name, paths))
+        FeatureStore, "compute", lambda self, name, *rest: (computed.append(name), original(self, name, *rest))
     )
     first = np.array(FeatureStore(run_copy, device=CPU).split("val").features)
     FeatureStore(run_copy, device=CPU).split("val")
