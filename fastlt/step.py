@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .config import TrainConfig
 from .data.loader import Loader
+from .data.mixing import neighbours
 from .hardware import autocast
 from .loggers import log
 from .models import Network
@@ -20,52 +21,156 @@ from .models import Network
 
 MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not earn the half minute of compiling back
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
-"""(images uint8 [B, H, W, 3], labels [B], jitter [B, 3], order [B]) -> (mean loss, number classified right)."""
+LossFunction = Callable[..., tuple[Tensor, Tensor]]
+"""(images uint8 [B, H, W, 3], labels [B], jitter [B, 3], order [B], and the rest of ``TrainingLoss.forward``) -> (mean
+loss, number classified right)."""
 
 
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Return the learning rate of epoch ``epoch`` (from 0): base (1 + cos(pi t / T)) / 2 with T epochs.
+def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
+    """Return the learning rate in epoch ``epoch`` (from 0): base (1 + cos(pi t / T)) / 2 with T epochs.
 
     The paper's intent is t = epoch; the released code steps its scheduler first, so that t = epoch + 1 and the last
-    epoch runs at rate 0.
+    epoch runs at rate 0. During the warm-up it is the share of the warm-up's steps done, this one included, of that.
+
+    Args:
+        config: Has the base rate, the schedule and the warm-up.
+        epoch: From 0.
+        done: Share of the epoch's steps done, the one that asks included.
     """
-    t = epoch + (config.protocol == "released")
-    return config.lr * 0.5 * (1 + math.cos(math.pi * t / config.epochs))
+    t = epoch + ((config.schedule or config.protocol) == "released")
+    rate = config.lr * 0.5 * (1 + math.cos(math.pi * t / config.epochs))
+    return rate * (epoch + done) / config.warmup_epochs if epoch < config.warmup_epochs else rate
+
+
+class TrainingLoss(nn.Module):
+    """From a uint8 batch to its loss: what is compiled, and what is differentiated.
+
+    LDAM's logits are cosines, as in its authors' code: features and rows of the head are normalised, without a bias.
+
+    Args:
+        model: The network.
+        preprocess: Colour operations and normalisation.
+        config: Has the loss, its options and the precision.
+        device: Where it runs.
+        class_counts: Training images of each class, [C]; only cross entropy does without.
+    """
+
+    class_counts: Tensor | None
+
+    def __init__(
+        self,
+        model: Network,
+        preprocess: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.preprocess, self.config, self.device = model, preprocess, config, device
+        counts = None if class_counts is None else class_counts.to(device)
+        self.register_buffer("class_counts", counts, persistent=False)
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        jitter: Tensor | None = None,
+        order: Tensor | None = None,
+        operations: Tensor | None = None,
+        share: Tensor | None = None,
+        epoch_share: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (mean loss, number of images classified as the larger part of their blend).
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            labels: [B].
+            jitter: Colour factors, [B, 3].
+            order: Their order, [B].
+            operations: RandAugment's, [B, n].
+            share: Mixup's, []; B is even.
+            epoch_share: Share of the training's epochs done, []: a loss may change with it.
+        """
+        with autocast(self.device, self.config.precision):
+            if operations is None:
+                x = self.preprocess(images, jitter, order)
+            else:
+                x = self.preprocess(images, jitter, order, operations)
+            if share is not None:
+                x = share * x + (1 - share) * neighbours(x)
+            logits = self.logits(x)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = self.loss(logits, labels, epoch_share)
+        if share is not None:
+            loss = share * loss + (1 - share) * self.loss(logits, neighbours(labels), epoch_share)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map the network's input [B, 3, H, W] to logits [B, C]."""
+        if self.config.loss != "ldam":
+            logits: Tensor = self.model(x)
+            return logits
+        features = self.model.features(x)
+        return F.linear(F.normalize(features, dim=1), F.normalize(self.model.fc.weight, dim=1))
+
+    def loss(self, logits: Tensor, labels: Tensor, epoch_share: Tensor | None) -> Tensor:
+        """Return the mean loss of logits [B, C] for labels [B]."""
+        if self.config.loss == "cross_entropy":
+            return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        from .losses import loss_terms
+
+        return loss_terms(
+            self.config.loss,
+            logits,
+            labels,
+            self.class_counts,
+            epoch_fraction=epoch_share,
+            label_smoothing=self.config.label_smoothing,
+        )
 
 
 def loss_function(
-    model: Network, preprocess: nn.Module, config: TrainConfig, device: torch.device, num_steps: int
+    model: Network,
+    preprocess: nn.Module,
+    config: TrainConfig,
+    device: torch.device,
+    num_steps: int,
+    class_counts: Tensor | None = None,
+    wrap: Callable[[nn.Module], nn.Module] | None = None,
 ) -> LossFunction:
-    """Return the loss of a batch under the model, compiled where that pays over ``num_steps`` steps."""
+    """Return the loss of a batch under the model, compiled where that pays over ``num_steps`` steps.
 
-    def loss_and_hits(
-        images: Tensor, labels: Tensor, jitter: Tensor | None, order: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        with autocast(device, config.precision):
-            logits = model(preprocess(images, jitter, order))
-        loss = F.cross_entropy(logits.float(), labels)
-        return loss, (logits.detach().argmax(1) == labels).sum()
-
+    Args:
+        model: The network.
+        preprocess: Colour operations and normalisation.
+        config: Settings of the run.
+        device: Where it runs.
+        num_steps: Steps of the run.
+        class_counts: Training images of each class, [C].
+        wrap: What the module is wrapped into before it is compiled: data parallelism.
+    """
+    module: nn.Module = TrainingLoss(model, preprocess, config, device, class_counts)
+    if wrap is not None:
+        module = wrap(module)
     pays = device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU
-    return compiled_or_eager(loss_and_hits) if config.compile and pays else loss_and_hits
+    return compiled_or_eager(module) if config.compile and pays else module
 
 
 def compiled_or_eager(eager: LossFunction) -> LossFunction:
     """Compile a function; where the compiler does not work, say so once and go on without it."""
     run = torch.compile(eager, dynamic=False)
 
-    def call(images: Tensor, labels: Tensor, jitter: Tensor | None, order: Tensor | None) -> tuple[Tensor, Tensor]:
+    def call(*batch: Tensor | None) -> tuple[Tensor, Tensor]:
         nonlocal run
         try:
-            return run(images, labels, jitter, order)
+            return run(*batch)
         except TorchDynamoException as error:
             if run is eager:
                 raise
             reason = str(error).strip().splitlines()[0]
             log.warning("torch.compile does not work here (%s): steps run slower; see fastlt doctor", reason)
             run = eager
-            return run(images, labels, jitter, order)
+            return run(*batch)
 
     return call
 

@@ -5,58 +5,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, distributed, state
+from .averaging import MovingAverage, with_cosine_head
 from .config import TrainConfig
-from .data.augmentation import Augmentation, EvalTransform
+from .data.batch import Batch
 from .data.dataset import LongTailedDataset
-from .data.loader import Loader, eval_loader, train_loader
+from .data.loader import Loader
 from .data.preprocess import Preprocess
-from .data.sampler import LongTailSampler
 from .data.source import open_data
-from .hardware import keep_freed_memory, resolve_device, resolve_precision, resolve_threads
+from .distributed import ReportedElsewhereError, World
+from .hardware import keep_freed_memory, resolve_device
+from .interrupts import InterruptedTrainingError, catch_signals
 from .loggers import TrainingLog, drop_records_after, log
 from .metrics import ShotAccuracy, shot_accuracy
-from .models import create_model
+from .models import Network
+from .opening import check_shares, open_run
+from .parameters import build_network, parameter_groups, set_training_mode
 from .run import Run
-from .step import learning_rate, loss_function, predict
+from .state import Progress
+from .step import LossFunction, learning_rate, loss_function, predict
+from .streams import Streams, decoder_of, make_sampler
+
+__all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
 # Shapes: B batch, C classes, H, W image size.
 
 
-class InterruptedTrainingError(Exception):
-    """Training stopped on a signal, after saving everything needed to go on."""
-
-    def __init__(self, run: Run, signum: int, step: int, num_steps: int) -> None:
-        self.run, self.signum = run, signum
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} at step {step} of {num_steps}; everything is saved. "
-            f"Go on with: fastlt train --resume --out {run.path}"
-        )
-
-
-@dataclass
-class Progress:
-    """How far a run is: what a resumed run needs besides tensors."""
-
-    step: int = 0
-    best: float = -1.0
-    loss_sum: float = 0.0
-    num_correct: int = 0
-    num_seen: int = 0
-
-
 def train(config: TrainConfig, *, console: Console | None = None) -> Run:
-    """Train a network, or go on with a run (``config.resume``).
+    """Train a network, or go on with a run (``config.resume``); with others, where torchrun started this process.
 
     Args:
         config: The settings; those of a resumed run must be the run's own but for ``TrainConfig.EXECUTION``.
@@ -68,80 +50,33 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
     Raises:
         ValueError, FileNotFoundError: Settings or data cannot be used.
         InterruptedTrainingError: SIGINT or SIGTERM arrived; the run can be resumed.
+        ReportedElsewhereError: Training failed, and the process of rank 0 raises the reason.
     """
-    device = resolve_device(config.device)
-    run = None
-    if config.resume:
-        run = Run.open(config.out)
-        config = resumed_config(config, run)
-    else:
-        config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    create_model(config.backbone, 2)  # an unknown backbone is found before the data are read
-    splits = open_data(config)
-    if run is None:
-        run = Run.create(config, splits)
-        config = run.config
-    else:
-        run.check_data(splits)
-    try:
-        Trainer(run, config, splits, device, console or Console()).fit()
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"--batch-size: {config.batch_size} images of {config.image_size} pixels do not fit the memory of "
-            f"{device}; lower it, and --lr in proportion"
-        ) from error
+    device = resolve_device(distributed.local_device(config.device))
+    with distributed.join(device) as world:
+        splits: dict[str, LongTailedDataset] = {}
+
+        def prepare() -> tuple[Run, TrainConfig]:
+            check_shares(config, world)
+            run, resolved, data = open_run(config, device)
+            splits.update(data)
+            return run, resolved
+
+        run, resolved = world.first(prepare)
+        splits = splits or open_data(resolved)
+        try:
+            Trainer(run, resolved, splits, device, console or Console(), world).fit()
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"--batch-size: {config.batch_size} images of {config.image_size} pixels do not fit the memory of "
+                f"{device}; take them in pieces (--accumulate {2 * config.accumulate}), or lower it, and --lr in "
+                "proportion"
+            ) from error
     return run
 
 
-def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
-    """Return the run's own settings with the execution settings asked for.
-
-    Raises:
-        ValueError: A setting that decides the result was asked to change.
-    """
-    own = run.config
-    for field in dataclasses.fields(TrainConfig):
-        before, now = getattr(own, field.name), getattr(asked, field.name)
-        automatic = field.name == "precision" and now == "auto"
-        if field.name not in TrainConfig.EXECUTION and before != now and not automatic:
-            flag = f"--{field.name.replace('_', '-')}"
-            raise ValueError(
-                f"{flag}: got {now}, but {run.path} was begun with {before}; drop the flag, or start a new run"
-            )
-    changes = {name: getattr(asked, name) for name in TrainConfig.EXECUTION if name not in ("data_root", "lists")}
-    changes |= {name: getattr(asked, name) or getattr(own, name) for name in ("data_root", "lists")}
-    return dataclasses.replace(own, **changes)
-
-
-@contextlib.contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying; a second one acts as usual."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    previous: dict[int, Any] = {}
-
-    def remember(signum: int, _frame: FrameType | None) -> None:
-        caught.append(signum)
-        signal.signal(signum, previous[signum])
-
-    for each in (int(signal.SIGINT), int(signal.SIGTERM)):
-        previous[each] = signal.signal(each, remember)
-    try:
-        yield caught
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-
-def decoder_of(loader: Loader) -> str:
-    """Return which decoder's pixels a loader gives, as a loader's name."""
-    return "dali" if loader.name == "dali" else "pillow"
-
-
 class Trainer:
-    """One stage-1 run in this process."""
+    """One stage-1 run in this process, its own share of it where there are several."""
 
     def __init__(
         self,
@@ -150,237 +85,279 @@ class Trainer:
         splits: dict[str, LongTailedDataset],
         device: torch.device,
         console: Console,
+        world: World,
     ) -> None:
         self.run, self.config, self.splits, self.device, self.console = run, config, splits, device, console
+        self.world = world
         if device.type == "cpu":
             keep_freed_memory()
         else:
             torch.backends.cudnn.benchmark = True
-        train_split = splits["train"]
-        torch.manual_seed(config.seed)
-        self.model = create_model(config.backbone, train_split.num_classes)
-        self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.preprocess = Preprocess(config.mean, config.std).to(device)
+        begun = config.resume and run.checkpoint("last").exists()  # its weights will be those of the run
+        self.model = build_network(config, splits["train"].num_classes, device, world, start=not begun)
+        self.average = MovingAverage(self.model, config.ema) if config.ema else None
+        self.preprocess = Preprocess(config.mean, config.std, randaugment_magnitude=config.randaugment_magnitude).to(
+            device
+        )
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
+            parameter_groups(self.model, config),
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             fused=device.type == "cuda" or None,
         )
-        self.sampler = LongTailSampler(
-            train_split.labels,
-            sampling=config.sampling,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            samples_per_class=config.draws_per_class if config.sampling == "class_balanced" else 1,
-            num_epochs=config.epochs,
-            num_classes=train_split.num_classes,
-        )
-        self.steps_per_epoch = len(self.sampler)
+        sampler = make_sampler(config, splits["train"], world)
+        self.streams = Streams(config, splits, sampler, world, device)
+        self.steps_per_epoch = len(sampler)
         self.num_steps = self.steps_per_epoch * config.epochs
-        # [loss summed over images, correct predictions] of the epoch so far: on the device, read at log steps only
+        # [loss summed over images, correct predictions] of the epoch so far, in this process: on the device, read at
+        # the epoch's end only
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.progress = Progress()
         self.decoder: str | None = None
+        self.parallel: nn.Module | None = None
         if config.resume:
             self.restore()
+
+    @property
+    def averaged(self) -> Network | None:
+        """The network of moving averages, if there is one."""
+        return None if self.average is None else self.average.network
 
     def restore(self) -> None:
         """Load the state of the last step saved, if the run got as far."""
         path = self.run.checkpoint("last")
         if not path.exists():
             log.info("%s stopped before its first checkpoint: starting from the first step", self.run.path)
-            drop_records_after(self.run.metrics, 0)
+            self.world.first(lambda: drop_records_after(self.run.metrics, 0))
             return
         tensors, metadata = checkpoint.load(path)
         if metadata.get("config") != self.run.config.fingerprint():
             raise ValueError(
                 f"{path}: saved under other settings than {self.run.path / 'config.json'}; restore that file"
             )
-        momentum = {key.removeprefix("momentum."): v for key, v in tensors.items() if key.startswith("momentum.")}
-        weights = {key.removeprefix("model."): v for key, v in tensors.items() if key.startswith("model.")}
-        checkpoint.load_into(self.model, weights, source=path)
-        for name, parameter in self.model.named_parameters():
-            if name in momentum:
-                # empty_like keeps channels_last, in which the buffer was saved and the update runs
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        state.unpack(tensors, self.model, self.optimizer, self.averaged, source=path)
         self.decoder = metadata.get("decoder")
         self.progress = Progress(**metadata["progress"])
-        self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
-        drop_records_after(self.run.metrics, self.progress.step)
+        if self.world.is_writer:  # the sums of all processes are in one of them
+            self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
+        self.world.first(lambda: drop_records_after(self.run.metrics, self.progress.step))
 
     def save(self) -> None:
-        """Write the state after the current step, atomically."""
-        self.progress.loss_sum, correct = self.sums.tolist()
+        """Write the state after the current step, atomically; all processes call it."""
+        self.progress.loss_sum, correct = self.world.total(self.sums).tolist()
         self.progress.num_correct = int(correct)
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
-            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
-        metadata = {
-            "progress": dataclasses.asdict(self.progress),
-            "config": self.run.config.fingerprint(),
-            "decoder": self.decoder,
-        }
-        checkpoint.save(self.run.checkpoint("last"), tensors, metadata)
+        self.average_buffers()
+        if self.world.is_writer:
+            metadata = {
+                "progress": dataclasses.asdict(self.progress),
+                "config": self.run.config.fingerprint(),
+                "decoder": self.decoder,
+            }
+            tensors = state.pack(self.model, self.optimizer, self.averaged)
+            checkpoint.save(self.run.checkpoint("last"), tensors, metadata)
+        self.world.barrier()
 
-    def loaders(self) -> tuple[Loader, Loader]:
-        """Open the training stream, from the next step on, and the val set.
+    def average_buffers(self) -> None:
+        """Give every process the same running statistics."""
+        self.world.average_buffers(self.model)
+        if self.averaged is not None:
+            self.world.average_buffers(self.averaged)
 
-        The memory and the Pillow loader give the same pixels, DALI others within a decoder's tolerance: a resumed run
-        keeps to the decoder it began with, unless --loader says otherwise.
-        """
-        training = self.open_training(self.config.loader)
-        if self.decoder is not None and decoder_of(training) != self.decoder:
-            if self.config.loader == "auto":
-                training.close()
-                training = self.open_training(self.decoder)
-            else:
-                log.warning(
-                    "the run began with images decoded by %s: with --loader %s it goes on, but not to the same bits",
-                    self.decoder,
-                    training.name,
-                )
-        self.decoder = decoder_of(training)
-        transform = EvalTransform(size=self.config.image_size, resize=self.config.resize)
-        backend = self.config.loader if self.config.loader != "auto" or training.name == "memory" else training.name
-        common = self.loader_settings(backend)
-        return training, eval_loader(self.splits["val"], transform, batch_size=self.config.batch_size, **common)
-
-    def loader_settings(self, backend: str) -> dict[str, Any]:
-        """Return what both loaders are opened with."""
-        return {
-            "device": self.device,
-            "backend": backend,
-            "num_threads": resolve_threads(self.config.num_threads),
-            "memory_share": self.config.memory_share,
-        }
-
-    def open_training(self, backend: str) -> Loader:
-        """Open the training stream from the next step on."""
-        config = self.config
-        augmentation = Augmentation(
-            size=config.image_size,
-            scale=config.crop_scale,
-            ratio=config.crop_ratio,
-            flip=config.flip,
-            jitter=config.color_jitter,
-        )
-        return train_loader(
-            self.splits["train"],
-            self.sampler,
-            augmentation,
-            start_step=self.progress.step,
-            num_steps=self.num_steps - self.progress.step,
-            **self.loader_settings(backend),
-        )
+    def parallelise(self, module: nn.Module) -> nn.Module:
+        """Average the module's gradients over all processes."""
+        self.parallel = self.world.parallel(module, self.device)
+        return self.parallel
 
     def fit(self) -> None:
         """Train from the current step to the last one."""
-        config, progress = self.config, self.progress
+        config, progress, world = self.config, self.progress, self.world
         if progress.step >= self.num_steps:
             log.info("%s is finished: nothing to resume", self.run.path)
             return
-        loss_and_hits = loss_function(self.model, self.preprocess, config, self.device, self.num_steps)
-        training, validation = self.loaders()
-        logger = TrainingLog(
-            console=self.console,
-            num_steps=self.num_steps,
-            first_step=progress.step,
-            batch_size=config.batch_size,
-            metrics=self.run.metrics,
-            tensorboard=self.run.path / "tensorboard",
-        )
-        log.info(
-            "training %s on %s: %s images, %d classes, imbalance ratio %.0f; "
-            "%d epochs of %d steps on %s in %s, %s loader",
-            config.backbone,
-            config.dataset,
-            f"{len(self.splits['train']):,}",
-            self.splits["train"].num_classes,
-            self.splits["train"].imbalance_ratio,
-            config.epochs,
-            self.steps_per_epoch,
+        loss_and_hits = loss_function(
+            self.model,
+            self.preprocess,
+            config,
             self.device,
-            config.precision,
-            training.name,
+            self.num_steps,
+            torch.from_numpy(self.splits["train"].class_counts),
+            self.parallelise,
         )
-        recent_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        recent_steps = 0
-        self.model.train()
-        with contextlib.closing(training), contextlib.closing(validation), catch_signals() as signals, logger:
+        training, validation = self.streams.open(progress.step, self.decoder)
+        self.decoder = decoder_of(training.name)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(training))
+            stack.enter_context(contextlib.closing(validation))
+            signals = stack.enter_context(catch_signals(patient=world.size > 1))
+            logger = stack.enter_context(self.open_log(training.name)) if world.is_writer else None
+            recent_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+            recent_steps = 0
+            set_training_mode(self.model, config)
             for batch in training:
                 epoch = progress.step // self.steps_per_epoch
-                rate = learning_rate(config, epoch)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-                loss, hits = loss_and_hits(batch.images, batch.labels, batch.jitter, batch.order)
-                loss.backward()  # type: ignore[no-untyped-call]
+                rate = self.set_learning_rate(epoch)
+                loss, hits = self.backward(loss_and_hits, batch)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
-                detached = loss.detach().double()
-                self.sums += torch.stack([detached * len(batch.labels), hits.double()])
-                recent_loss += detached
-                recent_steps += 1
                 progress.step += 1
-                progress.num_seen += len(batch.labels)
+                progress.num_seen += len(batch.labels) * world.size
+                if self.average is not None:
+                    self.average.update(self.model, progress.step)
+                self.sums += torch.stack([loss * len(batch.labels), hits.double()])
+                recent_loss += loss
+                recent_steps += 1
+                signum = world.agree_on_signal(signals)
                 ended = progress.step % self.steps_per_epoch == 0
-                if ended or progress.step % config.log_every == 0 or signals:
-                    mean_loss = recent_loss.item() / recent_steps
+                if ended or progress.step % config.log_every == 0 or signum:
+                    mean_loss = world.total(recent_loss).item() / (recent_steps * world.size)
                     self.check_loss(mean_loss)
-                    name = f"{epoch + 1}/{config.epochs}"
-                    logger.step(step=progress.step, epoch=name, loss=mean_loss, learning_rate=rate)
+                    if logger is not None:
+                        name = f"{epoch + 1}/{config.epochs}"
+                        logger.step(step=progress.step, epoch=name, loss=mean_loss, learning_rate=rate)
                     recent_loss.zero_()
                     recent_steps = 0
                 if ended:
                     self.end_epoch(epoch, rate, validation, logger)
-                if signals and progress.step < self.num_steps:
+                if signum and progress.step < self.num_steps:
                     self.save()
-                    raise InterruptedTrainingError(self.run, signals[0], progress.step, self.num_steps)
+                    raise InterruptedTrainingError(self.run, signum, progress.step, self.num_steps)
         if training.replaced:
             log.warning("%d images could not be read; others of their classes stood in", len(training.replaced))
+
+    def open_log(self, loader: str) -> TrainingLog:
+        """Say what is trained, and open the log."""
+        config, train_split, world = self.config, self.splits["train"], self.world
+        log.info(
+            "training %s on %s: %s images, %d classes, imbalance ratio %.0f; "
+            "%d epochs of %d steps on %s%s in %s, %s loader",
+            config.backbone,
+            config.dataset,
+            f"{len(train_split):,}",
+            train_split.num_classes,
+            train_split.imbalance_ratio,
+            config.epochs,
+            self.steps_per_epoch,
+            f"{world.size} x " if world.size > 1 else "",
+            self.device.type if world.size > 1 else self.device,
+            config.precision,
+            loader,
+        )
+        return TrainingLog(
+            console=self.console,
+            num_steps=self.num_steps,
+            first_step=self.progress.step,
+            batch_size=config.batch_size,
+            metrics=self.run.metrics,
+            tensorboard=self.run.path / "tensorboard",
+        )
+
+    def set_learning_rate(self, epoch: int) -> float:
+        """Set the rate of the step to come, and return it."""
+        done = (self.progress.step % self.steps_per_epoch + 1) / self.steps_per_epoch
+        rate = learning_rate(self.config, epoch, done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate_share"]
+        return rate
+
+    def backward(self, loss_and_hits: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of this process's share of a batch, piece by piece.
+
+        Returns:
+            (mean loss, number classified right), of this process, on the device.
+        """
+        operations, share = self.streams.draws(self.progress.step)
+        epoch_share = None
+        if self.config.loss == "ldam":
+            # A tensor, so that the compiled step does not change with it
+            done = self.progress.step // self.steps_per_epoch / self.config.epochs
+            epoch_share = self.streams.on_device(torch.tensor(done))
+        num_pieces = self.config.accumulate
+        losses, hits = [], []
+        for number, piece in enumerate(pieces((*batch_tensors(batch), operations), num_pieces), 1):
+            with self.gradients_stay_here(number < num_pieces):
+                loss, right = loss_and_hits(*piece, share, epoch_share)
+                (loss if num_pieces == 1 else loss / num_pieces).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach().double())
+            hits.append(right)
+        if num_pieces == 1:
+            return losses[0], hits[0]
+        return torch.stack(losses).mean(), torch.stack(hits).sum()
+
+    def gradients_stay_here(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
+        """Keep gradients from being averaged over the processes until the last piece of a batch."""
+        if wanted and isinstance(self.parallel, nn.parallel.DistributedDataParallel):
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
 
     def check_loss(self, loss: float) -> None:
         """Stop a run that has diverged, before it overwrites a good checkpoint."""
         if not math.isfinite(loss):
+            if not self.world.is_writer:
+                raise ReportedElsewhereError
             raise ValueError(
                 f"--lr: the loss is {loss} by step {self.progress.step} with learning rate {self.config.lr:g} and "
                 f"batch size {self.config.batch_size}; lower --lr (it scales with the batch size: 512 -> 0.2) and "
                 "start a new run"
             )
 
-    def end_epoch(self, epoch: int, rate: float, validation: Loader, logger: TrainingLog) -> None:
+    def end_epoch(self, epoch: int, rate: float, validation: Loader, logger: TrainingLog | None) -> None:
         """Validate, record, and save the checkpoints."""
         progress = self.progress
+        self.average_buffers()
         accuracy = self.validate(validation)
-        loss_sum, correct = self.sums.tolist()
+        loss_sum, correct = self.world.total(self.sums).tolist()
         best = 100 * accuracy.all > progress.best
-        logger.epoch(
-            {
-                "epoch": epoch + 1,
-                "epochs": self.config.epochs,
-                "step": progress.step,
-                "learning_rate": rate,
-                "loss": loss_sum / progress.num_seen,
-                "train_accuracy": 100 * correct / progress.num_seen,
-                "images_per_s": logger.epoch_images_per_s(),
-                "val": {key: None if v is None else 100 * v for key, v in dataclasses.asdict(accuracy).items()},
-            }
-        )
+        if logger is not None:
+            logger.epoch(
+                {
+                    "epoch": epoch + 1,
+                    "epochs": self.config.epochs,
+                    "step": progress.step,
+                    "learning_rate": rate,
+                    "loss": loss_sum / progress.num_seen,
+                    "train_accuracy": 100 * correct / progress.num_seen,
+                    "images_per_s": logger.epoch_images_per_s(),
+                    "val": {key: None if v is None else 100 * v for key, v in dataclasses.asdict(accuracy).items()},
+                }
+            )
         self.sums.zero_()
         progress.num_seen = 0
         if best:
             progress.best = 100 * accuracy.all
-            metadata = {"epoch": epoch + 1, "val_all": progress.best, "config": self.run.config.fingerprint()}
-            checkpoint.save(self.run.checkpoint("best"), self.model.state_dict(), metadata)
+            if self.world.is_writer:
+                metadata = {"epoch": epoch + 1, "val_all": progress.best, "config": self.run.config.fingerprint()}
+                with self.evaluated() as network:
+                    checkpoint.save(self.run.checkpoint("best"), network.state_dict(), metadata)
         self.save()
-        logger.begin_epoch(progress.step)
+        if logger is not None:
+            logger.begin_epoch(progress.step)
+
+    @contextlib.contextmanager
+    def evaluated(self) -> Iterator[Network]:
+        """The network that is evaluated and kept as ``best``: the moving average, if there is one."""
+        network = self.averaged or self.model
+        with with_cosine_head(network, enabled=self.config.loss == "ldam"):
+            yield network
 
     def validate(self, validation: Loader) -> ShotAccuracy:
         """Return the accuracy on val."""
-        predictions = predict(self.model, self.preprocess, validation, self.device, self.config.precision)
-        self.model.train()
-        return shot_accuracy(predictions, self.splits["val"].labels, self.splits["train"].class_counts)
+        with self.evaluated() as network:
+            predictions = predict(network, self.preprocess, validation, self.device, self.config.precision)
+        set_training_mode(self.model, self.config)
+        labels = self.splits["val"].labels
+        return shot_accuracy(self.streams.merge(predictions), labels, self.splits["train"].class_counts)
+
+
+def batch_tensors(batch: Batch) -> tuple[Tensor | None, ...]:
+    """Return what a step takes of a batch."""
+    return batch.images, batch.labels, batch.jitter, batch.order
+
+
+def pieces(tensors: tuple[Tensor | None, ...], number: int) -> Iterator[tuple[Tensor | None, ...]]:
+    """Yield the tensors cut along their first dimension into ``number`` equal pieces; what is None stays None."""
+    if number == 1:
+        yield tensors
+        return
+    cut = [[None] * number if tensor is None else tensor.chunk(number) for tensor in tensors]
+    yield from zip(*cut, strict=True)

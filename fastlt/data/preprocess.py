@@ -7,9 +7,10 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from .randaugment import LUMA, RandAugment
+
 # Shapes: B batch, H height, W width.
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
 ORDERS = tuple(itertools.permutations(range(3)))
 
 
@@ -19,6 +20,7 @@ class Preprocess(nn.Module):
     Args:
         mean: Mean of each channel, in units of the full range.
         std: Standard deviation of each channel, in units of the full range.
+        randaugment_magnitude: Strength of RandAugment's operations, 0 to 30.
     """
 
     scale: Tensor
@@ -26,21 +28,35 @@ class Preprocess(nn.Module):
     luma: Tensor
     orders: Tensor
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    def __init__(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        *,
+        randaugment_magnitude: float = 9.0,
+    ) -> None:
         super().__init__()
         m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self.register_buffer("scale", (1 / (255 * s)).float(), persistent=False)
         self.register_buffer("shift", (-m / s).float(), persistent=False)
         self.register_buffer("luma", torch.tensor(LUMA), persistent=False)
         self.register_buffer("orders", torch.tensor(ORDERS), persistent=False)
+        self.randaugment = RandAugment(randaugment_magnitude)
 
-    def forward(self, images: Tensor, jitter: Tensor | None = None, order: Tensor | None = None) -> Tensor:
-        """Jitter and normalise a batch.
+    def forward(
+        self,
+        images: Tensor,
+        jitter: Tensor | None = None,
+        order: Tensor | None = None,
+        operations: Tensor | None = None,
+    ) -> Tensor:
+        """Jitter, augment and normalise a batch.
 
         Args:
             images: uint8 [B, H, W, 3].
             jitter: float32 [B, 3], the factors of brightness, contrast and saturation, or None.
             order: uint8 [B], which of the six orders each image takes, or None without ``jitter``.
+            operations: uint8 [B, n], RandAugment's, or None for none.
 
         Returns:
             float32 [B, 3, H, W]; permuted, not copied.
@@ -48,6 +64,8 @@ class Preprocess(nn.Module):
         x = images.float()
         if jitter is not None and order is not None:
             x = self.color_jitter(x, jitter, order)
+        if operations is not None:
+            x = self.randaugment(x, operations)
         return (x * self.scale + self.shift).permute(0, 3, 1, 2)
 
     def color_jitter(self, x: Tensor, factors: Tensor, order: Tensor) -> Tensor:

@@ -1,0 +1,60 @@
+"""The exponential moving average of a network's weights, and the head that stands in for cosines."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .models import LinearHead, Network
+
+
+class MovingAverage:
+    """A copy of a network whose every weight and running statistic follows the network's.
+
+    After step t (from 1) the average a becomes d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)), so that the
+    random start is soon forgotten.
+
+    Attributes:
+        network: The copy.
+    """
+
+    def __init__(self, model: Network, decay: float) -> None:
+        self.network = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: Network, step: int) -> None:
+        """Move the average towards the weights after step ``step``."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages: list[Tensor] = []
+        weights: list[Tensor] = []
+        for average, weight in zip(self.network.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                weights.append(weight)
+            else:
+                average.copy_(weight)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+@contextlib.contextmanager
+def with_cosine_head(model: Network, *, enabled: bool) -> Iterator[None]:
+    """Give a network trained with cosine logits, for the time being, the linear head that decides as they do.
+
+    The cosine of x and w_j orders the classes as x . w_j / ||w_j|| does: rows of unit length, and no bias.
+    """
+    if not enabled:
+        yield
+        return
+    trained = model.fc
+    bias = None if trained.bias is None else torch.zeros_like(trained.bias)
+    model.fc = LinearHead(F.normalize(trained.weight.detach(), dim=1), bias)
+    try:
+        yield
+    finally:
+        model.fc = trained

@@ -1,0 +1,81 @@
+"""Before the first step: settings against the run and the processes, the data, and the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from .config import TrainConfig
+from .data.dataset import LongTailedDataset
+from .data.source import open_data
+from .distributed import World
+from .hardware import resolve_precision
+from .models import create_model
+from .parameters import freeze
+from .pretrained import start_from
+from .run import Run
+
+
+def open_run(config: TrainConfig, device: torch.device) -> tuple[Run, TrainConfig, dict[str, LongTailedDataset]]:
+    """Make the run folder, or open that of the run to go on with; return (run, settings as resolved, data)."""
+    if config.resume:
+        run = Run.open(config.out)
+        config = resumed_config(config, run)
+        splits = open_data(config)
+        run.check_data(splits)
+        return run, config, splits
+    config = dataclasses.replace(
+        config, precision=resolve_precision(config.precision, device), init=config.init and config.init.resolve()
+    )
+    # An unknown backbone or part, and weights of another one, are found before the data are read
+    model = create_model(config.backbone, 2)
+    freeze(model, config.train_only)
+    if config.init is not None:
+        start_from(model, config.init, quiet=True)
+    splits = open_data(config)
+    run = Run.create(config, splits)
+    return run, run.config, splits
+
+
+def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
+    """Return the run's own settings with the execution settings asked for.
+
+    Raises:
+        ValueError: A setting that decides the result was asked to change.
+    """
+    own = run.config
+    for field in dataclasses.fields(TrainConfig):
+        before, now = getattr(own, field.name), getattr(asked, field.name)
+        automatic = field.name == "precision" and now == "auto"
+        if field.name not in TrainConfig.EXECUTION and before != now and not automatic:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise ValueError(
+                f"{flag}: got {now}, but {run.path} was begun with {before}; drop the flag, or start a new run"
+            )
+    changes = {name: getattr(asked, name) for name in TrainConfig.EXECUTION if name not in ("data_root", "lists")}
+    changes |= {name: getattr(asked, name) or getattr(own, name) for name in ("data_root", "lists")}
+    return dataclasses.replace(own, **changes)
+
+
+def check_shares(config: TrainConfig, world: World) -> None:
+    """Raise a ValueError unless the batch divides among processes and pieces, and pieces into what is asked of them."""
+    pieces = world.size * config.accumulate
+    if config.batch_size % pieces:
+        flag, what = ("--gpus", f"{world.size} processes") if world.size > 1 else ("--accumulate", "1 process")
+        raise ValueError(
+            f"{flag}: got {what} x {config.accumulate} pieces, which do not divide --batch-size {config.batch_size}; "
+            "choose numbers whose product does"
+        )
+    piece = config.batch_size // pieces
+    if config.bn_group is not None and piece % config.bn_group:
+        raise ValueError(
+            f"--bn-group: got {config.bn_group}, which does not divide the {piece} images that a process takes at once "
+            f"(--batch-size {config.batch_size} over {world.size} processes x {config.accumulate} pieces); "
+            "choose a group that does"
+        )
+    if config.mixup and piece % 2:
+        raise ValueError(
+            f"--mixup: it blends pairs, but a process takes {piece} images at once (--batch-size {config.batch_size} "
+            f"over {world.size} processes x {config.accumulate} pieces); choose an even number"
+        )

@@ -1,0 +1,93 @@
+"""The network to train: its start, which parts are trained and at which rate, and what its batch norm does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .config import TrainConfig
+from .distributed import World
+from .models import Network, create_model
+from .models.batch_norm import soften_momentum, use_ghost_batch_norm
+from .pretrained import start_from
+
+HEAD = "fc"
+
+
+def build_network(config: TrainConfig, num_classes: int, device: torch.device, world: World, *, start: bool) -> Network:
+    """Return the network of a run on its device.
+
+    Args:
+        config: Settings of the run.
+        num_classes: Number of classes, C.
+        device: Where it is trained.
+        world: The processes that train it.
+        start: Whether to read --init; not where a run's weights will be loaded.
+
+    Raises:
+        ValueError, FileNotFoundError: The settings do not fit the network.
+    """
+    torch.manual_seed(config.seed)
+    model = create_model(config.backbone, num_classes)
+    if config.init is not None and start:
+        start_from(model, config.init)
+    freeze(model, config.train_only)
+    if config.loss == "ldam" and model.fc.bias is not None:
+        nn.init.zeros_(model.fc.bias.requires_grad_(False))  # its logits are cosines, which have none
+    if config.bn_group is not None:
+        use_ghost_batch_norm(model, config.bn_group)
+    if config.sync_bn and world.size > 1:
+        if device.type != "cuda":
+            raise ValueError("--sync-bn: PyTorch synchronizes batch norm on CUDA devices only; drop it on a CPU")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if config.accumulate > 1:
+        soften_momentum(model, config.accumulate)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def is_part(name: str, parts: Iterable[str]) -> bool:
+    """Say whether a parameter or module is one of ``parts`` or inside one, by its dotted name."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def freeze(model: Network, parts: tuple[str, ...]) -> None:
+    """Leave only ``parts`` to be trained; none named means all.
+
+    Raises:
+        ValueError: A part is not one of the network's.
+    """
+    known = {name for name, module in model.named_modules() if any(True for _ in module.parameters())} - {""}
+    top = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    for part in parts:
+        if part not in known:
+            raise ValueError(f"--train-only: got {part!r}; expected parts of the network: {', '.join(top)}")
+    if parts:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(is_part(name, parts))
+
+
+def set_training_mode(model: Network, config: TrainConfig) -> None:
+    """Put the network into training mode, but for the batch norm that ``config`` freezes."""
+    model.train()
+    if config.train_only and config.freezes_batch_norm:
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm) and not is_part(name, config.train_only):
+                module.eval()
+
+
+def parameter_groups(model: Network, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: ``rate_share`` is a group's learning rate in units of --lr."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if config.trunk_lr is None:
+        return [{"params": list(trained.values()), "rate_share": 1.0}]
+    groups: list[dict[str, Any]] = []
+    for in_head, share in ((False, config.trunk_lr / config.lr), (True, 1.0)):
+        members: list[nn.Parameter] = [p for name, p in trained.items() if is_part(name, (HEAD,)) == in_head]
+        if members:
+            groups.append({"params": members, "rate_share": share})
+    return groups

@@ -1,0 +1,63 @@
+"""What a run needs to go on to the bit: weights, momentum, moving averages, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .models import Network
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a resumed run needs besides tensors. The sums are over all processes."""
+
+    step: int = 0
+    best: float = -1.0
+    loss_sum: float = 0.0
+    num_correct: int = 0
+    num_seen: int = 0
+
+
+def pack(model: Network, optimizer: torch.optim.SGD, average: Network | None) -> dict[str, Tensor]:
+    """Return the tensors of a training state by name; ``average`` is the network of moving averages."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    if average is not None:
+        tensors |= {f"ema.{key}": value for key, value in average.state_dict().items()}
+    return tensors
+
+
+def unpack(
+    tensors: Mapping[str, Tensor],
+    model: Network,
+    optimizer: torch.optim.SGD,
+    average: Network | None,
+    *,
+    source: Path,
+) -> None:
+    """Load what ``pack`` returned.
+
+    Raises:
+        ValueError: The tensors are of another network.
+    """
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    checkpoint.load_into(model, under("model."), source=source)
+    if average is not None:
+        checkpoint.load_into(average, under("ema."), source=source)
+    momentum = under("momentum.")
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            # empty_like keeps channels_last, in which the buffer was saved and the update runs
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])

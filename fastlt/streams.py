@@ -1,0 +1,161 @@
+"""The images of a training run: the stream to train on and the val set, of which each process has its share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import TrainConfig
+from .data.augmentation import Augmentation, EvalTransform
+from .data.dataset import LongTailedDataset
+from .data.loader import Loader, eval_loader, train_loader
+from .data.mixing import draw_share
+from .data.randaugment import draw_operations
+from .data.sampler import LongTailSampler
+from .distributed import World
+from .hardware import resolve_threads
+from .loggers import log
+
+
+def decoder_of(backend: str) -> str:
+    """Return which decoder's pixels a loader gives, as a loader's name."""
+    return "dali" if backend == "dali" else "pillow"
+
+
+def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) -> LongTailSampler:
+    """Return the order of this process's images."""
+    return LongTailSampler(
+        dataset.labels,
+        sampling=config.sampling,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        samples_per_class=config.draws_per_class if config.sampling == "class_balanced" else 1,
+        num_epochs=config.epochs,
+        num_classes=dataset.num_classes,
+    )
+
+
+class Streams:
+    """Opens the loaders of a run.
+
+    Args:
+        config: Settings of the run.
+        splits: Its data.
+        sampler: Says which images this process trains on.
+        world: Says which images this process validates on.
+        device: Where the images go.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        splits: dict[str, LongTailedDataset],
+        sampler: LongTailSampler,
+        world: World,
+        device: torch.device,
+    ) -> None:
+        self.config, self.splits, self.sampler, self.world, self.device = config, splits, sampler, world, device
+
+    def open(self, step: int, decoder: str | None) -> tuple[Loader, Loader]:
+        """Open the training stream from a step on, and this process's share of val.
+
+        The memory and the Pillow loader give the same pixels, DALI others within a decoder's tolerance: a resumed run
+        keeps to the decoder it began with, unless --loader says otherwise, and all processes use the same.
+
+        Args:
+            step: Global step of the first batch.
+            decoder: What the run began with; None for a new run.
+        """
+        training = self.open_training(step, self.config.loader)
+        wanted = self.world.gather(training.name)[0]
+        if decoder is not None and decoder_of(wanted) != decoder:
+            if self.config.loader == "auto":
+                wanted = decoder
+            else:
+                log.warning(
+                    "the run began with images decoded by %s: with --loader %s it goes on, but not to the same bits",
+                    decoder,
+                    training.name,
+                )
+        if training.name != wanted:
+            training.close()
+            training = self.open_training(step, wanted)
+        backend = self.config.loader if self.config.loader != "auto" or training.name == "memory" else training.name
+        validation = eval_loader(
+            self.splits["val"],
+            EvalTransform(size=self.config.image_size, resize=self.config.resize),
+            batch_size=self.sampler.local_batch_size,
+            indices=self.validated,
+            **self.settings(backend, self.config.memory_share / self.world.size),
+        )
+        return training, validation
+
+    def open_training(self, step: int, backend: str) -> Loader:
+        """Open the training stream from a step on."""
+        config = self.config
+        augmentation = Augmentation(
+            size=config.image_size,
+            scale=config.crop_scale,
+            ratio=config.crop_ratio,
+            flip=config.flip,
+            jitter=config.color_jitter,
+        )
+        return train_loader(
+            self.splits["train"],
+            self.sampler,
+            augmentation,
+            start_step=step,
+            num_steps=self.sampler.steps_per_epoch * config.epochs - step,
+            **self.settings(backend, config.memory_share),
+        )
+
+    def settings(self, backend: str, memory_share: float) -> dict[str, Any]:
+        """Return what both loaders are opened with; the processes of a machine divide its processors."""
+        threads = resolve_threads(self.config.num_threads)
+        if self.config.num_threads is None:
+            threads = max(1, threads // self.world.local_size)
+        return {"device": self.device, "backend": backend, "num_threads": threads, "memory_share": memory_share}
+
+    @property
+    def validated(self) -> np.ndarray:
+        """The val images that this process predicts, int64 [*]: all of them where there are fewer than processes."""
+        num_images, world = len(self.splits["val"]), self.world
+        if num_images < world.size:
+            return np.arange(num_images)
+        return np.arange(world.rank * num_images // world.size, (world.rank + 1) * num_images // world.size)
+
+    def merge(self, predictions: list[int]) -> list[int]:
+        """Put the predictions of all processes into val's order."""
+        if self.world.size == 1:
+            return predictions
+        merged = torch.full((len(self.splits["val"]),), -1)
+        merged[torch.from_numpy(self.validated)] = torch.tensor(predictions)
+        whole: list[int] = self.world.largest(merged).tolist()
+        return whole
+
+    def draws(self, step: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return RandAugment's operations, uint8 [B, n], and mixup's share, [], of a step; None for what is off."""
+        config = self.config
+        operations = share = None
+        if config.randaugment:
+            drawn = draw_operations(
+                self.sampler.first_slot(step),
+                self.sampler.local_batch_size,
+                num_operations=config.randaugment,
+                seed=config.seed,
+            )
+            operations = self.on_device(torch.from_numpy(drawn))
+        if config.mixup:
+            share = self.on_device(torch.tensor(draw_share(step, alpha=config.mixup, seed=config.seed)))
+        return operations, share
+
+    def on_device(self, tensor: Tensor) -> Tensor:
+        """Return the tensor on the device without waiting for the GPU."""
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
