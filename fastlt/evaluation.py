@@ -280,6 +280,7 @@ def score_rebalanced(store: FeatureStore, method: str, splits: Iterable[str]) ->
     if "fc.weight" not in tensors:
         raise ValueError(f"{path}: the checkpoint of another network: it has no fc.weight")
     head = LinearHead(tensors["fc.weight"], tensors.get("fc.bias"))
+    store = store.under(tensors, method)  # live training and --reestimate-batch-norm change the network below the head
     return [
         score(
             head,

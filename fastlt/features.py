@@ -77,6 +77,10 @@ class Features:
         """Feature width, D."""
         return int(self.features.shape[1])
 
+    def take(self, ids: NDArray[np.integer[Any]]) -> Self:
+        """Return the features of the samples ``ids`` [B], in memory."""
+        return type(self)(features=self.features[ids], labels=self.labels[ids])
+
     def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
         """Return the features of the samples ``ids`` [B] as float32 [B, D] on a device; only they are read."""
         return as_float(np.asarray(self.features[ids]), device)
@@ -208,7 +212,7 @@ class FeatureStore:
         record = self.folder / f"{stem}.json"
         if not is_complete(record, key, array, labels):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / f"{stem}.lock"):
+            with locked(self.folder / ".lock"):
                 if not is_complete(record, key, array, labels):  # another process may have computed them meanwhile
                     self.compute(name, view, array, record)
         # Copy-on-write: writable, which PyTorch wants, and the file stays as it is

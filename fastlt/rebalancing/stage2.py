@@ -1,37 +1,46 @@
-"""Stage 2 of a run: choose and apply a rebalancing method, write the new checkpoint and its results."""
+"""Stage 2 of a run: fit rebalancing methods, write the new checkpoints and their results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from .. import checkpoint
-from ..config import RebalanceConfig
+from ..config import METHODS, RebalanceConfig
 from ..evaluation import Result, Results, reported_splits, score, score_joint
 from ..features import FeatureStore
 from ..hardware import resolve_device
-from ..loggers import log
-from ..models import LinearHead
 from ..run import Run
-from .curve import tau_curve
-from .tau import tau_normalize
+from .batch_norm import reestimated
+from .live import fit_live
+from .problem import Problem, Rebalanced
+from .selection import cross_validated_hits
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rebalanced:
-    """A rebalanced head, what it was made with, and the split on which that was chosen (None: it was given)."""
+def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
+    """Fit tau, until the methods are there."""
+    from .curve import tau_curve
+    from .tau import tau_normalize
 
-    head: LinearHead
-    params: dict[str, Any]
-    selected_on: str | None
+    tau, selected_on = config.fixed_tau(), None
+    if tau is None:
+        tau = tau_curve(problem.head, *problem.selection_tensors(), problem.class_counts).best(config.select_by).tau
+        selected_on = problem.selected_on
+    return {"tau": Rebalanced(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)}
+
+
+NO_TRAINING_FEATURES = ("tau", "logit_adjustment")
 
 
 def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     """Rebalance the classifier of a trained run.
 
-    Writes ``rebalanced/<method>/`` into the run: model.safetensors (the same network with another last layer),
-    config.json, and results.json with the joint and the rebalanced accuracies on val and test. The same settings give
-    the same files again.
+    Writes ``rebalanced/<method>/`` into the run, for every method with ``method="all"``: model.safetensors (the same
+    network with another last layer), config.json, and results.json with the joint and the rebalanced accuracies on val
+    and test. The same settings give the same files again.
 
     Args:
         run: The run.
@@ -41,43 +50,75 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
         The run.
 
     Raises:
-        ValueError, FileNotFoundError: The run's checkpoint or data are missing, or changed since it was trained.
+        ValueError, FileNotFoundError: The run's checkpoint or data are missing, or changed since it was trained; or
+            settings do not fit them.
     """
     config = config or RebalanceConfig()
-    store = FeatureStore(
-        run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
+    own = FeatureStore(
+        run,
+        device=resolve_device(config.device),
+        loader=config.loader,
+        num_threads=config.num_threads,
+        precision=config.feature_precision,
     )
-    for split in store.names:
-        store.split(split)
-    made = tau_normalization(store, config)
-    results = compare(store, config.method, made)
-    folder = run.method(config.method)
-    path = folder / "model.safetensors"
-    tensors = {key: value for key, value in store.tensors.items() if not key.startswith("fc.")}
-    tensors |= {f"fc.{key}": value for key, value in made.head.state_dict().items()}
-    metadata = {"weights": store.weights_hash, "method": config.method, "params": made.params}
-    checkpoint.save(path, tensors, metadata | {"selected_on": made.selected_on})
-    checkpoint.write_json(folder / "config.json", config.to_json())
-    checkpoint.write_json(folder / "results.json", results.to_json())
+    if config.select_on == "test" and "test" not in own.names:
+        raise ValueError(f"--select-on: got test; the data of {run.path} have {', '.join(own.names)}: choose val")
+    store = reestimated(own, config) if config.reestimate_batch_norm else own
+    hits = {}
+    if config.features == "live":
+        made, store = fit_live(store, config)
+    else:
+        problem = pose(store, config)
+        made = fit(problem, config)
+        if config.select_on == "folds":
+            hits = cross_validated_hits(problem, config, made, fit)
+    made = {name: finish(each, store, config) for name, each in made.items()}
+    joint = score_joint(own, reported_splits(own))
+    for name, each in made.items():
+        write(store, dataclasses.replace(config, method=name), each, compare(joint, store, name, each, hits))
     return run
 
 
-def tau_normalization(store: FeatureStore, config: RebalanceConfig) -> Rebalanced:
-    """tau-normalize the head, with tau as given or the best on val."""
-    tau, selected_on = config.fixed_tau(), None
-    if tau is None:
-        features, labels = store.split("val").tensors(store.device)
-        counts = store.run.data["class_counts"]
-        tau = tau_curve(store.head, features, labels, counts).best(config.select_by).tau
-        selected_on = "val"
-        log.info("tau = %.3f, the best %s accuracy on val", tau, config.select_by.replace("_", " "))
-    return Rebalanced(head=tau_normalize(store.head, tau), params={"tau": tau}, selected_on=selected_on)
+def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
+    """Gather what a method needs: features of the training images only where it looks at them."""
+    needs_training = config.method not in NO_TRAINING_FEATURES or config.tau == "learned"
+    train, where = store.run.config, "test" if config.select_on == "test" else "val"
+    return Problem(
+        head=store.head,
+        train=store.views(config.views) if needs_training else (),
+        selection=store.split(where),
+        selected_on=config.select_on,
+        class_counts=np.asarray(store.run.data["class_counts"], dtype=np.int64),
+        device=store.device,
+        stage1={
+            "batch_size": train.batch_size,
+            "lr": train.lr,
+            "weight_decay": train.weight_decay,
+            "dataset": train.dataset,
+        },
+    )
 
 
-def compare(store: FeatureStore, method: str, made: Rebalanced) -> Results:
-    """Evaluate the joint and the rebalanced head on val and test."""
-    splits = reported_splits(store)
-    joint = score_joint(store, splits)
+def finish(made: Rebalanced, store: FeatureStore, config: RebalanceConfig) -> Rebalanced:
+    """Fold a temperature fitted on val into the head, where asked for."""
+    return made
+
+
+def write(store: FeatureStore, config: RebalanceConfig, made: Rebalanced, results: Results) -> None:
+    """Write the folder of one method."""
+    folder = store.run.method(config.method)
+    tensors = {key: value for key, value in store.tensors.items() if not key.startswith("fc.")}
+    tensors |= {f"fc.{key}": value for key, value in made.head.state_dict().items()}
+    metadata = {"weights": store.weights_hash, "method": config.method, "params": made.params}
+    checkpoint.save(folder / "model.safetensors", tensors, metadata | {"selected_on": made.selected_on})
+    checkpoint.write_json(folder / "config.json", config.to_json())
+    checkpoint.write_json(folder / "results.json", results.to_json())
+
+
+def compare(
+    joint: Iterable[Result], store: FeatureStore, method: str, made: Rebalanced, hits: Mapping[str, Any]
+) -> Results:
+    """Evaluate a rebalanced head beside the joint one; val by cross-validation where its hits are given."""
     path = store.run.method(method) / "model.safetensors"
     rows: list[Result] = []
     for before in joint:
@@ -92,3 +133,14 @@ def compare(store: FeatureStore, method: str, made: Rebalanced) -> Results:
         )
         rows += [before, after]
     return Results(tuple(rows))
+
+
+def read_results(run: Run, method: str) -> Results:
+    """Read the results of a method, or of every method for ``all``: a split at a time, the joint classifier first."""
+    names = METHODS if method == "all" else (method,)
+    rows: dict[tuple[str, str], Result] = {}
+    for name in names:
+        for row in Results.read(run.method(name) / "results.json"):
+            rows[row.split, row.method] = row
+    splits = list(dict.fromkeys(split for split, _ in rows))
+    return Results(tuple(row for split in splits for row in rows.values() if row.split == split))

@@ -1,0 +1,110 @@
+"""BatchNorm's statistics in stage 2: estimated anew on class-balanced images, before features are computed."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import checkpoint
+from ..config import RebalanceConfig
+from ..data.loader import Loader, train_loader
+from ..data.preprocess import Preprocess
+from ..data.sampler import LongTailSampler
+from ..features import FeatureStore, augmentation, exact_fp32, load_model
+from ..loggers import log
+from ..models import Network
+
+NUM_BATCHES = 100  # statistics of 100 batches vary by a tenth of one batch's
+NAME = "reestimated"
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the network's BatchNorm layers that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
+def balanced_images(store: FeatureStore, config: RebalanceConfig, *, num_steps: int, batch_size: int) -> Loader:
+    """Open stage 1's training images, augmented as there, in class-balanced order."""
+    train = store.run.config
+    dataset = store.splits["train"]
+    sampler = LongTailSampler(
+        dataset.labels,
+        sampling="class_balanced",
+        batch_size=batch_size,
+        seed=config.seed,
+        samples_per_class=4 if config.protocol == "released" else 1,
+        num_classes=dataset.num_classes,
+    )
+    return train_loader(
+        dataset,
+        sampler,
+        augmentation(train),
+        num_steps=num_steps,
+        device=store.device,
+        backend=store.loader,
+        num_threads=store.num_threads,
+        memory_share=train.memory_share,
+    )
+
+
+def fresh_model(store: FeatureStore) -> Network:
+    """Return the store's network anew, on its device: one that may be changed."""
+    num_classes = len(store.run.data["class_names"])
+    model = load_model(store.run.config, store.tensors, num_classes, store.checkpoint)
+    return model.to(device=store.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
+    """Return the features' store under BatchNorm statistics of class-balanced images.
+
+    Stage 1's running statistics are those of long-tailed batches. Here they become the plain mean over up to 100
+    class-balanced batches, augmented as in training; weights stay as they are. The statistics are kept in the run.
+
+    Raises:
+        ValueError: The network has no BatchNorm.
+    """
+    train = store.run.config
+    batch_size = config.batch_size or train.batch_size
+    num_batches = min(NUM_BATCHES, max(1, len_train(store) // batch_size))
+    key = {"features": store.key("train"), "seed": config.seed, "batch_size": batch_size, "protocol": config.protocol}
+    path = store.run.path / "features" / NAME / "batch_norm.safetensors"
+    statistics: dict[str, Tensor] = {}
+    if path.is_file():
+        with contextlib.suppress(ValueError):  # damaged: estimated anew
+            stored, metadata = checkpoint.load(path)
+            statistics = stored if metadata == key else {}
+    if not statistics:
+        statistics = estimate(store, config, num_batches, batch_size)
+        checkpoint.save(path, statistics, key)
+    return store.under({**store.tensors, **statistics}, NAME)
+
+
+def len_train(store: FeatureStore) -> int:
+    """Return the number of training images, without opening them."""
+    return int(store.run.data["splits"]["train"]["num_images"])
+
+
+@torch.inference_mode()
+def estimate(store: FeatureStore, config: RebalanceConfig, num_batches: int, batch_size: int) -> dict[str, Tensor]:
+    """Return the mean of BatchNorm's batch statistics over ``num_batches`` class-balanced batches."""
+    model = fresh_model(store)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    layers = batch_norms(model)
+    if not layers:
+        raise ValueError(
+            f"--reestimate-batch-norm: {store.run.config.backbone} has no BatchNorm statistics to estimate; drop it"
+        )
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average
+        layer.train()
+    preprocess = Preprocess(store.run.config.mean, store.run.config.std).to(store.device)
+    images = balanced_images(store, config, num_steps=num_batches, batch_size=batch_size)
+    with exact_fp32(store.device), contextlib.closing(images):
+        for batch in images:
+            model.features(preprocess(batch.images, batch.jitter, batch.order))
+    log.info("BatchNorm: statistics of %d class-balanced batches of %d images", num_batches, batch_size)
+    return {key: value for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
