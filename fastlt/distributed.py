@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -106,13 +107,16 @@ class World:
         """Return the module with gradients averaged over all processes; alone, the module itself."""
         if self.size == 1:
             return module
-        # Running statistics are averaged where they matter, not overwritten by those of rank 0 in every step
-        return DistributedDataParallel(
-            module,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            # torch 2.13 has another name for broadcast_buffers, which 2.11 lacks
+            warnings.simplefilter("ignore", FutureWarning)
+            # Running statistics are averaged where they matter, not overwritten by those of rank 0 in every step
+            return DistributedDataParallel(
+                module,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
 
     def barrier(self) -> None:
         """Wait for all processes."""

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from ..config import TrainConfig
+from ..loggers import log
 from .common import console, parse, say
+
+GRACE_S = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +58,44 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run `fastlt train`."""
+    """Run `fastlt train`: in this process, or through torchrun in several."""
     config = train_config(argv)
+    from .. import distributed
+
+    if config.gpus is not None and config.gpus > 1 and not distributed.under_torchrun():
+        start_processes(config, argv)
+        return
+    from ..interrupts import InterruptedTrainingError
     from ..training import train
 
-    run = train(config, console=console)
-    say(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto")
+    writes = distributed.is_writer()
+    if not writes:
+        log.setLevel(logging.WARNING)
+    try:
+        run = train(config, console=console if writes else Console(quiet=True))
+    except (distributed.ReportedElsewhereError, InterruptedTrainingError):
+        if writes:
+            raise
+        # Said by the process that writes. A status other than 0 would make torchrun end that one at once.
+        raise SystemExit(0) from None
+    except RuntimeError:
+        if distributed.under_torchrun():
+            # The connection was lost: another process failed, and torchrun is about to end this one
+            time.sleep(GRACE_S)
+        raise
+    if writes:
+        say(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto")
+
+
+def start_processes(config: TrainConfig, argv: Sequence[str]) -> None:
+    """Let torchrun run the same command once a GPU; end as its processes do."""
+    from ..distributed import World
+    from ..launch import check_gpus, launch
+    from ..opening import check_shares
+
+    assert config.gpus is not None
+    check_gpus(config)
+    check_shares(config, World(size=config.gpus))
+    status = launch(["train", *argv], config.gpus)
+    if status:
+        raise SystemExit(status)
