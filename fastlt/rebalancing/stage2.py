@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import checkpoint
 from ..config import METHODS, RebalanceConfig
@@ -17,7 +17,7 @@ from ..run import Run
 from .batch_norm import reestimated
 from .live import fit_live
 from .problem import Problem, Rebalanced
-from .selection import cross_validated_hits
+from .selection import cross_validated_hits, with_hits
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
@@ -64,7 +64,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     if config.select_on == "test" and "test" not in own.names:
         raise ValueError(f"--select-on: got test; the data of {run.path} have {', '.join(own.names)}: choose val")
     store = reestimated(own, config) if config.reestimate_batch_norm else own
-    hits = {}
+    hits: dict[str, NDArray[np.bool_]] = {}
     if config.features == "live":
         made, store = fit_live(store, config)
     else:
@@ -116,7 +116,7 @@ def write(store: FeatureStore, config: RebalanceConfig, made: Rebalanced, result
 
 
 def compare(
-    joint: Iterable[Result], store: FeatureStore, method: str, made: Rebalanced, hits: Mapping[str, Any]
+    joint: Iterable[Result], store: FeatureStore, method: str, made: Rebalanced, hits: Mapping[str, NDArray[np.bool_]]
 ) -> Results:
     """Evaluate a rebalanced head beside the joint one; val by cross-validation where its hits are given."""
     path = store.run.method(method) / "model.safetensors"
@@ -131,6 +131,9 @@ def compare(
             selected_on=made.selected_on,
             path=path,
         )
+        if before.split == "val" and method in hits:
+            counts = np.asarray(store.run.data["class_counts"])
+            after = with_hits(after, hits[method], store.split("val").labels, counts)
         rows += [before, after]
     return Results(tuple(rows))
 

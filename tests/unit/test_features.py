@@ -1,0 +1,160 @@
+"""Features in memory and in files: their two precisions, their checks, and files that are written in several tries."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt import feature_file
+from fastlt.data.augmentation import Augmentation
+from fastlt.data.dataset import LongTailedDataset
+from fastlt.data.plan import StandIns, ViewPlan
+from fastlt.feature_file import FeatureWriter, is_complete
+from fastlt.features import Features, hash_tensors
+from fastlt.rebalancing.selection import stratified_folds
+
+CPU = torch.device("cpu")
+
+
+def key(precision: str = "fp32") -> dict:
+    return {"weights": "w", "precision": precision}
+
+
+def random_features(count: int = 20, width: int = 6) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_made_of_tensors_and_arrays() -> None:
+    x, y = random_features(), torch.arange(20) % 3
+    for features in (Features.of(x, y), Features.of(x.double().numpy(), y.int().numpy())):
+        assert (len(features), features.num_features) == (20, 6)
+        for got, expected in zip(features.tensors(CPU), (x, y), strict=True):
+            torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(features.rows(np.array([3, 3, 0]), CPU), x[[3, 3, 0]])
+        assert features.take(np.array([5, 1])).labels.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(("shape", "count"), [((4,), 4), ((4, 2), 3), ((0, 2), 0)])
+def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...], count: int) -> None:
+    with pytest.raises(ValueError, match=r"features: got features .* and labels .*; expected \[N, D\] and \[N\]"):
+        Features.of(torch.zeros(shape), torch.zeros(count, dtype=torch.long))
+
+
+def test_features_that_are_not_finite_are_counted() -> None:
+    x = random_features()
+    x[3, 1], x[7, 0], x[7, 2] = float("nan"), float("inf"), float("nan")
+    with pytest.raises(ValueError, match="features of val: 2 of 20 images have features that are NaN or infinite"):
+        Features.of(x, torch.zeros(20, dtype=torch.long), name="features of val")
+
+
+def write(folder: Path, x: torch.Tensor, precision: str, blocks: list[slice], *, finish: bool = True) -> FeatureWriter:
+    writer = FeatureWriter(folder / "x.partial", folder / "x.json", key(precision), tuple(x.shape))
+    with writer:
+        for block in blocks:
+            writer.append(x[block])
+    if finish:
+        writer.finish()
+    return writer
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_file_holds_the_features_in_its_precision(tmp_path: Path, precision: str) -> None:
+    x = random_features()
+    write(tmp_path, x, precision, [slice(0, 7), slice(7, 20)])
+    stored = Features(features=np.load(tmp_path / "x.partial", mmap_mode="c"), labels=np.zeros(20, dtype=np.int64))
+    expected = x if precision == "fp32" else x.bfloat16().float()
+    assert torch.equal(stored.tensors(CPU)[0], expected)
+    assert torch.equal(stored.rows(np.array([19, 2]), CPU), expected[[19, 2]])
+    assert stored.features.nbytes == 20 * 6 * (4 if precision == "fp32" else 2)
+    assert is_complete(tmp_path / "x.json", key(precision), tmp_path / "x.partial")
+    assert not is_complete(tmp_path / "x.json", key("other"), tmp_path / "x.partial")
+
+
+def test_an_interrupted_file_goes_on_after_its_last_recorded_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = random_features()
+    writer = FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6))
+    writer.__enter__()
+    writer.append(x[:8])
+    writer.save()
+    writer.append(x[8:13])  # written, perhaps, but not recorded: the process dies here
+    writer.file.close()
+    assert not is_complete(tmp_path / "x.json", key(), tmp_path / "x.partial")
+    again = FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6))
+    assert again.num_done == 8
+    with again:
+        again.append(x[8:])
+    again.finish()
+    assert np.array_equal(np.load(tmp_path / "x.partial"), x.numpy())
+
+
+def test_blocks_are_recorded_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_file, "SAVE_EVERY_S", 0.0)
+    with FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6)) as writer:
+        writer.append(random_features()[:5])
+        assert feature_file.read_record(tmp_path / "x.json")["num_done"] == 5
+
+
+def test_progress_under_another_key_is_not_used(tmp_path: Path) -> None:
+    x = random_features()
+    write(tmp_path, x, "fp32", [slice(0, 8)], finish=False)
+    assert FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6)).num_done == 8
+    for other, shape in ((key("bf16"), (20, 6)), (key(), (20, 7)), (key(), (21, 6))):
+        assert FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", other, shape).num_done == 0
+
+
+def test_a_file_that_ended_early_is_not_called_complete(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="8 of 20 images"):
+        write(tmp_path, random_features(), "fp32", [slice(0, 8)])
+
+
+def test_hashes_tell_names_shapes_and_values_apart() -> None:
+    x = torch.arange(6.0)
+    tensors = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x + 1}, {"a": x.double()}, {"a": x, "b": x}]
+    assert len({hash_tensors(each) for each in tensors}) == len(tensors)
+    assert hash_tensors({"a": x, "b": x}) == hash_tensors({"b": x, "a": x.clone()})
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> LongTailedDataset:
+    return LongTailedDataset(
+        root=tmp_path,
+        paths=tuple(f"{index}.png" for index in range(11)),
+        labels=np.arange(11) % 2,
+        sizes=np.random.default_rng(0).integers(20, 60, (11, 2)).astype(np.int32),
+        native=np.ones(11, np.bool_),
+        class_names=("a", "b"),
+        split="train",
+        fingerprint="0",
+    )
+
+
+def windows(dataset: LongTailedDataset, *, view: int, seed: int = 3, batch_size: int, start: int = 0) -> np.ndarray:
+    plan = ViewPlan(
+        dataset=dataset, augmentation=Augmentation(size=16), batch_size=batch_size, seed=seed, view=view, start=start
+    )
+    works = [plan.work(position, StandIns(dataset)) for position in range(len(plan))]
+    assert np.concatenate([work.ids for work in works]).tolist() == list(range(start, 11))
+    return np.concatenate([work.windows for work in works])
+
+
+def test_a_view_depends_on_its_number_and_the_seed_alone(dataset: LongTailedDataset) -> None:
+    whole = windows(dataset, view=1, batch_size=11)
+    assert np.array_equal(windows(dataset, view=1, batch_size=4), whole)
+    assert np.array_equal(windows(dataset, view=1, batch_size=3, start=5), whole[5:])
+    assert not np.array_equal(windows(dataset, view=2, batch_size=11), whole)
+    assert not np.array_equal(windows(dataset, view=1, seed=4, batch_size=11), whole)
+
+
+def test_folds_share_every_class_evenly() -> None:
+    labels = np.random.default_rng(1).integers(0, 7, 203)
+    folds = stratified_folds(labels, seed=5)
+    assert np.ptp(np.bincount(folds)) <= 1
+    for c in range(7):
+        assert np.ptp(np.bincount(folds[labels == c], minlength=5)) <= 1
+    assert np.array_equal(folds, stratified_folds(labels, seed=5))
+    assert not np.array_equal(folds, stratified_folds(labels, seed=6))
+    with pytest.raises(ValueError, match="--select-on: got folds with 4 val images; expected at least 5"):
+        stratified_folds(labels[:4])
