@@ -91,7 +91,6 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
     Raises:
         ValueError: The method has no live form, or settings exclude each other.
     """
-    check(config)
     train = store.run.config
     batch_size = config.batch_size or train.batch_size
     steps_per_epoch = max(1, len_train(store) // batch_size)
@@ -129,7 +128,7 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
     return {config.method: choose(candidates, moved, config)}, moved
 
 
-def check(config: RebalanceConfig) -> None:
+def check_live(config: RebalanceConfig) -> None:
     """Refuse what has no live form."""
     if config.method not in LIVE_METHODS:
         raise ValueError(
@@ -138,6 +137,11 @@ def check(config: RebalanceConfig) -> None:
         )
     if config.loss != "cross_entropy":
         raise ValueError(f"--loss: got {config.loss} with --features live; it needs --features cached")
+    if config.reestimate_batch_norm and config.protocol == "released":
+        raise ValueError(
+            "--reestimate-batch-norm: got it with --protocol released, in which the statistics drift by themselves; "
+            "drop it, or choose --protocol paper"
+        )
     grid = max(len(config.lr), 1) * max(len(config.weight_decay), 1)
     if grid > 1 and config.fine_tune != "classifier":
         raise ValueError(

@@ -15,7 +15,7 @@ from ..features import FeatureStore
 from ..hardware import resolve_device
 from ..run import Run
 from .batch_norm import reestimated
-from .live import fit_live
+from .live import check_live, fit_live
 from .problem import Problem, Rebalanced
 from .selection import cross_validated_hits, with_hits
 
@@ -54,6 +54,8 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
             settings do not fit them.
     """
     config = config or RebalanceConfig()
+    if config.features == "live":
+        check_live(config)
     own = FeatureStore(
         run,
         device=resolve_device(config.device),

@@ -1,0 +1,157 @@
+"""PROTOCOL of the released code: in stage 2 BatchNorm's statistics drift, its weights do not; one step by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastlt import RebalanceConfig, Run, checkpoint, rebalance, recipe
+from fastlt.data.loader import train_loader
+from fastlt.data.preprocess import Preprocess
+from fastlt.data.sampler import LongTailSampler
+from fastlt.data.source import open_data
+from fastlt.data.synth import synthesize
+from fastlt.features import augmentation
+from fastlt.models import LinearHead, Network, create_model
+
+BATCH, LR, DECAY = 16, 0.2 * 16 / 512, 5e-4
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A network that was never trained, on five classes of 20 to 4 images: two steps an epoch."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    root = synthesize(
+        tmp_path / "data",
+        num_classes=5,
+        num_images=40,
+        max_count=20,
+        min_count=4,
+        size=32,
+        val_per_class=2,
+        test_per_class=2,
+        num_workers=1,
+    )
+    config = dataclasses.replace(
+        recipe("glyphs_lt"),
+        dataset="folder",
+        data_root=root,
+        batch_size=BATCH,
+        color_jitter=0.3,
+        precision="fp32",
+        loader="pillow",
+        num_threads=1,
+        out=tmp_path / "run",
+    )
+    splits = open_data(config)
+    run = Run.create(config, splits)
+    torch.manual_seed(0)
+    checkpoint.save(run.checkpoint("best"), create_model(config.backbone, 5).state_dict(), {})
+    return run
+
+
+def stage1_model(run: Run) -> Network:
+    model = create_model(run.config.backbone, 5)
+    tensors, _ = checkpoint.load(run.checkpoint("best"))
+    checkpoint.load_into(model, tensors, source=run.path)
+    return model.requires_grad_(False)
+
+
+def batches(run: Run, samples_per_class: int, steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Network input and labels of stage 2's steps."""
+    dataset = open_data(run.config)["train"]
+    sampler = LongTailSampler(
+        dataset.labels, sampling="class_balanced", batch_size=BATCH, seed=0, samples_per_class=samples_per_class
+    )
+    preprocess = Preprocess(run.config.mean, run.config.std)
+    with train_loader(
+        dataset, sampler, augmentation(run.config), num_steps=steps, backend="pillow", num_threads=1
+    ) as images:
+        return [(preprocess(batch.images, batch.jitter, batch.order), batch.labels) for batch in images]
+
+
+def stage2(run: Run, method: str, protocol: str, epochs: int) -> dict[str, torch.Tensor]:
+    config = RebalanceConfig(
+        method=method,
+        features="live",
+        protocol=protocol,
+        epochs=epochs,
+        temperature=False,
+        device="cpu",
+        loader="pillow",
+        num_threads=1,
+    )
+    rebalance(run, config)
+    tensors, _ = checkpoint.load(run.method(method) / "model.safetensors")
+    return tensors
+
+
+def by_hand(run: Run, method: str, protocol: str, rates: list[float]) -> dict[str, torch.Tensor]:
+    """Stage 2 written out: an epoch of two steps for every learning rate; momentum 0.9, decay on everything."""
+    model = stage1_model(run)
+    model.eval()
+    samples_per_class = 1
+    if protocol == "released":
+        model.train()  # this network has no dropout: BatchNorm is all that this concerns
+        samples_per_class = 4
+    weight, bias = model.fc.weight.detach().clone(), model.fc.bias.detach().clone()
+    if method == "crt":
+        fresh = LinearHead.initialised(5, model.num_features, generator=torch.Generator().manual_seed(0))
+        parameters = [fresh.weight.detach().clone(), fresh.bias.detach().clone()]
+    else:
+        parameters = [torch.ones(5)]
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for step, (x, y) in enumerate(batches(run, samples_per_class, 2 * len(rates))):
+        with torch.no_grad():
+            features = model.features(x)
+        leaves = [p.clone().requires_grad_() for p in parameters]
+        logits = features @ leaves[0].T + leaves[1] if method == "crt" else (features @ weight.T + bias) * leaves[0]
+        gradients = torch.autograd.grad(F.cross_entropy(logits, y), leaves)
+        for index, gradient in enumerate(gradients):
+            velocity[index] = 0.9 * velocity[index] + gradient + DECAY * parameters[index]
+            parameters[index] = parameters[index] - rates[step // 2] * velocity[index]
+    if method == "crt":
+        weight, bias = parameters
+    else:
+        weight, bias = weight * parameters[0][:, None], bias * parameters[0]
+    return {**model.state_dict(), "fc.weight": weight, "fc.bias": bias}
+
+
+@pytest.mark.parametrize("method", ["crt", "lws"])
+@pytest.mark.parametrize(
+    ("protocol", "shares"),
+    # cosine over T = 3 epochs: cos(pi t / 3) = 1, .5, -.5, -1; the released code begins at t = 1
+    [("paper", (1.0, 0.75, 0.25)), ("released", (0.75, 0.25, 0.0))],
+)
+def test_stage_2_is_what_the_protocol_says(run: Run, method: str, protocol: str, shares: tuple[float, ...]) -> None:
+    got = stage2(run, method, protocol, epochs=3)
+    expected = by_hand(run, method, protocol, [LR * share for share in shares])
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+    before, _ = checkpoint.load(run.checkpoint("best"))
+    statistics = [key for key in before if "running_" in key]
+    drifted = [key for key in statistics if not torch.equal(before[key], got[key])]
+    assert drifted == (statistics if protocol == "released" else [])
+
+
+def test_reestimated_statistics_are_the_mean_of_class_balanced_batches(run: Run) -> None:
+    rebalance(run, RebalanceConfig(tau="0", reestimate_batch_norm=True, temperature=False, device="cpu", num_threads=1))
+    tensors, _ = checkpoint.load(run.method("tau") / "model.safetensors")
+    model = stage1_model(run)
+    inputs: list[torch.Tensor] = []
+    model.bn1.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+    model.train()
+    with torch.no_grad():
+        for x, _ in batches(run, 1, 2):
+            model.features(x)
+    assert isinstance(model.bn1, nn.BatchNorm2d)
+    mean = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
+    variance = torch.stack([x.var((0, 2, 3)) for x in inputs]).mean(0)
+    torch.testing.assert_close(tensors["bn1.running_mean"], mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tensors["bn1.running_var"], variance, atol=1e-5, rtol=1e-4)
+    assert np.isfinite(tensors["layer1.0.bn1.running_var"].numpy()).all()
