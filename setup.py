@@ -18,6 +18,7 @@ setup(
         "fastlt.data",
         "fastlt.kernels",
         "fastlt.models",
+        "fastlt.networks",
         "fastlt.ops",
         "fastlt.rebalancing",
         "fastlt.recipes",

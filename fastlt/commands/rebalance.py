@@ -7,21 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import METHODS, RebalanceConfig
+from ..config.adopt import AdoptConfig
 from .common import RunArgument, narrow, open_run, parse, print_results, say
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rebalance(RunArgument, RebalanceConfig):
+class Rebalance(RunArgument, AdoptConfig, RebalanceConfig):
     """Rebalance the linear classifier of a trained network (stage 2); the backbone stays as it is."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt rebalance`."""
-    rebalance_run(parse(Rebalance, argv, "rebalance"))
+    parsed = parse(Rebalance, argv, "rebalance")
+    if names_checkpoint(parsed.run):
+        rebalance_file(parsed)
+    else:
+        rebalance_run(parsed)
 
 
 def rebalance_run(parsed: Rebalance) -> None:
     """Rebalance a run, print its table and say where the checkpoints are."""
+    if flags := narrow(parsed, AdoptConfig).given():
+        raise ValueError(
+            f"{flags[0]}: it is for a CHECKPOINT, but {parsed.run or 'the last run'} is a run, which knows its own "
+            "settings; drop it, or name a checkpoint first"
+        )
     run = open_run(parsed)
     from ..rebalancing.stage2 import read_results, rebalance
 
@@ -31,9 +43,20 @@ def rebalance_run(parsed: Rebalance) -> None:
         say(f"checkpoint: {run.method(method) / 'model.safetensors'}")
 
 
+def rebalance_file(parsed: Rebalance) -> None:
+    """Rebalance a checkpoint, print its table and say what was written."""
+    from ..networks import rebalance_checkpoint
+    from ..rebalancing.stage2 import read_results
+
+    run, outputs = rebalance_checkpoint(Path(parsed.run), narrow(parsed, AdoptConfig), narrow(parsed, RebalanceConfig))
+    print_results(read_results(run, parsed.method), parsed.run, parsed.json)
+    for out in outputs.values():
+        say(f"checkpoint: {out}")
+
+
 def names_checkpoint(text: str) -> bool:
     """Say whether an argument names a checkpoint: a file, or a folder of safetensors that is no run."""
     path = Path(text)
-    if path.is_file():
+    if path.is_file() or path.suffix in CHECKPOINT_SUFFIXES:
         return True
     return bool(text) and not (path / "data.json").is_file() and any(path.glob("*.safetensors"))

@@ -19,7 +19,7 @@ LAYERS = (
     ("opening",),
     ("evaluation",),
     ("training", "rebalancing", "plots"),
-    ("report",),
+    ("report", "networks", "export", "predict"),
     ("demo", "doctor", "reproduce", "benchmark"),
     ("commands",),
     ("cli", "__main__"),

@@ -1,0 +1,155 @@
+"""Take in somebody's checkpoint as a run: the same weights under our names, its data and preprocessing settled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checkpoint, ops
+from ..config import RebalanceConfig, TrainConfig
+from ..config.adopt import AdoptConfig
+from ..data.dataset import open_splits
+from ..features import FeatureStore
+from ..hardware import resolve_device
+from ..loggers import log
+from ..models import create_model
+from ..run import RUNS, Run, describe_data, environment
+from .chance import suspect
+from .mapping import HEAD, NameMap, guess_backbone, match
+from .reading import Checkpoint, read_checkpoint
+from .settling import settle_order, settle_preprocessing
+
+ADOPTED = RUNS / "adopted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """A checkpoint, the run that has its weights, the names of its tensors, and the order of its classes."""
+
+    checkpoint: Checkpoint
+    run: Run
+    names: NameMap
+    order: tuple[int, ...]
+
+
+def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
+    """Make a run folder of a checkpoint, or find the one that was made of it before with the same settings.
+
+    ``runs/adopted/<stem>-<hash>`` gets config.json, data.json and checkpoints/best.safetensors, so that everything
+    that works on a run works on it; ``runs/last`` stays.
+
+    Raises:
+        FileNotFoundError: The checkpoint or the data do not exist.
+        ValueError: They cannot be read, or do not fit each other.
+    """
+    if asked.data_root is None:
+        raise ValueError(
+            f"--data-root: missing; to rebalance the checkpoint {path} fastlt needs the images it was trained on "
+            "(train/<class>/*, val/<class>/*), or list files"
+        )
+    source = read_checkpoint(path)
+    tensors = source.tensors
+    backbone = asked.backbone or guess_backbone(path, tensors, source.settings)
+    splits = open_splits(asked.data_root, lists=asked.lists)
+    class_names = splits["train"].class_names
+    names = match(path, tensors, backbone, asked.head, len(class_names))
+    log.info("%s: %s, last layer %s", path, backbone, names.head)
+    preprocessing = settle_preprocessing(path, source.settings, timm_config(backbone), asked, force=force)
+    order = settle_order(path, source.settings, asked.classes, class_names)
+    root, lists = (place and place.resolve() for place in (asked.data_root, asked.lists))
+    config = TrainConfig(dataset="folder", data_root=root, lists=lists, backbone=backbone, **preprocessing)
+    ours = our_tensors(path, tensors, names, order)
+    run = store_run(path, config, describe_data(splits), ours, {"source": str(path.resolve()), "order": list(order)})
+    return Adopted(checkpoint=source, run=run, names=names, order=order)
+
+
+def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return the checkpoint's tensors under our names, in fp32, with the head's rows in the data's order.
+
+    Raises:
+        ValueError: One has entries that are not finite.
+    """
+    made: dict[str, Tensor] = {}
+    for ours, theirs in names.names.items():
+        value = tensors[theirs]
+        value = value.float() if value.is_floating_point() else value
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{path}: {theirs} has entries that are not finite; it comes from a run that diverged")
+        made[ours] = value[list(order)] if ours.startswith(f"{HEAD}.") else value
+    for ours in names.absent:
+        # A bias that the head lacks, or counters that old files lack: zeros change nothing
+        made[ours] = torch.zeros(len(order)) if ours == f"{HEAD}.bias" else torch.tensor(0)
+    return made
+
+
+def store_run(
+    path: Path, config: TrainConfig, data: dict[str, Any], tensors: dict[str, Tensor], origin: dict[str, Any]
+) -> Run:
+    """Write the run folder unless it is there."""
+    digest = hashlib.sha256(json.dumps([config.to_json(), data, origin], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    run = Run(ADOPTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
+    if not run.checkpoint("best").is_file():
+        checkpoint.write_json(run.path / "environment.json", environment())
+        checkpoint.write_json(run.path / "data.json", data)
+        checkpoint.write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
+        # The checkpoint comes last: a folder with it is whole
+        checkpoint.save(run.checkpoint("best"), tensors, {"adopted": origin})
+    return run
+
+
+def timm_config(backbone: str) -> dict[str, Any]:
+    """Return timm's configuration of a network: input size, crop, mean, std, interpolation."""
+    if not backbone.startswith("timm:"):
+        return {}
+    trunk = getattr(create_model(backbone, 2), "trunk", None)
+    found: dict[str, Any] = getattr(trunk, "pretrained_cfg", None) or {}
+    return dict(found)
+
+
+def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
+    """Stop where the checkpoint guesses on val: its preprocessing or its class order is then not what was settled.
+
+    Raises:
+        ValueError: The joint top-1 accuracy on val is near chance, and ``config.force`` is not set.
+    """
+    run = adopted.run
+    store = FeatureStore(
+        run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
+    )
+    features, labels = store.split("val").tensors(store.device)
+    head = store.head
+    with torch.inference_mode():
+        scores = ops.scaled_logits(features, head.weight, bias=head.bias)
+        predictions = scores.argmax(1).cpu().numpy().astype(np.int64)
+    num_classes = len(adopted.order)
+    found = suspect(predictions, labels.cpu().numpy(), num_classes)
+    path = adopted.checkpoint.path
+    if found is None:
+        return
+    said = (
+        f"{path}: {found.accuracy:.1%} right on val, where guessing gives {1 / num_classes:.1%} (stopped at "
+        f"{found.limit:.1%} or less)"
+    )
+    if found.cause == "class order":
+        said += (
+            f": likely the class order is wrong, since matching its classes anew explains {found.matched:.1%} of the "
+            "images; give its own order with --classes FILE"
+        )
+    else:
+        said += (
+            ": likely the preprocessing is wrong (or these are not its data), since no other class order explains its "
+            "answers; give --image-size, --eval-resize, --mean and --std"
+        )
+    if not config.force:
+        raise ValueError(f"{said}, or go on with --force")
+    log.warning("%s (--force: going on)", said)

@@ -1,0 +1,69 @@
+"""Tell a checkpoint that is read wrongly: accuracy near chance, and which of two mistakes explains it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Shapes: N images, C classes.
+
+_DEVIATIONS = 3.0
+
+
+class Suspicion(NamedTuple):
+    """What is likely wrong, and the numbers that say so, as fractions."""
+
+    cause: str
+    accuracy: float
+    limit: float
+    matched: float
+
+
+def chance_limit(num_classes: int, num_images: int) -> float:
+    """Return the accuracy up to which a network counts as guessing.
+
+    Twice chance, or three standard errors above it on a small val split; at most halfway from chance to 1, which
+    matters for two or three classes.
+    """
+    chance = 1 / num_classes
+    error = math.sqrt(chance * (1 - chance) / num_images)
+    return min(chance + max(chance, _DEVIATIONS * error), (1 + chance) / 2)
+
+
+def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> Suspicion | None:
+    """Return what is likely wrong with a network near chance, or None for one that is above it.
+
+    With classes in another order a good network still puts every class's images into one class each, only another one:
+    a one-to-one matching of labels with predictions explains far more images than it would by luck. Wrong
+    preprocessing (or another network's weights) leaves no such pattern.
+
+    Args:
+        predictions: [N].
+        labels: [N].
+        num_classes: C.
+    """
+    accuracy, limit = float((predictions == labels).mean()), chance_limit(num_classes, len(labels))
+    if accuracy > limit:
+        return None
+    matched = matched_share(predictions, labels, num_classes)
+    shuffled = np.random.default_rng(0).permutation(predictions)
+    lucky = matched_share(shuffled, labels, num_classes)
+    error = math.sqrt(max(lucky * (1 - lucky), 1 / len(labels)) / len(labels))
+    cause = "class order" if matched > lucky + max(1 / num_classes, _DEVIATIONS * error) else "preprocessing"
+    return Suspicion(cause, accuracy, limit, matched)
+
+
+def matched_share(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> float:
+    """Return the share of images that a one-to-one matching of labels with predictions explains, matched greedily."""
+    cells, counts = np.unique(labels * num_classes + predictions, return_counts=True)
+    rows, columns, total = set(), set(), 0
+    for at in np.argsort(-counts, kind="stable"):
+        row, column = divmod(int(cells[at]), num_classes)
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+            total += int(counts[at])
+    return total / len(labels)

@@ -1,0 +1,246 @@
+"""Match a checkpoint's names with those of our networks: a table from ours to theirs, or what does not match."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import check_choice
+from ..loggers import log
+from ..models import create_model
+from ..models.resnet import SPECS, ResNetSpec
+
+TRUNK = "trunk."  # where a network of the timm library keeps its own names
+HEAD = "fc"
+COUNTER = "num_batches_tracked"  # files older than it lack it
+NUM_NAMED = 10
+
+# transformers' ResNetForImageClassification
+_STEM = re.compile(r"^resnet\.embedder\.embedder\.(convolution|normalization)\.(\w+)$")
+_SHORTCUT = re.compile(r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(\w+)$")
+_LAYER = re.compile(
+    r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(\w+)$"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameMap:
+    """How a checkpoint fills one of our networks.
+
+    ``names`` has their name for each of ours (the head's included); ``head`` is their last layer's name. ``absent`` are
+    ours that a checkpoint may lack: counters, and the bias of a layer without one.
+    """
+
+    backbone: str
+    head: str
+    names: dict[str, str]
+    absent: tuple[str, ...] = field(default=())
+
+
+def our_name(name: str) -> str:
+    """Translate transformers' ResNet names to torchvision's; any other name stays."""
+    if found := _STEM.match(name):
+        return f"{'conv1' if found[1] == 'convolution' else 'bn1'}.{found[2]}"
+    if found := _SHORTCUT.match(name):
+        place = 0 if found[3] == "convolution" else 1
+        return f"layer{int(found[1]) + 1}.{found[2]}.downsample.{place}.{found[4]}"
+    if found := _LAYER.match(name):
+        part = "conv" if found[4] == "convolution" else "bn"
+        return f"layer{int(found[1]) + 1}.{found[2]}.{part}{int(found[3]) + 1}.{found[5]}"
+    return name
+
+
+def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | None, num_classes: int) -> NameMap:
+    """Match every tensor of a checkpoint with one of a network's.
+
+    Args:
+        path: The checkpoint, for messages.
+        tensors: Its tensors by name.
+        backbone: Name of our network.
+        head: Name of its last layer, or None to find it.
+        num_classes: Number of classes of the data.
+
+    Raises:
+        ValueError: A tensor does not match, there is no last linear layer or a choice of two, or it is for another
+            number of classes or of another width.
+    """
+    wanted = shapes(backbone)
+    trunk = {key: shape for key, shape in wanted.items() if not key.startswith(f"{HEAD}.")}
+    prefix = TRUNK if any(key.startswith(TRUNK) for key in trunk) else ""
+    names: dict[str, str] = {}
+    left = []
+    for theirs in tensors:
+        ours = theirs if theirs in trunk else prefix + our_name(theirs)
+        if ours in trunk and theirs.rpartition(".")[0] != head:
+            names[ours] = theirs
+        else:
+            left.append(theirs)
+    missing = [key for key in trunk if key not in names and not key.endswith(COUNTER)]
+    reshaped = [
+        f"{theirs} is {list(tensors[theirs].shape)}, expected {list(trunk[ours])}"
+        for ours, theirs in names.items()
+        if tuple(tensors[theirs].shape) != trunk[ours]
+    ]
+    if missing or reshaped:
+        raise ValueError(unmatched(path, backbone, missing, left, reshaped))
+    last = head or find_head(path, tensors, left)
+    weight = tensors.get(f"{last}.weight")
+    if weight is None or weight.ndim != 2:
+        raise ValueError(
+            f"--head: got {last}, but {path} has no matrix {last}.weight; its matrices are "
+            f"{name_some(matrices(tensors, tensors), 5) or 'none'}"
+        )
+    extra = [key for key in left if key not in (f"{last}.weight", f"{last}.bias")]
+    if extra and head is None:
+        raise ValueError(unmatched(path, backbone, [], extra, []))
+    if extra:
+        log.info(
+            "%s: %d tensors are no part of %s and stay as they are: %s", path, len(extra), backbone, name_some(extra, 5)
+        )
+    check_head(path, backbone, last, weight, num_classes, wanted[f"{HEAD}.weight"][1])
+    names[f"{HEAD}.weight"] = f"{last}.weight"
+    if f"{last}.bias" in tensors:
+        names[f"{HEAD}.bias"] = f"{last}.bias"
+    absent = tuple(key for key in wanted if key not in names)
+    return NameMap(backbone=backbone, head=last, names=names, absent=absent)
+
+
+def check_head(path: Path, backbone: str, head: str, weight: Tensor, num_classes: int, width: int) -> None:
+    """Raise a ValueError unless the last layer fits the data and the backbone."""
+    rows, columns = weight.shape
+    if columns != width:
+        raise ValueError(
+            f"{path}: its last layer {head} takes {columns} features, but {backbone} gives {width}; give the "
+            "--backbone that it was trained with, or name the last layer with --head"
+        )
+    if rows != num_classes:
+        raise ValueError(
+            f"{path}: its last layer {head} is for {rows} classes, but the data have {num_classes}; give the data it "
+            "was trained on (--data-root), or name the last layer with --head"
+        )
+
+
+def matrices(tensors: Mapping[str, Tensor], names: Any) -> list[str]:
+    """Return the layers among ``names`` whose weight is a matrix."""
+    return [name.removesuffix(".weight") for name in names if name.endswith(".weight") and tensors[name].ndim == 2]
+
+
+def find_head(path: Path, tensors: Mapping[str, Tensor], left: list[str]) -> str:
+    """Return the only layer outside the backbone whose weight is a matrix.
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    found = matrices(tensors, left)
+    if not found:
+        others = matrices(tensors, tensors)
+        hint = f"; it has matrices only inside the backbone ({name_some(others, 3)})" if others else ""
+        raise ValueError(
+            f"{path}: it has no last linear layer{hint}; expected one, such as fc.weight [classes, features]: give a "
+            "checkpoint with its classifier, or name it with --head"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{path}: {len(found)} layers could be its last linear layer, {name_some(found, 5)}; say which with --head"
+        )
+    return found[0]
+
+
+def unmatched(path: Path, backbone: str, missing: list[str], extra: list[str], reshaped: list[str]) -> str:
+    """Say what could not be mapped, key by key: ten in the message, all of them in a file beside it."""
+    lines = [
+        *(f"missing: {key}" for key in missing),
+        *(f"not expected: {key}" for key in extra),
+        *(f"another shape: {text}" for text in reshaped),
+    ]
+    counts = [
+        f"{len(keys)} {what} ({name_some(keys, NUM_NAMED)})"
+        for keys, what in ((missing, "missing"), (extra, "not expected"), (reshaped, "of another shape"))
+        if keys
+    ]
+    return (
+        f"{path}: {len(lines)} tensors cannot be mapped to {backbone}: {'; '.join(counts)}{write_all(path, lines)}; "
+        "give the --backbone that it was trained with; --head allows tensors beside the network"
+    )
+
+
+def write_all(path: Path, lines: list[str]) -> str:
+    """Write every line to a file in the working folder where the message cannot hold them."""
+    if len(lines) <= NUM_NAMED:
+        return ""
+    file = Path(f"{path.stem}.unmapped.txt")
+    try:
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError:
+        return ""
+    return f"; all of them in {file}"
+
+
+def name_some(names: list[str], most: int) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def shapes(backbone: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's tensors with a head of two classes; no memory is taken for a ResNet."""
+    if backbone.startswith("timm:"):
+        model = create_model(backbone, 2)  # timm does not build every network without memory
+    else:
+        check_choice("--backbone", backbone, (*SPECS, "timm:NAME"))
+        with torch.device("meta"):
+            model = create_model(backbone, 2)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """Return the network that config.json names, or the ResNet whose tensors have these names and shapes.
+
+    Raises:
+        ValueError: There is none.
+    """
+    config = settings.get("config", {})
+    named = config.get("architecture")
+    if isinstance(named, str) and named.removeprefix("timm:").partition(".")[0]:
+        plain = named.partition(".")[0]
+        return plain if plain in SPECS and not config.get("model_args") else f"timm:{plain}"
+    if config.get("model_type") == "resnet":
+        return transformers_backbone(path, config)
+    if any(key.startswith(TRUNK) for key in tensors):
+        raise ValueError(f"--backbone: missing; name the network of {path}: timm:NAME")
+    have = {our_name(key): tuple(value.shape) for key, value in tensors.items() if not key.endswith(COUNTER)}
+    for name in SPECS:
+        trunk = {k: s for k, s in shapes(name).items() if not k.startswith(f"{HEAD}.") and not k.endswith(COUNTER)}
+        if trunk.items() <= have.items() and sum(key.startswith("layer") for key in have) == sum(
+            key.startswith("layer") for key in trunk
+        ):
+            return name
+    raise ValueError(
+        f"--backbone: missing; the tensors of {path} are none of {', '.join(SPECS)}'s: name the network (timm:NAME for "
+        "timm's), or use fastlt.rebalance_model from Python"
+    )
+
+
+def transformers_backbone(path: Path, config: Mapping[str, Any]) -> str:
+    """Return the ResNet that a transformers config describes."""
+    basic = config.get("layer_type", "bottleneck") == "basic"
+    expansion = 1 if basic else 4
+    spec = ResNetSpec(
+        blocks=tuple(config.get("depths", ())),
+        widths=tuple(width // expansion for width in config.get("hidden_sizes", ())),
+        bottleneck=not basic,
+    )
+    plain = not config.get("downsample_in_bottleneck") and not config.get("downsample_in_first_stage")
+    for name, known in SPECS.items():
+        if known == spec and plain and config.get("embedding_size", 64) == 64:
+            return name
+    raise ValueError(
+        f"{path}: its config.json describes a ResNet of depths {config.get('depths')} that fastlt does not have; use "
+        "fastlt.rebalance_model from Python"
+    )

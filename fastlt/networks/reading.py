@@ -1,0 +1,174 @@
+"""Read a checkpoint of any supported format without running its code, and remember how to write it back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .shards import Shard, read_shard
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net", "network")
+"""Keys under which a training script keeps its weights. An average comes first, as timm takes it."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+RELEASED = ("feat_model", "classifier")
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor stands in a checkpoint: the mapping that holds it, and its key there."""
+
+    holder: dict[str, Any]
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    ``slots`` has every tensor by its name without wrappers and prefixes; ``settings`` is what config.json says, empty
+    for a single file. ``content`` is what torch.load returned, or None for safetensors, which ``shards`` then holds.
+    """
+
+    path: Path
+    slots: dict[str, Slot]
+    content: Any = None
+    shards: tuple[Shard, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    zipped: bool = True
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        return {name: slot.holder[slot.key] for name, slot in self.slots.items()}
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a .pth file (a state dict, alone or wrapped, or the released code's), .safetensors, or a folder of these.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is none of these, is cut short, or holds objects that would have to be run.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint; expected a .pth or .safetensors file, or a folder")
+    if path.is_dir():
+        return read_folder(path)
+    if path.suffix == ".safetensors":
+        shard = read_shard(path)
+        return Checkpoint(path=path, slots=name_slots([shard.tensors]), shards=(shard,))
+    content = load_pickled(path)
+    return Checkpoint(
+        path=path,
+        slots=find_slots(path, content),
+        content=content,
+        settings=hints(content),
+        zipped=zipfile.is_zipfile(path),
+    )
+
+
+def read_folder(path: Path) -> Checkpoint:
+    """Read a folder with config.json and model.safetensors, whole or in shards."""
+    files = sorted(path.glob("*.safetensors"))
+    if (path / INDEX).is_file():
+        files = [path / name for name in sorted(set(read_json(path / INDEX).get("weight_map", {}).values()))]
+    elif (path / "model.safetensors").is_file():
+        files = [path / "model.safetensors"]
+    if not files:
+        raise ValueError(f"{path}: a folder without model.safetensors; expected config.json and model.safetensors")
+    if len(files) > 1 and not (path / INDEX).is_file():
+        raise ValueError(
+            f"{path}: it holds several checkpoints ({', '.join(file.name for file in files[:3])}); name one of them"
+        )
+    shards = tuple(read_shard(file) for file in files)
+    settings: dict[str, Any] = {}
+    for name in ("config.json", "preprocessor_config.json"):
+        if (path / name).is_file():
+            settings[name.removesuffix(".json")] = read_json(path / name)
+    slots = name_slots([shard.tensors for shard in shards])
+    return Checkpoint(path=path, slots=slots, shards=shards, settings=settings)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON object, but it cannot be read ({error}); restore it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}; restore it")
+    return content
+
+
+def load_pickled(path: Path) -> Any:
+    """Load what torch.save wrote; code in it does not run."""
+    try:
+        # timm and many scripts save their command line beside the weights: a Namespace holds values, it runs nothing
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile file raises whatever its bytes make of it
+        text = str(error).strip()
+        reason = next((line for line in text.splitlines() if "Unsupported" in line or "GLOBAL" in line), text)
+        reason = reason.strip().splitlines()[0][:160] if reason else type(error).__name__
+        kind = (
+            "holds Python objects, which are not loaded"
+            if isinstance(error, pickle.UnpicklingError)
+            else "cannot be read"
+        )
+        raise ValueError(
+            f"{path}: expected a file of tensors that torch.save wrote, but it {kind} ({reason}); save its "
+            "state_dict() alone, or as .safetensors"
+        ) from error
+
+
+def find_slots(path: Path, content: Any) -> dict[str, Slot]:
+    """Find the state dict inside what torch.load returned.
+
+    Raises:
+        ValueError: There is none.
+    """
+    seen: list[str] = []
+    while isinstance(content, dict):
+        best = content.get("state_dict_best", content)
+        if isinstance(best, dict) and all(isinstance(best.get(part), dict) for part in RELEASED):
+            return name_slots([best[part] for part in RELEASED])
+        if any(isinstance(value, Tensor) for value in content.values()):
+            return name_slots([content])
+        inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            seen = [str(key) for key in content][:5]
+            break
+        content = content[inner]
+    what = f"a dict of {', '.join(seen) or 'nothing'}" if isinstance(content, dict) else f"a {type(content).__name__}"
+    raise ValueError(
+        f"{path}: it holds no state dict but {what}; expected tensors by name, alone or under {', '.join(WRAPPERS[:4])}"
+    )
+
+
+def name_slots(holders: list[dict[str, Any]]) -> dict[str, Slot]:
+    """Name every tensor without the prefixes that all names of its mapping share."""
+    slots: dict[str, Slot] = {}
+    for holder in holders:
+        keys = [key for key, value in holder.items() if isinstance(key, str) and isinstance(value, Tensor)]
+        cut = 0
+        while keys and any(all(key.startswith(prefix, cut) for key in keys) for prefix in PREFIXES):
+            cut += next(len(prefix) for prefix in PREFIXES if keys[0].startswith(prefix, cut))
+        slots |= {key[cut:]: Slot(holder, key) for key in keys}
+    return slots
+
+
+def hints(content: Any) -> dict[str, Any]:
+    """Return what a training script says about its network beside the weights."""
+    arch = content.get("arch") if isinstance(content, dict) else None
+    return {"config": {"architecture": arch}} if isinstance(arch, str) else {}

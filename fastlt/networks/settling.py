@@ -1,0 +1,158 @@
+"""Settle what a checkpoint does not hold: its preprocessing and the order of its classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+from ..config.adopt import AdoptConfig
+from ..loggers import log
+from .mapping import name_some
+
+BILINEAR, BICUBIC = "bilinear", "bicubic"
+_PILLOW = {2: BILINEAR, 3: BICUBIC}  # PIL.Image.Resampling's numbers, as transformers writes them
+
+
+def settle_preprocessing(
+    path: Path, settings: Mapping[str, Any], pretrained: Mapping[str, Any], asked: AdoptConfig, *, force: bool
+) -> dict[str, Any]:
+    """Return image_size, eval_resize, mean and std: flags first, then the checkpoint's own, then ImageNet's.
+
+    Args:
+        path: The checkpoint, for messages.
+        settings: Its config.json and preprocessor_config.json.
+        pretrained: timm's configuration of the network; empty for other ones.
+        asked: The flags.
+        force: Whether to go on with bilinear resizing where the checkpoint wants bicubic.
+
+    Raises:
+        ValueError: It wants an interpolation or a cut that fastlt does not do.
+    """
+    own = described(settings, pretrained)
+    defaults = TrainConfig()
+    size = asked.image_size or own.get("image_size") or defaults.image_size
+    resize = asked.eval_resize
+    if resize is None and asked.image_size in (None, own.get("image_size")):
+        resize = own.get("eval_resize")
+    interpolation = asked.interpolation or own.get("interpolation") or BILINEAR
+    if interpolation != BILINEAR and not force:
+        raise ValueError(
+            f"--interpolation: {path} expects images resized with {interpolation} interpolation, but fastlt resizes "
+            "with bilinear (antialiased): its features, and so its accuracies, differ from those it has elsewhere; go "
+            "on so with --force, or say --interpolation bilinear"
+        )
+    if interpolation != BILINEAR:
+        log.info("%s: %s interpolation asked for; bilinear is used instead (--force)", path, interpolation)
+    found: dict[str, Any] = {
+        "image_size": int(size),
+        "eval_resize": None if resize is None else max(int(resize), int(size)),
+        "mean": asked.mean or own.get("mean") or defaults.mean,
+        "std": asked.std or own.get("std") or defaults.std,
+    }
+    result = TrainConfig(**found)
+    source = "its own configuration" if own else "ImageNet's defaults"
+    log.info(
+        "%s: short side to %d, centre %d, mean %s, std %s (%s)",
+        path,
+        result.resize,
+        result.image_size,
+        *(" ".join(f"{value:.3f}" for value in values) for values in (result.mean, result.std)),
+        "flags" if asked.given() and not own else source,
+    )
+    return found
+
+
+def described(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing that the checkpoint's own files, or timm, describe."""
+    timms = settings.get("config", {}).get("pretrained_cfg") or pretrained
+    if timms:
+        size = int(timms.get("input_size", (3, 224, 224))[-1])
+        share = float(timms.get("crop_pct") or 0.875)
+        return {
+            "image_size": size,
+            "eval_resize": math.floor(size / share),
+            "mean": three(timms.get("mean")),
+            "std": three(timms.get("std")),
+            "interpolation": timms.get("interpolation"),
+        }
+    processor = settings.get("preprocessor_config", {})
+    if not processor:
+        return {}
+    wanted = processor.get("crop_size") or processor.get("size") or {}
+    size = wanted if isinstance(wanted, int) else wanted.get("height") or wanted.get("shortest_edge") or 224
+    resize = processor.get("size")
+    short = resize.get("shortest_edge") if isinstance(resize, dict) else resize
+    if processor.get("crop_pct") and not processor.get("crop_size"):
+        short = math.floor(size / processor["crop_pct"])
+    return {
+        "image_size": int(size),
+        "eval_resize": None if short is None else int(short),
+        "mean": three(processor.get("image_mean")),
+        "std": three(processor.get("image_std")),
+        "interpolation": _PILLOW.get(processor.get("resample", 2), f"Pillow's filter {processor.get('resample')}"),
+    }
+
+
+def three(values: Any) -> tuple[float, float, float] | None:
+    """Return three numbers, or None."""
+    if not isinstance(values, Sequence) or len(values) != 3:
+        return None
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def settle_order(
+    path: Path, settings: Mapping[str, Any], classes: Path | None, class_names: Sequence[str]
+) -> tuple[int, ...]:
+    """Return which row of the checkpoint's head each class of the data is.
+
+    Args:
+        path: The checkpoint, for messages.
+        settings: Its config.json.
+        classes: A file of its class names in its own order, or None.
+        class_names: The data's classes, in the data's order.
+
+    Raises:
+        ValueError, FileNotFoundError: The names do not match the data's, each once.
+    """
+    if classes is not None:
+        if not classes.is_file():
+            raise FileNotFoundError(f"--classes: {classes}: no such file; expected a class name a line")
+        try:
+            lines = classes.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--classes: {classes} is no text file; expected a class name a line") from error
+        return order_of([line.strip() for line in lines if line.strip()], class_names, f"--classes: {classes}")
+    config = settings.get("config", {})
+    labels = config.get("id2label") or {}
+    names = [str(labels[key]) for key in sorted(labels, key=int)] if isinstance(labels, dict) else []
+    names = names or [str(name) for name in config.get("label_names") or ()]
+    if names and set(names) == set(class_names):
+        log.info("%s: classes in the order of its config.json", path)
+        return order_of(names, class_names, str(path))
+    log.info("%s: classes taken to be in the data's order, %s ... (--classes FILE for another)", path, class_names[0])
+    return tuple(range(len(class_names)))
+
+
+def order_of(names: Sequence[str], class_names: Sequence[str], source: str) -> tuple[int, ...]:
+    """Return the place in ``names`` of every class of the data."""
+    places = {name: place for place, name in enumerate(names)}
+    if len(places) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{source} names {twice} twice; expected each of the data's {len(class_names)} classes once")
+    lacking = [name for name in class_names if name not in places]
+    unknown = [name for name in names if name not in set(class_names)]
+    if lacking or unknown:
+        parts = [
+            f"it lacks {name_some(lacking, 3)}" if lacking else "",
+            f"the data have no {name_some(unknown, 3)}" if unknown else "",
+        ]
+        raise ValueError(
+            f"{source} has {len(names)} names that do not match the data's {len(class_names)} classes: "
+            f"{'; '.join(filter(None, parts))}; expected the data's class names (folder names), one a line, in the "
+            "checkpoint's order"
+        )
+    return tuple(places[name] for name in class_names)

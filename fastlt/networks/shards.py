@@ -1,0 +1,94 @@
+"""A safetensors file as it is laid out: read and written again with the same order, dtypes and metadata."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from ..files import replacing
+
+_LENGTH = 8  # bytes of the header's length, little endian
+_DTYPES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The content of one file: the header with its order, the raw bytes of all tensors, and the tensors."""
+
+    path: Path
+    header: dict[str, Any]
+    data: bytes
+    tensors: dict[str, Tensor]
+
+
+def read_shard(path: Path) -> Shard:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is cut short or no safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    content = path.read_bytes()
+    try:
+        tensors = load_tensors(content)
+        length = int.from_bytes(content[:_LENGTH], "little")
+        header = json.loads(content[_LENGTH : _LENGTH + length])
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected a safetensors file, but it is incomplete or of another kind ({error}); fetch it again"
+        ) from error
+    ordered = {name: tensors[name] for name in header if name in tensors}
+    return Shard(path, header, content[_LENGTH + length :], ordered)
+
+
+def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
+    """Write a file whose ``changed`` tensors are new; every other one keeps its bytes and its place.
+
+    A name that the file lacks comes right behind the weight of the same layer.
+    """
+    names = [name for name in shard.header if name != "__metadata__"]
+    for name in changed:
+        if name not in names:
+            names.insert(names.index(f"{name.rpartition('.')[0]}.weight") + 1, name)
+    # The header's order and the order of the bytes are two things: both stay
+    by_place = sorted((name for name in names if name in shard.header), key=lambda n: shard.header[n]["data_offsets"])
+    by_place += [name for name in names if name not in shard.header]
+    header: dict[str, Any] = {
+        name: None for name in ("__metadata__", *names) if name in shard.header or name in changed
+    }
+    if "__metadata__" in header:
+        header["__metadata__"] = shard.header["__metadata__"]
+    pieces, at = [], 0
+    for name in by_place:
+        entry = dict(shard.header.get(name, {}))
+        if name in changed:
+            tensor = changed[name].detach().cpu().contiguous()
+            piece = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+            entry |= {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape)}
+        else:
+            start, end = entry["data_offsets"]
+            piece = shard.data[start:end]
+        header[name] = entry | {"data_offsets": [at, at + len(piece)]}
+        pieces.append(piece)
+        at += len(piece)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(_LENGTH, "little"))
+        file.write(text)
+        for piece in pieces:
+            file.write(piece)
