@@ -45,3 +45,16 @@ class Rebalanced:
     head: LinearHead
     params: dict[str, Any]
     selected_on: str | None
+
+
+def problem_of(head: LinearHead, train: Features, device: torch.device) -> Problem:
+    """Return the problem of a head and training features alone, without a split to choose on."""
+    counts = np.bincount(train.labels, minlength=head.num_classes).astype(np.int64)
+    return Problem(
+        head=head,
+        train=(train,),
+        selection=train,
+        selected_on="train",
+        class_counts=counts,
+        device=torch.device(device),
+    )

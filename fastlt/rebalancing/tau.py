@@ -5,8 +5,70 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from ..config import RebalanceConfig
+from ..loggers import log
 from ..models import LinearHead
+from .curve import tau_curve
+from .heads import check_features
+from .ncm import chunks
+from .problem import Problem, Rebalanced
+
+HIGHEST = 2.0  # the paper's range of tau
+GOLDEN = (math.sqrt(5) - 1) / 2
+TOLERANCE = 1e-3  # of a learned tau
+
+
+def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+    """tau-normalize, with tau as given, the best on the selection split, or learned on the training images."""
+    tau, selected_on = config.fixed_tau(), None
+    if config.tau == "learned":
+        tau = learn_tau(problem)
+        log.info("tau = %.3f, learned on class-balanced training features", tau)
+    elif tau is None:
+        features, labels = problem.selection_tensors()
+        tau = tau_curve(problem.head, features, labels, problem.class_counts).best(config.select_by).tau
+        selected_on = problem.selected_on
+        log.info("tau = %.3f, the best %s accuracy on %s", tau, config.select_by.replace("_", " "), selected_on)
+    return Rebalanced(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)
+
+
+def learn_tau(problem: Problem) -> float:
+    """Return the tau in [0, 2] with the least cross entropy on the training features, every class weighing the same.
+
+    Norms are taken relative to their geometric mean, so that tau changes their spread and not the logits' size. A scan
+    of the range in tenths, then a golden-section search around the best.
+    """
+    check_features(problem.train[:1], problem.head, problem.head.num_classes)
+    features, labels = problem.train[0].tensors(problem.device)
+    counts = torch.bincount(labels, minlength=problem.head.num_classes).double()
+    weight = problem.head.weight.detach()
+    log_norms = torch.linalg.vector_norm(weight.double(), dim=1).clamp(min=1e-30).log()
+    log_norms = (log_norms - log_norms.mean()).float()
+
+    @torch.inference_mode()
+    def losses(taus: list[float]) -> list[float]:
+        scales = torch.exp(-torch.tensor(taus, device=weight.device)[:, None] * log_norms)  # [T, C]
+        sums = torch.zeros(len(taus), dtype=torch.float64, device=weight.device)
+        for rows, chunk in chunks(features):
+            z: Tensor = F.linear(chunk, weight)
+            share = 1 / counts[labels[rows]]
+            for index, scale in enumerate(scales):
+                loss = F.cross_entropy(z * scale, labels[rows], reduction="none").double()
+                sums[index] += (share * loss).sum()
+        return sums.tolist()
+
+    grid = [index / 10 for index in range(int(10 * HIGHEST) + 1)]
+    scanned = losses(grid)
+    best = grid[scanned.index(min(scanned))]
+    low, high = max(0.0, best - 0.1), min(HIGHEST, best + 0.1)
+    while high - low > TOLERANCE:
+        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+        left_loss, right_loss = losses([left, right])
+        low, high = (low, right) if left_loss <= right_loss else (left, high)
+    return (low + high) / 2
 
 
 def tau_normalize(head: LinearHead, tau: float) -> LinearHead:

@@ -1,0 +1,53 @@
+"""Logit adjustment: subtract a multiple of the training classes' log prior from the bias."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from ..config import RebalanceConfig
+from ..loggers import log
+from ..models import LinearHead
+from .curve import prior_curve
+from .problem import Problem, Rebalanced
+
+
+def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+    """Adjust the logits, with the strength as given or the best on the selection split, exactly."""
+    strength, selected_on = config.fixed_strength(), None
+    if strength is None:
+        features, labels = problem.selection_tensors()
+        choice = prior_curve(problem.head, features, labels, problem.class_counts).best(config.select_by)
+        strength, selected_on = choice.tau, problem.selected_on
+        log.info("strength = %.3f, the best %s accuracy on %s", strength, config.select_by, selected_on)
+    if problem.head.bias is None:
+        log.info("logit adjustment added a bias: the classifier had none")
+    adjusted = adjust_logits(problem.head, problem.class_counts, strength)
+    return Rebalanced(head=adjusted, params={"strength": strength}, selected_on=selected_on)
+
+
+def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -> LinearHead:
+    """Return the head with bias b - tau log(prior) (Menon et al., 2021, post-hoc logit adjustment).
+
+    Args:
+        head: The joint head; one without a bias gets one.
+        class_counts: [C] training images of every class.
+        tau: Strength; 0 keeps the head, 1 is Bayes-optimal for balanced test data if its probabilities are calibrated.
+
+    Raises:
+        ValueError: tau is negative or not finite, a class has no images, or there are not C classes.
+    """
+    if not math.isfinite(tau) or tau < 0:
+        raise ValueError(f"tau: got {tau}; expected a finite number from 0 up")
+    counts = np.asarray(class_counts, dtype=np.float64)
+    if counts.shape != (head.num_classes,):
+        raise ValueError(f"class_counts: got shape {list(counts.shape)}; expected [{head.num_classes}]")
+    if not (counts > 0).all():
+        raise ValueError(f"class_counts: class {int(np.argmin(counts))} has no images; its log prior is not finite")
+    prior = torch.from_numpy(np.log(counts / counts.sum())).to(head.weight.device)
+    weight = head.weight.detach().clone()
+    bias = torch.zeros(len(weight), device=weight.device) if head.bias is None else head.bias.detach()
+    return LinearHead(weight, (bias.double() - tau * prior).to(weight.dtype))

@@ -1,0 +1,23 @@
+"""Weight balancing: retrain the classifier with weight decay and no weight vector longer than a radius."""
+
+from __future__ import annotations
+
+from ..config import RebalanceConfig
+from .crt import cross_entropy
+from .heads import Recipe, check_features, choose, train_heads
+from .linear_stack import LinearStack
+from .problem import Problem, Rebalanced
+
+
+def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+    """Train the joint classifier on, on class-balanced draws, with weight decay and max-norm (Alshammari et al., 2022).
+
+    After each step weights longer than the radius are brought back to it; the radius is the median norm of the joint
+    classifier's weights, so that the head gives way and the tail may grow.
+    """
+    check_features(problem.train, problem.head, problem.head.num_classes)
+    recipe = Recipe.of("max_norm", problem, config)
+    radius = float(problem.head.norms().median())
+    stack = LinearStack([problem.head] * len(recipe.seeds), len(recipe.settings), radius=radius)
+    train_heads(stack, problem.train, recipe, cross_entropy(problem), problem.device)
+    return choose(stack, recipe, problem, config, radius=radius)

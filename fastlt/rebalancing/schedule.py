@@ -1,0 +1,19 @@
+"""How trained methods step: the paper's SGD, its learning rates and epochs of stage 2."""
+
+from __future__ import annotations
+
+import math
+
+MOMENTUM = 0.9
+LR_PER_IMAGE = 0.2 / 512
+WEIGHT_DECAY = 5e-4
+
+
+def default_epochs(method: str, dataset: str) -> int:
+    """Return the paper's epochs of stage 2: 5 for LWS, else 10, on iNaturalist 30."""
+    return 5 if method == "lws" else 30 if dataset == "inat2018" else 10
+
+
+def cosine(epoch: int, epochs: int, protocol: str) -> float:
+    """Return the share of the base learning rate in epoch ``epoch`` (from 0); the released code is one epoch ahead."""
+    return 0.5 * (1 + math.cos(math.pi * (epoch + (protocol == "released")) / epochs))
