@@ -50,12 +50,12 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
     try:
         run(get_args_parser().parse_args(arguments))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
+        rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:
             return failure.exitcode
         killer = signal.Signals(-failure.exitcode).name
         raise ValueError(
-            f"--gpus: process {failure.global_rank} was killed by {killer} (out of memory?); "
+            f"--gpus: process {rank} was killed by {killer} (out of memory?); "
             "go on from the last epoch with --resume"
         ) from None
     except SignalException as error:

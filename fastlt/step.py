@@ -15,6 +15,7 @@ from .data.loader import Loader
 from .data.mixing import neighbours
 from .hardware import autocast
 from .loggers import log
+from .losses import loss_terms
 from .models import Network
 
 # Shapes: B batch, H, W image size.
@@ -117,8 +118,6 @@ class TrainingLoss(nn.Module):
         """Return the mean loss of logits [B, C] for labels [B]."""
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        from .losses import loss_terms
-
         return loss_terms(
             self.config.loss,
             logits,

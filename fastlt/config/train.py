@@ -216,6 +216,11 @@ class TrainConfig(Config):
                 f"--batch-norm: got {self.batch_norm} without --train-only; it is about parts that are not trained: "
                 "drop it, or say which parts are"
             )
+        if self.label_smoothing and self.loss == "cb_focal":
+            raise ValueError(
+                f"--label-smoothing: got {self.label_smoothing} with --loss cb_focal, whose sigmoids have no target to "
+                "spread; drop it, or choose another loss"
+            )
         if self.sync_bn and self.bn_group is not None:
             raise ValueError("--sync-bn: got it with --bn-group; statistics are of all images or of groups: drop one")
         if self.eval_resize is not None and self.eval_resize < self.image_size:
