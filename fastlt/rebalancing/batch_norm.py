@@ -26,16 +26,23 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
-def balanced_images(store: FeatureStore, config: RebalanceConfig, *, num_steps: int, batch_size: int) -> Loader:
-    """Open stage 1's training images, augmented as there, in class-balanced order."""
+def training_images(
+    store: FeatureStore,
+    config: RebalanceConfig,
+    *,
+    num_steps: int,
+    batch_size: int,
+    sampling: str = "class_balanced",
+) -> Loader:
+    """Open stage 1's training images, augmented as there, in stage 2's order."""
     train = store.run.config
     dataset = store.splits["train"]
     sampler = LongTailSampler(
         dataset.labels,
-        sampling="class_balanced",
+        sampling=sampling,
         batch_size=batch_size,
         seed=config.seed,
-        samples_per_class=4 if config.protocol == "released" else 1,
+        samples_per_class=4 if sampling == "class_balanced" and config.protocol == "released" else 1,
         num_classes=dataset.num_classes,
     )
     return train_loader(
@@ -102,7 +109,7 @@ def estimate(store: FeatureStore, config: RebalanceConfig, num_batches: int, bat
         layer.momentum = None  # a cumulative average
         layer.train()
     preprocess = Preprocess(store.run.config.mean, store.run.config.std).to(store.device)
-    images = balanced_images(store, config, num_steps=num_batches, batch_size=batch_size)
+    images = training_images(store, config, num_steps=num_batches, batch_size=batch_size)
     with exact_fp32(store.device), contextlib.closing(images):
         for batch in images:
             model.features(preprocess(batch.images, batch.jitter, batch.order))

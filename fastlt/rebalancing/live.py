@@ -22,15 +22,13 @@ from ..loggers import log
 from ..metrics import shot_accuracy
 from ..models import LinearHead, Network
 from ..models.timm import TimmNetwork
-from .batch_norm import balanced_images, batch_norms, fresh_model, len_train
+from .batch_norm import batch_norms, fresh_model, len_train, training_images
 from .problem import Rebalanced
+from .schedule import LR_PER_IMAGE, MOMENTUM, WEIGHT_DECAY, cosine, default_epochs
 
 # Shapes: B batch, C classes, D feature width.
 
 LIVE_METHODS = ("crt", "lws", "los")
-MOMENTUM = 0.9
-LR_PER_IMAGE = 0.2 / 512
-WEIGHT_DECAY = 5e-4
 STAGES = ("stages", "blocks", "layers")  # where timm's networks keep their stages
 
 
@@ -103,7 +101,13 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
     preprocess = Preprocess(train.mean, train.std).to(store.device)
     precision = resolve_precision(train.precision, store.device)
     smoothing = config.label_smoothing if config.method == "los" else 0.0
-    images = balanced_images(store, config, num_steps=epochs * steps_per_epoch, batch_size=batch_size)
+    images = training_images(
+        store,
+        config,
+        num_steps=epochs * steps_per_epoch,
+        batch_size=batch_size,
+        sampling="instance_balanced" if config.method == "los" else "class_balanced",
+    )
     log.info(
         "%s on live images: %d epochs of %d steps of %d images", config.method, epochs, steps_per_epoch, batch_size
     )
@@ -153,16 +157,6 @@ def check_live(config: RebalanceConfig) -> None:
             f"--select-on: got folds with {grid} pairs of --lr and --weight-decay and --features live; choose val, or "
             "--features cached"
         )
-
-
-def default_epochs(method: str, dataset: str) -> int:
-    """Return the paper's epochs of stage 2."""
-    return 5 if method == "lws" else 30 if dataset == "inat2018" else 10
-
-
-def cosine(epoch: int, epochs: int, protocol: str) -> float:
-    """Return the share of the base learning rate in epoch ``epoch`` (from 0); the released code is one epoch ahead."""
-    return 0.5 * (1 + math.cos(math.pi * (epoch + (protocol == "released")) / epochs))
 
 
 def make_candidates(

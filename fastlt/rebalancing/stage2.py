@@ -16,23 +16,9 @@ from ..hardware import resolve_device
 from ..run import Run
 from .batch_norm import reestimated
 from .live import check_live, fit_live
+from .methods import fit, needs_training_features
 from .problem import Problem, Rebalanced
 from .selection import cross_validated_hits, with_hits
-
-
-def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
-    """Fit tau, until the methods are there."""
-    from .curve import tau_curve
-    from .tau import tau_normalize
-
-    tau, selected_on = config.fixed_tau(), None
-    if tau is None:
-        tau = tau_curve(problem.head, *problem.selection_tensors(), problem.class_counts).best(config.select_by).tau
-        selected_on = problem.selected_on
-    return {"tau": Rebalanced(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)}
-
-
-NO_TRAINING_FEATURES = ("tau", "logit_adjustment")
 
 
 def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
@@ -83,11 +69,10 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
 
 def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
     """Gather what a method needs: features of the training images only where it looks at them."""
-    needs_training = config.method not in NO_TRAINING_FEATURES or config.tau == "learned"
     train, where = store.run.config, "test" if config.select_on == "test" else "val"
     return Problem(
         head=store.head,
-        train=store.views(config.views) if needs_training else (),
+        train=store.views(config.views) if needs_training_features(config) else (),
         selection=store.split(where),
         selected_on=config.select_on,
         class_counts=np.asarray(store.run.data["class_counts"], dtype=np.int64),
