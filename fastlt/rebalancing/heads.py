@@ -66,8 +66,16 @@ class Recipe:
     settings: tuple[tuple[float, float], ...]
 
     @classmethod
-    def of(cls, method: str, problem: Problem, config: RebalanceConfig, *, sampling: str = "class_balanced") -> Recipe:
-        """Return the paper's training of a method, with what the settings change."""
+    def of(
+        cls,
+        method: str,
+        problem: Problem,
+        config: RebalanceConfig,
+        *,
+        sampling: str = "class_balanced",
+        rate: float = 1.0,
+    ) -> Recipe:
+        """Return the paper's training of a method, with what the settings change; ``rate`` times its learning rate."""
         num_samples = len(problem.train[0])
         batch_size = min(config.batch_size or problem.stage1.get("batch_size", 512), num_samples)
         balanced = sampling == "class_balanced"
@@ -79,7 +87,9 @@ class Recipe:
             protocol=config.protocol,
             seeds=(config.seed,),
             settings=tuple(
-                itertools.product(config.lr or (LR_PER_IMAGE * batch_size,), config.weight_decay or (WEIGHT_DECAY,))
+                itertools.product(
+                    config.lr or (rate * LR_PER_IMAGE * batch_size,), config.weight_decay or (WEIGHT_DECAY,)
+                )
             ),
         )
 

@@ -8,15 +8,18 @@ from .heads import Recipe, check_features, choose, train_heads
 from .linear_stack import LinearStack, started
 from .problem import Problem, Rebalanced
 
+RATE = 20.0  # times the paper's learning rate of cRT: targets close to uniform leave gradients that small
+
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
-    """Retrain the classifier on instance-balanced draws with label smoothing alone (Sun et al., 2025).
+    """Retrain the classifier on class-balanced draws with nearly all of a label's mass spread over all classes.
 
-    With nearly all of a label's mass spread over all classes, logits stay so small that the norms of the weights no
-    longer follow the class sizes.
+    Label over-smoothing (Sun et al., 2025): logits stay so small that the norms of the weights no longer follow the
+    class sizes. Instance-balanced draws fit the head first and do not reach the tail within the epochs of cRT, so draws
+    are class-balanced here.
     """
     check_features(problem.train, problem.head, problem.head.num_classes)
-    recipe = Recipe.of("los", problem, config, sampling="instance_balanced")
+    recipe = Recipe.of("los", problem, config, rate=RATE)
     heads = started(problem.head.num_classes, problem.head.num_features, recipe.seeds, problem.device)
     stack = LinearStack(heads, len(recipe.settings))
     loss = cross_entropy(problem, label_smoothing=config.label_smoothing)
