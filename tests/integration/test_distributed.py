@@ -1,0 +1,176 @@
+"""Two processes train as one does: the same images, the same weights, one run folder, one end."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt import TrainConfig
+from fastlt.checkpoint import load
+from fastlt.distributed import World
+from fastlt.launch import check_gpus
+from fastlt.models import create_model
+from fastlt.opening import check_shares
+
+WORKER = Path(__file__).with_name("worker.py")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+EPOCHS, STEPS = 2, 18
+
+Train = Callable[..., tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]]
+
+
+@pytest.fixture(scope="module")
+def trained_by(small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Train in float64 with one process or two; what was asked for before is not done again."""
+    made: dict[str, tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]] = {}
+
+    def run(processes: int, *, out: Path | None = None, stop: int = 0, **changes: object):
+        key = json.dumps([processes, str(out), stop, changes], default=str)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("trained")
+            config = dataclasses.replace(
+                small_config,
+                epochs=EPOCHS,
+                precision="fp32",
+                **{"sampling": "class_balanced", "samples_per_class": 4, "out": out or folder / "run"} | changes,
+            )
+            worker = [str(WORKER), json.dumps(config.to_json()), str(folder), str(stop)]
+            command = [sys.executable, *(TORCHRUN if processes > 1 else ()), *worker]
+            done = subprocess.run(
+                command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            parts = [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(processes)]
+            seen = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+            made[key] = load((out or folder / "run") / "checkpoints/last.safetensors")[0], seen
+        return made[key]
+
+    return run
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """The same weights, momentum and running statistics, to 1e-10."""
+    assert ours.keys() == theirs.keys()
+    assert {str(value.dtype) for value in ours.values()} == {"torch.float64", "torch.int64"}
+    worst = max((ours[key] - theirs[key]).abs().max().item() for key in ours)
+    assert worst < 1e-10
+
+
+def test_two_processes_see_the_same_images_and_end_with_the_same_weights(trained_by: Train) -> None:
+    alone, its_images = trained_by(1)
+    together, their_images = trained_by(2)
+    assert len(its_images["ids"]) == STEPS
+    for name in its_images:  # samples, windows and flips (as pixels), and colour factors
+        np.testing.assert_array_equal(their_images[name], its_images[name])
+    assert_same(together, alone)
+
+
+def test_two_processes_stop_at_the_same_step_and_one_goes_on(trained_by: Train, tmp_path: Path) -> None:
+    alone, its_images = trained_by(1)
+    stopped, their_images = trained_by(2, out=tmp_path / "run", stop=5)
+    assert len(their_images["ids"]) == 5  # on both: rank 1 alone was sent the signal
+    assert stopped["model.bn1.num_batches_tracked"] == 5
+    resumed, rest = trained_by(1, out=tmp_path / "run", resume=True)
+    for name in its_images:
+        np.testing.assert_array_equal(np.concatenate([their_images[name], rest[name]]), its_images[name])
+    assert_same(resumed, alone)
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2]
+
+
+GHOST = {"bn_group": 8, "mixup": 0.5, "randaugment": 1, "ema": 0.9}
+
+
+def test_ghost_batch_norm_is_the_same_on_one_process_and_on_two(trained_by: Train) -> None:
+    alone, _ = trained_by(1, **GHOST)
+    together, _ = trained_by(2, **GHOST)
+    assert any(key.startswith("ema.") for key in alone)
+    assert_same(together, alone)
+
+
+def test_pieces_of_a_batch_give_the_gradients_of_the_whole(trained_by: Train) -> None:
+    alone, _ = trained_by(1, **GHOST)
+    in_pieces, _ = trained_by(2, accumulate=2, **GHOST)
+    weights = [key for key in alone if key.startswith("momentum.") or key.removeprefix("model.") in PARAMETERS]
+    assert len(weights) == 2 * len(PARAMETERS)
+    assert max((alone[key] - in_pieces[key]).abs().max().item() for key in weights) < 1e-10
+
+
+PARAMETERS = {name for name, _ in create_model("resnet8", 10).named_parameters()}
+
+
+def command(config: TrainConfig, *flags: str) -> list[str]:
+    """The command line of a short run."""
+    shape = ("--backbone", "resnet8", "--image-size", "32", "--eval-resize", "32", "--batch-size", "32", "--lr", "0.1")
+    data = ("--dataset", "folder", "--data-root", str(config.data_root), "--num-threads", "1", "--device", "cpu")
+    return [sys.executable, "-m", "fastlt", "train", *data, *shape, "--gpus", "2", *flags]
+
+
+def test_gpus_starts_processes_that_write_one_run_and_stop_on_ctrl_c(small_config: TrainConfig, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        process = subprocess.Popen(
+            command(small_config, "--epochs", "500"),
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while "epoch 2/" not in (tmp_path / "out").read_text():
+                assert process.poll() is None, (tmp_path / "err").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process
+            assert process.wait(60) == 130
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    error = (tmp_path / "err").read_text()
+    assert error.count("\n") == 1
+    assert "stopped by SIGINT at step" in error
+    runs = [path for path in (tmp_path / "runs/folder").iterdir() if path.is_dir()]
+    assert len(runs) == 1
+    assert (tmp_path / "out").read_text().count("training resnet8 on folder") == 1
+    steps = [json.loads(line)["step"] for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_a_failure_before_the_first_step_is_one_line(small_config: TrainConfig, tmp_path: Path) -> None:
+    wrong = command(small_config, "--data-root", "nowhere")
+    done = subprocess.run(wrong, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fastlt: data root nowhere does not exist")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "message"),
+    [
+        (3, {}, "--gpus: got 3 processes x 1 pieces, which do not divide --batch-size 32"),
+        (1, {"accumulate": 3}, "--accumulate: got 1 process x 3 pieces, which do not divide --batch-size 32"),
+        (2, {"bn_group": 12}, "--bn-group: got 12, which does not divide the 16 images"),
+        (32, {"mixup": 0.2}, "--mixup: it blends pairs, but a process takes 1 images at once"),
+    ],
+)
+def test_what_does_not_divide_the_batch_is_refused(size: int, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_shares(TrainConfig(batch_size=32, **settings), World(size=size))
+
+
+def test_more_gpus_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"--gpus: got 999, but \d+ CUDA devices are visible"):
+        check_gpus(TrainConfig(gpus=999))
+    with pytest.raises(ValueError, match="--device: got cuda:1 with --gpus 2; each process has a GPU of its own"):
+        check_gpus(TrainConfig(gpus=2, device="cuda:1"))
