@@ -69,7 +69,9 @@ def run(argv: Sequence[str]) -> None:
     from ..training import train
 
     writes = distributed.is_writer()
-    if not writes:
+    if writes:
+        warn_of_rate(config)
+    else:
         log.setLevel(logging.WARNING)
     try:
         run = train(config, console=console if writes else Console(quiet=True))
@@ -85,6 +87,17 @@ def run(argv: Sequence[str]) -> None:
         raise
     if writes:
         say(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto")
+
+
+def warn_of_rate(config: TrainConfig) -> None:
+    """Say when batch size and learning rate no longer match as the recipe's do."""
+    from ..recipes import RECIPES, recipe
+    from ..recipes.linear_rule import check_linear_rule
+
+    if config.dataset in RECIPES and not config.resume:
+        warning = check_linear_rule(config, recipe(config.dataset))
+        if warning is not None:
+            log.warning(warning)
 
 
 def start_processes(config: TrainConfig, argv: Sequence[str]) -> None:

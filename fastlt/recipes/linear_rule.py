@@ -1,0 +1,27 @@
+"""The linear rule: the learning rate goes with the batch size, and most failed reproductions changed only one."""
+
+from __future__ import annotations
+
+import math
+
+from ..config import TrainConfig
+
+TOLERANCE = 1.5  # a rate within this factor of the rule's is a choice, not a slip
+
+
+def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
+    """Return a warning if learning rate over batch size is far from the recipe's, else None.
+
+    Source: Goyal et al., Accurate, large minibatch SGD (2017), section 2.1; the paper's 512 images at 0.2.
+
+    Args:
+        config: The settings asked for.
+        recipe: The settings of its data set.
+    """
+    expected = recipe.lr * config.batch_size / recipe.batch_size
+    if abs(math.log(config.lr / expected)) <= math.log(TOLERANCE):
+        return None
+    return (
+        f"--lr {config.lr:g} with --batch-size {config.batch_size}: the recipe has {recipe.lr:g} with "
+        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g} here; accuracies will not compare"
+    )

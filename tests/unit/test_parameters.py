@@ -1,0 +1,151 @@
+"""What a training starts from, which parts of the network it trains, and how batch norm behaves meanwhile."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fastlt import checkpoint
+from fastlt.config import TrainConfig
+from fastlt.distributed import World
+from fastlt.models import create_model
+from fastlt.models.batch_norm import GhostBatchNorm2d, use_ghost_batch_norm
+from fastlt.parameters import build_network, freeze, parameter_groups, set_training_mode
+from fastlt.pretrained import start_from
+
+CPU = torch.device("cpu")
+
+
+def saved(path: Path, num_classes: int = 7, backbone: str = "resnet8") -> dict[str, torch.Tensor]:
+    """Write a network's weights in torchvision's layout, which lacks the counters in older files."""
+    torch.manual_seed(3)
+    tensors = {k: v for k, v in create_model(backbone, num_classes).state_dict().items() if "tracked" not in k}
+    if path.suffix == ".safetensors":
+        checkpoint.save(path, tensors)
+    else:
+        torch.save(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_start_takes_trunk_and_head(name: str, tmp_path: Path) -> None:
+    tensors = saved(tmp_path / name)
+    model = create_model("resnet8", 7)
+    start_from(model, tmp_path / name)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in tensors.items())
+
+
+def test_a_head_for_other_classes_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = saved(tmp_path / "weights.pth", num_classes=1000)
+    model = create_model("resnet8", 7)
+    before = model.fc.weight.detach().clone()
+    with caplog.at_level(logging.INFO, logger="fastlt"):
+        start_from(model, tmp_path / "weights.pth")
+    assert torch.equal(model.fc.weight, before)
+    assert torch.equal(model.conv1.weight, tensors["conv1.weight"])
+    assert "its head is for 1000 classes; ours for 7 classes starts anew" in caplog.text
+
+
+def test_wrapped_files_of_parallel_training_are_understood(tmp_path: Path) -> None:
+    tensors = saved(tmp_path / "weights.pth")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "wrapped.pth")
+    model = create_model("resnet8", 7)
+    start_from(model, tmp_path / "wrapped.pth")
+    assert torch.equal(model.fc.weight, tensors["fc.weight"])
+
+
+def test_files_that_cannot_be_a_start_are_named(tmp_path: Path) -> None:
+    saved(tmp_path / "resnet10.pth", backbone="resnet10")
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    torch.save({"weights": Path("x")}, tmp_path / "objects.pth")
+    model = create_model("resnet8", 7)
+    for name, error, message in (
+        ("resnet10.pth", ValueError, r"weights of another network: .*not expected \(layer4.*conv1.weight is"),
+        ("text.pth", ValueError, "expected a .pth file of tensors or a .safetensors file"),
+        ("empty.pth", ValueError, "it holds no state dict"),
+        ("objects.pth", ValueError, "holds Python objects"),
+        ("absent.pth", FileNotFoundError, "no such file"),
+        ("", ValueError, "is a folder"),
+    ):
+        with pytest.raises(error, match=message) as raised:
+            start_from(model, tmp_path / name)
+        assert "\n" not in str(raised.value)
+        assert str(raised.value).startswith("--init: ")
+
+
+def test_only_the_named_parts_are_trained() -> None:
+    model = create_model("resnet8", 7)
+    freeze(model, ("layer3", "fc"))
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"layer3", "fc"}
+    assert TrainConfig(train_only=("layer4,fc",)).train_only == ("layer4", "fc")
+
+
+def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
+    expected = r"--train-only: got 'layer9'; expected parts of the network: conv1, bn1, layer1, layer2, layer3, fc"
+    with pytest.raises(ValueError, match=expected):
+        freeze(create_model("resnet8", 7), ("fc", "layer9"))
+
+
+@pytest.mark.parametrize(
+    ("change", "drifts"),
+    [({}, False), ({"protocol": "released"}, True), ({"batch_norm": "train"}, True), ({"batch_norm": "frozen"}, False)],
+)
+def test_batch_norm_of_frozen_parts(change: dict[str, str], drifts: bool) -> None:
+    config = TrainConfig(backbone="resnet8", train_only=("layer3", "fc"), **change)
+    model = build_network(config, 7, CPU, World(), start=True)
+    set_training_mode(model, config)
+    model(torch.randn(4, 3, 32, 32))
+    assert bool(model.bn1.num_batches_tracked) == drifts
+    assert bool(model.layer3[0].bn1.num_batches_tracked)
+
+
+def test_the_trunk_has_a_rate_of_its_own() -> None:
+    config = TrainConfig(backbone="resnet8", lr=0.1, trunk_lr=0.01)
+    model = build_network(config, 7, CPU, World(), start=True)
+    trunk, head = parameter_groups(model, config)
+    assert (trunk["rate_share"], head["rate_share"]) == (pytest.approx(0.1), 1.0)
+    assert {id(p) for p in head["params"]} == {id(p) for p in model.fc.parameters()}
+    assert len(trunk["params"]) + len(head["params"]) == len(list(model.parameters()))
+    only_head = dataclasses.replace(config, train_only=("fc",))
+    assert len(parameter_groups(build_network(only_head, 7, CPU, World(), start=True), only_head)) == 1
+
+
+def test_ghost_batch_norm_is_batch_norm_in_every_group() -> None:
+    torch.manual_seed(0)
+    plain, x = nn.BatchNorm2d(3), torch.randn(8, 3, 5, 4, requires_grad=True)
+    ghost = GhostBatchNorm2d(3, 4)
+    nn.init.uniform_(plain.weight)
+    nn.init.uniform_(plain.bias)
+    ghost.load_state_dict(plain.state_dict())
+    y = x.detach().clone().requires_grad_()
+    expected = torch.cat([plain(x[:4]), plain(x[4:])])
+    got = ghost(y)
+    torch.testing.assert_close(got, expected)
+    weights = torch.randn_like(got)
+    for out in (expected, got):
+        (out * weights).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad)
+    torch.testing.assert_close(ghost.weight.grad, plain.weight.grad)
+    # Its statistics move once, towards the mean of the groups'
+    means = torch.stack([x[:4].mean((0, 2, 3)), x[4:].mean((0, 2, 3))]).mean(0)
+    torch.testing.assert_close(ghost.running_mean, 0.1 * means)
+    assert ghost.num_batches_tracked == 1
+    torch.testing.assert_close(
+        ghost.eval()(x), nn.functional.batch_norm(x, ghost.running_mean, ghost.running_var, ghost.weight, ghost.bias)
+    )
+    with pytest.raises(ValueError, match="--bn-group: got 4, which does not divide a batch of 6 images"):
+        ghost.train()(x[:6])
+
+
+def test_ghost_batch_norm_keeps_the_state_dict() -> None:
+    model = create_model("resnet8", 7)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    use_ghost_batch_norm(model, 4)
+    assert sum(isinstance(module, GhostBatchNorm2d) for module in model.modules()) == 9
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

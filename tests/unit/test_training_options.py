@@ -1,0 +1,173 @@
+"""Mixup, RandAugment, moving averages, warm-up and the losses' place in the step; all are off by default."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from fastlt.averaging import MovingAverage, with_cosine_head
+from fastlt.config import TrainConfig
+from fastlt.data.mixing import draw_share, neighbours
+from fastlt.data.preprocess import Preprocess
+from fastlt.data.randaugment import OPERATIONS, RandAugment, draw_operations
+from fastlt.models import create_model
+from fastlt.step import TrainingLoss, learning_rate
+
+CPU = torch.device("cpu")
+
+
+def picture(size: int = 24) -> np.ndarray:
+    coarse = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def augmented(name: str, *, magnitude: float, negative: bool = False) -> np.ndarray:
+    """One operation on the picture, beside one that does nothing."""
+    images = torch.from_numpy(np.stack([picture(), picture()])).float()
+    codes = torch.tensor([[2 * OPERATIONS.index(name) + negative], [0]], dtype=torch.uint8)
+    changed, same = RandAugment(magnitude)(images, codes)
+    torch.testing.assert_close(same, images[1], rtol=0, atol=1e-4)
+    return changed.numpy()
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize(
+    ("name", "enhancer"),
+    [
+        ("brightness", ImageEnhance.Brightness),
+        ("contrast", ImageEnhance.Contrast),
+        ("color", ImageEnhance.Color),
+        ("sharpness", ImageEnhance.Sharpness),
+    ],
+)
+def test_colour_operations_are_pillows(name: str, enhancer: type, negative: bool) -> None:
+    strength = -0.27 if negative else 0.27
+    expected = np.array(enhancer(Image.fromarray(picture())).enhance(1 + strength)).astype(float)
+    got = augmented(name, magnitude=9, negative=negative)
+    assert np.abs(got - expected).max() < 1.6  # Pillow works in whole numbers
+
+
+def test_operations_without_a_sign_are_pillows() -> None:
+    image = Image.fromarray(picture())
+    # 15 of 30: 8 - 2 bits; half the range; the full stretch of each channel
+    np.testing.assert_array_equal(augmented("posterize", magnitude=15), np.array(ImageOps.posterize(image, 6)))
+    np.testing.assert_array_equal(augmented("solarize", magnitude=15), np.array(ImageOps.solarize(image, 128)))
+    assert np.abs(augmented("autocontrast", magnitude=9) - np.array(ImageOps.autocontrast(image))).max() < 1.01
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"])
+def test_geometric_operations_are_pillows(name: str, negative: bool) -> None:
+    size, sign = 24, -1 if negative else 1
+    shear, shift = sign * 0.3 / 2, sign * 150 / 331 * size / 2
+    angle = np.deg2rad(sign * 15)
+    a, b, c, d, e, f = {
+        "shear_x": (1, shear, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, shear, 1, 0),
+        "translate_x": (1, 0, shift, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, shift),
+        "rotate": (np.cos(angle), np.sin(angle), 0, -np.sin(angle), np.cos(angle), 0),
+    }[name]
+    middle = size / 2  # Pillow's coordinates are from the corner
+    matrix = (a, b, c + middle * (1 - a - b), d, e, f + middle * (1 - d - e))
+    moved = Image.fromarray(picture()).transform(
+        (size, size), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    )
+    expected, got = np.array(moved).astype(float), augmented(name, magnitude=15, negative=negative)
+    inside = expected.min(2) > 0
+    inside[1:-1, 1:-1] &= inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    inside[[0, -1]] = inside[:, [0, -1]] = False
+    assert inside.mean() > 0.3
+    assert np.abs(got - expected)[inside].max() < 2
+
+
+def test_operations_are_a_function_of_seed_and_slot() -> None:
+    whole = draw_operations(1000, 64, num_operations=5, seed=7)
+    parts = [draw_operations(1000 + at, 16, num_operations=5, seed=7) for at in range(0, 64, 16)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    assert (whole != draw_operations(1000, 64, num_operations=5, seed=8)).any()
+    many = draw_operations(0, 26_000, num_operations=1, seed=0)
+    counts = np.bincount(many[:, 0], minlength=2 * len(OPERATIONS))
+    assert ((counts - 1000) ** 2 / 1000).sum() < 60  # chi-squared with 25 degrees of freedom: 1 in 10,000 is above
+
+
+def test_mixup_pairs_neighbours_and_draws_by_step() -> None:
+    assert neighbours(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
+    shares = [draw_share(step, alpha=0.4, seed=3) for step in range(2000)]
+    assert shares[5] == draw_share(5, alpha=0.4, seed=3)
+    assert min(shares) >= 0.5
+    # max(x, 1 - x) of Beta(a, a): the variance of x about 1/2 is 1 / (4 (2 a + 1))
+    assert np.mean((np.array(shares) - 0.5) ** 2) == pytest.approx(1 / (4 * 1.8), rel=0.06)
+
+
+def loss_of(config: TrainConfig, **extra: torch.Tensor) -> tuple[torch.Tensor, TrainingLoss]:
+    torch.manual_seed(0)
+    model = create_model("resnet8", 5).eval()
+    module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), config, CPU, torch.tensor([50, 20, 10, 5, 2]))
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    return module(images, torch.tensor([0, 1, 2, 4]), **extra)[0], module
+
+
+def test_mixup_of_share_one_is_none_and_is_linear_in_the_labels() -> None:
+    config = TrainConfig(precision="fp32")
+    plain, _ = loss_of(config)
+    whole, _ = loss_of(config, share=torch.tensor(1.0))
+    half, _ = loss_of(config, share=torch.tensor(0.5))
+    torch.testing.assert_close(whole, plain)
+    assert (half - plain).abs() > 1e-4
+
+
+def test_ldam_sees_cosines_and_reweights_late() -> None:
+    config = TrainConfig(precision="fp32", loss="ldam")
+    early, module = loss_of(config, epoch_share=torch.tensor(0.5))
+    late, _ = loss_of(config, epoch_share=torch.tensor(0.9))
+    assert (late - early).abs() > 1e-3
+    x = torch.randn(3, 3, 32, 32)
+    cosines = module.logits(x)
+    assert cosines.abs().max() <= 1 + 1e-6
+    model = module.model
+    nn_bias = model.fc.bias.detach().clone()
+    with with_cosine_head(model, enabled=True):
+        assert torch.equal(model(x).argmax(1), cosines.argmax(1))
+        torch.testing.assert_close(model.fc.norms(), torch.ones(5))
+    assert torch.equal(model.fc.bias, nn_bias)
+
+
+@pytest.mark.parametrize("loss", ["cb_focal", "balanced_softmax"])
+def test_other_losses_reach_the_step(loss: str) -> None:
+    got, _ = loss_of(TrainConfig(precision="fp32", loss=loss))
+    plain, _ = loss_of(TrainConfig(precision="fp32"))
+    assert got.isfinite()
+    assert (got - plain).abs() > 1e-3
+
+
+def test_a_moving_average_follows_and_settles() -> None:
+    model = create_model("resnet8", 5)
+    average = MovingAverage(model, 0.9)
+    start = model.conv1.weight.detach().clone()
+    with torch.no_grad():
+        model.conv1.weight.add_(1)
+        model.bn1.num_batches_tracked.add_(4)
+    average.update(model, 1)
+    # d = (1 + 1) / (10 + 1) in the first step, before the asked-for decay is reached
+    torch.testing.assert_close(average.network.conv1.weight, start + 9 / 11)
+    assert average.network.bn1.num_batches_tracked == 4
+    average.update(model, 1000)
+    torch.testing.assert_close(average.network.conv1.weight, start + 1 - 0.9 * 2 / 11)
+
+
+def test_warm_up_rises_step_by_step_to_the_schedule() -> None:
+    config = TrainConfig(epochs=10, lr=0.2, warmup_epochs=2)
+    plain = TrainConfig(epochs=10, lr=0.2)
+    rates = [learning_rate(config, epoch, done) for epoch in (0, 1) for done in (0.25, 0.5, 0.75, 1.0)]
+    assert rates[0] == pytest.approx(0.2 / 8)
+    assert rates[-1] == pytest.approx(learning_rate(plain, 1))
+    assert rates == sorted(rates)
+    assert learning_rate(config, 2, 0.5) == learning_rate(plain, 2)
+
+
+def test_the_schedule_is_switchable_alone() -> None:
+    released = TrainConfig(epochs=10, lr=0.2, protocol="released", schedule="paper")
+    assert learning_rate(released, 0) == 0.2
+    assert released.draws_per_class == 4
+    assert learning_rate(TrainConfig(epochs=10, lr=0.2, schedule="released"), 9) == 0
