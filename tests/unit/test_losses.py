@@ -1,0 +1,86 @@
+"""The losses against values computed by hand, one image and one class at a time."""
+
+import math
+
+import pytest
+import torch
+
+from fastlt.losses import effective_weights, loss_terms
+
+COUNTS = torch.tensor([100, 10, 1])
+LOGITS = torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.9, -0.4]])
+LABELS = torch.tensor([2, 0])
+
+
+def negative_log_softmax(logits: list[float], label: int) -> float:
+    return math.log(sum(math.exp(z) for z in logits)) - logits[label]
+
+
+def weights() -> list[float]:
+    """Cui et al.: (1 - beta) / (1 - beta^n), here of mean 1."""
+    raw = [(1 - 0.9999) / (1 - 0.9999 ** int(n)) for n in COUNTS]
+    return [3 * w / sum(raw) for w in raw]
+
+
+def test_effective_weights() -> None:
+    assert effective_weights(COUNTS).tolist() == pytest.approx(weights(), rel=1e-6)
+
+
+def test_balanced_softmax_adds_log_counts() -> None:
+    shifted = [[z + math.log(int(n)) for z, n in zip(row, COUNTS, strict=True)] for row in LOGITS.tolist()]
+    expected = sum(negative_log_softmax(row, int(y)) for row, y in zip(shifted, LABELS, strict=True)) / 2
+    assert loss_terms("balanced_softmax", LOGITS, LABELS, COUNTS).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_class_balanced_focal() -> None:
+    expected = 0.0
+    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
+        for index, z in enumerate(row):
+            p = 1 / (1 + math.exp(-z if index == label else z))
+            expected -= weights()[label] * (1 - p) ** 0.5 * math.log(p) / 2
+    assert loss_terms("cb_focal", LOGITS, LABELS, COUNTS).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_focal_loss_has_a_finite_gradient_where_it_is_sure() -> None:
+    sure = torch.tensor([[200.0, -200.0, -200.0]], requires_grad=True)
+    loss_terms("cb_focal", sure, torch.tensor([0]), COUNTS).backward()
+    assert sure.grad is not None
+    assert torch.isfinite(sure.grad).all()
+
+
+@pytest.mark.parametrize(("share", "deferred"), [(0.0, False), (0.79, False), (0.8, True)])
+def test_ldam_has_margins_and_weighs_late(share: float, deferred: bool) -> None:
+    margins = [0.5 * int(n) ** -0.25 for n in COUNTS]  # the rarest class, of one image, has the largest: 0.5
+    losses, factors = [], []
+    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
+        scaled = [30 * (z - (margins[label] if index == label else 0)) for index, z in enumerate(row)]
+        losses.append(negative_log_softmax(scaled, label))
+        factors.append(weights()[label] if deferred else 1.0)
+    expected = sum(f * v for f, v in zip(factors, losses, strict=True)) / sum(factors)
+    got = loss_terms("ldam", LOGITS, LABELS, COUNTS, epoch_fraction=share)
+    assert got.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_label_smoothing() -> None:
+    expected = 0.0
+    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
+        each = [negative_log_softmax(row, index) for index in range(3)]
+        expected += (0.1 * each[label] + 0.9 * sum(each) / 3) / 2
+    got = loss_terms("cross_entropy", LOGITS, LABELS, None, label_smoothing=0.9)
+    assert got.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "balanced_softmax", "cb_focal", "ldam"])
+def test_classifiers_side_by_side_have_losses_of_their_own(name: str) -> None:
+    stacked = torch.stack([LOGITS, 2 * LOGITS, -LOGITS])[None]  # [1, 3, B, C]
+    together = loss_terms(name, stacked, LABELS, COUNTS, epoch_fraction=0.9)
+    alone = [loss_terms(name, each, LABELS, COUNTS, epoch_fraction=0.9) for each in stacked[0]]
+    assert together.shape == (1, 3)
+    torch.testing.assert_close(together[0], torch.stack(alone))
+
+
+def test_what_cannot_be_computed_is_refused() -> None:
+    with pytest.raises(ValueError, match="--loss: got 'hinge'; expected cross_entropy"):
+        loss_terms("hinge", LOGITS, LABELS, COUNTS)
+    with pytest.raises(ValueError, match="ldam needs the training images of every class"):
+        loss_terms("ldam", LOGITS, LABELS, None)
