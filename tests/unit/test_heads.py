@@ -1,0 +1,197 @@
+"""The engine that trains many classifiers at once, and its features: in memory, in files, of several views."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt import RebalanceConfig
+from fastlt.features import Features
+from fastlt.models import LinearHead
+from fastlt.rebalancing import heads
+from fastlt.rebalancing.crt import cross_entropy
+from fastlt.rebalancing.heads import Feed, Recipe, check_features, choose, selection_accuracy, train_heads
+from fastlt.rebalancing.linear_stack import LinearStack, ScaleStack, UnitStack, started
+from fastlt.rebalancing.problem import Problem, problem_of
+
+CPU = torch.device("cpu")
+C, D = 6, 8
+LABELS = np.repeat(np.arange(C), [60, 30, 15, 8, 4, 3])
+RNG = np.random.default_rng(0)
+CENTRES = RNG.normal(size=(C, D)) * 2
+FEATURES = (CENTRES[LABELS] + RNG.normal(size=(len(LABELS), D))).astype(np.float32)
+TRAIN = Features(features=FEATURES, labels=LABELS)
+RECIPE = Recipe(
+    sampling="class_balanced",
+    samples_per_class=1,
+    batch_size=24,
+    epochs=3,
+    protocol="paper",
+    seeds=(0, 1),
+    settings=((0.1, 0.0), (0.1, 0.01), (0.5, 0.0), (0.5, 0.01)),
+)
+
+
+def problem() -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    head = LinearHead(torch.randn(C, D, generator=generator), torch.randn(C, generator=generator))
+    return problem_of(head, TRAIN, CPU)
+
+
+def as_bf16(array: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(array).bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+
+def stack_of(kind: str, recipe: Recipe) -> LinearStack | UnitStack | ScaleStack:
+    if kind == "scale":
+        return ScaleStack(problem().head, len(recipe.seeds), len(recipe.settings))
+    new = started(C, D, recipe.seeds, CPU)
+    if kind == "unit":
+        return UnitStack(new, len(recipe.settings), scale=8.0)
+    return LinearStack(new, len(recipe.settings), radius=0.7 if kind == "ball" else None)
+
+
+@pytest.mark.parametrize("kind", ["linear", "ball", "unit", "scale"])
+def test_a_grid_is_its_heads_one_by_one(kind: str) -> None:
+    together = stack_of(kind, RECIPE)
+    train_heads(together, (TRAIN,), RECIPE, cross_entropy(problem()), CPU)
+    for s, seed in enumerate(RECIPE.seeds):
+        for k, setting in enumerate(RECIPE.settings):
+            alone = dataclasses.replace(RECIPE, seeds=(seed,), settings=(setting,))
+            one = stack_of(kind, alone)
+            train_heads(one, (TRAIN,), alone, cross_entropy(problem()), CPU)
+            for a, b in zip(together.head(s, k).parameters(), one.head(0, 0).parameters(), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(together.head(0, 0).weight, together.head(0, 1).weight)
+    assert not torch.equal(together.head(0, 0).weight, together.head(1, 0).weight)
+
+
+def test_the_ball_holds_every_class() -> None:
+    stack = stack_of("ball", RECIPE)
+    train_heads(stack, (TRAIN,), RECIPE, cross_entropy(problem()), CPU)
+    assert stack.head(0, 2).norms().max() <= 0.7 * (1 + 1e-6)
+
+
+def test_the_folded_unit_head_predicts_as_its_cosines() -> None:
+    stack = stack_of("unit", RECIPE)
+    x = torch.from_numpy(FEATURES)
+    cosines = stack.logits(x.expand(2, -1, -1))
+    for s, k in ((0, 0), (1, 3)):
+        folded = stack.head(s, k)
+        torch.testing.assert_close(folded(x) / x.norm(dim=1, keepdim=True), cosines[s, k])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = []
+    for view in range(3):
+        array = FEATURES + view
+        np.save(tmp_path / f"{view}.npy", as_bf16(array) if precision == "bf16" else array)
+        views.append(Features(features=np.load(tmp_path / f"{view}.npy", mmap_mode="c"), labels=LABELS))
+    resident = Feed(views, CPU)
+    monkeypatch.setattr(heads, "free_bytes", lambda device: 0)
+    mapped = Feed(views, CPU)
+    assert resident.tensors is not None
+    assert mapped.tensors is None
+    for step in range(3):
+        ids = np.array([0, 5, 100, 7, 119])
+        one, other = resident.take(ids, (4, step)), mapped.take(ids, (4, step))
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+def test_every_image_comes_as_any_of_its_views() -> None:
+    views = [Features(features=np.full((50, 2), view, np.float32), labels=np.zeros(50, np.int64)) for view in range(3)]
+    feed = Feed(views, CPU)
+    drawn = torch.stack([feed.take(np.arange(50), (0, step))[:, 0] for step in range(40)])
+    shares = torch.bincount(drawn.long().flatten(), minlength=3) / drawn.numel()
+    assert ((shares - 1 / 3).abs() < 0.05).all()
+    assert all(len(drawn[:, image].unique()) == 3 for image in range(50))
+    assert torch.equal(feed.take(np.arange(50), (0, 7))[:, 0], drawn[7])  # the step decides
+    assert not torch.equal(feed.take(np.arange(50), (1, 7))[:, 0], drawn[7])  # and the seed
+
+
+def test_the_best_of_a_grid_is_chosen_where_it_is_scored() -> None:
+    recipe = dataclasses.replace(RECIPE, seeds=(0,))
+    stack = stack_of("linear", recipe)
+    train_heads(stack, (TRAIN,), recipe, cross_entropy(problem()), CPU)
+    x = torch.from_numpy(FEATURES)
+    scores = []
+    for k in range(len(recipe.settings)):
+        right = (stack.head(0, k)(x).argmax(1).numpy() == LABELS).astype(float)
+        scores.append(np.mean([right[c == LABELS].mean() for c in range(C)]))
+    made = choose(stack, recipe, problem(), RebalanceConfig(method="crt"), extra=1.0)
+    best = recipe.settings[int(np.argmax(scores))]
+    assert made.params == {"extra": 1.0, "lr": best[0], "weight_decay": best[1]}
+    assert made.selected_on == "train"
+    assert selection_accuracy(made.head, problem(), "class_mean") == pytest.approx(max(scores))
+
+
+def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
+    recipe = dataclasses.replace(RECIPE, seeds=(0,), settings=((1e30, 1.0), (0.1, 0.0)), epochs=6)
+    stack = stack_of("linear", recipe)
+    train_heads(stack, (TRAIN,), recipe, cross_entropy(problem()), CPU)
+    assert choose(stack, recipe, problem(), RebalanceConfig(method="crt")).params["lr"] == 0.1
+    recipe = dataclasses.replace(recipe, settings=((1e30, 1.0),))
+    with pytest.raises(ValueError, match=r"--lr: the loss is not finite at learning rate 1e\+30; lower it"):
+        train_heads(stack_of("linear", recipe), (TRAIN,), recipe, cross_entropy(problem()), CPU)
+
+
+def test_a_group_without_images_cannot_choose() -> None:
+    with pytest.raises(ValueError, match="--select-by: got many, a group without images in train"):
+        selection_accuracy(problem().head, problem(), "many")
+
+
+def test_features_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="got width 8; the classifier takes 5"):
+        check_features((TRAIN,), LinearHead(torch.zeros(C, 5)), C)
+    with pytest.raises(ValueError, match="class 6 has no training images"):
+        check_features((TRAIN,), LinearHead(torch.zeros(C + 1, D)), C + 1)
+    with pytest.raises(ValueError, match="got class 5; expected 0 to 4"):
+        check_features((TRAIN,), LinearHead(torch.zeros(C - 1, D)), C - 1)
+
+
+MANY_CLASSES = """
+import resource, sys
+import numpy as np, torch
+from pathlib import Path
+from fastlt import RebalanceConfig
+from fastlt.features import Features
+from fastlt.models import LinearHead
+from fastlt.rebalancing import heads
+from fastlt.rebalancing.methods import MAKERS
+from fastlt.rebalancing.problem import Problem
+
+C, D = 8142, 2048
+path = Path(sys.argv[1])
+rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(60_000, D))  # 246 MB, all of it a hole
+rng = np.random.default_rng(0)
+labels = np.concatenate([np.arange(C), rng.integers(C, size=len(rows) - C)])
+del rows
+train = Features(features=np.load(path, mmap_mode="c"), labels=labels)
+heads.free_bytes = lambda device: 0  # from the file, row by row
+head = LinearHead(torch.zeros(C, D), torch.zeros(C))
+few = Features(features=np.zeros((8, D), np.float32), labels=np.arange(8))
+problem = Problem(head=head, train=(train,), selection=few, selected_on="val",
+                  class_counts=np.bincount(labels), device=torch.device("cpu"), stage1={"batch_size": 512})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+recipe = heads.Recipe.of("crt", problem, RebalanceConfig(method="crt"))
+original = heads.LongTailSampler.__len__
+heads.LongTailSampler.__len__ = lambda self: 1  # two steps instead of two epochs
+for method in ("crt", "lws"):
+    made = MAKERS[method](problem, RebalanceConfig(method=method, epochs=2))
+    assert made.head.weight.shape == (C, D) and torch.isfinite(made.head.weight).all()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_inaturalists_classes_take_bounded_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MANY_CLASSES, str(tmp_path / "features.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    # A head of 67 MB, its momentum and gradients, and logits of 17 MB; the features of 246 MB are never held
+    assert float(done.stdout) < 700
