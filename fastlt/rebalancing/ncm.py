@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import RebalanceConfig
+from ..features import check_finite
 from ..loggers import log
 from ..metrics import shot_accuracy
 from ..models import LinearHead
@@ -111,7 +112,10 @@ def nearest_class_mean_predict(
 
 def mean(features: Tensor) -> Tensor:
     """Return the mean feature, [D]."""
-    return (features.sum(0, dtype=torch.float64) / len(features)).to(features.dtype)
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for _, chunk in chunks(features):  # a sum in float64 would copy all of them
+        total += chunk.sum(0, dtype=torch.float64)
+    return (total / len(features)).to(features.dtype)
 
 
 def class_means(
@@ -120,7 +124,7 @@ def class_means(
     """Average the features of every class, [C, D], after centring and normalising where asked for.
 
     Raises:
-        ValueError: A class has no features, or a label is out of range.
+        ValueError: A class has no features, some are not finite, or a label is out of range.
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
@@ -142,6 +146,8 @@ def class_means(
         if normalize:
             x = torch.nn.functional.normalize(x, dim=1)
         sums.index_add_(0, labels[rows], x)
+    if not torch.isfinite(sums).all():
+        check_finite(features, "features")
     return (sums / counts[:, None]).to(features.dtype)
 
 

@@ -1,0 +1,161 @@
+"""Every method of stage 2 on features of a long-tailed problem, where the joint classifier neglects the tail."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt import RebalanceConfig
+from fastlt.config import METHODS
+from fastlt.features import Features
+from fastlt.metrics import shot_accuracy
+from fastlt.models import LinearHead
+from fastlt.rebalancing import (
+    adjust_logits,
+    learn_weight_scaling,
+    nearest_class_mean,
+    retrain_classifier,
+)
+from fastlt.rebalancing.crt import cross_entropy
+from fastlt.rebalancing.heads import Recipe, train_heads
+from fastlt.rebalancing.linear_stack import LinearStack, started
+from fastlt.rebalancing.methods import MAKERS, fit
+from fastlt.rebalancing.problem import Problem
+
+CPU = torch.device("cpu")
+C, D = 20, 16
+COUNTS = np.geomspace(400, 5, C).astype(np.int64)
+
+
+def split(seed: int, counts: np.ndarray) -> Features:
+    centres = np.random.default_rng(0).normal(size=(C, D)) * 1.2
+    labels = np.repeat(np.arange(C), counts)
+    noise = np.random.default_rng(seed).normal(size=(len(labels), D))
+    return Features(features=np.maximum(centres[labels] + noise, 0).astype(np.float32), labels=labels)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """Features of 20 classes and the classifier that instance-balanced training makes of them."""
+    base = Problem(
+        head=LinearHead(torch.zeros(C, D)),
+        train=(split(1, COUNTS),),
+        selection=split(2, np.full(C, 30)),
+        selected_on="val",
+        class_counts=COUNTS,
+        device=CPU,
+        stage1={"batch_size": 64},
+    )
+    config = RebalanceConfig(method="crt", epochs=10, batch_size=64, lr=(0.1,))
+    recipe = Recipe.of("crt", base, config, sampling="instance_balanced")
+    stack = LinearStack(started(C, D, (0,), CPU), 1)
+    train_heads(stack, base.train, recipe, cross_entropy(base), CPU)
+    return dataclasses.replace(base, head=stack.head(0, 0))
+
+
+SETTINGS = {"lr": (0.05,), "epochs": 30}  # few images, few steps an epoch
+
+
+def class_mean(head: LinearHead) -> float:
+    test = split(3, np.full(C, 60))
+    with torch.inference_mode():
+        predictions = head(torch.from_numpy(test.features)).argmax(1).numpy()
+    return shot_accuracy(predictions, test.labels, COUNTS).class_mean
+
+
+def test_all_fits_every_method_and_each_helps_the_tail(problem: Problem) -> None:
+    made = fit(problem, RebalanceConfig(method="all", **SETTINGS))
+    assert tuple(made) == METHODS
+    assert set(MAKERS) == set(METHODS)
+    joint = class_mean(problem.head)
+    for name, each in made.items():
+        assert class_mean(each.head) > joint + 0.02, name
+        assert each.head.weight.shape == (C, D)
+        assert each.selected_on == ("val" if name in ("tau", "logit_adjustment") else None), name
+    assert made["tau"].params["tau"] > 0
+    assert made["logit_adjustment"].params["strength"] > 0
+
+
+@pytest.mark.parametrize("loss", ["balanced_softmax", "cb_focal", "ldam"])
+def test_the_losses_help_the_tail_too(loss: str, problem: Problem) -> None:
+    made = fit(problem, RebalanceConfig(method="crt", loss=loss, **SETTINGS))["crt"]
+    assert class_mean(made.head) > class_mean(problem.head) + 0.02
+
+
+def test_learned_tau(problem: Problem) -> None:
+    made = fit(problem, RebalanceConfig(method="tau", tau="learned"))["tau"]
+    assert 0 < made.params["tau"] < 2
+    assert made.selected_on is None
+    assert class_mean(made.head) > class_mean(problem.head) + 0.02
+
+
+def test_fixed_settings_are_kept(problem: Problem) -> None:
+    tau = fit(problem, RebalanceConfig(method="tau", tau="0.7"))["tau"]
+    assert (tau.params, tau.selected_on) == ({"tau": 0.7}, None)
+    adjusted = fit(problem, RebalanceConfig(method="logit_adjustment", strength="1"))["logit_adjustment"]
+    assert (adjusted.params, adjusted.selected_on) == ({"strength": 1.0}, None)
+
+
+def test_a_grid_names_what_it_chose(problem: Problem) -> None:
+    config = RebalanceConfig(method="lws", lr=(0.01, 0.1), weight_decay=(0.0, 5e-4))
+    made = fit(problem, config)["lws"]
+    assert made.selected_on == "val"
+    assert made.params["lr"] in config.lr
+    assert made.params["weight_decay"] in config.weight_decay
+    assert made.head.bias is not None
+
+
+def test_the_same_seed_gives_the_same_classifier(problem: Problem) -> None:
+    one, same, other = (
+        fit(problem, RebalanceConfig(method="crt", epochs=2, seed=seed))["crt"].head.weight for seed in (3, 3, 4)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_logit_adjustment_adds_a_bias_and_says_so(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = dataclasses.replace(problem, head=LinearHead(problem.head.weight.detach()))
+    with caplog.at_level(logging.INFO, logger="fastlt"):
+        made = fit(bare, RebalanceConfig(method="logit_adjustment", strength="0.5"))["logit_adjustment"]
+    assert made.head.bias is not None
+    expected = torch.from_numpy(-0.5 * np.log(COUNTS / COUNTS.sum())).float()
+    torch.testing.assert_close(made.head.bias.detach(), expected)
+    assert "added a bias" in caplog.text
+
+
+def test_adjusted_logits(problem: Problem) -> None:
+    made = adjust_logits(problem.head, COUNTS, 1.5)
+    x = torch.from_numpy(problem.selection.features[:5])
+    expected = problem.head(x) - 1.5 * torch.from_numpy(np.log(COUNTS / COUNTS.sum())).float()
+    torch.testing.assert_close(made(x), expected)
+    with pytest.raises(ValueError, match="class 2 has no images"):
+        adjust_logits(problem.head, np.where(np.arange(C) == 2, 0, COUNTS))
+    with pytest.raises(ValueError, match=r"got shape \[19\]; expected \[20\]"):
+        adjust_logits(problem.head, COUNTS[1:])
+    with pytest.raises(ValueError, match="tau: got -1"):
+        adjust_logits(problem.head, COUNTS, -1)
+
+
+def test_functions_refuse_what_they_cannot_use(problem: Problem) -> None:
+    x, y = torch.from_numpy(problem.train[0].features), torch.from_numpy(problem.train[0].labels)
+    bad = x.clone()
+    bad[7, 3] = float("nan")
+    for call in (
+        lambda f: retrain_classifier(f, y, C),
+        lambda f: learn_weight_scaling(problem.head, f, y),
+        lambda f: nearest_class_mean(f, y, C),
+    ):
+        with pytest.raises(ValueError, match=r"^features: .*NaN or infinite[^\n]*$"):
+            call(bad)
+    with pytest.raises(ValueError, match="class 20 has no"):
+        retrain_classifier(x, y, C + 1)
+    with pytest.raises(ValueError, match="class 20 has no"):
+        nearest_class_mean(x, y, C + 1)
+    with pytest.raises(ValueError, match="got width 15; the classifier takes 16"):
+        learn_weight_scaling(problem.head, x[:, 1:], y)
+    with pytest.raises(ValueError, match="lr: got 2 values; without a split to choose on give one"):
+        retrain_classifier(x, y, C, config=RebalanceConfig(method="crt", lr=(0.1, 0.2)))
