@@ -1,8 +1,8 @@
 """Stage 2 on made-up features: a grid of heads at once or one by one, every method, and iNaturalist's shape.
 
-`FASTLT_BENCH_DEVICE` (cpu, cuda) sets where. The demo's shape is 8,716 x 128 with 100 classes. With FASTLT_BENCH_SCALE=1
-also 437,513 x 2048 with 8142 classes in bf16 (1.8 GB on disk): a few steps of crt and lws there, or, on a GPU, every
-method whole. Results hold `peak_rss_mib`, the process's peak so far, and `gpu_peak_mib`.
+`FASTLT_BENCH_DEVICE` (cpu, cuda) sets where. The demo's shape is 8,716 x 128 with 100 classes. With
+FASTLT_BENCH_SCALE=1 also 437,513 x 2048 with 8142 classes in bf16 (1.8 GB on disk): a few steps of crt and lws or, on a
+GPU, every method whole. Results hold `peak_rss_mib`, the process's peak so far, and `gpu_peak_mib`.
 """
 
 import dataclasses
