@@ -7,7 +7,6 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from .models import LinearHead, Network
@@ -19,6 +18,10 @@ class MovingAverage:
     After step t (from 1) the average a becomes d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)), so that the
     random start is soon forgotten.
 
+    Args:
+        model: The network, whose tensors must stay where they are.
+        decay: What is kept of the average in a step.
+
     Attributes:
         network: The copy.
     """
@@ -26,20 +29,18 @@ class MovingAverage:
     def __init__(self, model: Network, decay: float) -> None:
         self.network = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
+        pairs = list(zip(self.network.state_dict().values(), model.state_dict().values(), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, model: Network, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move the average towards the weights after step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = []
-        weights: list[Tensor] = []
-        for average, weight in zip(self.network.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                weights.append(weight)
-            else:
-                average.copy_(weight)
+        averages, weights = zip(*self._floats, strict=True)
         torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, counter in self._counters:
+            average.copy_(counter)
 
 
 @contextlib.contextmanager

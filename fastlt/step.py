@@ -146,13 +146,13 @@ def loss_function(
         device: Where it runs.
         num_steps: Steps of the run.
         class_counts: Training images of each class, [C].
-        wrap: What the module is wrapped into before it is compiled: data parallelism.
+        wrap: What the compiled module is wrapped into: data parallelism.
     """
-    module: nn.Module = TrainingLoss(model, preprocess, config, device, class_counts)
-    if wrap is not None:
-        module = wrap(module)
-    pays = device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU
-    return compiled_or_eager(module) if config.compile and pays else module
+    module = TrainingLoss(model, preprocess, config, device, class_counts)
+    if config.compile and (device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU):
+        # Inside the wrapper: data parallelism's own code does not compile
+        module.forward = compiled_or_eager(module.forward)  # type: ignore[method-assign]
+    return module if wrap is None else wrap(module)
 
 
 def compiled_or_eager(eager: LossFunction) -> LossFunction:

@@ -203,7 +203,7 @@ class Trainer:
                 progress.step += 1
                 progress.num_seen += len(batch.labels) * world.size
                 if self.average is not None:
-                    self.average.update(self.model, progress.step)
+                    self.average.update(progress.step)
                 self.sums += torch.stack([loss * len(batch.labels), hits.double()])
                 recent_loss += loss
                 recent_steps += 1

@@ -38,6 +38,13 @@ def test_fingerprint_ignores_where_and_how_fast_but_not_what() -> None:
     assert config.fingerprint() != dataclasses.replace(config, lr=0.3).fingerprint()
 
 
+def test_runs_of_the_first_version_keep_their_fingerprint() -> None:
+    assert TrainConfig().fingerprint() == "7587afd78477c5ff"
+    assert TrainConfig(loss="ldam").fingerprint() != TrainConfig().fingerprint()
+    older = {key: value for key, value in TrainConfig().to_json().items() if key not in TrainConfig.LATER}
+    assert TrainConfig.from_json(older, source="config.json") == TrainConfig()
+
+
 def test_the_evaluation_resize_scales_with_the_image_size() -> None:
     assert TrainConfig().resize == 256
     assert TrainConfig(image_size=112).resize == 128
@@ -69,6 +76,15 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"eval_resize": 100}, "--eval-resize: got 100, smaller than the crop"),
         ({"seed": -1}, "--seed"),
         ({"num_threads": 0}, "--num-threads"),
+        ({"loss": "focal"}, "--loss: got 'focal'; did you mean 'cb_focal'"),
+        ({"schedule": "release"}, "--schedule: got 'release'; did you mean 'released'"),
+        ({"batch_norm": "frozen"}, "--batch-norm: got frozen without --train-only"),
+        ({"sync_bn": True, "bn_group": 64}, "--sync-bn: got it with --bn-group"),
+        ({"loss": "cb_focal", "label_smoothing": 0.1}, "--label-smoothing: got 0.1 with --loss cb_focal"),
+        ({"warmup_epochs": 91}, "--warmup-epochs: got 91"),
+        ({"trunk_lr": 0.0}, "--trunk-lr: got 0.0"),
+        ({"randaugment_magnitude": 31.0}, "--randaugment-magnitude: got 31"),
+        ({"gpus": 0}, "--gpus: got 0"),
         ({"samples_per_class": 4}, "--samples-per-class: got 4 with --sampling instance_balanced"),
     ],
 )

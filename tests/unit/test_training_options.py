@@ -148,11 +148,11 @@ def test_a_moving_average_follows_and_settles() -> None:
     with torch.no_grad():
         model.conv1.weight.add_(1)
         model.bn1.num_batches_tracked.add_(4)
-    average.update(model, 1)
+    average.update(1)
     # d = (1 + 1) / (10 + 1) in the first step, before the asked-for decay is reached
     torch.testing.assert_close(average.network.conv1.weight, start + 9 / 11)
     assert average.network.bn1.num_batches_tracked == 4
-    average.update(model, 1000)
+    average.update(1000)
     torch.testing.assert_close(average.network.conv1.weight, start + 1 - 0.9 * 2 / 11)
 
 
