@@ -89,8 +89,12 @@ class Result:
     @property
     def label(self) -> str:
         """The classifier's name and settings, for tables."""
-        params = ", ".join(f"{key} {value:.3g}" for key, value in self.params.items())
-        if list(self.params) == [self.method]:
+        # A temperature changes confidences, not the accuracies that stand beside this
+        told = {key: value for key, value in self.params.items() if key != "temperature"}
+        params = ", ".join(
+            f"{key} {value if isinstance(value, str) else f'{value:.3g}'}" for key, value in told.items()
+        )
+        if list(told) == [self.method]:
             return params
         return f"{self.method} ({params})" if params else self.method
 

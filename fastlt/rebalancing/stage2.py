@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checkpoint
+from ..calibration import fit_temperature, with_temperature
 from ..config import METHODS, RebalanceConfig
 from ..evaluation import Result, Results, reported_splits, score, score_joint
 from ..features import FeatureStore
 from ..hardware import resolve_device
+from ..prior import adjust_to_prior, parse_target
 from ..run import Run
 from .batch_norm import reestimated
 from .live import check_live, fit_live
@@ -87,8 +89,18 @@ def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
 
 
 def finish(made: Rebalanced, store: FeatureStore, config: RebalanceConfig) -> Rebalanced:
-    """Fold a temperature fitted on val into the head, where asked for."""
-    return made
+    """Fold a temperature fitted on val into the head, then the class frequencies of where it will be used."""
+    head, params = made.head, dict(made.params)
+    if config.temperature:
+        where = "test" if config.select_on == "test" else "val"
+        params["temperature"] = fit_temperature(head, *store.split(where).tensors(store.device))
+        head = with_temperature(head, params["temperature"])
+    if config.target != "uniform":
+        data = store.run.data
+        target = parse_target(config.target, data["class_names"], data["class_counts"])
+        head = adjust_to_prior(head, target, np.full(len(target), 1 / len(target)))
+        params["target"] = config.target
+    return dataclasses.replace(made, head=head, params=params)
 
 
 def write(store: FeatureStore, config: RebalanceConfig, made: Rebalanced, results: Results) -> None:

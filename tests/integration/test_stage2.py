@@ -71,7 +71,7 @@ def test_features_are_computed_once_and_anew_when_stale(run_copy: Run, monkeypat
 
 
 def test_rebalanced_checkpoint_is_the_same_network_with_another_last_layer(run_copy: Run) -> None:
-    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    rebalance(run_copy, RebalanceConfig(tau="0.7", temperature=False))
     before, _ = load(run_copy.checkpoint("best"))
     after, metadata = load(run_copy.path / "rebalanced" / "tau" / "model.safetensors")
     assert metadata["params"] == {"tau": 0.7}
@@ -167,3 +167,25 @@ def test_the_report_is_one_page_with_its_pictures(run_copy: Run) -> None:
     assert f"{shown.find('tau', 'test').all.value:.1f}" in page
     for name in ("weight_norms.png", "accuracy_by_group.png"):
         assert (Path(path).parent / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_temperature_changes_confidences_and_no_prediction(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7", temperature=False))
+    plain, _ = load(run_copy.path / "rebalanced" / "tau" / "model.safetensors")
+    scores = results(run_copy)
+    rebalance(run_copy, RebalanceConfig(tau="0.7"))
+    cooled, metadata = load(run_copy.path / "rebalanced" / "tau" / "model.safetensors")
+    temperature = metadata["params"]["temperature"]
+    torch.testing.assert_close(cooled["fc.weight"] * temperature, plain["fc.weight"])
+    ignored = {"params"}
+    assert [{k: v for k, v in row.items() if k not in ignored} for row in results(run_copy)] == [
+        {k: v for k, v in row.items() if k not in ignored} for row in scores
+    ]
+
+
+def test_a_target_prior_moves_the_bias(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(tau="0.7", temperature=False, target="train"))
+    tensors, metadata = load(run_copy.path / "rebalanced" / "tau" / "model.safetensors")
+    counts = torch.tensor(run_copy.data["class_counts"]).double()
+    torch.testing.assert_close(tensors["fc.bias"].double(), (counts / counts.mean()).log(), atol=1e-5, rtol=1e-5)
+    assert metadata["params"]["target"] == "train"

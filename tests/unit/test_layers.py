@@ -17,6 +17,7 @@ LAYERS = (
     ("checkpoint", "run", "feature_file", "features", "step", "streams", "pretrained", "averaging"),
     ("state", "interrupts", "parameters"),
     ("opening",),
+    ("calibration", "prior"),
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report", "networks", "export", "predict"),

@@ -1,0 +1,146 @@
+"""Confidences that mean something: calibration error, and a temperature folded into the linear head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from .models import LinearHead
+
+# Shapes: N samples, C classes, D feature width.
+
+ROWS = 4096  # of logits held at a time
+NUM_BINS = 15
+GOLDEN = (math.sqrt(5) - 1) / 2
+COLDEST, HOTTEST = 1e-3, 1e3  # temperatures searched
+TOLERANCE = 1e-4  # of the temperature's logarithm
+
+
+class Predictions(NamedTuple):
+    """What a head says of N samples: the class, its probability, the label's log probability; [N] each."""
+
+    classes: NDArray[np.int64]
+    confidences: NDArray[np.float64]
+    log_likelihoods: NDArray[np.float64]
+
+
+def logit_chunks(head: LinearHead, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, float64 logits of these rows [*, C])."""
+    weight = head.weight.detach()
+    bias = None if head.bias is None else head.bias.detach()
+    for start in range(0, len(features), ROWS):
+        rows = slice(start, start + ROWS)
+        yield rows, F.linear(features[rows], weight, bias).double()
+
+
+@torch.inference_mode()
+def predict(head: LinearHead, features: Tensor, labels: Tensor) -> Predictions:
+    """Return predicted classes, their probabilities and the labels' log probabilities.
+
+    Args:
+        head: The classifier.
+        features: [N, D], on the head's device.
+        labels: [N].
+    """
+    parts = []
+    for rows, logits in logit_chunks(head, features):
+        log_probabilities = logits.log_softmax(1)
+        # argmax breaks ties towards the lower index, as everywhere; max promises no order
+        best = logits.argmax(1)
+        chosen = torch.stack([best, labels[rows]], 1)
+        picked = log_probabilities.gather(1, chosen)
+        parts.append((best.cpu(), picked[:, 0].exp().cpu(), picked[:, 1].cpu()))
+    classes, confidences, likelihoods = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return Predictions(classes, confidences, likelihoods)
+
+
+def calibration_error(
+    confidences: NDArray[np.float64], correct: NDArray[np.bool_], *, num_bins: int = NUM_BINS
+) -> float | None:
+    """Return the expected calibration error, a fraction: mean |accuracy - confidence| over bins of equal mass.
+
+    Samples are sorted by confidence and cut into bins of as equal size as can be (Nguyen and O'Connor, 2015), so that
+    none is empty; equal confidences may fall into neighbouring bins.
+
+    Args:
+        confidences: [N] probabilities of the predicted classes.
+        correct: [N] whether the prediction is right.
+        num_bins: Bins, at most N are used.
+
+    Returns:
+        The error, or None without samples.
+    """
+    if not len(confidences):
+        return None
+    order = np.argsort(confidences, kind="stable")
+    gap = confidences[order] - correct[order]
+    bins = np.array_split(gap, min(num_bins, len(gap)))
+    return float(sum(abs(part.sum()) for part in bins) / len(gap))
+
+
+@torch.inference_mode()
+def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> float:
+    """Return the temperature T > 0 at which softmax(z / T) has the least negative log likelihood (Guo et al., 2017).
+
+    In beta = 1 / T the loss is convex, so a golden-section search over log beta finds its minimum; it is searched from
+    1e-3 to 1e3, and a head that is right on every sample would go to 0 and ends there.
+
+    Args:
+        head: The classifier, [C, D].
+        features: [N, D], on the head's device.
+        labels: [N].
+        weights: [N] weights of the samples; by default every class weighs the same, as the rebalanced head is for
+            balanced data.
+
+    Raises:
+        ValueError: There are no samples, or a logit is not finite.
+    """
+    if not len(labels):
+        raise ValueError("labels: got no samples; a temperature needs at least one")
+    if weights is None:
+        counts = torch.bincount(labels, minlength=head.num_classes)
+        weights = 1 / counts[labels].double()
+    weights = weights.double() / weights.double().sum()
+
+    def loss(log_beta: float) -> float:
+        total = 0.0
+        for rows, logits in logit_chunks(head, features):
+            scaled = logits * math.exp(log_beta)
+            own = scaled.gather(1, labels[rows, None]).squeeze(1)
+            total += float((weights[rows] * (scaled.logsumexp(1) - own)).sum())
+        return total
+
+    low, high = -math.log(HOTTEST), -math.log(COLDEST)
+    if not math.isfinite(loss(0.0)):
+        raise ValueError("features: the classifier's logits are not finite; no temperature can be fitted")
+    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    left_loss, right_loss = loss(left), loss(right)
+    while high - low > TOLERANCE:
+        if left_loss <= right_loss:
+            high, right, right_loss = right, left, left_loss
+            left = high - GOLDEN * (high - low)
+            left_loss = loss(left)
+        else:
+            low, left, left_loss = left, right, right_loss
+            right = low + GOLDEN * (high - low)
+            right_loss = loss(right)
+    return math.exp(-(low + high) / 2)
+
+
+def with_temperature(head: LinearHead, temperature: float) -> LinearHead:
+    """Return the head with weight and bias divided by a temperature; its predictions stay, its confidences change.
+
+    Raises:
+        ValueError: The temperature is not a finite number above 0.
+    """
+    if not math.isfinite(temperature) or temperature <= 0:
+        raise ValueError(f"temperature: got {temperature}; expected a finite number above 0")
+    bias = None if head.bias is None else head.bias.detach() / temperature
+    return LinearHead(head.weight.detach() / temperature, bias)

@@ -1,0 +1,82 @@
+"""The deployment dial: target priors from a file, Bayes' rule, and the estimate from unlabelled images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt.models import LinearHead
+from fastlt.prior import adjust_to_prior, estimate_prior, log_probabilities, parse_target
+
+NAMES, COUNTS = ("ant", "bee", "cat"), (60, 30, 10)
+
+
+def test_named_targets() -> None:
+    np.testing.assert_allclose(parse_target("uniform", NAMES, COUNTS), [1 / 3] * 3)
+    np.testing.assert_allclose(parse_target("train", NAMES, COUNTS), [0.6, 0.3, 0.1])
+
+
+def test_a_file_gives_frequencies_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "target.csv"
+    path.write_text("class,frequency\nbee,2\ncat,0\nant,6\n")
+    np.testing.assert_allclose(parse_target(str(path), NAMES, COUNTS), [0.75, 0.25, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ant,1\nbee,-1\ncat,1\n", "line 2: got '-1'; expected a frequency from 0 up"),
+        ("ant,1\nbee,nan\ncat,1\n", "line 2: got 'nan'"),
+        ("ant,1\ndog,1\n", "line 2: 'dog' is none of the 3 classes"),
+        ("ant,1\nant,1\n", "line 2: class 'ant' is there twice"),
+        ("ant,1\nbee,1\n", "lacks 1 of 3 classes, first 'cat'"),
+        ("ant,0\nbee,0\ncat,0\n", "every frequency"),
+        ("ant 1\n", "line 1: got 1 columns"),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "target.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_target(str(path), NAMES, COUNTS)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_says_what_was_expected() -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected uniform, train or FILE\.csv"):
+        parse_target("unifrom", NAMES, COUNTS)
+
+
+def drawn(prior: list[float], num: int = 20_000) -> tuple[LinearHead, torch.Tensor, torch.Tensor]:
+    """Gaussian classes in two dimensions drawn under a prior, and the Bayes head for balanced classes."""
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.tensor([[0.0, 1.2], [1.0, -0.6], [-1.0, -0.6]])
+    labels = torch.multinomial(torch.tensor(prior), num, replacement=True, generator=generator)
+    features = centres[labels] + torch.randn(num, 2, generator=generator)
+    return LinearHead(centres, -centres.square().sum(1) / 2), features, labels
+
+
+def test_bayes_rule_gains_accuracy_under_the_target() -> None:
+    prior = [0.8, 0.15, 0.05]
+    head, features, labels = drawn(prior)
+    adjusted = adjust_to_prior(head, prior, [1 / 3] * 3)
+    before, after = (float((h(features).argmax(1) == labels).float().mean()) for h in (head, adjusted))
+    assert after > before + 0.02
+    assert torch.isfinite(adjust_to_prior(head, [1.0, 0.0, 0.0], [1 / 3] * 3).bias).all()
+
+
+def test_the_prior_of_unlabelled_images_is_found() -> None:
+    prior = [0.7, 0.25, 0.05]
+    head, features, _ = drawn(prior)
+    found = estimate_prior(log_probabilities(head, features), [1 / 3] * 3)
+    np.testing.assert_allclose(found, prior, atol=0.02)
+    assert found.sum() == pytest.approx(1)
+
+
+def test_impossible_frequencies_are_refused() -> None:
+    head = drawn([1.0, 1.0, 1.0], 10)[0]
+    with pytest.raises(ValueError, match="target: expected frequencies from 0"):
+        adjust_to_prior(head, [1, -1, 1], [1, 1, 1])
+    with pytest.raises(ValueError, match="source: expected frequencies above 0"):
+        adjust_to_prior(head, [1, 1, 1], [1, 0, 1])
