@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import EvaluateConfig, RebalanceConfig, TrainConfig
     from .evaluation import Results, evaluate
+    from .networks import rebalance_model
     from .rebalancing import rebalance
     from .recipes import recipe
     from .run import Run
@@ -21,6 +22,7 @@ __all__ = [
     "TrainConfig",
     "evaluate",
     "rebalance",
+    "rebalance_model",
     "recipe",
     "train",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "TrainConfig": "config",
     "evaluate": "evaluation",
     "rebalance": "rebalancing",
+    "rebalance_model": "networks",
     "recipe": "recipes",
     "train": "training",
 }

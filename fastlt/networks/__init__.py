@@ -2,6 +2,7 @@
 
 from .adopting import Adopted, adopt
 from .checkpoints import rebalance_checkpoint
+from .modules import rebalance_model
 from .reading import Checkpoint, read_checkpoint
 
-__all__ = ["Adopted", "Checkpoint", "adopt", "read_checkpoint", "rebalance_checkpoint"]
+__all__ = ["Adopted", "Checkpoint", "adopt", "read_checkpoint", "rebalance_checkpoint", "rebalance_model"]

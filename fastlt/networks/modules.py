@@ -1,0 +1,245 @@
+"""Rebalance any nn.Module: its features are what goes into its last linear layer."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..calibration import fit_temperature, with_temperature
+from ..config import RebalanceConfig
+from ..features import Features
+from ..loggers import log
+from ..models import LinearHead
+from ..rebalancing.methods import fit
+from ..rebalancing.problem import Problem
+
+# Shapes: N samples, B batch, C classes, D feature width.
+
+BATCH_SIZE = 64  # of a data set that comes without a loader
+LINEAR = (nn.Linear, LinearHead)
+ABOUT_IMAGES = ("features", "views", "fine_tune", "reestimate_batch_norm", "select_on", "protocol", "target")
+"""Settings that need images or splits which a call from Python does not have."""
+
+
+def rebalance_model(
+    model: nn.Module, train: Any, val: Any, *, head: str | None = None, method: str = "tau", **options: Any
+) -> nn.Module:
+    """Return a copy of a network in which only the last linear layer is changed.
+
+    Every image goes through the network once, in eval mode; what enters its last linear layer are the features. The
+    copy is on the same device, in the same dtype and in the same training or eval mode.
+
+    Args:
+        model: Any network that ends in a linear layer; it stays as it is.
+        train: Training images: a DataLoader or any iterable of (images, labels) batches, or a map-style data set.
+        val: Validation images, on which settings are chosen.
+        head: Name of the last linear layer, as in ``model.named_modules()``; default the one whose output the network
+            returns.
+        method: tau, crt, lws, ncm, logit_adjustment, los, max_norm or cosine.
+        **options: Settings of ``RebalanceConfig``, for example ``tau=0.7``.
+
+    Raises:
+        ValueError: There is no last linear layer or a choice of two, data and layer do not fit, a setting is unknown.
+    """
+    config = configure(method, options)
+    made = copy.deepcopy(model)
+    device = next((parameter.device for parameter in made.parameters()), torch.device("cpu"))
+    batches = batches_of(train, "train")
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("train: it has no batch; expected (images, labels) batches or a data set")
+    modes = {name: module.training for name, module in made.named_modules()}
+    made.eval()
+    name = find_last_linear(made, first[0], device, head)
+    layer = made.get_submodule(name)
+    assert isinstance(layer, LINEAR)
+    known = {
+        "train": features_of(made, layer, itertools.chain([first], batches), device, "train"),
+        "val": features_of(made, layer, batches_of(val, "val"), device, "val"),
+    }
+    num_classes = layer.weight.shape[0]
+    for split, features in known.items():
+        if features.labels.min() < 0 or features.labels.max() >= num_classes:
+            raise ValueError(
+                f"{split}: labels from {features.labels.min()} to {features.labels.max()}, but the last linear layer "
+                f"{name} is for {num_classes} classes; expected labels 0 to {num_classes - 1}"
+            )
+    problem = Problem(
+        head=LinearHead(layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()),
+        train=(known["train"],),
+        selection=known["val"],
+        selected_on="val",
+        class_counts=np.bincount(known["train"].labels, minlength=num_classes).astype(np.int64),
+        device=device,
+    )
+    result = fit(problem, config)[method]
+    log.info("%s of %s: %s", method, name, ", ".join(f"{key} {value}" for key, value in result.params.items()))
+    rebalanced = result.head
+    if config.temperature:
+        rebalanced = with_temperature(rebalanced, fit_temperature(rebalanced, *problem.selection_tensors()))
+    replace_head(layer, rebalanced, name)
+    for module_name, module in made.named_modules():
+        module.training = modes[module_name]
+    return made
+
+
+def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
+    """Return the settings of a call.
+
+    Raises:
+        ValueError: An option is unknown, or needs more than a network and batches.
+    """
+    known = {field.name: field for field in dataclasses.fields(RebalanceConfig)}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{name}: unknown option; expected one of RebalanceConfig's: {', '.join(known)}")
+        if name in ABOUT_IMAGES and options[name] != known[name].default:
+            raise ValueError(f"{name}: rebalance_model works on features of the images as they come; drop it")
+    if method == "all":
+        raise ValueError("method: got 'all'; one network comes back: choose one method, and call again for another")
+    texts: dict[str, Any] = {
+        name: str(value) if name in ("tau", "strength") else value for name, value in options.items()
+    }
+    for name in ("lr", "weight_decay"):
+        if isinstance(texts.get(name), float):
+            texts[name] = (texts[name],)
+    return RebalanceConfig(method=method, **texts)
+
+
+def batches_of(data: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
+    """Yield (images, labels [B]) batches of a loader, an iterable of batches, or a map-style data set."""
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping) and len(data):
+        sample = data[0]
+        if isinstance(sample, (tuple, list)) and len(sample) >= 2 and torch.as_tensor(sample[1]).ndim == 0:
+            data = torch.utils.data.DataLoader(data, batch_size=BATCH_SIZE)
+    if not isinstance(data, Iterable):
+        raise ValueError(
+            f"{what}: got a {type(data).__name__}; expected a DataLoader, an iterable of (images, labels) batches, or "
+            "a data set"
+        )
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise ValueError(f"{what}: got a batch that is a {type(batch).__name__}; expected (images, labels)")
+        labels = torch.as_tensor(batch[1])
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise ValueError(
+                f"{what}: got labels {list(labels.shape)} of {labels.dtype}; expected integers, one an image: [B]"
+            )
+        yield batch[0], labels
+
+
+def logits_of(output: Any) -> Tensor | None:
+    """Return what of a network's output can be logits: the tensor itself, .logits, ["logits"], or the first part."""
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    else:
+        output = getattr(output, "logits", output)
+    return output if isinstance(output, Tensor) else None
+
+
+def call(model: nn.Module, images: Any, device: torch.device) -> Any:
+    """Run the network on a batch of images."""
+    if isinstance(images, Tensor):
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+        images = images.to(device=device, dtype=dtype if images.is_floating_point() else images.dtype)
+    return model(images)
+
+
+@torch.inference_mode()
+def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: str | None) -> str:
+    """Return the name of the linear layer whose output the network returns.
+
+    Raises:
+        ValueError: There is none, or more than one that could be it; or the one that is named is no linear layer.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LINEAR)}
+    if head is not None:
+        if head not in layers:
+            raise ValueError(f"head: got {head!r}; the network's linear layers are {', '.join(layers) or 'none'}")
+        return head
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.update({name: output}))
+        for name, module in layers.items()
+    ]
+    try:
+        logits = logits_of(call(model, images, device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if logits is not None:
+        last = [n for n, out in outputs.items() if out.shape == logits.shape and torch.equal(out, logits)]
+        if len(last) == 1:
+            return last[0]
+        if not last:  # something monotone may follow, a softmax for one
+            last = [name for name, out in outputs.items() if out.shape == logits.shape]
+        if len(last) == 1:
+            return last[0]
+        if last:
+            raise ValueError(
+                f"head: {len(last)} layers could be the last linear layer, {', '.join(last)}; say which with head="
+            )
+    raise ValueError(
+        f"model: it has no last linear layer: none of its {len(layers)} nn.Linear gives its output; expected a network "
+        "that ends in one, or name it with head="
+    )
+
+
+@torch.inference_mode()
+def features_of(
+    model: nn.Module, layer: nn.Module, batches: Iterable[tuple[Any, Tensor]], device: torch.device, what: str
+) -> Features:
+    """Run the network over batches and keep what enters a layer."""
+    kept: list[Tensor] = []
+    labels: list[Tensor] = []
+    entered: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _module, inputs: entered.append(inputs[0]))
+    try:
+        for images, targets in batches:
+            entered.clear()
+            call(model, images, device)
+            if len(entered) != 1 or entered[0].ndim != 2 or len(entered[0]) != len(targets):
+                shapes = [list(tensor.shape) for tensor in entered]
+                raise ValueError(
+                    f"{what}: {len(targets)} labels, but the last linear layer got {shapes or 'nothing'} from the "
+                    "network; expected one row of features an image, [B, D]"
+                )
+            kept.append(entered[0].float().cpu())
+            labels.append(targets.cpu())
+    finally:
+        hook.remove()
+    if not kept:
+        raise ValueError(f"{what}: it has no batch; expected (images, labels) batches or a data set")
+    return Features.of(torch.cat(kept), torch.cat(labels), name=what)
+
+
+@torch.no_grad()
+def replace_head(layer: nn.Linear | LinearHead, head: LinearHead, name: str) -> None:
+    """Copy a head's numbers into a layer, in its dtype; a bias that it lacks is added, one that it need not have is 0.
+
+    Raises:
+        ValueError: The layer's weight is computed from other parameters.
+    """
+    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        raise ValueError(
+            f"head: the weight of {name} is computed from other parameters; expected a plain nn.Linear: fold it first, "
+            "for example with torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    # Not in place: the weight may be shared with another layer, which stays
+    layer.weight = nn.Parameter(head.weight.to(layer.weight), requires_grad=layer.weight.requires_grad)
+    bias = head.bias
+    if layer.bias is None and bias is not None and bool((bias != 0).any()):
+        log.info("%s: a bias is added, which the rebalanced layer needs", name)
+        layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=layer.weight.requires_grad)
+    elif layer.bias is not None:
+        new = torch.zeros_like(layer.bias) if bias is None else bias.to(layer.bias)
+        layer.bias = nn.Parameter(new, requires_grad=layer.bias.requires_grad)
