@@ -55,8 +55,7 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
             return failure.exitcode
         killer = signal.Signals(-failure.exitcode).name
         raise ValueError(
-            f"--gpus: process {rank} was killed by {killer} (out of memory?); "
-            "go on from the last epoch with --resume"
+            f"--gpus: process {rank} was killed by {killer} (out of memory?); go on from the last epoch with --resume"
         ) from None
     except SignalException as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

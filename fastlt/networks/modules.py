@@ -104,13 +104,13 @@ def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
             raise ValueError(f"{name}: rebalance_model works on features of the images as they come; drop it")
     if method == "all":
         raise ValueError("method: got 'all'; one network comes back: choose one method, and call again for another")
-    texts: dict[str, Any] = {
-        name: str(value) if name in ("tau", "strength") else value for name, value in options.items()
-    }
-    for name in ("lr", "weight_decay"):
-        if isinstance(texts.get(name), float):
-            texts[name] = (texts[name],)
-    return RebalanceConfig(method=method, **texts)
+    settings = dict(options)
+    for name in set(settings) & {"tau", "strength"}:
+        settings[name] = str(settings[name])
+    for name in set(settings) & {"lr", "weight_decay"}:
+        if isinstance(settings[name], float):
+            settings[name] = (settings[name],)
+    return RebalanceConfig(method=method, **settings)
 
 
 def batches_of(data: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
