@@ -17,6 +17,11 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 class Rebalance(RunArgument, AdoptConfig, RebalanceConfig):
     """Rebalance the linear classifier of a trained network (stage 2); the backbone stays as it is."""
 
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work, of both kinds."""
+        AdoptConfig.__post_init__(self)
+        RebalanceConfig.__post_init__(self)
+
 
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt rebalance`."""
