@@ -26,8 +26,6 @@ class Reproduce(Output):
     """Folder with the images."""
     lists: Path | None = None
     """Folder with the list files, if not in DATA-ROOT."""
-    synthetic: bool = False
-    """Train on a made-up set of the same shape instead of the images."""
     backbone: str | None = None
     """Network; by default the recipe's."""
     epochs: int | None = None

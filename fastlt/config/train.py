@@ -28,8 +28,6 @@ class TrainConfig(Config):
     """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files beside them."""
     lists: Path | None = None
     """Folder with the list files (train.txt, val.txt, optional test.txt: `path label` a line), if not in DATA-ROOT."""
-    synthetic: bool = False
-    """Train on a made-up set of the data set's shape (classes, images, long tail) instead of its images."""
     strict: bool = False
     """Stop when an image cannot be read; by default it is skipped, counted and reported."""
 
@@ -150,7 +148,6 @@ class TrainConfig(Config):
     """Fields that may change when a run is resumed: they say how it is computed, not what."""
 
     LATER = (
-        "synthetic",
         "schedule",
         "warmup_epochs",
         "init",

@@ -7,8 +7,13 @@ from collections.abc import Callable
 from ..config import TrainConfig, check_choice
 from .folder import folder
 from .glyphs_lt import glyphs_lt
+from .imagenet_lt import imagenet_lt
+from .inat2018 import inat2018
+from .places_lt import places_lt
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {recipe.__name__: recipe for recipe in (glyphs_lt, folder)}
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    recipe.__name__: recipe for recipe in (glyphs_lt, imagenet_lt, inat2018, places_lt, folder)
+}
 
 __all__ = ["RECIPES", "recipe"]
 

@@ -31,3 +31,22 @@ def test_the_papers_schedule_is_a_cosine_from_base_to_almost_zero() -> None:
 def test_the_released_schedule_ends_at_zero(epochs: int, expected: list[float]) -> None:
     config = TrainConfig(epochs=epochs, lr=0.2, protocol="released")
     assert [learning_rate(config, epoch) for epoch in range(epochs)] == pytest.approx(expected, abs=6e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "batch_size", "lr", "weight_decay"),
+    [
+        ("imagenet_lt", "resnext50_32x4d", 512, 0.2, 5e-4),
+        ("inat2018", "resnet50", 512, 0.2, 1e-4),
+        ("places_lt", "resnet152", 256, 0.1, 5e-4),
+    ],
+)
+def test_the_papers_benchmarks_have_its_settings(
+    name: str, backbone: str, batch_size: int, lr: float, weight_decay: float
+) -> None:
+    config = recipe(name)
+    assert (config.dataset, config.backbone, config.batch_size) == (name, backbone, batch_size)
+    assert (config.lr, config.weight_decay, config.momentum) == (lr, weight_decay, 0.9)
+    assert (config.image_size, config.resize, config.crop_scale) == (224, 256, (0.08, 1.0))
+    assert config.color_jitter == (0.0 if name == "inat2018" else 0.4)
+    assert (config.trunk_lr, config.train_only) == ((0.01, ("layer4", "fc")) if name == "places_lt" else (None, ()))

@@ -1,0 +1,19 @@
+"""places_lt, Places-LT: 62,500 images of 365 classes, 4980 to 5 each; the last block of a pretrained ResNet-152."""
+
+from ..config import TrainConfig
+
+
+def places_lt() -> TrainConfig:
+    """Return the paper's settings: batch 256, rate 0.1 for the classifier and 0.01 for the last block, 30 epochs.
+
+    They are the author's word, since no configuration was released; give the ImageNet weights with --init.
+    """
+    return TrainConfig(
+        dataset="places_lt",
+        backbone="resnet152",
+        epochs=30,
+        batch_size=256,
+        lr=0.1,
+        trunk_lr=0.01,
+        train_only=("layer4", "fc"),
+    )
