@@ -5,12 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from ..config.base import LOADERS, check_choice
 from .common import RunArgument, open_run, parse, say, write_output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report(RunArgument):
     """Write the report of a run: one page with the accuracies of its classifiers and the pictures that explain them."""
+
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    loader: str = "auto"
+    """Image loader for features not computed yet: memory, dali, pillow or auto."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_choice("--loader", self.loader, LOADERS)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -21,6 +31,7 @@ def run(argv: Sequence[str]) -> None:
     from ..hardware import resolve_device
     from ..report import write_report
 
-    path, results = write_report(run, FeatureStore(run, device=resolve_device("auto")))
+    store = FeatureStore(run, device=resolve_device(parsed.device), loader=parsed.loader)
+    path, results = write_report(run, store)
     write_output(parsed.json, results.to_json())
     say(f"report with pictures: {path}")

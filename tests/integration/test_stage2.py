@@ -1,7 +1,6 @@
 """Features, rebalancing, evaluation and the report of a finished run."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from fastlt.data.image import decode_rgb
 from fastlt.data.source import open_data
 from fastlt.features import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
-from fastlt.report import write_report
 
 CPU = torch.device("cpu")
 
@@ -155,18 +153,6 @@ def test_the_network_loads_without_its_data(run_copy: Run) -> None:
     model = load_model(run_copy.config, tensors, 10, run_copy.checkpoint("best"))
     assert not model.training
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-
-
-def test_the_report_is_one_page_with_its_pictures(run_copy: Run) -> None:
-    rebalance(run_copy, RebalanceConfig(tau="0.7"))
-    path, shown = write_report(run_copy, FeatureStore(run_copy, device=CPU))
-    page = path.read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert "http" not in page.replace("http-equiv", "")
-    assert {(row.method, row.split) for row in shown} == {(m, s) for m in ("joint", "tau") for s in ("val", "test")}
-    assert f"{shown.find('tau', 'test').all.value:.1f}" in page
-    for name in ("weight_norms.png", "accuracy_by_group.png"):
-        assert (Path(path).parent / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_temperature_changes_confidences_and_no_prediction(run_copy: Run) -> None:

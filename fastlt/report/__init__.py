@@ -1,0 +1,56 @@
+"""The report of a run: one self-contained HTML page and its figures as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation import Results, reported_splits, score_joint, score_rebalanced
+from ..features import FeatureStore
+from ..metrics import shot_groups
+from ..run import Run
+from .classifiers import Classifier, open_classifiers
+from .figures import Material, draw
+from .page import write_page
+from .worst import worst_classes
+
+__all__ = ["Classifier", "write_report"]
+
+
+def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
+    """Write ``report/index.html`` and its figures into the run: the joint classifier beside every rebalanced one.
+
+    What is missing (a split, the images, the records of training, a method) leaves a sentence in its place.
+
+    Args:
+        run: The run.
+        store: Its features.
+
+    Returns:
+        (the path of the page, the results in it).
+    """
+    folder = run.path / "report"
+    folder.mkdir(exist_ok=True)
+    splits = reported_splits(store)
+    classifiers, notes = open_classifiers(store)
+    rows = [
+        *score_joint(store, splits),
+        *(row for part in classifiers[1:] for row in score_rebalanced(store, part.name, splits)),
+    ]
+    results = Results(tuple(sorted(rows, key=lambda row: splits.index(row.split))))
+    counts = np.asarray(run.data["class_counts"], dtype=np.int64)
+    material = Material(
+        folder=folder,
+        run=run,
+        classifiers=classifiers,
+        # Chosen on the first split, val, and shown on the last
+        after=max(classifiers[1:], key=lambda part: results.find(part.name, splits[0]).class_mean.value, default=None),
+        results=results,
+        split=splits[-1],
+        counts=counts,
+        groups=shot_groups(counts),
+    )
+    figures = draw(material)
+    worst = worst_classes(store, material.before, material.after, split=material.split, counts=counts)
+    return write_page(material, figures, worst, notes), results

@@ -1,0 +1,105 @@
+"""The page of the report: what the template is filled with."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from ..evaluation import ACCURACIES, GROUP_NAMES, Accuracy, Result, Results
+from ..files import replacing
+from ..plots import dark_variant
+from .figures import Figure, Material
+from .worst import Worst
+
+
+def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[str]) -> Path:
+    """Write ``index.html``, with its pictures inside.
+
+    Args:
+        it: What the report is made of.
+        figures: In the order of the page.
+        worst: The worst classes.
+        notes: Sentences on what is missing.
+    """
+    run, results, counts, config = it.run, it.results, it.counts, it.run.config
+    splits = list(dict.fromkeys(row.split for row in results))
+    if "test" not in splits:
+        notes = [*notes, f"The data have no test split: {it.split} is what settings are chosen on, so it flatters."]
+    if it.after is None:
+        notes = [*notes, f"No classifier is rebalanced yet; make one with: fastlt rebalance {run.path}"]
+    page = (
+        Environment(loader=PackageLoader("fastlt"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .get_template("report.html")
+        .render(
+            title=f"{config.backbone} on {config.dataset}",
+            subtitle=f"{counts.sum():,} training images in {len(counts):,} classes of {counts.max():,} to "
+            f"{counts.min():,}; {config.epochs} epochs, {config.sampling.replace('_', '-')} sampling, "
+            f"seed {config.seed}.",
+            headline=headline(it),
+            after=it.after.label if it.after else "",
+            chosen_on=splits[0],
+            split=it.split,
+            columns=[name.replace("_", " ") for name in ACCURACIES],
+            splits=[(name, [html_row(row, results) for row in results if row.split == name]) for name in splits],
+            selection=sorted({f"{row.method}: chosen on {row.selected_on}." for row in results if row.selected_on}),
+            notes=notes,
+            figures=[html_figure(figure) for figure in figures],
+            worst=worst,
+            footer=f"{run.path} · fastlt {importlib.metadata.version('fastlt')}",
+        )
+    )
+    path = it.folder / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def headline(it: Material) -> list[dict[str, str]]:
+    """Return the accuracies before and after, for large print."""
+    if it.after is None:
+        return []
+    old, new = it.results.find(it.before.name, it.split), it.results.find(it.after.name, it.split)
+    cards = []
+    for name in ("all", *GROUP_NAMES):
+        first, last = getattr(old, name), getattr(new, name)
+        if first is not None and last is not None:
+            change = f"{last.value - first.value:+.1f}".replace("-", "−")
+            cards.append({"name": name, "before": f"{first.value:.1f}", "after": f"{last.value:.1f}", "change": change})
+    return cards
+
+
+def html_figure(figure: Figure) -> dict[str, str]:
+    """Return a figure for the page, its pictures inlined."""
+    values = {"title": figure.title, "caption": figure.caption, "alt": figure.alt, "light": "", "dark": ""}
+    if figure.path is not None:
+        values |= {"light": inline(figure.path), "dark": inline(dark_variant(figure.path))}
+    return values
+
+
+def inline(path: Path) -> str:
+    """Return a file's bytes as base64."""
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def html_row(row: Result, results: Results) -> dict[str, Any]:
+    """Return a table row; an accuracy clearly off the joint classifier's (disjoint intervals) is marked."""
+    joint = results.find("joint", row.split)
+
+    def cell(accuracy: Accuracy | None, before: Accuracy | None) -> dict[str, str]:
+        if accuracy is None or before is None:
+            return {"value": "-", "half": "", "mark": ""}
+        gain, loss = accuracy.ci95[0] > before.ci95[1], accuracy.ci95[1] < before.ci95[0]
+        return {
+            "value": f"{accuracy.value:.1f}",
+            "half": f"±{accuracy.half_width:.1f}",
+            "mark": "gain" if gain else "loss" if loss else "",
+        }
+
+    return {
+        "classifier": row.label.replace("_", " "),
+        "cells": [cell(getattr(row, name), getattr(joint, name)) for name in ACCURACIES],
+    }
