@@ -68,7 +68,7 @@ def confusions(figure: Figure, theme: Theme, tables: Mapping[str, NDArray[np.flo
     panels[0].set_ylabel("true class")
     bar = figure.colorbar(image, ax=list(panels), shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
     bar.set_label("% of row")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
 
 
 @themed(3.4)

@@ -53,7 +53,7 @@ class Theme:
         return {name: (self.soft, "-") if name == "joint" else next(pairs) for name in names}
 
     @property
-    def style(self) -> dict[str, Any]:
+    def style(self) -> Any:
         """Settings for matplotlib."""
         return {
             "font.size": 10,
@@ -106,7 +106,7 @@ def themed(
 
     def decorate(draw: Callable[Concatenate[Figure, Theme, P], None]) -> Callable[Concatenate[Path, P], None]:
         @functools.wraps(draw)
-        def write(path: Path, *args: P.args, **kwargs: P.kwargs) -> None:
+        def write(path: Path, /, *args: P.args, **kwargs: P.kwargs) -> None:
             for theme in (LIGHT_THEME, DARK_THEME):
                 with matplotlib.rc_context(theme.style):
                     figure = Figure(figsize=(WIDTH, height), layout="constrained")

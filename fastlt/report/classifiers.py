@@ -31,13 +31,15 @@ class Predictions(NamedTuple):
     @property
     def right(self) -> NDArray[np.bool_]:
         """[N] whether the prediction is right."""
-        return self.classes == self.labels
+        right: NDArray[np.bool_] = self.classes == self.labels
+        return right
 
     def class_accuracy(self, num_classes: int) -> NDArray[np.float64]:
         """Return the accuracy of every class, fractions [C]; NaN where there is no image."""
         totals = np.bincount(self.labels, minlength=num_classes)
         hits = np.bincount(self.labels[self.right], minlength=num_classes)
-        return np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
+        accuracy: NDArray[np.float64] = np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
+        return accuracy
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -114,14 +114,17 @@ def weight_norms(it: Material) -> Figure:
     """Weight norm against class rank."""
     path = it.folder / "weight_norms.png"
     norms = {part.name: part.head.norms().detach().cpu().numpy() for part in it.classifiers}
-    plots.weight_norms(path, norms, it.counts)
-    names = ", ".join(part.label for part in it.classifiers)
+    same = [name for name in norms if name != "joint" and np.array_equal(norms[name], norms["joint"])]
+    drawn = {name: values for name, values in norms.items() if name not in same}
+    plots.weight_norms(path, drawn, it.counts)
+    names = ", ".join(drawn).replace("_", " ")
+    unchanged = f" Unchanged, so not drawn: {', '.join(same)}.".replace("_", " ") if same else ""
     return Figure(
         title="Length of the weight vectors",
         path=path,
         alt=f"Weight norm against class rank, head to tail, a line for each of {names}.",
         caption="Joint training tends to give classes with many images long weight vectors, so that they win; "
-        "rebalancing takes that advantage away. Norms are divided by their mean over classes.",
+        f"rebalancing takes that advantage away. Norms are divided by their mean over classes.{unchanged}",
     )
 
 
@@ -142,7 +145,7 @@ def by_tau(it: Material) -> Figure:
         alt=f"Accuracy on {split} against tau from 0 to 2 for {', '.join(shown)}; over all images it is best, "
         f"{100 * best.value:.1f} percent, at tau {best.tau:.2f}.",
         caption=f"On {split}, from the exact curve, not a grid of trials: over all images the accuracy is best, "
-        f"{100 * best.value:.1f} %, for τ between {best.low:.3f} and {best.high:.3f}. Bands are 95 % (bootstrap of the "
+        f"{100 * best.value:.1f} %, for τ between {best.low:.4f} and {best.high:.4f}. Bands are 95 % (bootstrap of the "
         "images within each class). At τ = 0 the weights are the joint ones, without their bias.",
     )
 

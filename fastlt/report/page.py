@@ -45,7 +45,9 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
             split=it.split,
             columns=[name.replace("_", " ") for name in ACCURACIES],
             splits=[(name, [html_row(row, results) for row in results if row.split == name]) for name in splits],
-            selection=sorted({f"{row.method}: chosen on {row.selected_on}." for row in results if row.selected_on}),
+            selection=sorted(
+                {f"{row.method.replace('_', ' ')}: chosen on {row.selected_on}." for row in results if row.selected_on}
+            ),
             notes=notes,
             figures=[html_figure(figure) for figure in figures],
             worst=worst,
