@@ -114,11 +114,13 @@ def weight_norms(it: Material) -> Figure:
     """Weight norm against class rank."""
     path = it.folder / "weight_norms.png"
     norms = {part.name: part.head.norms().detach().cpu().numpy() for part in it.classifiers}
-    same = [name for name in norms if name != "joint" and np.array_equal(norms[name], norms["joint"])]
+    # Up to a factor, that of a temperature
+    shapes = {name: values / (values.mean() or 1) for name, values in norms.items()}
+    same = [name for name in norms if name != "joint" and np.allclose(shapes[name], shapes["joint"], rtol=1e-4)]
     drawn = {name: values for name, values in norms.items() if name not in same}
     plots.weight_norms(path, drawn, it.counts)
     names = ", ".join(drawn).replace("_", " ")
-    unchanged = f" Unchanged, so not drawn: {', '.join(same)}.".replace("_", " ") if same else ""
+    unchanged = f" As the joint ones, so not drawn: {', '.join(same)}.".replace("_", " ") if same else ""
     return Figure(
         title="Length of the weight vectors",
         path=path,

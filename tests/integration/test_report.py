@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastlt import RebalanceConfig, Run, rebalance
-from fastlt.cli import main
+from fastlt.commands.report import run as command
 from fastlt.features import FeatureStore
 from fastlt.models import LinearHead
 from fastlt.plots.geometry import Plane
@@ -62,7 +62,7 @@ def test_the_page_holds_every_picture_and_number(run_copy: Run) -> None:
 
 
 def test_the_command_takes_a_device_and_a_loader(run_copy: Run, tmp_path: Path) -> None:
-    main(["report", str(run_copy.path), "--device", "cpu", "--loader", "pillow", "--json", str(tmp_path / "out.json")])
+    command([str(run_copy.path), "--device", "cpu", "--loader", "pillow", "--json", str(tmp_path / "out.json")])
     content = json.loads((tmp_path / "out.json").read_text())
     assert {row["method"] for row in content["results"]} == {"joint"}
     assert "No classifier is rebalanced yet" in (run_copy.path / "report" / "index.html").read_text()
