@@ -22,7 +22,7 @@ class TimmNetwork(nn.Module):
         super().__init__()
         try:
             import timm
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # a torchvision built for another PyTorch
             raise ValueError(
                 f"--backbone timm:{name}: timm cannot be imported ({error}); install it: pip install 'fastlt[timm]'"
             ) from error
