@@ -17,19 +17,23 @@ from .report import write_report
 from .training import train
 
 
-def demo(*, seed: int, out: Path | None, console: Console) -> tuple[Results, Path]:
+def demo(
+    *, seed: int, out: Path | None, console: Console, device: str = "auto", loader: str = "auto"
+) -> tuple[Results, Path]:
     """Train on glyphs_lt, tau-normalize with tau chosen on val, and write the report.
 
     Args:
         seed: Seed of the run.
         out: The run folder, or None for a new one.
         console: Where progress is shown.
+        device: cuda, cuda:N, cpu or auto.
+        loader: The image loader.
 
     Returns:
         (the joint and the rebalanced accuracies, the path of the report).
     """
-    config = dataclasses.replace(recipe("glyphs_lt"), seed=seed, out=out)
-    run = rebalance(train(config, console=console), RebalanceConfig(method="tau", tau="auto"))
-    store = FeatureStore(run, device=resolve_device("auto"))
+    config = dataclasses.replace(recipe("glyphs_lt"), seed=seed, out=out, device=device, loader=loader)
+    run = rebalance(train(config, console=console), RebalanceConfig(device=device, loader=loader))
+    store = FeatureStore(run, device=resolve_device(device), loader=loader)
     path, results = write_report(run, store)
     return results, path

@@ -17,6 +17,10 @@ class Demo(Output):
     """Seed of the run."""
     out: Path | None = None
     """Run folder; by default runs/glyphs_lt/<backbone>-<time>."""
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    loader: str = "auto"
+    """Image loader: memory, dali, pillow or auto."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -24,6 +28,8 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(Demo, argv, "demo")
     from ..demo import demo
 
-    results, report = demo(seed=parsed.seed, out=parsed.out, console=console)
+    results, report = demo(
+        seed=parsed.seed, out=parsed.out, console=console, device=parsed.device, loader=parsed.loader
+    )
     print_results(results, "glyphs_lt: the same network before and after rebalancing its last layer", parsed.json)
     say(f"report with pictures: {report}")

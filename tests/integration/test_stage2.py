@@ -13,6 +13,8 @@ from fastlt.data.image import decode_rgb
 from fastlt.data.source import open_data
 from fastlt.features import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
+from fastlt.rebalancing import tau_curve
+from fastlt.rebalancing.selection import stratified_folds
 
 CPU = torch.device("cpu")
 
@@ -175,3 +177,21 @@ def test_a_target_prior_moves_the_bias(run_copy: Run) -> None:
     counts = torch.tensor(run_copy.data["class_counts"]).double()
     torch.testing.assert_close(tensors["fc.bias"].double(), (counts / counts.mean()).log(), atol=1e-5, rtol=1e-5)
     assert metadata["params"]["target"] == "train"
+
+
+def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
+    config = RebalanceConfig(select_on="folds", temperature=False, device="cpu", num_threads=1)
+    rebalance(run_copy, config)
+    row = next(r for r in results(run_copy) if (r["method"], r["split"]) == ("tau", "val"))
+    assert (row["selected_on"], row["all"]["n"]) == ("folds", 60)
+    store = FeatureStore(run_copy, device=CPU)
+    features, labels = store.split("val").tensors(CPU)
+    folds = torch.from_numpy(stratified_folds(labels.numpy()))
+    hits = 0
+    for fold in range(5):
+        rest = folds != fold
+        tau = tau_curve(store.head, features[rest], labels[rest], run_copy.data["class_counts"]).best("class_mean").tau
+        weight = store.head.weight.detach()
+        scores = features[~rest] @ (weight / weight.norm(dim=1, keepdim=True) ** tau).T
+        hits += int((scores.argmax(1) == labels[~rest]).sum())
+    assert row["all"]["value"] == pytest.approx(100 * hits / 60)
