@@ -119,7 +119,9 @@ class LongTailedDataset:
         """
         folder = Path(folder)
         listing = list_folder(folder, class_folders=class_folders, class_names=class_names)
-        return _build(listing, split=split or folder.name, complete=class_folders is None, strict=strict, cache=cache)
+        return build_dataset(
+            listing, split=split or folder.name, complete=class_folders is None, strict=strict, cache=cache
+        )
 
     @classmethod
     def from_list(
@@ -149,7 +151,9 @@ class LongTailedDataset:
         """
         file = Path(file)
         listing = read_list(file, Path(root), class_names=class_names)
-        return _build(listing, split=split or file.stem, complete=class_names is None, strict=strict, cache=cache)
+        return build_dataset(
+            listing, split=split or file.stem, complete=class_names is None, strict=strict, cache=cache
+        )
 
     @classmethod
     def from_coco(
@@ -181,7 +185,7 @@ class LongTailedDataset:
         """
         file = Path(file)
         listing = read_coco(file, Path(root), categories=categories, class_names=class_names)
-        return _build(listing, split=split or file.stem, complete=categories is None, strict=strict, cache=cache)
+        return build_dataset(listing, split=split or file.stem, complete=categories is None, strict=strict, cache=cache)
 
 
 def open_splits(
@@ -220,11 +224,11 @@ def open_splits(
     named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
     datasets: dict[str, LongTailedDataset] = {}
     for split, listing in find_splits(Path(root), named, None if lists is None else Path(lists)):
-        datasets[split] = _build(listing, split=split, complete=split == "train", strict=strict, cache=cache)
+        datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
     return datasets
 
 
-def _build(listing: Listing, *, split: str, complete: bool, strict: bool, cache: bool) -> LongTailedDataset:
+def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool, cache: bool) -> LongTailedDataset:
     """Index the files of a listing and leave out those that are no complete images."""
     source = str(listing.source)
     if not listing.paths:

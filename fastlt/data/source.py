@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 from ..config import TrainConfig
-from .dataset import LongTailedDataset, open_splits
+from .benchmarks import BENCHMARKS, Benchmark
+from .dataset import LongTailedDataset, build_dataset, open_splits
+from .layouts import find_splits
+from .locate import find_lists, read_lists
+
+logger = logging.getLogger(__name__)
 
 
 def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
     """Open train, val and, where there is one, test.
 
-    The embedded data set is made on first use; every other needs ``data_root``.
+    The embedded data set and synthetic ones are made on first use; every other needs ``data_root``.
 
     Raises:
         ValueError, FileNotFoundError: The data are absent or cannot be used; the message says what to do.
@@ -23,4 +31,72 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
             f"--data-root: missing; --dataset {config.dataset} needs the folder with its images "
             "(train/<class>/*, val/<class>/*), or with list files"
         )
+    if config.dataset in BENCHMARKS:
+        return open_benchmark(config.dataset, config.data_root, lists=config.lists, strict=config.strict)
     return open_splits(config.data_root, lists=config.lists, strict=config.strict)
+
+
+def open_benchmark(
+    name: str, root: Path | str, *, lists: Path | str | None = None, strict: bool = False, cache: bool = True
+) -> dict[str, LongTailedDataset]:
+    """Open a published benchmark in whichever layout it lies.
+
+    Args:
+        name: imagenet_lt, places_lt or inat2018.
+        root: The data root: the folder of the images, in any of the known layouts.
+        lists: The folder of the list files, under their released names or as train.txt, val.txt, test.txt; default
+            the data root or its folders `lists` or `annotations`.
+        strict: Whether a file that is no complete image is an error instead of being skipped.
+        cache: Whether the index may come from and go to the cache folder.
+
+    Raises:
+        FileNotFoundError: No lists, or images that are absent.
+        ValueError: Lists of another data set, or ones that cannot be read.
+    """
+    benchmark, root = BENCHMARKS[name], Path(root)
+    sources = find_lists(benchmark, root, None if lists is None else Path(lists))
+    if not sources:
+        check_class_folders(benchmark, root)
+        return open_splits(root, strict=strict, cache=cache)
+    datasets = {}
+    for split, listing in read_lists(benchmark, sources, root):
+        try:
+            datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error}; `fastlt data verify --dataset {name} --data-root {root}` names all that is missing"
+            ) from None
+    warn_of_counts(benchmark, datasets)
+    return datasets
+
+
+def check_class_folders(benchmark: Benchmark, root: Path) -> None:
+    """Refuse a data root without lists unless it has exactly the benchmark's train images, sorted into class folders.
+
+    Raises:
+        FileNotFoundError: It has none, or others: the original data set has more images than its long-tailed part.
+    """
+    expected = benchmark.splits["train"]
+    seen = "no list files"
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        _, train = next(find_splits(root, {}))
+        if len(train.paths) == expected.num_images:
+            return
+        seen = f"no list files, and {len(train.paths):,} images in {root / 'train'} ({expected.num_images:,} expected)"
+    raise FileNotFoundError(
+        f"{root} has {seen}; {benchmark.title} is a selection: put {expected.lists[0]} and the other lists there, or "
+        "give their folder (--lists)"
+    )
+
+
+def warn_of_counts(benchmark: Benchmark, datasets: dict[str, LongTailedDataset]) -> None:
+    """Warn where splits do not have the benchmark's numbers of images: accuracies do not compare."""
+    wrong = [
+        f"{len(dataset):,} {split} images ({benchmark.splits[split].num_images:,} expected)"
+        for split, dataset in datasets.items()
+        if len(dataset) != benchmark.splits[split].num_images
+    ]
+    if wrong:
+        logger.warning(
+            "%s has %s: accuracies do not compare; `fastlt data verify` says why", benchmark.title, ", ".join(wrong)
+        )

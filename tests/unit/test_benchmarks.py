@@ -1,0 +1,135 @@
+"""The benchmarks on disk: every layout is found, and what is wrong is said in one line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastlt.data.benchmarks import BENCHMARKS, class_folder
+from fastlt.data.source import open_benchmark
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def places(tmp_path: Path, make_miniature: Callable[[Path, str], Any]) -> Any:
+    return make_miniature(tmp_path / "data", "places-easy")
+
+
+def test_every_layout_opens_with_the_released_lists(miniature: Any) -> None:
+    splits = open_benchmark(miniature.dataset, miniature.root, lists=miniature.lists)
+    assert list(splits) == [*BENCHMARKS[miniature.dataset].splits]
+    for split in splits.values():
+        assert all(split.path(index).is_file() for index in range(len(split)))
+        assert split.num_classes == 3
+    assert splits["train"].class_counts.tolist() == [9, 5, 3]
+    assert splits["val"].class_counts.tolist() == [2, 2, 2]
+
+
+def test_lists_may_lie_beside_the_images(miniature: Any) -> None:
+    shutil.move(miniature.lists, miniature.root / "lists")
+    assert len(open_benchmark(miniature.dataset, miniature.root)["train"]) == 17
+
+
+def test_a_list_in_the_other_form_finds_the_same_images(
+    tmp_path: Path, make_miniature: Callable[[Path, str], Any]
+) -> None:
+    nested, easy = (make_miniature(tmp_path / layout, layout) for layout in ("places", "places-easy"))
+    for split in ("train", "val", "test"):
+        file = nested.lists / f"Places_LT_{split}.txt"
+        top = "val" if split == "test" else "train"
+        lines = []
+        for line in file.read_text().splitlines():
+            path, label = line.split()
+            folder = ("airfield", "apartment_building-outdoor", "zen_garden")[int(label)]
+            lines.append(f"{top}/{folder}/{path.rpartition('/')[2]} {label}\n")
+        file.write_text("".join(lines))
+    by_easy_list = open_benchmark("places_lt", nested.root, lists=nested.lists)
+    by_released_list = open_benchmark("places_lt", easy.root, lists=easy.lists)
+    for split, dataset in by_easy_list.items():
+        other = by_released_list[split]
+        assert dataset.paths != other.paths
+        assert [Path(path).name for path in dataset.paths] == [Path(path).name for path in other.paths]
+    assert by_easy_list["train"].class_names == ("airfield", "apartment_building-outdoor", "zen_garden")
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("data_256/a/airfield/1.jpg", "airfield"),
+        ("data_256/a/apartment_building/outdoor/1.jpg", "apartment_building-outdoor"),
+        ("train/apartment_building/outdoor/1.jpg", "apartment_building-outdoor"),
+        ("train/n01440764/x.JPEG", "n01440764"),
+        ("train_val2018/Aves/2761/x.jpg", "2761"),
+    ],
+)
+def test_class_folder(path: str, folder: str) -> None:
+    assert class_folder(path) == folder
+
+
+def test_paths_with_spaces_end_at_the_last_one(places: Any) -> None:
+    for file in places.lists.iterdir():
+        file.write_text(file.read_text().replace("airfield/", "air field/"))
+    for top in ("train", "val"):
+        (places.root / top / "airfield").rename(places.root / top / "air field")
+    splits = open_benchmark("places_lt", places.root, lists=places.lists)
+    assert splits["train"].paths[0] == "train/air field/00000000.jpg"
+
+
+def test_a_root_at_the_wrong_level_names_the_right_one(miniature: Any) -> None:
+    outer = miniature.root.parent
+    with pytest.raises(FileNotFoundError, match=f"one level too high .* give {miniature.root}$"):
+        open_benchmark(miniature.dataset, outer, lists=miniature.lists)
+    for inner in filter(Path.is_dir, miniature.root.iterdir()):
+        if inner.name in ("ILSVRC", "val", "val_256"):
+            continue
+        with pytest.raises(FileNotFoundError, match=f"one level too low .* give {miniature.root}$"):
+            open_benchmark(miniature.dataset, inner, lists=miniature.lists)
+
+
+def test_lists_of_another_data_set_are_refused(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"Places_LT_train\.txt, .* of another data set; expected ImageNet_LT"):
+        open_benchmark("imagenet_lt", places.root, lists=places.lists)
+    for split in ("train", "val", "test"):
+        (places.lists / f"Places_LT_{split}.txt").rename(places.lists / f"{split}.txt")
+    text = (places.lists / "train.txt").read_text()
+    (places.lists / "train.txt").write_text(text + "train/zen_garden/00000040.jpg 7000\n")
+    with pytest.raises(ValueError, match="has label 7000, but Places-LT has 365 classes"):
+        open_benchmark("places_lt", places.root, lists=places.lists)
+    (places.lists / "train.txt").write_text(text)
+    monkeypatch.setattr("fastlt.data.locate.list_hash", lambda source: "efdbdad4f050")
+    with pytest.raises(ValueError, match=r"train\.txt is the list of ImageNet-LT, not of Places-LT"):
+        open_benchmark("places_lt", places.root, lists=places.lists)
+
+
+def test_json_without_annotations_is_refused(tmp_path: Path, make_miniature: Callable[[Path, str], Any]) -> None:
+    inat = make_miniature(tmp_path / "data", "inat-json")
+    file = inat.lists / "val2018.json"
+    file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
+    with pytest.raises(ValueError, match=r"val2018\.json has no 'annotations'; expected COCO-style JSON"):
+        open_benchmark("inat2018", inat.root, lists=inat.lists)
+
+
+def test_half_a_download_says_how_much_is_missing(miniature: Any) -> None:
+    found = sorted(miniature.root.rglob("*.*"))
+    for file in found[::3]:
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"\d+ of \d+ files do not exist .* `fastlt data verify --dataset"):
+        open_benchmark(miniature.dataset, miniature.root, lists=miniature.lists)
+
+
+def test_without_lists_class_folders_must_have_the_benchmarks_size(miniature: Any) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no list files.* is a selection: put .*_train\.txt"):
+        open_benchmark(miniature.dataset, miniature.root)
+
+
+def test_other_counts_are_warned_of(places: Any, caplog: pytest.LogCaptureFixture) -> None:
+    open_benchmark("places_lt", places.root, lists=places.lists)
+    assert "17 train images (62,500 expected)" in caplog.text
+    assert "accuracies do not compare" in caplog.text
