@@ -24,6 +24,8 @@ COMMANDS = {
     "reproduce": "the paper's table: every sampling, every classifier",
     "report": "write a run's report: a page with tables and pictures",
     "data info": "show the long tail of a data set",
+    "data verify": "check a benchmark's images and lists: counts, checksums, what is missing",
+    "data pack": "pack a data set into plain tars with offsets, optionally with smaller images",
     "data split": "split class folders into train, val and test lists",
     "data synth": "write a made-up data set of any shape",
     "recipes": "list the recipes, or print one",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -117,11 +118,10 @@ def median_pass(once: Callable[[], int], device: torch.device, repeats: int) -> 
 def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch.device) -> Iterator[tuple[str, float]]:
     """Yield (stage, images per second) of reading, decoding, cropping and handing over, one thread each."""
     chosen = np.arange(min(SAMPLE, len(dataset)))
-    paths = [dataset.path(int(index)) for index in chosen]
     windows, flips, _, _ = augmentation.draw(0, dataset.sizes[chosen], seed=0)
     side = augmentation.size
     began = time.perf_counter()
-    files = [path.read_bytes() for path in paths]
+    files = [dataset.read(int(index)) for index in chosen]
     yield "read", len(files) / (time.perf_counter() - began)
     began = time.perf_counter()
     decoded = [decode_rgb(content) for content in files]
@@ -152,7 +152,7 @@ class PlainDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return (normalised float image [3, S, S], label)."""
-        with Image.open(self.images.path(index)) as file:
+        with Image.open(io.BytesIO(self.images.read(index))) as file:
             image = file.convert("RGB")
         share, ratio = float(torch.empty(1).uniform_(0.08, 1)), float(torch.empty(1).uniform_(3 / 4, 4 / 3))
         area = share * image.width * image.height

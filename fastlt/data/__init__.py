@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from .dataset import LongTailedDataset, SkippedFile, open_splits
     from .glyphs import GlyphSpec, glyphs_lt
     from .image import ImageInfo, decode_rgb, probe
+    from .packed import open_pack, verify_pack
+    from .packing import PackSummary, pack
     from .sampler import LongTailSampler
     from .sampling import effective_number_weights
     from .split import SplitSummary, split_folder
@@ -19,16 +21,20 @@ __all__ = [
     "ImageInfo",
     "LongTailSampler",
     "LongTailedDataset",
+    "PackSummary",
     "SkippedFile",
     "SplitSummary",
     "decode_rgb",
     "describe",
     "effective_number_weights",
     "glyphs_lt",
+    "open_pack",
     "open_splits",
+    "pack",
     "probe",
     "split_folder",
     "synthesize",
+    "verify_pack",
 ]
 
 _HOMES = {
@@ -40,6 +46,10 @@ _HOMES = {
     "decode_rgb": "image",
     "probe": "image",
     "open_splits": "dataset",
+    "PackSummary": "packing",
+    "pack": "packing",
+    "open_pack": "packed",
+    "verify_pack": "packed",
     "LongTailSampler": "sampler",
     "effective_number_weights": "sampling",
     "SplitSummary": "split",

@@ -84,10 +84,12 @@ class DaliLoader(PlannedLoader):
             batch_size=self.plan.batch_size,
             num_threads=self._num_threads,
             device=self.device,
+            packed=self._files.packed,
         )
 
     def _feed(self, work: Work) -> Feed:
-        files = [np.frombuffer(os.fsencode(self._files.path(index)), np.uint8) for index in work.ids.tolist()]
+        given = self._files.encoded if self._files.packed else self._files.encoded_path
+        files = [given(index) for index in work.ids.tolist()]
         if work.boxes is not None:
             boxes = work.boxes.astype(np.float32)
             starts, extents = boxes[:, 1::-1], boxes[:, :1:-1]
@@ -148,18 +150,33 @@ class DaliLoader(PlannedLoader):
 
 
 class NativeFiles:
-    """Files that DALI decodes to the pixels of `decode_rgb`: the data set's own, or PNG files in the cache folder."""
+    """Files that DALI decodes to the pixels of `decode_rgb`: the data set's own, or PNG files in the cache folder.
+
+    Attributes:
+        packed: Whether DALI is given their bytes, out of a tar, instead of their names.
+    """
 
     def __init__(self, dataset: LongTailedDataset) -> None:
         self._dataset = dataset
         self._folder = cache_dir() / "converted" / dataset.fingerprint
         self._root = f"{dataset.root}{os.sep}"
+        self.packed = dataset.images is not None
 
     def path(self, index: int) -> str:
         """Return the file that DALI is to read for a sample."""
         if self._dataset.native[index]:
             return self._root + self._dataset.paths[index]
         return str(self._png(index))
+
+    def encoded_path(self, index: int) -> np.ndarray:
+        """Return the name of the file that DALI is to read for a sample: uint8 [*]."""
+        return np.frombuffer(os.fsencode(self.path(index)), np.uint8)
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Return the bytes that DALI is to decode for a sample: uint8 [*]."""
+        if self._dataset.images is not None and self._dataset.native[index]:
+            return self._dataset.images.view(index)
+        return np.fromfile(self.path(index), np.uint8)
 
     def _png(self, index: int) -> Path:
         return self._folder / f"{index}.png"

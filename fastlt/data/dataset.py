@@ -13,6 +13,7 @@ from ..metrics import shot_groups
 from .index import cache_dir, fingerprint, index_files, index_key
 from .layouts import find_splits
 from .listing import Listing, check_labels, list_folder, read_coco, read_list
+from .tarball import TarImages
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class LongTailedDataset:
         split: "train", "val", "test" or a name of the caller's.
         fingerprint: Hash of paths, labels, file sizes and times of modification.
         skipped: The files left out because they are no complete images.
+        images: The images, where they are packed in a tar; `root` is that tar then.
     """
 
     root: Path
@@ -52,6 +54,7 @@ class LongTailedDataset:
     split: str
     fingerprint: str
     skipped: tuple[SkippedFile, ...] = ()
+    images: TarImages | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -88,8 +91,12 @@ class LongTailedDataset:
         return {name: np.flatnonzero(mask) for name, mask in shot_groups(self.class_counts, many, few).items()}
 
     def path(self, index: int) -> Path:
-        """Return the file of a sample."""
+        """Return the file of a sample; of a packed one, where it would be if its tar were a folder."""
         return self.root / self.paths[index]
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of a sample's file."""
+        return self.path(index).read_bytes() if self.images is None else self.images.read(index)
 
     @classmethod
     def from_folder(
@@ -200,9 +207,10 @@ def open_splits(
 ) -> dict[str, LongTailedDataset]:
     """Open the splits of a data set, whatever its layout.
 
-    In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; list files
-    `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`, `root` or `root/lists`; `train*.json`,
-    `val*.json` in `root` or `root/annotations`; class folders in `root/train`, `root/val`, `root/test`.
+    In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; a pack, as
+    `fastlt data pack` writes it; list files `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`,
+    `root` or `root/lists`; `train*.json`, `val*.json` in `root` or `root/annotations`; class folders in `root/train`,
+    `root/val`, `root/test`.
 
     Args:
         root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), list files start from the
@@ -222,6 +230,10 @@ def open_splits(
         ValueError: A split that cannot be used; the message says what was got, what was expected and what to do.
     """
     named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
+    from .packed import is_pack, open_pack
+
+    if is_pack(Path(root)) and not named:
+        return open_pack(Path(root))
     datasets: dict[str, LongTailedDataset] = {}
     for split, listing in find_splits(Path(root), named, None if lists is None else Path(lists)):
         datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)

@@ -22,7 +22,7 @@ class Feed(NamedTuple):
     """What a batch (B images) is made from.
 
     Attributes:
-        files: B paths, uint8 arrays of their bytes.
+        files: B uint8 arrays: the bytes of the files' paths, or of packed files themselves.
         starts: [B, 2], int32 x and y of the windows, or float32 top and left of the boxes.
         extents: [B, 2], int32 width and height of the windows, or float32 bottom and right of the boxes.
         flips: int32 [B], 1 mirrors.
@@ -61,6 +61,7 @@ class ImagePipeline:
         batch_size: Most images a batch.
         num_threads: Threads that decode.
         device: A CPU, or the GPU that decodes.
+        packed: Whether the batches have the files' bytes instead of their paths.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ImagePipeline:
         batch_size: int,
         num_threads: int,
         device: torch.device,
+        packed: bool = False,
     ) -> None:
         self._device = device
         self._scheduled = False
@@ -81,7 +83,7 @@ class ImagePipeline:
             batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=PREFETCHED
         )
         with self._pipeline:
-            self._pipeline.set_outputs(*_graph(source, boxes=boxes, size=size, on_gpu=on_gpu))
+            self._pipeline.set_outputs(*_graph(source, boxes=boxes, size=size, on_gpu=on_gpu, packed=packed))
         self._pipeline.build()
 
     def run(self) -> Decoded:
@@ -118,7 +120,7 @@ class ImagePipeline:
         self._scheduled = True
 
 
-def _graph(source: Callable[[], Feed], *, boxes: bool, size: int, on_gpu: bool) -> tuple[Any, Any, Any]:
+def _graph(source: Callable[[], Feed], *, boxes: bool, size: int, on_gpu: bool, packed: bool) -> tuple[Any, Any, Any]:
     coordinate = types.FLOAT if boxes else types.INT32
     files, starts, extents, flips = fn.external_source(
         source=source,
@@ -130,7 +132,7 @@ def _graph(source: Callable[[], Feed], *, boxes: bool, size: int, on_gpu: bool) 
         ndim=[1, 1, 1, 0],
     )
     # A mapped file that is cut short while it is read kills the process.
-    encoded = fn.io.file.read(files, dont_use_mmap=True)
+    encoded = files if packed else fn.io.file.read(files, dont_use_mmap=True)
     device = "gpu" if on_gpu else "cpu"
     decoding = {
         "device": "mixed" if on_gpu else "cpu",

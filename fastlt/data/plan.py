@@ -266,13 +266,13 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
         UnreadableImageError: The file has gone, is broken, or is no longer of the size it had when it was indexed.
     """
     try:
-        pixels = decode_rgb(dataset.path(index))
+        pixels = decode_rgb(dataset.read(index))
     except OSError as error:
         if error.errno in _OUR_OWN_FAULT:
             raise
         raise UnreadableImageError(error.strerror or str(error)) from None
     except ValueError as error:
-        reason = str(error).removeprefix(f"{dataset.path(index)}: ").partition("; expected")[0]
+        reason = str(error).removeprefix("image bytes: ").partition("; expected")[0]
         raise UnreadableImageError(reason) from None
     height, width = pixels.shape[:2]
     expected = tuple(dataset.sizes[index].tolist())

@@ -10,6 +10,7 @@ from .benchmarks import BENCHMARKS, Benchmark
 from .dataset import LongTailedDataset, build_dataset, open_splits
 from .layouts import find_splits
 from .locate import find_lists, read_lists
+from .packed import is_pack, open_pack
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,16 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
             f"--data-root: missing; --dataset {config.dataset} needs the folder with its images "
             "(train/<class>/*, val/<class>/*), or with list files"
         )
-    if config.dataset in BENCHMARKS:
-        return open_benchmark(config.dataset, config.data_root, lists=config.lists, strict=config.strict)
-    return open_splits(config.data_root, lists=config.lists, strict=config.strict)
+    return open_named(config.dataset, config.data_root, lists=config.lists, strict=config.strict)
+
+
+def open_named(
+    dataset: str, root: Path | str, *, lists: Path | str | None = None, strict: bool = False
+) -> dict[str, LongTailedDataset]:
+    """Open a data set by its name: a benchmark with `open_benchmark`, any other with `open_splits`."""
+    if dataset in BENCHMARKS:
+        return open_benchmark(dataset, root, lists=lists, strict=strict)
+    return open_splits(root, lists=lists, strict=strict)
 
 
 def open_benchmark(
@@ -54,6 +62,8 @@ def open_benchmark(
         ValueError: Lists of another data set, or ones that cannot be read.
     """
     benchmark, root = BENCHMARKS[name], Path(root)
+    if is_pack(root):
+        return open_pack(root, dataset=name)
     sources = find_lists(benchmark, root, None if lists is None else Path(lists))
     if not sources:
         check_class_folders(benchmark, root)

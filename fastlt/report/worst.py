@@ -96,7 +96,7 @@ def thumbnails(
     for index in classes:
         for image in np.flatnonzero((predictions.labels == index) & ~predictions.right)[:NUM_IMAGES]:
             try:
-                data = thumbnail(decode_rgb(dataset.path(int(image))))
+                data = thumbnail(decode_rgb(dataset.read(int(image))))
             except (ValueError, OSError):
                 num_lost += 1
                 continue

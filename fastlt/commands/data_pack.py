@@ -1,0 +1,75 @@
+"""`fastlt data pack`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from .common import Output, console, parse, say, write_output
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataPack(Output):
+    """Pack a data set into one plain tar a split with offsets, for fast random access; training reads either form."""
+
+    root: tyro.conf.Positional[Path]
+    """The data root; with --verify it may be a pack."""
+    dataset: str = "folder"
+    """Data set, for those with layouts of their own: imagenet_lt, places_lt, inat2018."""
+    lists: Path | None = None
+    """Folder with the list files, if not in ROOT."""
+    out: Path | None = None
+    """Folder of the pack; by default ROOT-packed, or ROOT-<short side> beside ROOT."""
+    short_side: int | None = None
+    """Bring larger images to this short side, pixels, re-encoded as JPEG; by default every file is kept as it is."""
+    quality: int = 95
+    """JPEG quality of re-encoded images."""
+    verify: bool = False
+    """Read everything back and compare it with its checksums."""
+    num_threads: int | None = None
+    """Threads that read and re-encode; by default the number of processors, at most 16."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run `fastlt data pack`."""
+    parsed = parse(DataPack, argv, "data pack")
+    from ..data.packed import is_pack, verify_pack
+
+    if is_pack(parsed.root):
+        if not parsed.verify:
+            raise ValueError(f"{parsed.root} is a pack already; give the original folder, or --verify to check it")
+        num_images = verify_pack(parsed.root, num_threads=parsed.num_threads)
+        say(f"{num_images:,} images in {parsed.root} are as they were packed")
+        write_output(parsed.json, {"out": str(parsed.root), "num_verified": num_images})
+        return
+    from rich.progress import Progress
+
+    from ..data.packing import pack
+    from ..data.source import open_named
+
+    splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
+    suffix = parsed.short_side or "packed"
+    out = parsed.out or parsed.root.resolve().with_name(f"{parsed.root.resolve().name}-{suffix}")
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("packing", total=sum(map(len, splits.values())))
+        summary = pack(
+            splits,
+            out,
+            dataset=parsed.dataset,
+            short_side=parsed.short_side,
+            quality=parsed.quality,
+            num_threads=parsed.num_threads,
+            progress=lambda done: bar.advance(task, done),
+        )
+    counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_images.items())
+    kept = f", {summary.num_kept:,} of them from before" if summary.num_kept else ""
+    say(f"{counts} images in {out} ({summary.num_bytes / 1e9:.2f} GB{kept})")
+    facts = dataclasses.asdict(summary) | {"out": str(out)}
+    if parsed.verify:
+        facts["num_verified"] = verify_pack(out, num_threads=parsed.num_threads)
+        say(f"verified: {facts['num_verified']:,} images")
+    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {out}")
+    write_output(parsed.json, facts)

@@ -1,0 +1,172 @@
+"""A tar of images with an offsets file: any `tar` reads it, any image is one read away, an interruption loses none."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tarfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RECORD = np.dtype(
+    [("offset", "<i8"), ("length", "<i8"), ("crc", "<u4"), ("width", "<i4"), ("height", "<i4"), ("native", "?")]
+)
+"""What is known of an image in a tar: where its bytes start, how many, their CRC-32, its pixels, whether DALI decodes
+it as `decode_rgb` does."""
+
+_COMMIT_BYTES = 64 << 20
+
+
+class Item(NamedTuple):
+    """An image to be packed: the bytes of its file, its size in pixels, whether DALI decodes it as Pillow does."""
+
+    content: bytes
+    width: int
+    height: int
+    native: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TarImages:
+    """The images of a tar, by number.
+
+    Attributes:
+        file: The tar.
+        offsets: int64 [N], where the images' bytes start.
+        lengths: int64 [N], number of their bytes.
+    """
+
+    file: Path
+    offsets: np.ndarray
+    lengths: np.ndarray
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process has to open itself."""
+        return {"file": self.file, "offsets": self.offsets, "lengths": self.lengths}
+
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        with self.file.open("rb") as stream:
+            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of an image's file."""
+        start = int(self.offsets[index])
+        return self._map[start : start + int(self.lengths[index])]
+
+    def view(self, index: int) -> np.ndarray:
+        """Return the bytes of an image's file without copying them: uint8 [length]."""
+        return np.frombuffer(self._map, np.uint8, int(self.lengths[index]), int(self.offsets[index]))
+
+
+class TarWriter:
+    """Appends images to a tar, and goes on where an earlier writer of the same file stopped.
+
+    A journal beside the tar has a record an image. Images are on the disk before their records are, so that whatever
+    the journal names is whole, even after a power cut.
+
+    Args:
+        file: The tar to be; until it is finished it has another name.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._partial = file.with_name(f".{file.name}.partial")
+        self._journal = file.with_name(f".{file.name}.journal")
+        self._pending: list[np.ndarray] = []
+        self._pending_bytes = 0
+        known = self._journal.read_bytes() if self._journal.is_file() and self._partial.is_file() else b""
+        records = np.frombuffer(known[: len(known) // RECORD.itemsize * RECORD.itemsize], RECORD)
+        size = self._partial.stat().st_size if len(records) else 0
+        ends = _padded(records["offset"] + records["length"])
+        self.records: list[np.ndarray] = [record.copy() for record in records[: int((ends <= size).sum())]]
+        self._end = int(ends[len(self.records) - 1]) if self.records else 0
+        self._stream = self._partial.open("r+b" if self.records else "wb")
+        self._stream.truncate(self._end)
+        self._stream.seek(self._end)
+        with self._journal.open("r+b" if self.records else "wb") as journal:
+            journal.truncate(len(self.records) * RECORD.itemsize)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def append(self, name: str, item: Item) -> None:
+        """Append an image under a name."""
+        info = tarfile.TarInfo(name)
+        info.size = len(item.content)
+        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        record = np.zeros((), RECORD)
+        record["offset"], record["length"] = self._end + len(header), len(item.content)
+        record["crc"] = zlib.crc32(item.content)
+        record["width"], record["height"], record["native"] = item.width, item.height, item.native
+        padding = bytes(-len(item.content) % tarfile.BLOCKSIZE)
+        self._stream.write(header + item.content + padding)
+        added = len(header) + len(item.content) + len(padding)
+        self._end += added
+        self.records.append(record)
+        self._pending.append(record)
+        self._pending_bytes += added
+        if self._pending_bytes >= _COMMIT_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Put on the disk what was appended, then its records."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        with self._journal.open("ab") as journal:
+            journal.write(b"".join(record.tobytes() for record in self._pending))
+            journal.flush()
+            os.fsync(journal.fileno())
+        self._pending, self._pending_bytes = [], 0
+
+    def finish(self) -> np.ndarray:
+        """End the tar and return its records: RECORD [N]; `place` gives it its name once they are kept elsewhere."""
+        self._stream.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._stream.write(bytes(-self._stream.tell() % tarfile.RECORDSIZE))
+        self.close()
+        return np.array(self.records, RECORD)
+
+    def place(self) -> None:
+        """Give a finished tar its name, and remove the journal."""
+        self._partial.replace(self._file)
+        self._journal.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Keep what was appended for another writer to go on from."""
+        if not self._stream.closed:
+            try:
+                self.commit()
+            finally:
+                self._stream.close()
+
+
+def _padded(ends: np.ndarray) -> np.ndarray:
+    return -(-ends // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def journal_length(file: Path) -> int:
+    """Number of images that an unfinished tar has so far."""
+    journal = file.with_name(f".{file.name}.journal")
+    return journal.stat().st_size // RECORD.itemsize if journal.is_file() else 0
+
+
+def damage(file: Path, record: np.ndarray) -> str | None:
+    """Return what is wrong with an image in a tar, or None, by its header and its bytes' CRC-32."""
+    with file.open("rb") as stream:
+        start, length = int(record["offset"]), int(record["length"])
+        stream.seek(start - tarfile.BLOCKSIZE)
+        header, content = stream.read(tarfile.BLOCKSIZE), stream.read(length)
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        return f"its header is damaged ({error})"
+    if info.size != length:
+        return f"its header says {info.size} bytes, expected {length}"
+    if len(content) != length or zlib.crc32(content) != int(record["crc"]):
+        return "its bytes have changed"
+    return None
