@@ -200,7 +200,7 @@ def test_damage_is_found_and_named(splits: dict[str, LongTailedDataset], tmp_pat
     with np.load(out / "train.npz") as index:
         content[index["offsets"][5] + 100] ^= 1
     tar.write_bytes(content)
-    with pytest.raises(ValueError, match=r"1 images are damaged: train\.tar: class0/05\.jpg \(its bytes have changed\)"):
+    with pytest.raises(ValueError, match=r"1 images are damaged: train\.tar: class0/05\.jpg \(its bytes"):
         verify_pack(out)
     tar.write_bytes(content[:-512])
     with pytest.raises(ValueError, match=r"train\.tar is [\d,]+ bytes, expected [\d,]+; copy the pack again"):
