@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ..recipes.stage2 import stage2
+
 MOMENTUM = 0.9
 LR_PER_IMAGE = 0.2 / 512
 WEIGHT_DECAY = 5e-4
@@ -11,7 +13,8 @@ WEIGHT_DECAY = 5e-4
 
 def default_epochs(method: str, dataset: str) -> int:
     """Return the paper's epochs of stage 2: 5 for LWS, else 10, on iNaturalist 30."""
-    return 5 if method == "lws" else 30 if dataset == "inat2018" else 10
+    settings = stage2(dataset)
+    return settings.lws_epochs if method == "lws" else settings.crt_epochs
 
 
 def cosine(epoch: int, epochs: int, protocol: str) -> float:

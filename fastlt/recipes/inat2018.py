@@ -1,6 +1,12 @@
 """inat2018, iNaturalist 2018: 437,513 images of 8142 classes, 1000 to 2 each, with the paper's settings."""
 
 from ..config import TrainConfig
+from .sources import PAPER
+
+SOURCES = PAPER
+
+BACKBONES = ("resnet50", "resnet101", "resnet152")
+EPOCHS = (90, 200)
 
 
 def inat2018() -> TrainConfig:

@@ -1,6 +1,14 @@
 """places_lt, Places-LT: 62,500 images of 365 classes, 4980 to 5 each; the last block of a pretrained ResNet-152."""
 
 from ..config import TrainConfig
+from .sources import AUTHOR, PAPER
+
+SOURCES = PAPER | dict.fromkeys(
+    ("epochs", "batch_size", "lr", "trunk_lr", "weight_decay", "train_only", "init", "color_jitter"), AUTHOR
+)
+
+BACKBONES = ("resnet152",)
+EPOCHS = (30, 90)
 
 
 def places_lt() -> TrainConfig:
@@ -15,5 +23,6 @@ def places_lt() -> TrainConfig:
         batch_size=256,
         lr=0.1,
         trunk_lr=0.01,
+        weight_decay=5e-4,
         train_only=("layer4", "fc"),
     )

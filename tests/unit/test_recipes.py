@@ -1,9 +1,15 @@
 """Recipes and the paper's schedules."""
 
+import dataclasses
+
 import pytest
 
-from fastlt.config import TrainConfig
-from fastlt.recipes import recipe
+from fastlt.config import RebalanceConfig, TrainConfig
+from fastlt.models.resnet import SPECS
+from fastlt.recipes import RECIPES, choices, recipe, sources
+from fastlt.recipes.quirks import QUIRKS
+from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE
+from fastlt.recipes.stage2 import stage2
 from fastlt.step import learning_rate
 
 
@@ -50,3 +56,51 @@ def test_the_papers_benchmarks_have_its_settings(
     assert (config.image_size, config.resize, config.crop_scale) == (224, 256, (0.08, 1.0))
     assert config.color_jitter == (0.0 if name == "inat2018" else 0.4)
     assert (config.trunk_lr, config.train_only) == ((0.01, ("layer4", "fc")) if name == "places_lt" else (None, ()))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_value_of_a_recipe_has_a_source(name: str) -> None:
+    origins = sources(name)
+    assert {"backbone", "epochs", "batch_size", "lr", "weight_decay", "mean", "color_jitter"} <= origins.keys()
+    assert origins.keys() <= recipe(name).to_json().keys()
+    assert "data_root" not in origins
+    assert set(origins.values()) <= {CODE, TABLE, AUTHOR, CAO, OURS}
+
+
+def test_only_what_was_released_is_said_to_be() -> None:
+    assert sources("imagenet_lt")["lr"] == CODE
+    assert sources("places_lt")["lr"] == AUTHOR  # no configuration was released
+    assert sources("cifar10_lt")["backbone"] == OURS
+    assert set(sources("folder").values()) == {OURS}
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt", "inat2018", "places_lt"])
+def test_every_published_choice_makes_a_valid_recipe(name: str) -> None:
+    published = choices(name)
+    config = recipe(name)
+    assert config.backbone in published["backbone"]
+    assert config.epochs in published["epochs"]
+    for backbone in published["backbone"]:
+        assert dataclasses.replace(config, backbone=backbone).backbone in SPECS
+
+
+@pytest.mark.parametrize(("name", "crt"), [("imagenet_lt", 10), ("inat2018", 30), ("places_lt", 10)])
+def test_stage_2_has_the_papers_epochs(name: str, crt: int) -> None:
+    assert (stage2(name).crt_epochs, stage2(name).lws_epochs) == (crt, 5)
+
+
+def test_quirks_name_switches_that_exist() -> None:
+    fields = {
+        "train": {field.name for field in dataclasses.fields(TrainConfig)},
+        "rebalance": {field.name for field in dataclasses.fields(RebalanceConfig)},
+    }
+    seen = set()
+    for quirk in QUIRKS:
+        command = ""
+        for word in quirk.switch.replace(";", "").split():
+            command = word if word in fields else command
+            if word.startswith("--"):
+                name = word.removeprefix("--").replace("-", "_")
+                assert name in fields[command], quirk
+                seen.add(name)
+    assert {"schedule", "samples_per_class", "batch_norm", "bn_group", "features"} <= seen

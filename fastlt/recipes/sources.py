@@ -1,0 +1,51 @@
+"""Where a recipe's values come from: the paper's released code, a published table, its authors' word, or us."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..config import TrainConfig
+
+CODE = "released code"
+"""Read in the configurations or the code that the paper's authors released, or run from them."""
+TABLE = "published table"
+"""Printed in the paper or in the authors' README, or confirmed by a second published source."""
+AUTHOR = "author's word"
+"""Said by an author where no configuration was released."""
+CAO = "code of Cao et al. 2019"
+"""Read in the code of the paper that most work on CIFAR-LT follows (LDAM-DRW)."""
+OURS = "ours"
+"""Chosen here: nothing published says it."""
+
+PAPER: dict[str, str] = {
+    "epochs": TABLE,
+    "batch_size": CODE,
+    "lr": CODE,
+    "momentum": CODE,
+    "weight_decay": CODE,
+    "sampling": TABLE,
+    "schedule": CODE,
+    "warmup_epochs": CODE,
+    "trunk_lr": CODE,
+    "train_only": CODE,
+    "loss": TABLE,
+    "image_size": CODE,
+    "crop_scale": CODE,
+    "crop_ratio": CODE,
+    "flip": CODE,
+    "color_jitter": CODE,
+    "eval_resize": CODE,
+    "mean": CODE,
+    "std": CODE,
+    "backbone": TABLE,
+}
+"""Sources of the values that the paper's three benchmarks share."""
+
+NOT_RECIPE = ("dataset", "strict", *TrainConfig.EXECUTION)
+"""Settings that no recipe is about."""
+
+
+def complete(named: dict[str, str]) -> dict[str, str]:
+    """Return a source for every setting that a recipe is about: ours, where none is named."""
+    fields = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in NOT_RECIPE]
+    return {name: named.get(name, OURS) for name in fields}
