@@ -31,6 +31,16 @@ class TrainConfig(Config):
     strict: bool = False
     """Stop when an image cannot be read; by default it is skipped, counted and reported."""
 
+    synthetic: bool = False
+    """Train on a made-up set with the data set's classes, images and long tail instead, to measure the whole pipeline:
+    each class has a few pictures, listed again and again."""
+    synthetic_size: tuple[int, int] = (64, 64)
+    """Width and height of the made-up pictures, pixels; 500 375 is the size of a photograph on the web."""
+    imbalance: float = 100.0
+    """CIFAR-10-LT and CIFAR-100-LT: images of the largest class over those of the smallest."""
+    data_seed: int = 0
+    """CIFAR-10-LT and CIFAR-100-LT: seed of the choice of images; 0 is the usual one."""
+
     backbone: str = "resnext50_32x4d"
     """Network: resnet8 (small images), resnet10/50/101/152, resnext50_32x4d, resnext101_32x4d, resnext152_32x4d, or
     timm:NAME."""
@@ -148,6 +158,10 @@ class TrainConfig(Config):
     """Fields that may change when a run is resumed: they say how it is computed, not what."""
 
     LATER = (
+        "synthetic",
+        "synthetic_size",
+        "imbalance",
+        "data_seed",
         "schedule",
         "warmup_epochs",
         "init",
@@ -203,6 +217,9 @@ class TrainConfig(Config):
         check_range("--color-jitter", self.color_jitter, low=0, high=1)
         check_range("--memory-share", self.memory_share, low=0, high=1)
         check_range("--seed", self.seed, low=0, high=2**63 - 1)
+        check_range("--imbalance", self.imbalance, low=1)
+        check_range("--data-seed", self.data_seed, low=0, high=2**32 - 1)
+        check_range("--synthetic-size", min(self.synthetic_size), low=16, high=4096, unit="pixels")
         if self.samples_per_class not in (None, 1) and self.sampling != "class_balanced":
             raise ValueError(
                 f"--samples-per-class: got {self.samples_per_class} with --sampling {self.sampling}; "

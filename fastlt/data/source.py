@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import TrainConfig
 from .benchmarks import BENCHMARKS, Benchmark
+from .cifar import CIFAR, open_cifar
 from .dataset import LongTailedDataset, build_dataset, open_splits
 from .layouts import find_splits
 from .locate import find_lists, read_lists
@@ -32,13 +33,17 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
             f"--data-root: missing; --dataset {config.dataset} needs the folder with its images "
             "(train/<class>/*, val/<class>/*), or with list files"
         )
+    if config.dataset in CIFAR:
+        return open_cifar(config.dataset, config.data_root, imbalance=config.imbalance, seed=config.data_seed)
     return open_named(config.dataset, config.data_root, lists=config.lists, strict=config.strict)
 
 
 def open_named(
     dataset: str, root: Path | str, *, lists: Path | str | None = None, strict: bool = False
 ) -> dict[str, LongTailedDataset]:
-    """Open a data set by its name: a benchmark with `open_benchmark`, any other with `open_splits`."""
+    """Open a data set by its name: the benchmarks and the usual CIFAR-LT by what they are, others as they lie."""
+    if dataset in CIFAR:
+        return open_cifar(dataset, root)
     if dataset in BENCHMARKS:
         return open_benchmark(dataset, root, lists=lists, strict=strict)
     return open_splits(root, lists=lists, strict=strict)

@@ -8,7 +8,21 @@ from .sources import CAO, OURS
 # The settings most work on CIFAR-LT has; but the network is one of ours, since theirs, ResNet-32, has blocks that no
 # other recipe needs, and crops are resized where theirs are shifted.
 SOURCES = dict.fromkeys(
-    ("epochs", "batch_size", "lr", "momentum", "weight_decay", "sampling", "flip", "mean", "std", "image_size"), CAO
+    (
+        "epochs",
+        "batch_size",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "sampling",
+        "flip",
+        "mean",
+        "std",
+        "image_size",
+        "imbalance",
+        "data_seed",
+    ),
+    CAO,
 ) | {"backbone": OURS, "schedule": OURS, "crop_scale": OURS}
 
 

@@ -41,11 +41,14 @@ PAPER: dict[str, str] = {
 }
 """Sources of the values that the paper's three benchmarks share."""
 
-NOT_RECIPE = ("dataset", "strict", *TrainConfig.EXECUTION)
+NOT_RECIPE = ("dataset", "strict", "synthetic", "synthetic_size", *TrainConfig.EXECUTION)
 """Settings that no recipe is about."""
+
+OF_SOME = ("imbalance", "data_seed")
+"""Settings that only the recipes that name their source are about."""
 
 
 def complete(named: dict[str, str]) -> dict[str, str]:
     """Return a source for every setting that a recipe is about: ours, where none is named."""
     fields = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in NOT_RECIPE]
-    return {name: named.get(name, OURS) for name in fields}
+    return {name: named.get(name, OURS) for name in fields if name in named or name not in OF_SOME}
