@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 # Shapes: N samples, C classes, R bootstrap resamples.
 
 MANY, FEW = 100, 20
+BLOCK = 1 << 22  # resampled class accuracies held at a time
 Z95 = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -137,3 +139,132 @@ def class_mean_intervals(
         return float(low), float(high)
 
     return {name: interval(mask) for name, mask in masks.items()}
+
+
+def weighted_class_accuracy(
+    hits: NDArray[np.int64],
+    totals: NDArray[np.int64],
+    weights: ArrayLike,
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, tuple[float, float]] | None:
+    """Accuracy where classes come as often as ``weights`` say, with its 95 % interval by the stratified bootstrap.
+
+    Args:
+        hits: [C] correct samples of every class.
+        totals: [C] samples of every class.
+        weights: [C] class frequencies; those of classes without samples are shared out among the others.
+        num_resamples: R.
+        seed: Seed of the resampling.
+
+    Returns:
+        (accuracy, (low, high)) as fractions, or None if no class with samples has weight.
+    """
+    seen = np.flatnonzero(totals)
+    share = np.asarray(weights, dtype=np.float64)[seen]
+    if not share.sum() > 0:
+        return None
+    share = share / share.sum()
+    sizes, accuracy = totals[seen], hits[seen] / totals[seen]
+    means = resampled_means(
+        lambda rng, rows: rng.binomial(sizes, accuracy, size=(rows, len(seen))) / sizes,
+        share[:, None],
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    low, high = np.quantile(means[:, 0], [0.025, 0.975])
+    return float(accuracy @ share), (float(low), float(high))
+
+
+def paired_difference(
+    hits_a: ArrayLike,
+    hits_b: ArrayLike,
+    labels: ArrayLike,
+    masks: Mapping[str, NDArray[np.bool_]],
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, tuple[float, tuple[float, float]] | None]:
+    """How much more A gets right than B on the same samples, with 95 % intervals by the stratified paired bootstrap.
+
+    Of a class's n samples, A alone is right on some and B alone on others; drawing n of them with replacement gives
+    multinomial counts of both, so that what A and B share adds no noise and no sample is ever drawn.
+
+    Args:
+        hits_a: bool [N], whether A is right.
+        hits_b: bool [N], whether B is.
+        labels: int [N] in 0 .. C-1.
+        masks: Named sets of classes, bool [C], over which class differences are averaged.
+        num_resamples: R.
+        seed: Seed of the resampling.
+
+    Returns:
+        Name -> (A - B, (low, high)) as fractions, None for a set without samples; and under ``all`` that over samples.
+
+    Raises:
+        ValueError: The shapes differ, or a label is out of range.
+    """
+    a, b, label = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool), np.asarray(labels, dtype=np.int64)
+    if a.shape != b.shape:
+        raise ValueError(f"hits_a, hits_b: got shapes {a.shape} and {b.shape}; expected the same samples")
+    num_classes = len(next(iter(masks.values()))) if masks else int(label.max(initial=0)) + 1
+    only_a, totals = class_hits(a & ~b, label, num_classes)
+    only_b, _ = class_hits(b & ~a, label, num_classes)
+    seen = np.flatnonzero(totals)
+    sizes, plus, minus = totals[seen], only_a[seen], only_b[seen]
+    first, rest = plus / sizes, minus / np.maximum(sizes - plus, 1)
+
+    def draw(rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+        gained = rng.binomial(sizes, first, size=(rows, len(seen)))
+        change: NDArray[np.float64] = (gained - rng.binomial(sizes - gained, rest)) / sizes
+        return change
+
+    names = [name for name, mask in masks.items() if name != "all" and mask[seen].any()]
+    columns = [masks[name][seen] / masks[name][seen].sum() for name in names] + [sizes / sizes.sum()]
+    weights = np.stack(columns, axis=1)
+    means = resampled_means(draw, weights, num_resamples=num_resamples, seed=seed)
+    values = ((plus - minus) / sizes) @ weights
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    found: dict[str, tuple[float, tuple[float, float]] | None] = dict.fromkeys(masks)
+    for at, name in enumerate([*names, "all"]):
+        found[name] = (float(values[at]), (float(low[at]), float(high[at])))
+    return found
+
+
+def resampled_means(
+    draw: Callable[[np.random.Generator, int], NDArray[np.float64]],
+    weights: NDArray[np.float64],
+    *,
+    num_resamples: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return weighted means [R, G] of resampled class values, a block of resamples at a time.
+
+    Args:
+        draw: Takes a generator and a number of rows, gives values [rows, C].
+        weights: [C, G], columns that sum to 1.
+        num_resamples: R.
+        seed: Seed of the generator.
+    """
+    rng, rows = np.random.default_rng(seed), max(1, BLOCK // len(weights))
+    sizes = [min(rows, num_resamples - start) for start in range(0, num_resamples, rows)]
+    return np.concatenate([draw(rng, size) @ weights for size in sizes])
+
+
+def class_precision(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
+    """Return the share of every class's predictions that are right, fractions [C]; NaN for one never predicted."""
+    predicted, label = np.asarray(predictions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
+    hits, _ = class_hits(predicted == label, label, num_classes)
+    times = np.bincount(predicted, minlength=num_classes)
+    precision: NDArray[np.float64] = np.divide(hits, times, out=np.full(num_classes, np.nan), where=times > 0)
+    return precision
+
+
+def macro_f1(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> float:
+    """Return the mean F1 score, a fraction, over the classes that have samples; one never predicted scores 0."""
+    predicted, label = np.asarray(predictions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
+    hits, totals = class_hits(predicted == label, label, num_classes)
+    seen = totals > 0
+    times = np.bincount(predicted, minlength=num_classes)
+    return float((2 * hits[seen] / (totals[seen] + times[seen])).mean())

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from fastlt.metrics import class_hits, class_mean_intervals, shot_accuracy, shot_groups, wilson_interval
+from fastlt.metrics import (
+    class_hits,
+    class_mean_intervals,
+    class_precision,
+    macro_f1,
+    paired_difference,
+    shot_accuracy,
+    shot_groups,
+    weighted_class_accuracy,
+    wilson_interval,
+)
 
 
 def test_groups_at_the_boundaries() -> None:
@@ -78,3 +88,71 @@ def test_bootstrap_is_stratified_and_matches_the_binomial_spread() -> None:
 def test_bootstrap_gives_a_sure_class_no_spread() -> None:
     intervals = class_mean_intervals(np.array([10, 0]), np.array([10, 0]), {"all": np.array([True, True])})
     assert intervals["all"] == (1.0, 1.0)
+
+
+def test_f1_and_precision_agree_with_scikit_learn() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 7, 200), rng.integers(0, 6, 200)
+    precision = class_precision(predictions, labels, 7)
+    np.testing.assert_allclose(
+        precision[:6], sklearn.precision_score(labels, predictions, average=None, labels=range(6))
+    )
+    assert np.isnan(precision[6])
+    expected = sklearn.f1_score(labels, predictions, average="macro", zero_division=0)
+    assert macro_f1(predictions, labels, 7) == pytest.approx(expected)
+
+
+def test_f1_counts_only_classes_with_samples() -> None:
+    # Class 0: 2 of 3 predictions right, all found: 4 / 5; class 1: 1 of 2 found: 2 / 3; class 2 has no sample
+    assert macro_f1([0, 0, 1, 0], [0, 0, 1, 1], 3) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert macro_f1([0, 0], [0, 0], 1) == 1.0
+
+
+def test_weighted_accuracy_by_hand_and_without_classes() -> None:
+    hits, totals = np.array([10, 5, 0]), np.array([10, 10, 0])
+    value, (low, high) = weighted_class_accuracy(hits, totals, [0.4, 0.4, 0.2])
+    assert value == pytest.approx(0.75)
+    assert low < value < high
+    assert weighted_class_accuracy(hits, totals, [1, 0, 0]) == (1.0, (1.0, 1.0))
+    assert weighted_class_accuracy(hits, totals, [0, 0, 1]) is None
+
+
+def test_paired_difference_by_hand() -> None:
+    labels = np.array([0] * 4 + [1] * 2)
+    a, b = np.array([1, 1, 1, 0, 1, 0], bool), np.array([1, 0, 0, 0, 1, 1], bool)
+    masks = {"many": np.array([True, False]), "few": np.array([False, True]), "medium": np.zeros(2, bool)}
+    found = paired_difference(a, b, labels, masks)
+    assert found["medium"] is None
+    assert found["many"][0] == pytest.approx(0.5)
+    assert found["few"][0] == pytest.approx(-0.5)
+    assert found["all"][0] == pytest.approx(1 / 6)
+    same = paired_difference(a, a, labels, masks)
+    assert same["all"] == same["many"] == (0.0, (0.0, 0.0))
+    with pytest.raises(ValueError, match="hits_a, hits_b"):
+        paired_difference(a, b[:3], labels, masks)
+
+
+def test_paired_interval_matches_resampling_images_and_is_narrower_than_unpaired() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(10), 30)
+    b = rng.random(300) < 0.6
+    a = np.where(rng.random(300) < 0.1, ~b, b)
+    masks = {"class_mean": np.ones(10, bool)}
+    _, (low, high) = paired_difference(a, b, labels, masks, num_resamples=4000)["class_mean"]
+    change = (a.astype(int) - b).reshape(10, 30)
+    drawn = rng.integers(0, 30, (4000, 10, 30))
+    means = np.take_along_axis(change[None], drawn, 2).mean((1, 2))
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.005)
+    alone = [class_mean_intervals(*class_hits(hits, labels, 10), masks)["class_mean"] for hits in (a, b)]
+    unpaired = np.hypot(*(above - below for below, above in alone))
+    assert high - low < 0.7 * unpaired
+
+
+def test_blocks_of_resamples_change_nothing_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    hits, totals = np.array([6, 3]), np.array([10, 10])
+    whole = weighted_class_accuracy(hits, totals, [1, 1])
+    monkeypatch.setattr("fastlt.metrics.BLOCK", 64)
+    pieces = weighted_class_accuracy(hits, totals, [1, 1])
+    assert whole[0] == pieces[0]
+    assert whole[1] == pytest.approx(pieces[1], abs=0.03)
