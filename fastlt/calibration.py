@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,24 @@ def calibration_error(
     gap = confidences[order] - correct[order]
     bins = np.array_split(gap, min(num_bins, len(gap)))
     return float(sum(abs(part.sum()) for part in bins) / len(gap))
+
+
+def calibration_errors(
+    predictions: Predictions, labels: NDArray[np.int64], groups: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, float | None]:
+    """Return the calibration error of all samples and, by their true class, of every shot group.
+
+    Args:
+        predictions: What a head says of N samples.
+        labels: [N].
+        groups: Named sets of classes, bool [C].
+
+    Returns:
+        ``all`` and the groups -> the error, a fraction; None for a group without samples.
+    """
+    correct = predictions.classes == labels
+    chosen = {"all": np.ones(len(labels), dtype=np.bool_)} | {name: mask[labels] for name, mask in groups.items()}
+    return {name: calibration_error(predictions.confidences[rows], correct[rows]) for name, rows in chosen.items()}
 
 
 @torch.inference_mode()
