@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .calibration import logit_chunks
+from .data.augmentation import EvalTransform
+from .data.dataset import LongTailedDataset
+from .data.index import fingerprint, index_files
+from .data.listing import list_images
+from .data.loader import eval_loader
+from .data.preprocess import Preprocess
+from .features import FeatureStore, check_finite, exact_fp32
 from .loggers import log
 from .models import LinearHead
 
-# Shapes: N images, C classes.
+# Shapes: N images, C classes, D feature width.
+
+ESTIMATE = "estimate:"
 
 NEVER = -30.0  # added log prior of a class that the target says never comes: e^-30, and logits stay finite
 EM_STEPS, EM_TOLERANCE = 1000, 1e-7
@@ -144,3 +154,130 @@ def estimate_prior(log_probabilities: Tensor, source: ArrayLike) -> NDArray[np.f
         log.warning("--target: the estimate of the class frequencies moved still after %d steps", EM_STEPS)
     result: NDArray[np.float64] = estimate.numpy()
     return result
+
+
+def source_prior(class_counts: ArrayLike, *, sampling: str, loss: str = "cross_entropy") -> NDArray[np.float64]:
+    """Return the class frequencies under which the head of stage 1 is calibrated, [C].
+
+    They are those in which its sampling showed the classes; a progressively balanced one ends class-balanced. Balanced
+    softmax takes them out again.
+
+    Args:
+        class_counts: [C] training images of every class.
+        sampling: Stage 1's sampling.
+        loss: Stage 1's loss.
+    """
+    power = {"instance_balanced": 1.0, "square_root": 0.5}.get(sampling, 0.0)
+    if loss == "balanced_softmax":
+        power = 0.0
+    shown = np.asarray(class_counts, dtype=np.float64) ** power
+    share: NDArray[np.float64] = shown / shown.sum()
+    return share
+
+
+def resolve_target(
+    spec: str,
+    head: LinearHead,
+    *,
+    class_names: Sequence[str],
+    class_counts: ArrayLike,
+    source: ArrayLike,
+    features: Callable[[Path], Tensor] | None = None,
+) -> NDArray[np.float64]:
+    """Return the class frequencies that a ``--target`` names, [C]: given, or estimated from unlabelled images.
+
+    Args:
+        spec: As for ``parse_target``, or ``estimate:DIR``, the images below a folder.
+        head: The classifier that estimates, calibrated under ``source``.
+        class_names: C names.
+        class_counts: [C] training images of every class.
+        source: [C] class frequencies under which the head is calibrated.
+        features: Gives the features [N, D] of the images below a folder, on the head's device.
+
+    Raises:
+        ValueError, FileNotFoundError: The target does not fit, or there are no images.
+    """
+    if not spec.startswith(ESTIMATE):
+        return parse_target(spec, class_names, class_counts)
+    if spec == ESTIMATE:
+        raise ValueError(f"--target: got {spec} without a folder; expected {ESTIMATE}DIR")
+    if features is None:
+        raise ValueError(f"--target: got {spec}; no images can be read here: give uniform, train or FILE.csv")
+    return estimate_prior(log_probabilities(head, features(Path(spec.removeprefix(ESTIMATE)))), source)
+
+
+def apply_target(
+    head: LinearHead,
+    spec: str,
+    *,
+    class_names: Sequence[str],
+    class_counts: ArrayLike,
+    source: ArrayLike | None = None,
+    features: Callable[[Path], Tensor] | None = None,
+) -> tuple[LinearHead, NDArray[np.float64]]:
+    """Adjust a head to the class frequencies that a ``--target`` names; arguments and errors as ``resolve_target``.
+
+    Returns:
+        (the adjusted head, the class frequencies [C]). ``source`` is uniform by default, as for a rebalanced head.
+    """
+    known = np.full(head.num_classes, 1 / head.num_classes) if source is None else source
+    prior = resolve_target(
+        spec, head, class_names=class_names, class_counts=class_counts, source=known, features=features
+    )
+    return adjust_to_prior(head, prior, known), prior
+
+
+def unlabelled_images(folder: Path, class_names: Sequence[str]) -> LongTailedDataset:
+    """Return the images below a folder, in any depth, as a split whose labels mean nothing.
+
+    Raises:
+        ValueError, FileNotFoundError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--target: got {ESTIMATE}{folder}, which is no folder; expected one of images")
+    names, _ = list_images(folder)
+    index = index_files(folder, names, source=str(folder)) if names else None
+    kept = [at for at in range(len(names)) if index is not None and at not in index.reasons]
+    if index is None or not kept:
+        raise ValueError(f"--target: there is no image below {folder}; expected unlabelled images to estimate from")
+    if len(kept) < len(names):
+        log.warning(
+            "--target: %d of %d files below %s are no complete images", len(names) - len(kept), len(names), folder
+        )
+    paths, labels = tuple(names[at] for at in kept), np.zeros(len(kept), dtype=np.int64)
+    return LongTailedDataset(
+        root=folder,
+        paths=paths,
+        labels=labels,
+        sizes=index.sizes[kept],
+        native=index.native[kept],
+        class_names=tuple(class_names),
+        split="unlabelled",
+        fingerprint=fingerprint(paths, labels, index.stats[kept]),
+    )
+
+
+@torch.inference_mode()
+def unlabelled_features(store: FeatureStore, folder: Path) -> Tensor:
+    """Return the features [N, D] of the images below a folder under a run's backbone; they are not kept.
+
+    Raises:
+        ValueError, FileNotFoundError: There is no such folder, no image in it, or features are not finite.
+    """
+    config = store.run.config
+    loader = eval_loader(
+        unlabelled_images(folder, store.run.data["class_names"]),
+        EvalTransform(size=config.image_size, resize=config.resize),
+        batch_size=config.batch_size,
+        device=store.device,
+        backend=store.loader,
+        num_threads=store.num_threads,
+        memory_share=config.memory_share,
+    )
+    preprocess = Preprocess(config.mean, config.std).to(store.device)
+    model = store.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with exact_fp32(store.device), contextlib.closing(loader):
+        parts = [model.features(preprocess(batch.images, batch.jitter, batch.order)).float() for batch in loader]
+    features = torch.cat(parts)
+    check_finite(features, f"--target: {folder}")
+    return features
