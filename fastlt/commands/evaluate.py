@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ..config import EvaluateConfig
-from .common import RunArgument, narrow, open_run, parse, print_results
+from .common import RunArgument, console, narrow, open_run, parse, print_results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,4 +20,8 @@ def run(argv: Sequence[str]) -> None:
     run = open_run(parsed)
     from ..evaluation import evaluate
 
-    print_results(evaluate(run, config=narrow(parsed, EvaluateConfig)), str(run.path), parsed.json)
+    results = evaluate(run, config=narrow(parsed, EvaluateConfig))
+    print_results(results, str(run.path), parsed.json)
+    console.print(results.details())
+    if results.comparisons:
+        console.print(results.paired())

@@ -13,7 +13,12 @@ class EvaluateConfig(Config):
     """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
 
     method: str = "joint"
-    """joint (stage 1 as it is), or a rebalanced classifier of the run: tau, crt, lws, ..."""
+    """joint (stage 1 as it is), a rebalanced classifier of the run (tau, crt, lws, ...), or all that there are."""
+    against: str = ""
+    """The classifier that the others are compared with, image by image; by default joint."""
+    target: str = ""
+    """Adjust to the class frequencies where the network will be used, and report under them: uniform, train, FILE.csv
+    (class,frequency), or estimate:DIR from unlabelled images (for several classifiers, by the first)."""
     split: Literal["val", "test", "all"] = "all"
     """The split to report, or all of them."""
     device: str = "auto"
@@ -25,7 +30,11 @@ class EvaluateConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        check_choice("--method", self.method, ("joint", *METHODS))
+        check_choice("--method", self.method, ("joint", *METHODS, "all"))
+        if self.against:
+            check_choice("--against", self.against, ("joint", *METHODS))
+        if self.against == self.method:
+            raise ValueError(f"--against: got {self.against}, which is --method too; name another classifier")
         check_choice("--split", self.split, ("val", "test", "all"))
         check_choice("--loader", self.loader, LOADERS)
         check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)

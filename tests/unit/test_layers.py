@@ -17,7 +17,7 @@ LAYERS = (
     ("checkpoint", "run", "feature_file", "features", "step", "streams", "pretrained", "averaging"),
     ("state", "interrupts", "parameters"),
     ("opening",),
-    ("calibration", "prior"),
+    ("calibration", "prior", "results", "per_class"),
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report", "networks", "export", "predict"),

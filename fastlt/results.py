@@ -1,0 +1,222 @@
+"""Accuracies with their intervals, classifiers side by side: as values, as JSON, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from . import checkpoint
+
+SCHEMA = 1
+GROUP_NAMES = ("many", "medium", "few")
+ACCURACIES = (*GROUP_NAMES, "class_mean", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """An accuracy in percent, its 95 % interval, and the number of images behind it."""
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"value": self.value, "ci95": list(self.ci95), "n": self.n}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Accuracy:
+        """Rebuild an accuracy from ``to_json``'s values."""
+        return cls(value=values["value"], ci95=tuple(values["ci95"]), n=values["n"])
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the 95 % interval."""
+        return (self.ci95[1] - self.ci95[0]) / 2
+
+    def __str__(self) -> str:
+        """Return ``value ± half the interval``."""
+        return f"{self.value:.1f} ± {self.half_width:.1f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The accuracy of one classifier on one split.
+
+    ``all`` is top-1 over images; ``class_mean`` and the shot groups are means of class accuracies. A group without
+    images is None.
+    """
+
+    run: str
+    dataset: str
+    backbone: str
+    sampling: str
+    seed: int
+    method: str
+    params: dict[str, Any]
+    split: str
+    selected_on: str | None
+    checkpoint: str
+    all: Accuracy
+    class_mean: Accuracy
+    many: Accuracy | None
+    medium: Accuracy | None
+    few: Accuracy | None
+    target: Accuracy | None = None
+    """Accuracy where classes come as often as ``params["target"]`` says."""
+    ece: dict[str, float | None] | None = None
+    """Expected calibration error in percent, of all images and by group; None where a target moved the confidences."""
+    macro_f1: float | None = None
+    """Mean F1 score of the classes that have images, in percent."""
+    nll: float | None = None
+    """Mean negative log likelihood of the labels, in nats."""
+    selection: str | None = None
+    """What was maximised where: ``class_mean on val``; None if nothing was chosen."""
+    config: str | None = None
+    """Fingerprint of stage 1's settings."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as scripts read it."""
+        return {key: value.to_json() if isinstance(value, Accuracy) else value for key, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Result:
+        """Rebuild a result from ``to_json``'s values."""
+        named = (*ACCURACIES, "target")
+        accuracies = {key: Accuracy.from_json(values[key]) for key in named if values.get(key)}
+        return cls(**{**values, **accuracies})
+
+    @property
+    def label(self) -> str:
+        """The classifier's name and settings, for tables."""
+        # A temperature changes confidences, not the accuracies that stand beside this
+        told = {key: value for key, value in self.params.items() if key != "temperature"}
+        params = ", ".join(
+            f"{key} {value if isinstance(value, str) else f'{value:.3g}'}" for key, value in told.items()
+        )
+        if list(told) == [self.method]:
+            return params
+        return f"{self.method} ({params})" if params else self.method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How much better one classifier is than another on the same images, in points with 95 % intervals."""
+
+    method: str
+    against: str
+    split: str
+    differences: dict[str, Accuracy | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as scripts read it."""
+        differences = {name: value and value.to_json() for name, value in self.differences.items()}
+        return {"method": self.method, "against": self.against, "split": self.split, **differences}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results in the order in which they are printed."""
+
+    rows: tuple[Result, ...]
+    comparisons: tuple[Comparison, ...] = ()
+
+    def __iter__(self) -> Iterator[Result]:
+        """Iterate over the results."""
+        return iter(self.rows)
+
+    def find(self, method: str, split: str) -> Result:
+        """Return the result of a method on a split.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for row in self.rows:
+            if (row.method, row.split) == (method, split):
+                return row
+        raise KeyError((method, split))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the results in the published schema."""
+        rows = {"schema": SCHEMA, "results": [row.to_json() for row in self.rows]}
+        return rows | ({"comparisons": [each.to_json() for each in self.comparisons]} if self.comparisons else {})
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read results that were written in the published schema."""
+        return cls(tuple(Result.from_json(row) for row in checkpoint.read_json(path)["results"]))
+
+    def table(self, title: str) -> Table:
+        """Return the results as a table: one row a classifier and split."""
+        table = plain_table(title, ACCURACIES)
+        previous = None
+        for row in self.rows:
+            if previous is not None and row.split != previous:
+                table.add_section()
+            previous = row.split
+            cells = [getattr(row, name) for name in ACCURACIES]
+            table.add_row(row.split, row.label, *("-" if cell is None else str(cell) for cell in cells))
+        chosen = {f"{row.method} chosen on {row.selected_on}" for row in self.rows if row.selected_on}
+        intervals = "top-1 accuracy, %, with half the 95 % interval"
+        notes = [intervals, *sorted(chosen)]
+        splits = {row.split for row in self.rows}
+        if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
+            notes.append("no test split here: val both chose and is reported, so it flatters (--select-on folds)")
+        table.caption = "; ".join(notes)
+        return table
+
+    def details(self) -> Table:
+        """Return what accuracy leaves out: F1, calibration by group, likelihood, and the accuracy under a target."""
+        columns = ["f1", "ece", *GROUP_NAMES, "nll"]
+        targeted = any(row.target for row in self.rows)
+        table = plain_table("", [*columns, "target"] if targeted else columns)
+        for row in self.rows:
+            errors = row.ece or {}
+            cells = [row.macro_f1, *(errors.get(name) for name in ("all", *GROUP_NAMES))]
+            texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
+            texts.append("-" if row.nll is None else f"{row.nll:.3f}")
+            if targeted:
+                texts.append(str(row.target or "-"))
+            table.add_row(row.split, row.method, *texts)
+        table.caption = "f1: macro F1, %; ece: calibration error in points, 15 bins of equal mass, then by group"
+        if targeted:
+            table.caption += "; target: accuracy where classes come as often as --target says"
+        return table
+
+    def paired(self) -> Table:
+        """Return the comparisons as a table."""
+        (against,) = {each.against for each in self.comparisons}
+        table = plain_table(f"better than {against} by", ACCURACIES)
+        for each in self.comparisons:
+            cells = [each.differences.get(name) for name in ACCURACIES]
+            texts = ["-" if cell is None else f"{cell.value:+.1f}±{cell.half_width:.1f}" for cell in cells]
+            table.add_row(each.split, each.method, *texts)
+        table.caption = "points on the same images, with half the 95 % interval of the paired bootstrap"
+        return table
+
+
+def plain_table(title: str, columns: Iterable[str]) -> Table:
+    """Return an empty table with the columns split, classifier and numbers."""
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("split", no_wrap=True)
+    table.add_column("classifier", overflow="fold")  # where it is narrow a name goes on below; a number is never cut
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    return table
+
+
+def percent(interval: tuple[float, float]) -> tuple[float, float]:
+    """Return an interval of fractions in percent."""
+    return 100 * interval[0], 100 * interval[1]

@@ -1,0 +1,88 @@
+"""Results as values, JSON and tables, and the per-class table."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fastlt.per_class import class_rows, write_class_table
+from fastlt.results import Accuracy, Comparison, Result, Results
+
+WIDE = Accuracy(value=55.5, ci95=(45.4, 65.6), n=10)
+PLACE = {"run": "run", "dataset": "d", "backbone": "b", "sampling": "s", "seed": 0, "checkpoint": "c"}
+NUMBERS = {"all": WIDE, "class_mean": WIDE, "many": WIDE, "medium": WIDE, "few": None}
+
+
+def row(**changes: object) -> Result:
+    plain = {"method": "logit_adjustment", "params": {}, "split": "test", "selected_on": None}
+    return Result(**{**PLACE, **NUMBERS, **plain, **changes})
+
+
+def test_json_goes_there_and_back(tmp_path: Path) -> None:
+    results = Results((row(target=WIDE, ece={"all": 1.5, "few": None}, macro_f1=50.0, nll=1.0, config="f"), row()))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results.to_json()))
+    assert Results.read(path) == results
+
+
+def test_results_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    values = Results((row(),)).to_json()
+    for key in ("target", "ece", "macro_f1", "nll", "selection", "config"):
+        del values["results"][0][key]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(values))
+    assert Results.read(path) == Results((row(),))
+
+
+def test_every_table_fits_80_columns_at_its_widest() -> None:
+    ece = {"all": 12.3, "many": 12.3, "medium": 12.3, "few": None}
+    change = Accuracy(value=-22.2, ci95=(-33.3, -11.1), n=10)
+    results = Results(
+        (row(target=WIDE, ece=ece, macro_f1=55.5, nll=12.345),),
+        (Comparison(method="logit_adjustment", against="joint", split="test", differences={
+            "all": change, "class_mean": change, "many": change, "medium": change, "few": None}),),
+    )  # fmt: skip
+    for table in (results.details(), results.paired()):
+        console = Console(width=200, record=True)
+        console.print(table)
+        text = console.export_text()
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+        assert "logit_adjustment" in text
+
+
+def test_the_per_class_table_leaves_unknowns_empty(tmp_path: Path) -> None:
+    rows = class_rows(
+        np.array([0, 0, 1]),
+        np.array([0, 1, 1]),
+        class_names=["ant", "bee, wild", "cat"],
+        class_counts=[9, 5, 2],
+        norms=[1.0, 2.0, 3.0],
+    )
+    write_class_table(tmp_path, "val", rows)
+    with (tmp_path / "per_class.val.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [line["class"] for line in table] == ["ant", "bee, wild", "cat"]
+    assert [line["accuracy"] for line in table] == ["100.0", "50.0", ""]
+    assert [line["precision"] for line in table] == ["50.0", "100.0", ""]
+    read = json.loads((tmp_path / "per_class.val.json").read_text())
+    assert read["classes"][2] == {
+        "class": "cat", "train_count": 2, "num_images": 0, "accuracy": None, "precision": None, "weight_norm": 3.0
+    }  # fmt: skip
+
+
+def test_a_long_name_wraps_and_numbers_stay_whole() -> None:
+    params = {"strength": 1.234, "target": "estimate:some/folder/of/images"}
+    console = Console(width=80, record=True)
+    console.print(Results((row(params=params, few=WIDE),)).table("run"))
+    text = console.export_text()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert text.count("55.5 ± 10.1") == 5
+    assert "…" not in text
+
+
+def test_a_missing_result_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        Results(()).find("tau", "val")
