@@ -24,18 +24,37 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
     Raises:
         ValueError, FileNotFoundError: The data are absent or cannot be used; the message says what to do.
     """
+    if config.synthetic:
+        from .synthetic import synthetic
+
+        if config.data_root is not None:
+            raise ValueError(
+                f"--synthetic: got it with --data-root {config.data_root}; made-up data have no root: drop one"
+            )
+        return synthetic(
+            config.dataset, size=config.synthetic_size, imbalance=config.imbalance, num_workers=config.num_threads
+        )
     if config.dataset == "glyphs_lt" and config.data_root is None:
         from .glyphs import glyphs_lt
 
         return glyphs_lt()
     if config.data_root is None:
         raise ValueError(
-            f"--data-root: missing; --dataset {config.dataset} needs the folder with its images "
-            "(train/<class>/*, val/<class>/*), or with list files"
+            f"--data-root: missing; --dataset {config.dataset} needs the folder with {_contents(config.dataset)}"
         )
     if config.dataset in CIFAR:
         return open_cifar(config.dataset, config.data_root, imbalance=config.imbalance, seed=config.data_seed)
     return open_named(config.dataset, config.data_root, lists=config.lists, strict=config.strict)
+
+
+def _contents(dataset: str) -> str:
+    """What the data root of a data set holds, for a message."""
+    if dataset in CIFAR:
+        return f"{' or '.join(CIFAR[dataset].archives.values())}, or --synthetic for a made-up set of its shape"
+    if dataset in BENCHMARKS:
+        lists = BENCHMARKS[dataset].splits["train"].lists[0]
+        return f"its images and lists ({lists}, ...; or --lists DIR), or --synthetic for a made-up set of its shape"
+    return "its images (train/<class>/*, val/<class>/*), or with list files"
 
 
 def open_named(
