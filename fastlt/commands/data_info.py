@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.table import Table
 
 from .common import Output, console, parse, say, write_output
+
+if TYPE_CHECKING:
+    from ..data.dataset import LongTailedDataset
+
+NUM_NAMED = 10
+MOST_OF_A_GROUP = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,15 +27,22 @@ class DataInfo(Output):
     """Folder with the images."""
     lists: Path | None = None
     """Folder with the list files, if not in ROOT."""
+    dataset: str = "folder"
+    """Data set, for those with layouts of their own: imagenet_lt, places_lt, inat2018, cifar10_lt, cifar100_lt."""
+    duplicates: bool = False
+    """Also look for images that are there twice, within and across splits; this reads files."""
+    duplicates_gb: float = 20.0
+    """Most gigabytes to read in the search for duplicates."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data info`."""
     parsed = parse(DataInfo, argv, "data info")
-    from ..data.dataset import open_splits
+    from ..data.source import open_named
     from ..data.summary import describe
 
-    facts = describe(open_splits(parsed.root, lists=parsed.lists))
+    splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
+    facts = describe(splits)
     table = Table("split", "images", "most a class", "fewest a class", "files skipped", "decoded by Pillow")
     for name, row in facts["splits"].items():
         keys = ("num_images", "max_per_class", "min_per_class", "num_skipped")
@@ -42,4 +56,31 @@ def run(argv: Sequence[str]) -> None:
     for end in ("largest", "smallest"):
         classes = ", ".join(f"{name} ({count:,})" for name, count in facts[end])
         say(f"{end}: {classes}")
+    if parsed.duplicates:
+        facts["duplicates"] = print_duplicates(splits, max_bytes=int(parsed.duplicates_gb * 1e9))
     write_output(parsed.json, facts)
+
+
+def print_duplicates(splits: dict[str, LongTailedDataset], *, max_bytes: int) -> dict[str, Any]:
+    """Print which images are there twice, and return it as JSON values."""
+    from ..data.duplicates import find_duplicates
+
+    found = find_duplicates(splits, max_bytes=max_bytes)
+    if not found.groups:
+        say("duplicates: none")
+    for touched, count in found.counts().items():
+        where = "across" if "," in touched else "within"
+        say(f"duplicates {where} {touched}: {count:,}")
+    if found.num_contradictions:
+        say(f"{found.num_contradictions:,} of them have different labels")
+    for group in found.groups[:NUM_NAMED]:
+        named = ", ".join(f"{path} ({split}, class {label})" for split, path, label in group[:MOST_OF_A_GROUP])
+        say(f"the same image: {named}{', ...' if len(group) > MOST_OF_A_GROUP else ''}")
+    if found.num_unread:
+        say(f"{found.num_unread:,} files were not compared; --duplicates-gb allows more")
+    return {
+        "counts": found.counts(),
+        "num_contradictions": found.num_contradictions,
+        "num_unread": found.num_unread,
+        "groups": [[list(image) for image in group] for group in found.groups],
+    }

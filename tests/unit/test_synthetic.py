@@ -70,6 +70,7 @@ def test_settings_reach_it_and_mistakes_are_said(tmp_path: Path) -> None:
 
 def test_training_on_it_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    options = "--epochs 1 --batch-size 2048 --lr 1.6 --image-size 16 --eval-resize 16 --device cpu --num-threads 1 --no-compile --out run"
-    dispatch(["train", "--dataset", "cifar10_lt", "--synthetic", "--synthetic-size", "32", "32", *options.split()])
+    options = "--epochs 1 --batch-size 2048 --lr 1.6 --device cpu --num-threads 1 --no-compile --out run"
+    smaller = "--image-size 16 --eval-resize 16 --synthetic-size 32 32"
+    dispatch(["train", "--dataset", "cifar10_lt", "--synthetic", *smaller.split(), *options.split()])
     assert (tmp_path / "run" / "checkpoints" / "best.safetensors").is_file()
