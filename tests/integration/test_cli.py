@@ -190,6 +190,11 @@ def test_data_commands(fastlt: Callable[..., Outcome]) -> None:
         ("data info nowhere", ["nowhere", "does not exist"]),
         ("data synth made --classes 0 --images 1 --max 1 --min 1", ["got 0 classes"]),
         ("data synth made", ["--classes"]),
+        ("data verify --dataset inat --data-root .", ["--dataset: got 'inat'", "did you mean 'inat2018'"]),
+        ("data verify --dataset inat2018 --data-root nowhere", ["--data-root: nowhere does not exist"]),
+        ("data verify --dataset places_lt --data-root .", ["no list files", "Places_LT_train.txt", "--lists"]),
+        ("data pack nowhere", ["nowhere does not exist"]),
+        ("train --dataset cifar10_lt --data-root .", ["cifar-10-python.tar.gz"]),
     ],
 )
 def test_mistakes_on_the_command_line(arguments: str, parts: list[str], fastlt: Callable[..., Outcome]) -> None:
