@@ -52,7 +52,8 @@ def run(argv: Sequence[str]) -> None:
 
     splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
     suffix = parsed.short_side or "packed"
-    out = parsed.out or parsed.root.resolve().with_name(f"{parsed.root.resolve().name}-{suffix}")
+    root = parsed.root if parsed.root.name not in ("", "..") else parsed.root.resolve()
+    out = parsed.out or root.with_name(f"{root.name}-{suffix}")
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("packing", total=sum(map(len, splits.values())))
         summary = pack(

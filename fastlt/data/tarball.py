@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tarfile
+import time
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ RECORD = np.dtype(
 it as `decode_rgb` does."""
 
 _COMMIT_BYTES = 64 << 20
+_COMMIT_S = 2.0  # what a killed process loses at most
 
 
 class Item(NamedTuple):
@@ -80,6 +82,7 @@ class TarWriter:
         self._journal = file.with_name(f".{file.name}.journal")
         self._pending: list[np.ndarray] = []
         self._pending_bytes = 0
+        self._committed_s = time.monotonic()
         known = self._journal.read_bytes() if self._journal.is_file() and self._partial.is_file() else b""
         records = np.frombuffer(known[: len(known) // RECORD.itemsize * RECORD.itemsize], RECORD)
         size = self._partial.stat().st_size if len(records) else 0
@@ -111,7 +114,7 @@ class TarWriter:
         self.records.append(record)
         self._pending.append(record)
         self._pending_bytes += added
-        if self._pending_bytes >= _COMMIT_BYTES:
+        if self._pending_bytes >= _COMMIT_BYTES or time.monotonic() - self._committed_s >= _COMMIT_S:
             self.commit()
 
     def commit(self) -> None:
@@ -122,7 +125,7 @@ class TarWriter:
             journal.write(b"".join(record.tobytes() for record in self._pending))
             journal.flush()
             os.fsync(journal.fileno())
-        self._pending, self._pending_bytes = [], 0
+        self._pending, self._pending_bytes, self._committed_s = [], 0, time.monotonic()
 
     def finish(self) -> np.ndarray:
         """End the tar and return its records: RECORD [N]; `place` gives it its name once they are kept elsewhere."""
