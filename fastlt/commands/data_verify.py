@@ -56,7 +56,8 @@ def run(argv: Sequence[str]) -> None:
             f"{parsed.data_root} is not {benchmark.title} as published: {'; '.join(found.problems)}: "
             "complete the download, or give other --lists"
         )
-    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {parsed.data_root}")
+    lists = f" --lists {parsed.lists}" if parsed.lists else ""
+    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {parsed.data_root}{lists}")
 
 
 def table(found: Verification, title: str) -> Table:
