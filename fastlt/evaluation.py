@@ -115,25 +115,11 @@ def score(
     outcome = outcome or examine(head, store, split)
     counts = np.asarray(run.data["class_counts"])
     hits, totals = class_hits(outcome.correct, outcome.labels, len(counts))
-    groups = shot_groups(counts)
-    masks = {"class_mean": np.ones(len(counts), dtype=bool), **groups}
-    intervals = class_mean_intervals(hits, totals, masks)
-
-    def class_mean(name: str) -> Accuracy | None:
-        interval, seen = intervals[name], masks[name] & (totals > 0)
-        if interval is None:
-            return None
-        value = float((hits[seen] / totals[seen]).mean())
-        return Accuracy(value=100 * value, ci95=percent(interval), n=int(totals[seen].sum()))
-
-    mean = class_mean("class_mean")
-    assert mean is not None  # class_hits refuses an empty split
-    num_hits, num_images = int(hits.sum()), int(totals.sum())
     config, (classes, _, likelihoods) = run.config, outcome.predictions
     # A target moves the confidences to frequencies that the split does not have
     errors = None
     if "target" not in params:
-        found = calibration_errors(outcome.predictions, outcome.labels, groups)
+        found = calibration_errors(outcome.predictions, outcome.labels, shot_groups(counts))
         errors = {name: None if error is None else 100 * error for name, error in found.items()}
     return Result(
         run=str(run.path),
@@ -146,11 +132,7 @@ def score(
         split=split,
         selected_on=selected_on,
         checkpoint=str(path),
-        all=Accuracy(
-            value=100 * num_hits / num_images, ci95=percent(wilson_interval(num_hits, num_images)), n=num_images
-        ),
-        class_mean=mean,
-        **{name: class_mean(name) for name in GROUP_NAMES},
+        **accuracies(hits, totals, counts),  # type: ignore[arg-type]  # only a group may be None
         target=None if prior is None else accuracy_under(hits, totals, prior),
         ece=errors,
         macro_f1=100 * macro_f1(classes, outcome.labels, len(counts)),
@@ -158,6 +140,31 @@ def score(
         selection=selection,
         config=config.fingerprint(),
     )
+
+
+def accuracies(
+    hits: NDArray[np.int64], totals: NDArray[np.int64], class_counts: NDArray[np.int64]
+) -> dict[str, Accuracy | None]:
+    """Return the accuracy of all images, the class mean and that of each shot group; None for a group without images.
+
+    Args:
+        hits: [C] images of every class that are classified right.
+        totals: [C] images of every class; some class has one.
+        class_counts: [C] training images of every class.
+    """
+    masks = {"class_mean": np.ones(len(class_counts), dtype=np.bool_), **shot_groups(class_counts)}
+    num_hits, num_images = int(hits.sum()), int(totals.sum())
+    found: dict[str, Accuracy | None] = {
+        "all": Accuracy(
+            value=100 * num_hits / num_images, ci95=percent(wilson_interval(num_hits, num_images)), n=num_images
+        )
+    }
+    for name, interval in class_mean_intervals(hits, totals, masks).items():
+        seen = masks[name] & (totals > 0)
+        found[name] = interval and Accuracy(
+            value=100 * float((hits[seen] / totals[seen]).mean()), ci95=percent(interval), n=int(totals[seen].sum())
+        )
+    return found
 
 
 def accuracy_under(hits: NDArray[np.int64], totals: NDArray[np.int64], prior: NDArray[np.float64]) -> Accuracy | None:

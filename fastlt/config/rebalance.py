@@ -124,6 +124,11 @@ class RebalanceConfig(Config):
         self.fixed_tau()
         self.fixed_strength()
 
+    @property
+    def selection_split(self) -> str:
+        """The split on which settings are chosen."""
+        return "test" if self.select_on == "test" else "val"
+
     def fixed_tau(self) -> float | None:
         """Return tau, or None if it is to be chosen.
 

@@ -32,6 +32,12 @@ def started(num_classes: int, num_features: int, seeds: tuple[int, ...], device:
     ]
 
 
+def scaled(weight: Tensor, bias: Tensor | None, scale: Tensor) -> LinearHead:
+    """Return the head s_j (w_j x + b_j) of weight [C, D], bias [C] and one scale a class, [C]."""
+    factor = scale.detach()
+    return LinearHead(weight.detach() * factor[:, None], None if bias is None else bias.detach() * factor)
+
+
 class LinearStack:
     """Free linear classifiers; with ``radius`` no class's weights are longer than that."""
 
@@ -112,6 +118,4 @@ class ScaleStack:
 
     def head(self, seed: int, setting: int) -> LinearHead:
         """Return one classifier, the scales folded into weights and bias."""
-        scale, frozen = self.scale[seed, setting].detach(), self.frozen
-        bias = None if frozen.bias is None else frozen.bias.detach() * scale
-        return LinearHead(frozen.weight.detach() * scale[:, None], bias)
+        return scaled(self.frozen.weight, self.frozen.bias, self.scale[seed, setting])

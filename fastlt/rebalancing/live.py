@@ -6,24 +6,23 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import ops
 from ..config import RebalanceConfig
 from ..data.preprocess import Preprocess
-from ..evaluation import GROUP_NAMES
-from ..features import Features, FeatureStore
+from ..features import FeatureStore
 from ..hardware import autocast, resolve_precision
 from ..loggers import log
-from ..metrics import shot_accuracy
 from ..models import LinearHead, Network
 from ..models.timm import TimmNetwork
 from .batch_norm import batch_norms, fresh_model, len_train, training_images
-from .problem import Rebalanced
+from .heads import selection_accuracy
+from .linear_stack import scaled
+from .problem import Problem, Rebalanced
 from .schedule import LR_PER_IMAGE, MOMENTUM, WEIGHT_DECAY, cosine, default_epochs
 
 # Shapes: B batch, C classes, D feature width.
@@ -50,8 +49,7 @@ class ClassScales(nn.Module):
 
     def folded(self) -> LinearHead:
         """Return the linear head that gives the same logits."""
-        scale = self.scale.detach()
-        return LinearHead(self.weight * scale[:, None], None if self.bias is None else self.bias * scale)
+        return scaled(self.weight, self.bias, self.scale)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -223,25 +221,16 @@ def report(epoch: int, epochs: int, losses: list[Tensor], candidates: list[Candi
 
 def choose(candidates: list[Candidate], store: FeatureStore, config: RebalanceConfig) -> Rebalanced:
     """Return the candidate that is the best on the selection split, the first of equals."""
-    chosen = len(candidates) > 1
-    where = "test" if config.select_on == "test" else "val"
-    best = (
-        max(candidates, key=lambda each: accuracy(each, store.split(where), store, config)) if chosen else candidates[0]
+    if len(candidates) == 1:
+        return Rebalanced(head=candidates[0].head(), params={}, selected_on=None)
+    where = config.selection_split
+    problem = Problem(
+        head=store.head,
+        train=(),
+        selection=store.split(where),
+        selected_on=where,
+        class_counts=np.asarray(store.run.data["class_counts"], dtype=np.int64),
+        device=store.device,
     )
-    params: dict[str, Any] = {"lr": best.lr, "weight_decay": best.weight_decay} if chosen else {}
-    return Rebalanced(head=best.head(), params=params, selected_on=where if chosen else None)
-
-
-@torch.inference_mode()
-def accuracy(candidate: Candidate, stored: Features, store: FeatureStore, config: RebalanceConfig) -> float:
-    """Return the accuracy by which settings are chosen."""
-    features, labels = stored.tensors(store.device)
-    head = candidate.head()
-    predictions = ops.scaled_logits(features, head.weight, bias=head.bias).argmax(1)
-    value: float | None = getattr(shot_accuracy(predictions, labels, store.run.data["class_counts"]), config.select_by)
-    if value is None:
-        group = f" ({', '.join(GROUP_NAMES)})" if config.select_by in GROUP_NAMES else ""
-        raise ValueError(
-            f"--select-by: got {config.select_by}, a group{group} without images; choose class_mean or all"
-        )
-    return value
+    best = max(candidates, key=lambda each: selection_accuracy(each.head(), problem, config.select_by))
+    return Rebalanced(head=best.head(), params={"lr": best.lr, "weight_decay": best.weight_decay}, selected_on=where)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .. import ops
 from ..config import RebalanceConfig
-from ..evaluation import GROUP_NAMES, Accuracy, Result, percent
-from ..metrics import class_hits, class_mean_intervals, shot_groups, wilson_interval
+from ..evaluation import Result, accuracies
+from ..metrics import class_hits
 from .problem import Problem, Rebalanced
 
 # Shapes: N samples of val, C classes.
@@ -81,15 +81,4 @@ def with_hits(
 ) -> Result:
     """Return a result with the accuracies of ``correct`` [N] in place of its own."""
     hits, totals = class_hits(correct, labels, len(class_counts))
-    masks = {"class_mean": np.ones(len(class_counts), dtype=np.bool_), **shot_groups(class_counts)}
-    found: dict[str, Accuracy | None] = dict.fromkeys(("class_mean", *GROUP_NAMES))
-    for name, interval in class_mean_intervals(hits, totals, masks).items():
-        seen = masks[name] & (totals > 0)
-        if interval is not None:
-            value = 100 * float((hits[seen] / totals[seen]).mean())
-            found[name] = Accuracy(value=value, ci95=percent(interval), n=int(totals[seen].sum()))
-    num_hits, num_images = int(hits.sum()), len(labels)
-    everything = Accuracy(
-        value=100 * num_hits / num_images, ci95=percent(wilson_interval(num_hits, num_images)), n=num_images
-    )
-    return dataclasses.replace(row, all=everything, **found)  # type: ignore[arg-type]
+    return dataclasses.replace(row, **accuracies(hits, totals, class_counts))  # type: ignore[arg-type]

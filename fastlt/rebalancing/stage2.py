@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import checkpoint
 from ..calibration import fit_temperature, with_temperature
@@ -14,7 +15,7 @@ from ..config import METHODS, RebalanceConfig
 from ..evaluation import Result, Results, reported_splits, score, score_joint
 from ..features import FeatureStore
 from ..hardware import resolve_device
-from ..prior import adjust_to_prior, parse_target
+from ..prior import apply_target
 from ..run import Run
 from .batch_norm import reestimated
 from .live import check_live, fit_live
@@ -62,7 +63,8 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
         made = fit(problem, config)
         if config.select_on == "folds":
             hits = cross_validated_hits(problem, config, made, fit)
-    made = {name: finish(each, store, config) for name, each in made.items()}
+    known = store.split(config.selection_split).tensors(store.device) if config.temperature else None
+    made = {name: finish(each, run, config, known) for name, each in made.items()}
     joint = score_joint(own, reported_splits(own))
     for name, each in made.items():
         write(store, dataclasses.replace(config, method=name), each, compare(joint, store, name, each, hits))
@@ -71,11 +73,11 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
 
 def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
     """Gather what a method needs: features of the training images only where it looks at them."""
-    train, where = store.run.config, "test" if config.select_on == "test" else "val"
+    train = store.run.config
     return Problem(
         head=store.head,
         train=store.views(config.views) if needs_training_features(config) else (),
-        selection=store.split(where),
+        selection=store.split(config.selection_split),
         selected_on=config.select_on,
         class_counts=np.asarray(store.run.data["class_counts"], dtype=np.int64),
         device=store.device,
@@ -88,17 +90,22 @@ def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
     )
 
 
-def finish(made: Rebalanced, store: FeatureStore, config: RebalanceConfig) -> Rebalanced:
-    """Fold a temperature fitted on val into the head, then the class frequencies of where it will be used."""
+def finish(made: Rebalanced, run: Run, config: RebalanceConfig, known: tuple[Tensor, Tensor] | None) -> Rebalanced:
+    """Fold a temperature into the head, then the class frequencies of where it will be used.
+
+    Args:
+        made: A method's head.
+        run: Its run.
+        config: Says what is folded in.
+        known: Features and labels to which the temperature is fitted; None leaves it out.
+    """
     head, params = made.head, dict(made.params)
-    if config.temperature:
-        where = "test" if config.select_on == "test" else "val"
-        params["temperature"] = fit_temperature(head, *store.split(where).tensors(store.device))
+    if known is not None:
+        params["temperature"] = fit_temperature(head, *known)
         head = with_temperature(head, params["temperature"])
     if config.target != "uniform":
-        data = store.run.data
-        target = parse_target(config.target, data["class_names"], data["class_counts"])
-        head = adjust_to_prior(head, target, np.full(len(target), 1 / len(target)))
+        names, counts = run.data["class_names"], run.data["class_counts"]
+        head, _ = apply_target(head, config.target, class_names=names, class_counts=counts)
         params["target"] = config.target
     return dataclasses.replace(made, head=head, params=params)
 
