@@ -11,8 +11,6 @@ from torch import Tensor
 from .. import ops
 from ..config import RebalanceConfig
 from ..features import check_finite
-from ..loggers import log
-from ..metrics import shot_accuracy
 from ..models import LinearHead
 from .heads import check_features
 from .problem import Problem, Rebalanced
@@ -22,22 +20,10 @@ from .problem import Problem, Rebalanced
 ROWS = 4096  # a chunk of features; the store itself may be larger than memory
 
 
-RELEASED = ((False, False), (False, True), (True, True))  # (centred, normalised) features of the released code
-
-
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
-    """Return the cosine nearest class mean; the six released variants, no linear heads, are scored and logged."""
+    """Return the cosine nearest class mean, the released default's twin that is a linear head."""
     check_features(problem.train[:1], problem.head, problem.head.num_classes)
     train, labels = problem.train[0].tensors(problem.device)
-    features, truth = problem.selection_tensors()
-    for center, normalize in RELEASED:
-        for metric in ("l2", "cos"):
-            predicted = nearest_class_mean_predict(
-                train, labels, features, center=center, normalize=normalize, metric=metric
-            )
-            scored = shot_accuracy(predicted.cpu().numpy(), truth.cpu().numpy(), problem.class_counts)
-            kind = ("centred, " if center else "") + ("normalised" if normalize else "raw")
-            log.debug("ncm as released (%s, %s): class mean %.1f %%", kind, metric, 100 * scored.class_mean)
     head = nearest_class_mean(train, labels, problem.head.num_classes)
     return Rebalanced(head=head, params={}, selected_on=None)
 
