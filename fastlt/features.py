@@ -238,20 +238,17 @@ class FeatureStore:
     @torch.inference_mode()
     def compute(self, name: str, view: int, array: Path, record: Path) -> None:
         """Run the backbone over a split and write features and labels, going on where an earlier try stopped."""
-        config, dataset, key = self.run.config, self.splits[name], self.key(name, view)
-        preprocess = Preprocess(config.mean, config.std).to(self.device)
-        model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        dataset, key = self.splits[name], self.key(name, view)
         began = time.perf_counter()
         partial = array.with_suffix(".partial")
-        writer = FeatureWriter(partial, record, key, (len(dataset), model.num_features))
+        writer = FeatureWriter(partial, record, key, (len(dataset), self.model.num_features))
         if writer.num_done:
             log.info("features of %s: going on after %s images", name, f"{writer.num_done:,}")
         else:
             array.unlink(missing_ok=True)  # stale
         hint = f"; {self.checkpoint} comes from a run that diverged: train again with a lower --lr"
         with writer, exact_fp32(self.device), contextlib.closing(self.open(name, view, writer.num_done)) as loader:
-            for batch in loader:
-                features = model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
+            for features in self.through_backbone(loader):
                 check_finite(features, f"features of {name}", hint)
                 writer.append(features)
         with (array.parent / f"{name}.labels.npy").open("wb") as file:
@@ -261,20 +258,36 @@ class FeatureStore:
         which = f" view {view}" if view else ""
         log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
 
+    def through_backbone(self, loader: Loader) -> Iterator[Tensor]:
+        """Yield the features of every batch of a loader, float32 [B, D]; callers hold ``exact_fp32`` meanwhile."""
+        preprocess = Preprocess(self.run.config.mean, self.run.config.std).to(self.device)
+        model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        for batch in loader:
+            yield model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
+
     def open(self, name: str, view: int, start: int) -> Loader:
         """Open the images of a view, in order, from sample ``start`` on."""
         config, dataset = self.run.config, self.splits[name]
-        common: dict[str, Any] = {
-            "batch_size": config.batch_size,
+        if view:
+            settings = self.loader_settings
+            return view_loader(dataset, augmentation(config), view=view, seed=config.seed, start=start, **settings)
+        return self.open_images(dataset, start)
+
+    def open_images(self, dataset: LongTailedDataset, start: int = 0) -> Loader:
+        """Open images under the evaluation transform, in order, from sample ``start`` on."""
+        transform = EvalTransform(size=self.run.config.image_size, resize=self.run.config.resize)
+        return eval_loader(dataset, transform, indices=np.arange(start, len(dataset)), **self.loader_settings)
+
+    @property
+    def loader_settings(self) -> dict[str, Any]:
+        """What every loader is opened with."""
+        return {
+            "batch_size": self.run.config.batch_size,
             "device": self.device,
             "backend": self.loader,
             "num_threads": self.num_threads,
-            "memory_share": config.memory_share,
+            "memory_share": self.run.config.memory_share,
         }
-        if view:
-            return view_loader(dataset, augmentation(config), view=view, seed=config.seed, start=start, **common)
-        transform = EvalTransform(size=config.image_size, resize=config.resize)
-        return eval_loader(dataset, transform, indices=np.arange(start, len(dataset)), **common)
 
 
 @contextlib.contextmanager

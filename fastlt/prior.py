@@ -14,12 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .calibration import logit_chunks
-from .data.augmentation import EvalTransform
 from .data.dataset import LongTailedDataset
 from .data.index import fingerprint, index_files
 from .data.listing import list_images
-from .data.loader import eval_loader
-from .data.preprocess import Preprocess
 from .features import FeatureStore, check_finite, exact_fp32
 from .loggers import log
 from .models import LinearHead
@@ -264,20 +261,8 @@ def unlabelled_features(store: FeatureStore, folder: Path) -> Tensor:
     Raises:
         ValueError, FileNotFoundError: There is no such folder, no image in it, or features are not finite.
     """
-    config = store.run.config
-    loader = eval_loader(
-        unlabelled_images(folder, store.run.data["class_names"]),
-        EvalTransform(size=config.image_size, resize=config.resize),
-        batch_size=config.batch_size,
-        device=store.device,
-        backend=store.loader,
-        num_threads=store.num_threads,
-        memory_share=config.memory_share,
-    )
-    preprocess = Preprocess(config.mean, config.std).to(store.device)
-    model = store.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    with exact_fp32(store.device), contextlib.closing(loader):
-        parts = [model.features(preprocess(batch.images, batch.jitter, batch.order)).float() for batch in loader]
-    features = torch.cat(parts)
+    images = unlabelled_images(folder, store.run.data["class_names"])
+    with exact_fp32(store.device), contextlib.closing(store.open_images(images)) as loader:
+        features = torch.cat(list(store.through_backbone(loader)))
     check_finite(features, f"--target: {folder}")
     return features

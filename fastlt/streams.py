@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .data.augmentation import Augmentation, EvalTransform
+from .data.augmentation import EvalTransform
 from .data.dataset import LongTailedDataset
 from .data.loader import Loader, eval_loader, train_loader
 from .data.mixing import draw_share
 from .data.randaugment import draw_operations
 from .data.sampler import LongTailSampler
 from .distributed import World
+from .features import augmentation
 from .hardware import resolve_threads
 from .loggers import log
 
@@ -98,17 +99,10 @@ class Streams:
     def open_training(self, step: int, backend: str) -> Loader:
         """Open the training stream from a step on."""
         config = self.config
-        augmentation = Augmentation(
-            size=config.image_size,
-            scale=config.crop_scale,
-            ratio=config.crop_ratio,
-            flip=config.flip,
-            jitter=config.color_jitter,
-        )
         return train_loader(
             self.splits["train"],
             self.sampler,
-            augmentation,
+            augmentation(config),
             start_step=step,
             num_steps=self.sampler.steps_per_epoch * config.epochs - step,
             **self.settings(backend, config.memory_share),
