@@ -172,16 +172,7 @@ class TrainPlan:
         """Return what the batch at a position is made of: samples, windows, flips and jitter."""
         step = self.start_step + position
         ids = stand_ins.resolve(self.sampler.batch(step))
-        draws = self.augmentation.draw(self.sampler.first_slot(step), self.dataset.sizes[ids], seed=self.sampler.seed)
-        jittered = self.augmentation.jitter > 0
-        return Work(
-            ids=ids,
-            windows=draws.windows,
-            boxes=None,
-            flips=draws.flips,
-            jitter=draws.jitter if jittered else None,
-            order=draws.order if jittered else None,
-        )
+        return augmented(self, ids, slot=self.sampler.first_slot(step), seed=self.sampler.seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,16 +238,21 @@ class ViewPlan:
         first = self.start + position * self.batch_size
         ids = stand_ins.resolve(np.arange(first, min(first + self.batch_size, len(self.dataset))))
         slot = (self.view << VIEW_SLOT_BITS) + first
-        draws = self.augmentation.draw(slot, self.dataset.sizes[ids], seed=self.seed)
-        jittered = self.augmentation.jitter > 0
-        return Work(
-            ids=ids,
-            windows=draws.windows,
-            boxes=None,
-            flips=draws.flips,
-            jitter=draws.jitter if jittered else None,
-            order=draws.order if jittered else None,
-        )
+        return augmented(self, ids, slot=slot, seed=self.seed)
+
+
+def augmented(plan: TrainPlan | ViewPlan, ids: np.ndarray, *, slot: int, seed: int) -> Work:
+    """Return a batch of samples [B] with the windows, flips and jitter of the slots from ``slot`` on."""
+    draws = plan.augmentation.draw(slot, plan.dataset.sizes[ids], seed=seed)
+    jittered = plan.augmentation.jitter > 0
+    return Work(
+        ids=ids,
+        windows=draws.windows,
+        boxes=None,
+        flips=draws.flips,
+        jitter=draws.jitter if jittered else None,
+        order=draws.order if jittered else None,
+    )
 
 
 def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
