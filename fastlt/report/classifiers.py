@@ -6,16 +6,14 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .. import checkpoint
+from ..calibration import predict
 from ..features import FeatureStore
 from ..models import LinearHead
 
 # Shapes: N samples, C classes.
-
-CHUNK = 1 << 24  # logits held at once
 
 
 class Predictions(NamedTuple):
@@ -56,22 +54,12 @@ class Classifier:
         """The name, for readers."""
         return self.name.replace("_", " ")
 
-    @torch.inference_mode()
     def predictions(self, split: str) -> Predictions:
         """Return what the classifier says of a split, computed once."""
         if split not in self.known:
             stored = self.store.split(split)
-            weight, bias = self.head.weight.detach(), self.head.bias
-            rows = max(1, CHUNK // len(weight))
-            classes, confidences = [], []
-            for start in range(0, len(stored), rows):
-                ids = np.arange(start, min(start + rows, len(stored)))
-                logits = torch.nn.functional.linear(stored.rows(ids, self.store.device), weight, bias)
-                classes.append(logits.argmax(1).cpu().numpy())
-                confidences.append(logits.double().softmax(1).amax(1).cpu().numpy())
-            self.known[split] = Predictions(
-                np.asarray(stored.labels), np.concatenate(classes), np.concatenate(confidences)
-            )
+            said = predict(self.head, *stored.tensors(self.store.device))
+            self.known[split] = Predictions(np.asarray(stored.labels), said.classes, said.confidences)
         return self.known[split]
 
 
