@@ -14,13 +14,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import tyro
 
+from fastlt.reproduce import over_seeds
+
+MAX_SEEDS = 10
 NAMES = ("many", "medium", "few", "class_mean", "all")
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ def run_demo(seed: int, folder: Path) -> dict[str, Any]:
 
 def interval(values: list[float]) -> str:
     """Return mean and half the 95 % interval over seeds."""
-    half = T975[len(values) - 1] * stdev(values) / len(values) ** 0.5
-    return f"{mean(values):.1f} ± {half:.1f}"
+    middle, half = over_seeds(values)
+    return f"{middle:.1f} ± {half:.1f}"
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -81,8 +82,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run and write."""
     arguments = tyro.cli(Arguments)
-    if not 2 <= len(arguments.seeds) <= len(T975) + 1:
-        raise SystemExit(f"--seeds: got {len(arguments.seeds)}; expected 2 to {len(T975) + 1} seeds")
+    if not 2 <= len(arguments.seeds) <= MAX_SEEDS:
+        raise SystemExit(f"--seeds: got {len(arguments.seeds)}; expected 2 to {MAX_SEEDS} seeds")
     with tempfile.TemporaryDirectory() as folder:
         runs = [run_demo(seed, Path(folder)) for seed in arguments.seeds]
     processor = next(

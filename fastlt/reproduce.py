@@ -19,6 +19,7 @@ from .evaluation import ACCURACIES, Result, Results
 from .files import replacing
 from .loggers import log
 from .rebalancing import rebalance
+from .rebalancing.stage2 import read_results
 from .recipes.published import Published, published
 from .run import Run
 from .training import train
@@ -188,11 +189,7 @@ def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:
     """Return the results of every classifier of a run: those on disk where they are of these settings."""
     if not all(is_current(run, dataclasses.replace(config, method=method)) for method in METHODS):
         rebalance(run, config)
-    rows: dict[tuple[str, str], Result] = {}
-    for method in METHODS:
-        for row in Results.read(run.method(method) / "results.json"):
-            rows[row.split, row.method] = row
-    return list(rows.values())
+    return list(read_results(run, "all"))
 
 
 def is_current(run: Run, config: RebalanceConfig) -> bool:

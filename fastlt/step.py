@@ -27,6 +27,11 @@ LossFunction = Callable[..., tuple[Tensor, Tensor]]
 loss, number classified right)."""
 
 
+def cosine(epoch: int, epochs: int) -> float:
+    """Return the share of the base learning rate at ``epoch`` of ``epochs``: (1 + cos(pi t / T)) / 2."""
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
 def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
     """Return the learning rate in epoch ``epoch`` (from 0): base (1 + cos(pi t / T)) / 2 with T epochs.
 
@@ -39,7 +44,7 @@ def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
         done: Share of the epoch's steps done, the one that asks included.
     """
     t = epoch + ((config.schedule or config.protocol) == "released")
-    rate = config.lr * 0.5 * (1 + math.cos(math.pi * t / config.epochs))
+    rate = config.lr * cosine(t, config.epochs)
     return rate * (epoch + done) / config.warmup_epochs if epoch < config.warmup_epochs else rate
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from .. import step
 from ..recipes.stage2 import stage2
 
 MOMENTUM = 0.9
@@ -19,4 +18,4 @@ def default_epochs(method: str, dataset: str) -> int:
 
 def cosine(epoch: int, epochs: int, protocol: str) -> float:
     """Return the share of the base learning rate in epoch ``epoch`` (from 0); the released code is one epoch ahead."""
-    return 0.5 * (1 + math.cos(math.pi * (epoch + (protocol == "released")) / epochs))
+    return step.cosine(epoch + (protocol == "released"), epochs)
