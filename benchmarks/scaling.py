@@ -12,10 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from fastlt.benchmark.traffic import training_bytes
+from fastlt.benchmark.traffic import BYTES, count_elements, training_bytes
 from fastlt.models import create_model
 
 OUT = Path(__file__).parent / "results" / "scaling.md"
@@ -88,19 +85,8 @@ def cost(machine: Machine, job: Job) -> Cost:
 
 def activation_bytes(backbone: str, image_size: int) -> float:
     """Return the bytes that one image keeps for the backward pass in bf16: every convolution's input and output."""
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += 2 * (inputs[0].numel() + output.numel())
-
-    model = create_model(backbone, 10).to("meta").eval()
-    for module in model.modules():
-        module.register_forward_hook(count)
-    with torch.no_grad():
-        model(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return float(total)
+    inputs, outputs, _ = count_elements(create_model(backbone, 10), image_size)
+    return float(BYTES["bf16"] * (inputs + outputs))
 
 
 def duration(seconds: float) -> str:

@@ -59,15 +59,19 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a timing must be quoted with: the device, processors, and versions."""
+    found = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        with contextlib.suppress(OSError, IndexError):
-            model = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
-            name = f"{resolve_threads(None)} cores of {model.split(':', 1)[1].splitlines()[0].strip()}"
-            return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
-        name = platform.processor() or platform.machine()
-    return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads(), "cuda": torch.version.cuda}
+        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return found
+
+
+def processors() -> str:
+    """Return the usable processors' number and model."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):
+        model = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
+        name = model.split(":", 1)[1].splitlines()[0].strip()
+    return f"{resolve_threads(None)} cores of {name}"
 
 
 def resolve_threads(num_threads: int | None) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ..data.dataset import LongTailedDataset
 from ..data.image import decode_rgb
 from ..data.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
+from .traffic import median_s
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
 SAMPLE = 256  # images that the single stages are timed on
@@ -88,12 +88,12 @@ def measure(
             yield LoaderResult(name=backend, num_threads=num_threads, error=str(error))
             continue
         with loader:
-            seconds = median_pass(functools.partial(drain, loader), device, repeats)
+            seconds = median_s(functools.partial(drain, loader), device, repeats=repeats, warmup=1)
         yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=num_steps * batch_size / seconds)
     plain = DataLoader(
         PlainDataset(dataset, image_size), batch_size=batch_size, shuffle=True, num_workers=num_threads, drop_last=True
     )
-    seconds = median_pass(lambda: sum(len(images.to(device)) for images, _ in plain), device, repeats)
+    seconds = median_s(lambda: sum(len(images.to(device)) for images, _ in plain), device, repeats=repeats, warmup=1)
     images = max(1, len(plain)) * batch_size
     yield LoaderResult(name="plain DataLoader", num_threads=num_threads, images_per_s=images / seconds)
 
@@ -101,18 +101,6 @@ def measure(
 def drain(loader: Loader) -> int:
     """Take every batch of a pass; returns the number of images."""
     return sum(len(batch.ids) for batch in loader)
-
-
-def median_pass(once: Callable[[], int], device: torch.device, repeats: int) -> float:
-    """Return the median seconds of a pass, after one that is not counted."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        once()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
 
 
 def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch.device) -> Iterator[tuple[str, float]]:

@@ -32,21 +32,28 @@ def training_bytes(model: Network, image_size: int, precision: str) -> float:
         image_size: Side of the square input, pixels.
         precision: fp32 or bf16.
     """
-    num_elements = 0
+    inputs, outputs, shortcuts = count_elements(model, image_size)
+    return float(BYTES[precision] * (PASSES_IN * inputs + PASSES_OUT * outputs + PASSES_SHORTCUT * shortcuts))
 
-    def count(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        nonlocal num_elements
+
+def count_elements(model: Network, image_size: int) -> tuple[int, int, int]:
+    """Return the elements of one image in all convolutions' inputs, in their outputs, and in the blocks' outputs."""
+    inputs = outputs = shortcuts = 0
+
+    def count(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        nonlocal inputs, outputs, shortcuts
         if isinstance(module, nn.Conv2d):
-            num_elements += PASSES_IN * inputs[0].numel() + PASSES_OUT * output.numel()
+            inputs += given[0].numel()
+            outputs += output.numel()
         elif type(module).__name__ in ("BasicBlock", "Bottleneck"):
-            num_elements += PASSES_SHORTCUT * output.numel()
+            shortcuts += output.numel()
 
     shadow = copy.deepcopy(model).to("meta").eval()
     for module in shadow.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
         shadow(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return float(num_elements * BYTES[precision])
+    return inputs, outputs, shortcuts
 
 
 def bandwidth(device: torch.device) -> float:
