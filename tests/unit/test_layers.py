@@ -20,7 +20,7 @@ LAYERS = (
     ("calibration", "prior", "results", "per_class"),
     ("evaluation",),
     ("training", "rebalancing", "plots"),
-    ("report", "networks", "export", "predict"),
+    ("report", "networks"),
     ("demo", "doctor", "reproduce", "benchmark"),
     ("commands",),
     ("cli", "__main__"),
