@@ -207,13 +207,36 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
     """
     config = settings.get("config", {})
     named = config.get("architecture")
-    if isinstance(named, str) and named.removeprefix("timm:").partition(".")[0]:
-        plain = named.partition(".")[0]
-        return plain if plain in SPECS and not config.get("model_args") else f"timm:{plain}"
-    if config.get("model_type") == "resnet":
+    plain = named.removeprefix("timm:").partition(".")[0] if isinstance(named, str) else ""
+    if plain.lower() in SPECS and not config.get("model_args"):
+        return plain.lower()
+    if not plain and config.get("model_type") == "resnet":
         return transformers_backbone(path, config)
-    if any(key.startswith(TRUNK) for key in tensors):
+    if not plain and any(key.startswith(TRUNK) for key in tensors):
         raise ValueError(f"--backbone: missing; name the network of {path}: timm:NAME")
+    like = resembling(tensors)
+    if plain:
+        try:
+            shapes(f"timm:{plain}")
+        except ValueError as error:
+            # Networks that pool otherwise have the same tensors: not for us to decide
+            if like is None:
+                raise
+            raise ValueError(
+                f"--backbone: missing; {path} says that it is a {named}, which cannot be built ({error}); its tensors "
+                f"are those of {like}: give --backbone {like} if it is one"
+            ) from error
+        return f"timm:{plain}"
+    if like is None:
+        raise ValueError(
+            f"--backbone: missing; the tensors of {path} are none of {', '.join(SPECS)}'s: name the network (timm:NAME "
+            "for timm's), or use fastlt.rebalance_model from Python"
+        )
+    return like
+
+
+def resembling(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the ResNet whose tensors have these names and shapes, or None."""
     have = {our_name(key): tuple(value.shape) for key, value in tensors.items() if not key.endswith(COUNTER)}
     for name in SPECS:
         trunk = {k: s for k, s in shapes(name).items() if not k.startswith(f"{HEAD}.") and not k.endswith(COUNTER)}
@@ -221,10 +244,7 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
             key.startswith("layer") for key in trunk
         ):
             return name
-    raise ValueError(
-        f"--backbone: missing; the tensors of {path} are none of {', '.join(SPECS)}'s: name the network (timm:NAME for "
-        "timm's), or use fastlt.rebalance_model from Python"
-    )
+    return None
 
 
 def transformers_backbone(path: Path, config: Mapping[str, Any]) -> str:

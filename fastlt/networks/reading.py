@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..loggers import log
 from .shards import Shard, read_shard
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net", "network")
 """Keys under which a training script keeps its weights. An average comes first, as timm takes it."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 RELEASED = ("feat_model", "classifier")
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -79,13 +82,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_folder(path: Path) -> Checkpoint:
     """Read a folder with config.json and model.safetensors, whole or in shards."""
     files = sorted(path.glob("*.safetensors"))
-    if (path / INDEX).is_file():
-        files = [path / name for name in sorted(set(read_json(path / INDEX).get("weight_map", {}).values()))]
-    elif (path / "model.safetensors").is_file():
-        files = [path / "model.safetensors"]
-    if not files:
-        raise ValueError(f"{path}: a folder without model.safetensors; expected config.json and model.safetensors")
-    if len(files) > 1 and not (path / INDEX).is_file():
+    if (path / WHOLE).is_file():
+        files = [path / WHOLE]
+    elif (path / INDEX).is_file():
+        files = indexed(path)
+    elif not files:
+        raise ValueError(f"{path}: a folder without {WHOLE}; expected config.json and {WHOLE}, whole or in shards")
+    elif len(files) > 1:
         raise ValueError(
             f"{path}: it holds several checkpoints ({', '.join(file.name for file in files[:3])}); name one of them"
         )
@@ -96,6 +99,26 @@ def read_folder(path: Path) -> Checkpoint:
             settings[name.removesuffix(".json")] = read_json(path / name)
     slots = name_slots([shard.tensors for shard in shards])
     return Checkpoint(path=path, slots=slots, shards=shards, settings=settings)
+
+
+def indexed(path: Path) -> list[Path]:
+    """Return the shards that a folder's index names.
+
+    Raises:
+        ValueError: The index names none.
+        FileNotFoundError: The folder lacks one.
+    """
+    places = read_json(path / INDEX).get("weight_map")
+    names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ValueError(f"{path / INDEX}: expected a weight_map from tensors to files of the folder; restore it")
+    lacking = [name for name in names if not (path / name).is_file()]
+    if lacking:
+        raise FileNotFoundError(
+            f"{path}: it lacks {', '.join(lacking)}, {len(lacking)} of the {len(names)} shards that {INDEX} names; "
+            "fetch them again"
+        )
+    return [path / name for name in names]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,24 +135,28 @@ def read_json(path: Path) -> dict[str, Any]:
 def load_pickled(path: Path) -> Any:
     """Load what torch.save wrote; code in it does not run."""
     try:
-        # timm and many scripts save their command line beside the weights: a Namespace holds values, it runs nothing
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged or hostile file raises whatever its bytes make of it
-        text = str(error).strip()
-        reason = next((line for line in text.splitlines() if "Unsupported" in line or "GLOBAL" in line), text)
-        reason = reason.strip().splitlines()[0][:160] if reason else type(error).__name__
-        kind = (
-            "holds Python objects, which are not loaded"
-            if isinstance(error, pickle.UnpicklingError)
-            else "cannot be read"
-        )
+        text = " ".join(str(error).split()) or type(error).__name__
+        if found := re.search(r"GLOBAL (\S+)", text):
+            raise ValueError(
+                f"{path}: expected a file of tensors that torch.save wrote, but it holds a Python object, "
+                f"{found[1]}, which is not loaded; save its state_dict() alone, or as .safetensors"
+            ) from error
         raise ValueError(
-            f"{path}: expected a file of tensors that torch.save wrote, but it {kind} ({reason}); save its "
-            "state_dict() alone, or as .safetensors"
+            f"{path}: expected a file of tensors that torch.save wrote, but it is incomplete or of another kind "
+            f"({text.partition('. ')[0][:160]}); fetch it again, or save its state_dict() anew"
         ) from error
+
+
+def harmless() -> list[Any]:
+    """Return the types that stand beside weights and only hold values: a script's command line, NumPy's numbers."""
+    scalar = np.float64(0).__reduce__()[0]
+    numbers = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
+    return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, *numbers]
 
 
 def find_slots(path: Path, content: Any) -> dict[str, Slot]:
@@ -143,13 +170,16 @@ def find_slots(path: Path, content: Any) -> dict[str, Slot]:
         best = content.get("state_dict_best", content)
         if isinstance(best, dict) and all(isinstance(best.get(part), dict) for part in RELEASED):
             return name_slots([best[part] for part in RELEASED])
-        if any(isinstance(value, Tensor) for value in content.values()):
-            return name_slots([content])
-        inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
+        # Wrappers first: a script's best accuracy beside them may be a tensor too
+        inner = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
+        if not inner:
+            if any(isinstance(value, Tensor) for value in content.values()):
+                return name_slots([content])
             seen = [str(key) for key in content][:5]
             break
-        content = content[inner]
+        if inner[1:]:
+            log.info("%s: the weights of %s; those of %s stay as they are", path, inner[0], ", ".join(inner[1:]))
+        content = content[inner[0]]
     what = f"a dict of {', '.join(seen) or 'nothing'}" if isinstance(content, dict) else f"a {type(content).__name__}"
     raise ValueError(
         f"{path}: it holds no state dict but {what}; expected tensors by name, alone or under {', '.join(WRAPPERS[:4])}"

@@ -12,6 +12,7 @@ from ..config.adopt import AdoptConfig
 from ..loggers import log
 from .mapping import name_some
 
+SQUEEZED_FROM = 384  # pixels
 BILINEAR, BICUBIC = "bilinear", "bicubic"
 _PILLOW = {2: BILINEAR, 3: BICUBIC}  # PIL.Image.Resampling's numbers, as transformers writes them
 
@@ -31,12 +32,19 @@ def settle_preprocessing(
     Raises:
         ValueError: It wants an interpolation or a cut that fastlt does not do.
     """
-    own = described(settings, pretrained)
+    try:
+        own = described(settings, pretrained)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the preprocessing in its config.json or preprocessor_config.json cannot be understood ({error}); "
+            "correct it, or name the weights file alone and give --image-size, --eval-resize, --mean and --std"
+        ) from error
     defaults = TrainConfig()
     size = asked.image_size or own.get("image_size") or defaults.image_size
     resize = asked.eval_resize
     if resize is None and asked.image_size in (None, own.get("image_size")):
         resize = own.get("eval_resize")
+        resize = resize and max(resize, size)
     interpolation = asked.interpolation or own.get("interpolation") or BILINEAR
     if interpolation != BILINEAR and not force:
         raise ValueError(
@@ -46,9 +54,13 @@ def settle_preprocessing(
         )
     if interpolation != BILINEAR:
         log.info("%s: %s interpolation asked for; bilinear is used instead (--force)", path, interpolation)
+    if own.get("squeezed"):
+        log.info(
+            "%s: it squeezes images to a square; here their centre is cut out, which differs if they are none", path
+        )
     found: dict[str, Any] = {
         "image_size": int(size),
-        "eval_resize": None if resize is None else max(int(resize), int(size)),
+        "eval_resize": None if resize is None else int(resize),
         "mean": asked.mean or own.get("mean") or defaults.mean,
         "std": asked.std or own.get("std") or defaults.std,
     }
@@ -71,12 +83,14 @@ def described(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dic
     if timms:
         size = int(timms.get("input_size", (3, 224, 224))[-1])
         share = float(timms.get("crop_pct") or 0.875)
+        squeezed = timms.get("crop_mode", "center") != "center"
         return {
             "image_size": size,
             "eval_resize": math.floor(size / share),
             "mean": three(timms.get("mean")),
             "std": three(timms.get("std")),
             "interpolation": timms.get("interpolation"),
+            "squeezed": squeezed,
         }
     processor = settings.get("preprocessor_config", {})
     if not processor:
@@ -84,15 +98,21 @@ def described(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dic
     wanted = processor.get("crop_size") or processor.get("size") or {}
     size = wanted if isinstance(wanted, int) else wanted.get("height") or wanted.get("shortest_edge") or 224
     resize = processor.get("size")
-    short = resize.get("shortest_edge") if isinstance(resize, dict) else resize
-    if processor.get("crop_pct") and not processor.get("crop_size"):
-        short = math.floor(size / processor["crop_pct"])
+    kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
+    share = processor.get("crop_pct") or (224 / 256 if "ConvNext" in kind else None)
+    # transformers squeezes an image to a given height and width, and ConvNeXt's from 384 pixels on
+    squeezed = (isinstance(resize, dict) and "height" in resize) or (bool(share) and size >= SQUEEZED_FROM)
+    short = resize.get("shortest_edge", resize.get("height")) if isinstance(resize, dict) else resize
+    if share and not processor.get("crop_size"):
+        short = size if squeezed else int(size / share)
+    plain = processor.get("do_normalize", True) is False
     return {
         "image_size": int(size),
         "eval_resize": None if short is None else int(short),
-        "mean": three(processor.get("image_mean")),
-        "std": three(processor.get("image_std")),
+        "mean": (0.0, 0.0, 0.0) if plain else three(processor.get("image_mean")),
+        "std": (1.0, 1.0, 1.0) if plain else three(processor.get("image_std")),
         "interpolation": _PILLOW.get(processor.get("resample", 2), f"Pillow's filter {processor.get('resample')}"),
+        "squeezed": squeezed,
     }
 
 
@@ -122,27 +142,39 @@ def settle_order(
         if not classes.is_file():
             raise FileNotFoundError(f"--classes: {classes}: no such file; expected a class name a line")
         try:
-            lines = classes.read_text(encoding="utf-8").splitlines()
+            lines = classes.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"--classes: {classes} is no text file; expected a class name a line") from error
         return order_of([line.strip() for line in lines if line.strip()], class_names, f"--classes: {classes}")
-    config = settings.get("config", {})
-    labels = config.get("id2label") or {}
-    names = [str(labels[key]) for key in sorted(labels, key=int)] if isinstance(labels, dict) else []
-    names = names or [str(name) for name in config.get("label_names") or ()]
-    if names and set(names) == set(class_names):
+    names = own_names(path, settings)
+    # Names of another kind (LABEL_0, or tench for n01440764) say nothing; some of the data's say that others lack
+    if set(names) & set(class_names):
+        order = order_of(names, class_names, f"{path}: its config.json", "; give --classes FILE to overrule it")
         log.info("%s: classes in the order of its config.json", path)
-        return order_of(names, class_names, str(path))
+        return order
     log.info("%s: classes taken to be in the data's order, %s ... (--classes FILE for another)", path, class_names[0])
     return tuple(range(len(class_names)))
 
 
-def order_of(names: Sequence[str], class_names: Sequence[str], source: str) -> tuple[int, ...]:
+def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the class names of a config.json in its order, as transformers or timm writes them."""
+    config = settings.get("config", {})
+    labels, listed = config.get("id2label"), config.get("label_names")
+    if isinstance(labels, dict) and labels:
+        if not all(str(key).isdecimal() for key in labels):
+            raise ValueError(f"{path}: its config.json has an id2label whose keys are no numbers; correct or drop it")
+        return [str(labels[key]) for key in sorted(labels, key=int)]
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def order_of(names: Sequence[str], class_names: Sequence[str], source: str, remedy: str = "") -> tuple[int, ...]:
     """Return the place in ``names`` of every class of the data."""
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{source} names {twice} twice; expected each of the data's {len(class_names)} classes once")
+        raise ValueError(
+            f"{source} names {twice} twice; expected each of the data's {len(class_names)} classes once{remedy}"
+        )
     lacking = [name for name in class_names if name not in places]
     unknown = [name for name in names if name not in set(class_names)]
     if lacking or unknown:
@@ -153,6 +185,6 @@ def order_of(names: Sequence[str], class_names: Sequence[str], source: str) -> t
         raise ValueError(
             f"{source} has {len(names)} names that do not match the data's {len(class_names)} classes: "
             f"{'; '.join(filter(None, parts))}; expected the data's class names (folder names), one a line, in the "
-            "checkpoint's order"
+            f"checkpoint's order{remedy}"
         )
     return tuple(places[name] for name in class_names)

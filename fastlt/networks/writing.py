@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from ..files import replacing
 from ..loggers import log
 from .adopting import ADOPTED, Adopted
 from .mapping import HEAD
-from .reading import Checkpoint, Slot
+from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
 from .shards import write_shard
 
+SAFE = ".safetensors"
+# A network's weights in whatever framework's format, or the index of such files
+_WEIGHTS = re.compile(
+    r"(pytorch_|tf_|flax_|rust_)?model\b.*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|ot|onnx)(\.index\.json)?$"
+)
 WRITTEN = ADOPTED / "written.json"
 """What this command wrote before, and may write anew: SHA-256 by path."""
 
@@ -36,6 +42,10 @@ def check_output(path: Path, out: Path) -> None:
         raise ValueError(f"--out: {out} is the input; it is never overwritten: choose another name")
     if path.is_dir() is not out.is_dir() and out.exists():
         raise ValueError(f"--out: {out} exists and is of another kind than {path}; choose another name")
+    if not path.is_dir() and (path.suffix == SAFE) is not (out.suffix == SAFE):
+        raise ValueError(
+            f"--out: got {out}, but {path} comes back in its own format: end it in {path.suffix or '.pth'}"
+        )
     if out.exists() and record().get(str(out.resolve())) != digest(out):
         raise ValueError(f"--out: {out} exists and fastlt did not write it as it is; choose another name, or remove it")
 
@@ -107,12 +117,12 @@ def weight_of(name: str) -> str:
 
 def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
     """Write what torch.load returned, with other tensors in the same places; the input in memory stays as it was."""
-    old: list[tuple[Slot, Any, list[str]]] = []
+    old: list[tuple[Slot, Any]] = []
     for name, value in changed.items():
         slot = source.slots.get(name)
         holder = slot.holder if slot else source.slots[weight_of(name)].holder
         key = key_of(source, name)
-        old.append((Slot(holder, key), holder.get(key), list(holder)))
+        old.append((Slot(holder, key), holder.get(key)))
         after = source.slots[weight_of(name)].key if slot is None else key
         behind = [] if slot else list(holder)[list(holder).index(after) + 1 :]
         holder[key] = value.clone()
@@ -122,7 +132,7 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
         with replacing(out) as temporary:
             torch.save(source.content, temporary, _use_new_zipfile_serialization=source.zipped)
     finally:
-        for slot, value, _ in reversed(old):
+        for slot, value in reversed(old):
             if value is None:
                 del slot.holder[slot.key]
             else:
@@ -130,23 +140,49 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
 
 
 def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
-    """Write a folder: its other files are copied, the shards that change are written anew."""
+    """Write a folder: its other files are copied, the shards that change are written anew.
+
+    The same weights in another format are left out, since they would go on saying what the input said.
+    """
+    keys = {key_of(source, name): value for name, value in changed.items()}
+    holders = {key: holder_of(source, key) for key in keys}
+    used = {shard.path.name for shard in source.shards}
+    used |= set() if WHOLE in used else {INDEX}
+    files = {file.name: file for file in sorted(source.path.iterdir()) if file.is_file()}
+    stale = [name for name in files if name not in used and _WEIGHTS.match(name)]
+    if stale:
+        log.info("%s: left out, since they hold the old last layer: %s", out, ", ".join(stale))
     out.mkdir(parents=True, exist_ok=True)
-    written = set()
+    for file in out.iterdir():  # what an earlier output had besides
+        if file.is_file() and (file.name in stale or file.name not in files):
+            file.unlink()
     for shard in source.shards:
-        keys = {key_of(source, name): value for name, value in changed.items()}
-        mine = {
-            key: value
-            for key, value in keys.items()
-            if key in shard.tensors or (weight_of(key) in shard.tensors and key not in all_keys(source))
-        }
-        if mine:
+        if mine := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
             write_shard(shard, mine, out / shard.path.name)
-            written.add(shard.path.name)
-    for file in sorted(source.path.iterdir()):
-        if file.is_file() and file.name not in written:
-            with replacing(out / file.name) as temporary:
+            del files[shard.path.name]
+    added = {key: value for key, value in keys.items() if key not in all_keys(source)}
+    if INDEX in files and INDEX in used and added:
+        checkpoint.write_json(out / INDEX, index_with(files.pop(INDEX), added, holders))
+    for name, file in files.items():
+        if name not in stale:
+            with replacing(out / name) as temporary:
                 shutil.copyfile(file, temporary)
+
+
+def holder_of(source: Checkpoint, key: str) -> str:
+    """Return the name of the file that holds a tensor, or for a new bias that of its weight's."""
+    known = key if key in all_keys(source) else weight_of(key)
+    return next(shard.path.name for shard in source.shards if known in shard.tensors)
+
+
+def index_with(index: Path, added: dict[str, Tensor], holders: dict[str, str]) -> dict[str, Any]:
+    """Return a folder's index with new tensors in it."""
+    content = read_json(index)
+    content["weight_map"] |= {key: holders[key] for key in added}
+    total = content.get("metadata", {}).get("total_size")
+    if total is not None:
+        content["metadata"]["total_size"] = total + sum(value.nbytes for value in added.values())
+    return content
 
 
 def all_keys(source: Checkpoint) -> set[str]:

@@ -1,15 +1,46 @@
-"""A small long-tailed data set and a run trained on it, shared by the integration tests."""
+"""A small long-tailed data set, a run trained on it, and networks that were not, shared by the integration tests."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
 from fastlt import Run, TrainConfig, recipe, train
 from fastlt.data.synth import synthesize
+from fastlt.models import create_model
 
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits for the first
+
+COLOURS = (
+    (200, 40, 40),
+    (40, 200, 40),
+    (40, 40, 200),
+    (200, 200, 40),
+    (200, 40, 200),
+    (40, 200, 200),
+    (220, 220, 220),
+    (30, 30, 30),
+    (120, 120, 120),
+    (230, 130, 40),
+)
+LAST_NORM = {"resnet10": "bn2", "resnet50": "bn3"}  # of a block
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A network's tensors, in torchvision's names, and what it makes of the test images: inputs, features, labels."""
+
+    backbone: str
+    tensors: dict[str, Tensor]
+    images: Tensor
+    features: Tensor
+    labels: Tensor
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +90,56 @@ def run_copy(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
 
     monkeypatch.chdir(tmp_path)
     return Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten classes of noisy plain colours, 24 to 3 train images of 32 pixels, 6 val and 4 test images each."""
+    root = tmp_path_factory.mktemp("colours") / "images"
+    draws = np.random.default_rng(0)
+    for label, colour in enumerate(COLOURS):
+        for split, number in (("train", round(24 * 0.8**label)), ("val", 6), ("test", 4)):
+            folder = root / split / f"colour {label}"
+            folder.mkdir(parents=True)
+            for index in range(number):
+                pixels = np.array(colour) + draws.normal(0, 12, 3) + draws.normal(0, 20, (32, 32, 3))
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+    return root
+
+
+def pixels_of(root: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a split's images, normalised as `PREPROCESSING` says, [N, 3, 32, 32], and labels [N]."""
+    files = sorted((root / split).glob("*/*.png"))
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 - 0.5) / 0.25
+    return x.float(), torch.tensor([int(file.parent.name.split()[1]) for file in files])
+
+
+@pytest.fixture(scope="session")
+def fitted(colours: Path) -> Callable[[str], Fitted]:
+    """Make a network of a name that knows the colours: random convolutions, a head of class means."""
+
+    @functools.cache
+    def make(backbone: str) -> Fitted:
+        torch.manual_seed(0)
+        network = create_model(backbone, len(COLOURS))
+        with torch.no_grad():
+            images, labels = pixels_of(colours, "train")
+            for name, module in network.named_modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = None  # the plain mean over batches, here of one
+                    if name.startswith("layer") and name.rpartition(".")[2] == LAST_NORM[backbone]:
+                        module.weight.fill_(0.2)  # nearly a straight line: random blocks in sequence forget the image
+            network.train().features(images)
+            features = network.eval().features(images)
+            centre = features.mean(0)
+            means = torch.stack([features[labels == label].mean(0) for label in range(len(COLOURS))]) - centre
+            # Nearest class mean on centred features, with the long tail's mark on the norms
+            scale = 20 / means.square().sum(1).mean()
+            means *= scale
+            network.fc.weight.copy_(means)
+            network.fc.bias.copy_(-(means.square() / scale).sum(1) / 2 - means @ centre)
+            held, held_labels = pixels_of(colours, "test")
+            return Fitted(backbone, network.state_dict(), held, network.features(held), held_labels)
+
+    return make
