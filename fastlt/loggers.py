@@ -129,16 +129,18 @@ class TrainingLog:
         val = record["val"]
         shots = "  ".join(f"{name} {val[name]:.1f}" for name in ("many", "medium", "few") if val[name] is not None)
         log.info(
-            "epoch %d/%d  loss %.3f  train %.1f %%  val %.1f %% (%s)",
+            "epoch %d/%d  loss %.3f  train %.1f %%  val %.1f %% (%s)  waited for data %.0f %%",
             record["epoch"],
             record["epochs"],
             record["loss"],
             record["train_accuracy"],
             val["all"],
             shots,
+            100 * record["data_wait_share"],
         )
         if self.writer is not None:
             self.writer.add_scalar("train/accuracy", record["train_accuracy"], record["step"])
+            self.writer.add_scalar("train/data_wait_share", record["data_wait_share"], record["step"])
             for name, value in val.items():
                 if value is not None:
                     self.writer.add_scalar(f"val/{name}", value, record["step"])

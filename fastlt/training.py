@@ -30,7 +30,7 @@ from .parameters import build_network, parameter_groups, set_training_mode
 from .run import Run
 from .state import Progress
 from .step import LossFunction, learning_rate, loss_function, predict
-from .streams import Streams, decoder_of, make_sampler
+from .streams import DataWait, Streams, decoder_of, make_sampler
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
@@ -113,6 +113,7 @@ class Trainer:
         # [loss summed over images, correct predictions] of the epoch so far, in this process: on the device, read at
         # the epoch's end only
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.data_wait = DataWait(device)
         self.progress = Progress()
         self.decoder: str | None = None
         self.parallel: nn.Module | None = None
@@ -194,7 +195,8 @@ class Trainer:
             recent_loss = torch.zeros((), dtype=torch.float64, device=self.device)
             recent_steps = 0
             set_training_mode(self.model, config)
-            for batch in training:
+            self.data_wait.begin_epoch()
+            for batch in self.data_wait.watch(training):
                 epoch = progress.step // self.steps_per_epoch
                 rate = self.set_learning_rate(epoch)
                 loss, hits = self.backward(loss_and_hits, batch)
@@ -211,6 +213,7 @@ class Trainer:
                 ended = progress.step % self.steps_per_epoch == 0
                 if ended or progress.step % config.log_every == 0 or signum:
                     mean_loss = world.total(recent_loss).item() / (recent_steps * world.size)
+                    self.data_wait.read()
                     self.check_loss(mean_loss)
                     if logger is not None:
                         name = f"{epoch + 1}/{config.epochs}"
@@ -304,6 +307,7 @@ class Trainer:
     def end_epoch(self, epoch: int, rate: float, validation: Loader, logger: TrainingLog | None) -> None:
         """Validate, record, and save the checkpoints."""
         progress = self.progress
+        waits = self.world.total(torch.tensor(self.data_wait.share(), dtype=torch.float64, device=self.device))
         self.average_buffers()
         accuracy = self.validate(validation)
         loss_sum, correct = self.world.total(self.sums).tolist()
@@ -318,6 +322,7 @@ class Trainer:
                     "loss": loss_sum / progress.num_seen,
                     "train_accuracy": 100 * correct / progress.num_seen,
                     "images_per_s": logger.epoch_images_per_s(),
+                    "data_wait_share": waits.item() / self.world.size,
                     "val": {key: None if v is None else 100 * v for key, v in dataclasses.asdict(accuracy).items()},
                 }
             )
@@ -332,6 +337,7 @@ class Trainer:
         self.save()
         if logger is not None:
             logger.begin_epoch(progress.step)
+        self.data_wait.begin_epoch()
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[Network]:

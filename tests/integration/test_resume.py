@@ -36,7 +36,9 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:
 def records(run: Run) -> list[dict]:
     """The epochs' records without the rates, which are times."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("images_per_s", "data_wait_share")} for line in lines
+    ]
 
 
 @pytest.mark.parametrize("sampling", ["instance_balanced", "progressively_balanced"])
