@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from .metrics import class_hits
 from .models import LinearHead
 
 # Shapes: N samples, C classes, D feature width.
@@ -23,11 +24,28 @@ TOLERANCE = 1e-4  # of the temperature's logarithm
 
 
 class Predictions(NamedTuple):
-    """What a head says of N samples: the class, its probability, the label's log probability; [N] each."""
+    """What a head says of N samples."""
 
+    labels: NDArray[np.int64]
+    """[N] the true classes."""
     classes: NDArray[np.int64]
+    """[N] the predicted classes; the lower index of two that tie."""
     confidences: NDArray[np.float64]
+    """[N] the probability of the predicted class."""
     log_likelihoods: NDArray[np.float64]
+    """[N] the log probability of the true class."""
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """[N] whether the prediction is right."""
+        right: NDArray[np.bool_] = self.classes == self.labels
+        return right
+
+    def class_accuracy(self, num_classes: int) -> NDArray[np.float64]:
+        """Return the accuracy of every class, fractions [C]; NaN where there is no sample."""
+        hits, totals = class_hits(self.right, self.labels, num_classes)
+        accuracy: NDArray[np.float64] = np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
+        return accuracy
 
 
 def logit_chunks(head: LinearHead, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -57,7 +75,7 @@ def predict(head: LinearHead, features: Tensor, labels: Tensor) -> Predictions:
         picked = log_probabilities.gather(1, chosen)
         parts.append((best.cpu(), picked[:, 0].exp().cpu(), picked[:, 1].cpu()))
     classes, confidences, likelihoods = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return Predictions(classes, confidences, likelihoods)
+    return Predictions(labels.cpu().numpy(), classes, confidences, likelihoods)
 
 
 def calibration_error(
@@ -84,20 +102,17 @@ def calibration_error(
     return float(sum(abs(part.sum()) for part in bins) / len(gap))
 
 
-def calibration_errors(
-    predictions: Predictions, labels: NDArray[np.int64], groups: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, float | None]:
+def calibration_errors(predictions: Predictions, groups: Mapping[str, NDArray[np.bool_]]) -> dict[str, float | None]:
     """Return the calibration error of all samples and, by their true class, of every shot group.
 
     Args:
         predictions: What a head says of N samples.
-        labels: [N].
         groups: Named sets of classes, bool [C].
 
     Returns:
         ``all`` and the groups -> the error, a fraction; None for a group without samples.
     """
-    correct = predictions.classes == labels
+    correct, labels = predictions.right, predictions.labels
     chosen = {"all": np.ones(len(labels), dtype=np.bool_)} | {name: mask[labels] for name, mask in groups.items()}
     return {name: calibration_error(predictions.confidences[rows], correct[rows]) for name, rows in chosen.items()}
 

@@ -14,9 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .calibration import logit_chunks
-from .data.dataset import LongTailedDataset
-from .data.index import fingerprint, index_files
-from .data.listing import list_images
+from .data.unlabelled import unlabelled_images
 from .features import FeatureStore, check_finite, exact_fp32
 from .loggers import log
 from .models import LinearHead
@@ -179,7 +177,7 @@ def resolve_target(
     class_names: Sequence[str],
     class_counts: ArrayLike,
     source: ArrayLike,
-    features: Callable[[Path], Tensor] | None = None,
+    features: Callable[[Path], Tensor],
 ) -> NDArray[np.float64]:
     """Return the class frequencies that a ``--target`` names, [C]: given, or estimated from unlabelled images.
 
@@ -196,62 +194,25 @@ def resolve_target(
     """
     if not spec.startswith(ESTIMATE):
         return parse_target(spec, class_names, class_counts)
+    return estimate_prior(log_probabilities(head, features(folder_of(spec))), source)
+
+
+def check_target(spec: str, *, class_names: Sequence[str], class_counts: ArrayLike) -> None:
+    """Raise a ValueError or FileNotFoundError for a ``--target`` that does not fit the classes, or has no images."""
+    if spec.startswith(ESTIMATE):
+        unlabelled_images([folder_of(spec)], class_names, flag="--target")
+    else:
+        parse_target(spec, class_names, class_counts)
+
+
+def folder_of(spec: str) -> Path:
+    """Return DIR of ``estimate:DIR``."""
+    folder = Path(spec.removeprefix(ESTIMATE))
     if spec == ESTIMATE:
         raise ValueError(f"--target: got {spec} without a folder; expected {ESTIMATE}DIR")
-    if features is None:
-        raise ValueError(f"--target: got {spec}; no images can be read here: give uniform, train or FILE.csv")
-    return estimate_prior(log_probabilities(head, features(Path(spec.removeprefix(ESTIMATE)))), source)
-
-
-def apply_target(
-    head: LinearHead,
-    spec: str,
-    *,
-    class_names: Sequence[str],
-    class_counts: ArrayLike,
-    source: ArrayLike | None = None,
-    features: Callable[[Path], Tensor] | None = None,
-) -> tuple[LinearHead, NDArray[np.float64]]:
-    """Adjust a head to the class frequencies that a ``--target`` names; arguments and errors as ``resolve_target``.
-
-    Returns:
-        (the adjusted head, the class frequencies [C]). ``source`` is uniform by default, as for a rebalanced head.
-    """
-    known = np.full(head.num_classes, 1 / head.num_classes) if source is None else source
-    prior = resolve_target(
-        spec, head, class_names=class_names, class_counts=class_counts, source=known, features=features
-    )
-    return adjust_to_prior(head, prior, known), prior
-
-
-def unlabelled_images(folder: Path, class_names: Sequence[str]) -> LongTailedDataset:
-    """Return the images below a folder, in any depth, as a split whose labels mean nothing.
-
-    Raises:
-        ValueError, FileNotFoundError: There is no such folder, or no image in it.
-    """
     if not folder.is_dir():
-        raise FileNotFoundError(f"--target: got {ESTIMATE}{folder}, which is no folder; expected one of images")
-    names, _ = list_images(folder)
-    index = index_files(folder, names, source=str(folder)) if names else None
-    kept = [at for at in range(len(names)) if index is not None and at not in index.reasons]
-    if index is None or not kept:
-        raise ValueError(f"--target: there is no image below {folder}; expected unlabelled images to estimate from")
-    if len(kept) < len(names):
-        log.warning(
-            "--target: %d of %d files below %s are no complete images", len(names) - len(kept), len(names), folder
-        )
-    paths, labels = tuple(names[at] for at in kept), np.zeros(len(kept), dtype=np.int64)
-    return LongTailedDataset(
-        root=folder,
-        paths=paths,
-        labels=labels,
-        sizes=index.sizes[kept],
-        native=index.native[kept],
-        class_names=tuple(class_names),
-        split="unlabelled",
-        fingerprint=fingerprint(paths, labels, index.stats[kept]),
-    )
+        raise FileNotFoundError(f"--target: got {spec}, which is no folder; expected one of images")
+    return folder
 
 
 @torch.inference_mode()
@@ -261,7 +222,7 @@ def unlabelled_features(store: FeatureStore, folder: Path) -> Tensor:
     Raises:
         ValueError, FileNotFoundError: There is no such folder, no image in it, or features are not finite.
     """
-    images = unlabelled_images(folder, store.run.data["class_names"])
+    images = unlabelled_images([folder], store.run.data["class_names"], flag="--target")
     with exact_fp32(store.device), contextlib.closing(store.open_images(images)) as loader:
         features = torch.cat(list(store.through_backbone(loader)))
     check_finite(features, f"--target: {folder}")

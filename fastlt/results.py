@@ -15,6 +15,11 @@ from . import checkpoint
 SCHEMA = 1
 GROUP_NAMES = ("many", "medium", "few")
 ACCURACIES = (*GROUP_NAMES, "class_mean", "all")
+DETAILS = ("f1", "ece", *GROUP_NAMES, "nll")
+DETAILS_NOTE = (
+    "f1: macro F1, %; ece: calibration error in points, 15 bins of equal mass, then by group; "
+    "nll: mean negative log likelihood, nats"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,13 @@ class Result:
         accuracies = {key: Accuracy.from_json(values[key]) for key in named if values.get(key)}
         return cls(**{**values, **accuracies})
 
+    def details(self) -> list[str]:
+        """Return what ``DETAILS`` names, as text."""
+        errors = self.ece or {}
+        cells = [self.macro_f1, *(errors.get(name) for name in ("all", *GROUP_NAMES))]
+        texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
+        return [*texts, "-" if self.nll is None else f"{self.nll:.3f}"]
+
     @property
     def label(self) -> str:
         """The classifier's name and settings, for tables."""
@@ -161,7 +173,7 @@ class Results:
             previous = row.split
             cells = [getattr(row, name) for name in ACCURACIES]
             table.add_row(row.split, row.label, *("-" if cell is None else str(cell) for cell in cells))
-        chosen = {f"{row.method} chosen on {row.selected_on}" for row in self.rows if row.selected_on}
+        chosen = {f"{row.method} chosen by {row.selection or row.selected_on}" for row in self.rows if row.selected_on}
         intervals = "top-1 accuracy, %, with half the 95 % interval"
         notes = [intervals, *sorted(chosen)]
         splits = {row.split for row in self.rows}
@@ -172,18 +184,11 @@ class Results:
 
     def details(self) -> Table:
         """Return what accuracy leaves out: F1, calibration by group, likelihood, and the accuracy under a target."""
-        columns = ["f1", "ece", *GROUP_NAMES, "nll"]
         targeted = any(row.target for row in self.rows)
-        table = plain_table("", [*columns, "target"] if targeted else columns)
+        table = plain_table("", (*DETAILS, "target") if targeted else DETAILS)
         for row in self.rows:
-            errors = row.ece or {}
-            cells = [row.macro_f1, *(errors.get(name) for name in ("all", *GROUP_NAMES))]
-            texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
-            texts.append("-" if row.nll is None else f"{row.nll:.3f}")
-            if targeted:
-                texts.append(str(row.target or "-"))
-            table.add_row(row.split, row.method, *texts)
-        table.caption = "f1: macro F1, %; ece: calibration error in points, 15 bins of equal mass, then by group"
+            table.add_row(row.split, row.method, *row.details(), *([str(row.target or "-")] if targeted else []))
+        table.caption = DETAILS_NOTE
         if targeted:
             table.caption += "; target: accuracy where classes come as often as --target says"
         return table

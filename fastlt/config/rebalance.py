@@ -66,7 +66,8 @@ class RebalanceConfig(Config):
     temperature: bool = True
     """Fold a temperature, fitted on val, into the rebalanced classifier: its confidences mean something again."""
     target: str = "uniform"
-    """The class frequencies where the network will be used: uniform, train, or FILE.csv (class,frequency)."""
+    """The class frequencies where the network will be used: uniform, train, FILE.csv (class,frequency), or
+    estimate:DIR from unlabelled images (for several methods, by the first)."""
 
     device: str = "auto"
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .. import ops
+from ..calibration import Predictions, predict
 from ..config import RebalanceConfig
-from ..evaluation import Result, accuracies
-from ..metrics import class_hits
+from ..models import LinearHead
 from .problem import Problem, Rebalanced
 
 # Shapes: N samples of val, C classes.
@@ -20,6 +19,7 @@ from .problem import Problem, Rebalanced
 NUM_FOLDS = 5
 
 Fit = Callable[[Problem, RebalanceConfig], Mapping[str, Rebalanced]]
+Complete = Callable[[LinearHead, tuple[Tensor, Tensor]], LinearHead]
 
 
 def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, seed: int = 0) -> NDArray[np.int64]:
@@ -43,42 +43,36 @@ def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, s
     return folds
 
 
-def cross_validated_hits(
-    problem: Problem, config: RebalanceConfig, made: Mapping[str, Rebalanced], fit: Fit
-) -> dict[str, NDArray[np.bool_]]:
-    """Say for every val image whether it is classified right by what the other four folds chose.
+def cross_validated(
+    problem: Problem, config: RebalanceConfig, made: Mapping[str, Rebalanced], fit: Fit, complete: Complete
+) -> dict[str, Predictions]:
+    """Say what every val image is taken for by what the other four folds chose.
 
     Args:
         problem: The problem, its ``selection`` all of val.
         config: Method and settings.
-        made: What all of val chose; a method that chose nothing is scored as it is.
+        made: What all of val chose; a method that chose nothing is taken as it is.
         fit: Makes the methods of a configuration.
+        complete: Folds into a head what comes after its fit, given the features and labels of the other folds.
 
     Returns:
-        method -> bool [N].
+        method -> predictions of all N samples, in their order.
     """
     labels = problem.selection.labels
     folds = stratified_folds(labels, seed=config.seed)
-    hits = {name: np.zeros(len(labels), dtype=np.bool_) for name in made}
     choosing = [name for name, each in made.items() if each.selected_on is not None]
+    parts: dict[str, list[Predictions]] = {name: [] for name in made}
     for fold in range(NUM_FOLDS):
-        inside = np.flatnonzero(folds == fold)
         rest = dataclasses.replace(problem, selection=problem.selection.take(np.flatnonzero(folds != fold)))
         chosen = dict(made)
         for name in choosing:
             chosen |= fit(rest, dataclasses.replace(config, method=name))
-        features, targets = problem.selection.take(inside).tensors(problem.device)
+        inside = problem.selection.take(np.flatnonzero(folds == fold)).tensors(problem.device)
         for name, each in chosen.items():
-            head = each.head.to(problem.device)
-            with torch.inference_mode():
-                ranks = ops.label_rank(features, head.weight, targets, bias=head.bias)
-            hits[name][inside] = (ranks == 0).cpu().numpy()
-    return hits
-
-
-def with_hits(
-    row: Result, correct: NDArray[np.bool_], labels: NDArray[np.int64], class_counts: NDArray[np.int64]
-) -> Result:
-    """Return a result with the accuracies of ``correct`` [N] in place of its own."""
-    hits, totals = class_hits(correct, labels, len(class_counts))
-    return dataclasses.replace(row, **accuracies(hits, totals, class_counts))  # type: ignore[arg-type]
+            head = complete(each.head, rest.selection_tensors()).to(problem.device)
+            parts[name].append(predict(head, *inside))
+    back = np.argsort(np.argsort(folds, kind="stable"), kind="stable")
+    return {
+        name: Predictions(*(np.concatenate(column)[back] for column in zip(*each, strict=True)))
+        for name, each in parts.items()
+    }

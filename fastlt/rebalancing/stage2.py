@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import checkpoint
 from ..calibration import fit_temperature, with_temperature
+from ..classifier import Classifier, joint_classifier, write_held_out
 from ..config import METHODS, RebalanceConfig
-from ..evaluation import Result, Results, reported_splits, score, score_joint
+from ..evaluation import Result, Results, aimed, reported_splits, score, target_of
 from ..features import FeatureStore
 from ..hardware import resolve_device
-from ..prior import apply_target
+from ..models import LinearHead
+from ..prior import adjust_to_prior, check_target
 from ..run import Run
 from .batch_norm import reestimated
 from .live import check_live, fit_live
 from .methods import fit, needs_training_features
 from .problem import Problem, Rebalanced
-from .selection import cross_validated_hits, with_hits
+from .selection import cross_validated
 
 
 def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
@@ -54,20 +55,32 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     )
     if config.select_on == "test" and "test" not in own.names:
         raise ValueError(f"--select-on: got test; the data of {run.path} have {', '.join(own.names)}: choose val")
+    names, counts = run.data["class_names"], run.data["class_counts"]
+    check_target(config.target, class_names=names, class_counts=counts)  # a mistake in it is found before the work
     store = reestimated(own, config) if config.reestimate_batch_norm else own
-    hits: dict[str, NDArray[np.bool_]] = {}
+    problem = None
     if config.features == "live":
         made, store = fit_live(store, config)
     else:
         problem = pose(store, config)
         made = fit(problem, config)
-        if config.select_on == "folds":
-            hits = cross_validated_hits(problem, config, made, fit)
-    known = store.split(config.selection_split).tensors(store.device) if config.temperature else None
-    made = {name: finish(each, run, config, known) for name, each in made.items()}
-    joint = score_joint(own, reported_splits(own))
-    for name, each in made.items():
-        write(store, dataclasses.replace(config, method=name), each, compare(joint, store, name, each, hits))
+    selection = store.split(config.selection_split).tensors(store.device)
+    classifiers = [classifier_of(store, name, each, config, selection) for name, each in made.items()]
+    if config.target != "uniform":
+        prior = target_of(classifiers[0], config.target)
+        classifiers = [aimed(each, config.target, prior) for each in classifiers]
+    if problem is not None and config.select_on == "folds":
+        target = classifiers[0].prior
+
+        def complete(head: LinearHead, known: tuple[Tensor, Tensor]) -> LinearHead:
+            head, _ = tempered(head, known) if config.temperature else (head, 1.0)
+            return head if target is None else adjust_to_prior(head, target, np.full(len(target), 1 / len(target)))
+
+        held_out = cross_validated(problem, config, made, fit, complete)
+        classifiers = [dataclasses.replace(each, held_out=held_out[each.method]) for each in classifiers]
+    joint = [score(joint_classifier(own), split) for split in reported_splits(own)]
+    for each in classifiers:
+        write(each, dataclasses.replace(config, method=each.method), beside(joint, each))
     return run
 
 
@@ -90,58 +103,60 @@ def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
     )
 
 
-def finish(made: Rebalanced, run: Run, config: RebalanceConfig, known: tuple[Tensor, Tensor] | None) -> Rebalanced:
-    """Fold a temperature into the head, then the class frequencies of where it will be used.
+def classifier_of(
+    store: FeatureStore, method: str, made: Rebalanced, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
+) -> Classifier:
+    """Return the classifier of a run that a method made, with a temperature folded in if that is asked for.
 
     Args:
-        made: A method's head.
-        run: Its run.
-        config: Says what is folded in.
-        known: Features and labels to which the temperature is fitted; None leaves it out.
+        store: The features that it was made for.
+        method: The method.
+        made: Its head.
+        config: Says how it was chosen.
+        selection: Features and labels to which the temperature is fitted.
     """
     head, params = made.head, dict(made.params)
-    if known is not None:
-        params["temperature"] = fit_temperature(head, *known)
-        head = with_temperature(head, params["temperature"])
-    if config.target != "uniform":
-        names, counts = run.data["class_names"], run.data["class_counts"]
-        head, _ = apply_target(head, config.target, class_names=names, class_counts=counts)
-        params["target"] = config.target
-    return dataclasses.replace(made, head=head, params=params)
+    if config.temperature:
+        head, params["temperature"] = tempered(head, selection)
+    return Classifier(
+        method=method,
+        head=head,
+        store=store,
+        path=store.run.method(method) / "model.safetensors",
+        params=params,
+        selected_on=made.selected_on,
+        selection=made.selected_on and f"{config.select_by} on {made.selected_on}",
+    )
 
 
-def write(store: FeatureStore, config: RebalanceConfig, made: Rebalanced, results: Results) -> None:
+def tempered(head: LinearHead, known: tuple[Tensor, Tensor]) -> tuple[LinearHead, float]:
+    """Return the head at the temperature that fits features and labels, and that temperature."""
+    temperature = fit_temperature(head.to(known[0].device), *known)
+    return with_temperature(head, temperature), temperature
+
+
+def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> None:
     """Write the folder of one method."""
-    folder = store.run.method(config.method)
+    store, folder = classifier.store, classifier.path.parent
     tensors = {key: value for key, value in store.tensors.items() if not key.startswith("fc.")}
-    tensors |= {f"fc.{key}": value for key, value in made.head.state_dict().items()}
-    metadata = {"weights": store.weights_hash, "method": config.method, "params": made.params}
-    checkpoint.save(folder / "model.safetensors", tensors, metadata | {"selected_on": made.selected_on})
+    tensors |= {f"fc.{key}": value for key, value in classifier.head.state_dict().items()}
+    metadata = {
+        "weights": store.weights_hash,
+        "method": classifier.method,
+        "params": classifier.params,
+        "selected_on": classifier.selected_on,
+        "selection": classifier.selection,
+        "prior": None if classifier.prior is None else classifier.prior.tolist(),
+    }
+    checkpoint.save(classifier.path, tensors, metadata)
     checkpoint.write_json(folder / "config.json", config.to_json())
     checkpoint.write_json(folder / "results.json", results.to_json())
+    write_held_out(folder, classifier.held_out)
 
 
-def compare(
-    joint: Iterable[Result], store: FeatureStore, method: str, made: Rebalanced, hits: Mapping[str, NDArray[np.bool_]]
-) -> Results:
-    """Evaluate a rebalanced head beside the joint one; val by cross-validation where its hits are given."""
-    path = store.run.method(method) / "model.safetensors"
-    rows: list[Result] = []
-    for before in joint:
-        after = score(
-            made.head,
-            store,
-            before.split,
-            method=method,
-            params=made.params,
-            selected_on=made.selected_on,
-            path=path,
-        )
-        if before.split == "val" and method in hits:
-            counts = np.asarray(store.run.data["class_counts"])
-            after = with_hits(after, hits[method], store.split("val").labels, counts)
-        rows += [before, after]
-    return Results(tuple(rows))
+def beside(joint: Iterable[Result], classifier: Classifier) -> Results:
+    """Evaluate a rebalanced classifier beside the joint one."""
+    return Results(tuple(row for before in joint for row in (before, score(classifier, before.split))))
 
 
 def read_results(run: Run, method: str) -> Results:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation import Results, reported_splits, score_joint, score_rebalanced
+from ..classifier import Classifier
+from ..evaluation import Results, reported_splits, score
 from ..features import FeatureStore
 from ..metrics import shot_groups
 from ..run import Run
-from .classifiers import Classifier, open_classifiers
+from .classifiers import open_classifiers
 from .figures import Material, draw
 from .page import write_page
 from .worst import worst_classes
 
-__all__ = ["Classifier", "write_report"]
+__all__ = ["write_report"]
 
 
 def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
@@ -34,18 +35,18 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
     folder.mkdir(exist_ok=True)
     splits = reported_splits(store)
     classifiers, notes = open_classifiers(store)
-    rows = [
-        *score_joint(store, splits),
-        *(row for part in classifiers[1:] for row in score_rebalanced(store, part.name, splits)),
-    ]
-    results = Results(tuple(sorted(rows, key=lambda row: splits.index(row.split))))
+    results = Results(tuple(score(part, split) for split in splits for part in classifiers))
     counts = np.asarray(run.data["class_counts"], dtype=np.int64)
+
+    def on_val(part: Classifier) -> float:
+        return results.find(part.method, splits[0]).class_mean.value
+
     material = Material(
         folder=folder,
         run=run,
         classifiers=classifiers,
         # Chosen on the first split, val, and shown on the last
-        after=max(classifiers[1:], key=lambda part: results.find(part.name, splits[0]).class_mean.value, default=None),
+        after=max(classifiers[1:], key=on_val, default=None),
         results=results,
         split=splits[-1],
         counts=counts,

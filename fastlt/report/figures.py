@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plots
+from ..classifier import Classifier
 from ..evaluation import GROUP_NAMES, Results
 from ..rebalancing import tau_curve
 from ..run import Run
-from .classifiers import Classifier
 from .planes import choose_classes, planes
 from .worst import shorten
 
@@ -80,7 +80,7 @@ def draw(it: Material) -> list[Figure]:
 def by_group(it: Material) -> Figure:
     """Accuracy by shot group and classifier."""
     path = it.folder / "accuracy_by_group.png"
-    rows = {part.name: it.results.find(part.name, it.split) for part in it.classifiers}
+    rows = {part.method: it.results.find(part.method, it.split) for part in it.classifiers}
     plots.accuracy_by_group(path, rows)
     numbers = "; ".join(
         f"{name.replace('_', ' ')} "
@@ -99,7 +99,7 @@ def by_group(it: Material) -> Figure:
 def by_class_size(it: Material) -> Figure:
     """Accuracy of every class against its size."""
     path = it.folder / "accuracy_by_class_size.png"
-    accuracies = {part.name: part.predictions(it.split).class_accuracy(len(it.counts)) for part in it.pair}
+    accuracies = {part.method: part.predictions(it.split).class_accuracy(len(it.counts)) for part in it.pair}
     plots.accuracy_by_class_size(path, it.counts, accuracies)
     return Figure(
         title="Accuracy by class size",
@@ -113,7 +113,7 @@ def by_class_size(it: Material) -> Figure:
 def weight_norms(it: Material) -> Figure:
     """Weight norm against class rank."""
     path = it.folder / "weight_norms.png"
-    norms = {part.name: part.head.norms().detach().cpu().numpy() for part in it.classifiers}
+    norms = {part.method: part.head.norms().detach().cpu().numpy() for part in it.classifiers}
     # Up to a factor, that of a temperature
     shapes = {name: values / (values.mean() or 1) for name, values in norms.items()}
     same = [name for name in norms if name != "joint" and np.allclose(shapes[name], shapes["joint"], rtol=1e-4)]
@@ -165,7 +165,7 @@ def tail_errors(it: Material) -> Figure:
         said = part.predictions(it.split)
         mine = it.groups[group][said.labels]
         wrong = said.classes[mine & ~said.right]
-        shares[part.name] = {"right": 100 * float(said.right[mine].mean())} | {
+        shares[part.method] = {"right": 100 * float(said.right[mine].mean())} | {
             name: 100 * float(it.groups[name][wrong].sum() / mine.sum()) for name in GROUP_NAMES
         }
     path = it.folder / "tail_errors.png"
@@ -197,7 +197,7 @@ def confusions(it: Material) -> Figure:
         said = part.predictions(it.split)
         table = np.zeros((num_bins, num_bins))
         np.add.at(table, (bins[said.labels], bins[said.classes]), 1.0)
-        tables[part.name] = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+        tables[part.method] = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
     path = it.folder / "confusions.png"
     plots.confusions(path, tables)
     return Figure(
@@ -240,7 +240,7 @@ def reliability(it: Material) -> Figure:
         confidence = np.array([said.confidences[cut].mean() for cut in cuts])
         accuracy = np.array([said.right[cut].mean() for cut in cuts])
         shares = np.array([len(cut) for cut in cuts]) / len(order)
-        bins[part.name] = confidence, accuracy
+        bins[part.method] = confidence, accuracy
         errors.append(f"{part.label} {100 * float(shares @ np.abs(confidence - accuracy)):.1f}")
     path = it.folder / "reliability.png"
     plots.reliability(path, bins)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 from ..evaluation import ACCURACIES, GROUP_NAMES, Accuracy, Result, Results
 from ..files import replacing
 from ..plots import dark_variant
+from ..results import DETAILS, DETAILS_NOTE
 from .figures import Figure, Material
 from .worst import Worst
 
@@ -44,9 +45,11 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
             chosen_on=splits[0],
             split=it.split,
             columns=[name.replace("_", " ") for name in ACCURACIES],
+            details=DETAILS,
+            details_note=DETAILS_NOTE,
             splits=[(name, [html_row(row, results) for row in results if row.split == name]) for name in splits],
             selection=sorted(
-                {f"{row.method.replace('_', ' ')}: chosen on {row.selected_on}." for row in results if row.selected_on}
+                {f"{row.method}: the best {row.selection}.".replace("_", " ") for row in results if row.selection}
             ),
             notes=notes,
             figures=[html_figure(figure) for figure in figures],
@@ -64,7 +67,7 @@ def headline(it: Material) -> list[dict[str, str]]:
     """Return the accuracies before and after, for large print."""
     if it.after is None:
         return []
-    old, new = it.results.find(it.before.name, it.split), it.results.find(it.after.name, it.split)
+    old, new = it.results.find(it.before.method, it.split), it.results.find(it.after.method, it.split)
     cards = []
     for name in ("all", *GROUP_NAMES):
         first, last = getattr(old, name), getattr(new, name)
@@ -103,5 +106,6 @@ def html_row(row: Result, results: Results) -> dict[str, Any]:
 
     return {
         "classifier": row.label.replace("_", " "),
+        "details": row.details(),
         "cells": [cell(getattr(row, name), getattr(joint, name)) for name in ACCURACIES],
     }

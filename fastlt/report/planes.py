@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..calibration import Predictions
+from ..classifier import Classifier
 from ..plots.geometry import Plane
-from .classifiers import Classifier, Predictions
 
 # Shapes: N samples, D feature width, C classes.
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..calibration import Predictions
+from ..classifier import Classifier
 from ..data.image import decode_rgb
 from ..features import FeatureStore
-from .classifiers import Classifier, Predictions
 
 NUM_CLASSES = 12
 NUM_IMAGES = 4  # a class

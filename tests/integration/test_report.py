@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from fastlt import RebalanceConfig, Run, rebalance
+from fastlt.calibration import Predictions
 from fastlt.commands.report import run as command
 from fastlt.features import FeatureStore
 from fastlt.models import LinearHead
 from fastlt.plots.geometry import Plane
 from fastlt.report import Classifier, write_report
-from fastlt.report.classifiers import Predictions
 from fastlt.report.figures import read_records
 from fastlt.report.planes import choose_classes, planes
 
@@ -123,7 +123,7 @@ def test_planes_assign_every_image_as_the_head_does() -> None:
     heads = [LinearHead(torch.randn(5, 16), torch.randn(5)), LinearHead(torch.randn(5, 16), None)]
     classes = (3, 0, 4)
     found: list[Plane] = planes(
-        [Classifier(name="", head=head, store=Store()) for head in heads],  # type: ignore[arg-type]
+        [Classifier(method="", head=head, store=Store(), path=Path()) for head in heads],  # type: ignore[arg-type]
         classes,
         "val",
     )
@@ -139,10 +139,10 @@ def test_the_tail_class_is_the_one_that_the_head_takes() -> None:
     groups = {"many": counts > 100, "medium": (counts >= 20) & (counts <= 100), "few": counts < 20}
     labels = np.array([0, 1, 2, 3, 4, 4, 5, 5])
     classes = np.array([0, 1, 2, 3, 4, 1, 1, 1])
-    said = Predictions(labels, classes, np.ones(8))
+    said = Predictions(labels, classes, np.ones(8), np.zeros(8))
     assert choose_classes(said, counts, groups) == (1, 2, 5)
-    assert choose_classes(Predictions(labels, labels, np.ones(8)), counts, groups) == (0, 3, 5)
-    assert choose_classes(Predictions(labels[:2], labels[:2], np.ones(2)), counts, groups) is None
+    assert choose_classes(Predictions(labels, labels, np.ones(8), np.zeros(8)), counts, groups) == (0, 3, 5)
+    assert choose_classes(Predictions(labels[:2], labels[:2], np.ones(2), np.zeros(2)), counts, groups) is None
 
 
 PROBE = """<script>

@@ -1,6 +1,8 @@
 """Features, rebalancing, evaluation and the report of a finished run."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,7 +185,7 @@ def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
     config = RebalanceConfig(select_on="folds", temperature=False, device="cpu", num_threads=1)
     rebalance(run_copy, config)
     row = next(r for r in results(run_copy) if (r["method"], r["split"]) == ("tau", "val"))
-    assert (row["selected_on"], row["all"]["n"]) == ("folds", 60)
+    assert (row["selected_on"], row["selection"], row["all"]["n"]) == ("folds", "class_mean on folds", 60)
     store = FeatureStore(run_copy, device=CPU)
     features, labels = store.split("val").tensors(CPU)
     folds = torch.from_numpy(stratified_folds(labels.numpy()))
@@ -195,3 +197,34 @@ def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
         scores = features[~rest] @ (weight / weight.norm(dim=1, keepdim=True) ** tau).T
         hits += int((scores.argmax(1) == labels[~rest]).sum())
     assert row["all"]["value"] == pytest.approx(100 * hits / 60)
+    # evaluate says the same of val, and a choice on all of val takes it back
+    again = evaluate(run_copy, config=EvaluateConfig(method="tau", device="cpu"))
+    assert again.find("tau", "val").to_json() == row
+    rebalance(run_copy, dataclasses.replace(config, select_on="val"))
+    row = next(r for r in results(run_copy) if (r["method"], r["split"]) == ("tau", "val"))
+    assert row["selection"] == "class_mean on val"
+    assert evaluate(run_copy, config=EvaluateConfig(method="tau", device="cpu")).find("tau", "val").to_json() == row
+
+
+def test_a_target_is_estimated_and_reported_under(run_copy: Run, data_root: Path) -> None:
+    spec = f"estimate:{data_root / 'train'}"
+    rebalance(run_copy, RebalanceConfig(tau="0.7", target=spec, device="cpu", num_threads=1))
+    _, metadata = load(run_copy.path / "rebalanced" / "tau" / "model.safetensors")
+    prior = np.array(metadata["prior"])
+    assert prior.sum() == pytest.approx(1)
+    counts = np.array(run_copy.data["class_counts"])
+    assert np.abs(prior - counts / counts.sum()).sum() < np.abs(prior - 1 / len(prior)).sum()  # a long tail was seen
+    row = next(r for r in results(run_copy) if (r["method"], r["split"]) == ("tau", "test"))
+    assert row["params"]["target"] == spec
+    assert (
+        row["target"]["value"]
+        == evaluate(run_copy, config=EvaluateConfig(method="tau", split="test", device="cpu"))
+        .find("tau", "test")
+        .target.value
+    )
+
+
+def test_a_wrong_target_is_found_before_anything_is_fitted(run_copy: Run) -> None:
+    with pytest.raises(FileNotFoundError, match=r"--target: got nowhere\.csv, which is no file"):
+        rebalance(run_copy, RebalanceConfig(tau="0.7", target="nowhere.csv"))
+    assert not (run_copy.path / "rebalanced").exists()

@@ -60,9 +60,9 @@ def test_huge_logits_and_a_head_that_is_always_right() -> None:
 
 
 def test_errors_by_group_and_none_for_an_empty_one() -> None:
-    predictions = Predictions(np.array([0, 0, 1]), np.array([0.5, 1.0, 0.25]), np.zeros(3))
+    predictions = Predictions(np.array([0, 0, 1]), np.array([0, 0, 1]), np.array([0.5, 1.0, 0.25]), np.zeros(3))
     groups = {"many": np.array([True, False, False]), "few": np.array([False, True, False])}
-    found = calibration_errors(predictions, np.array([0, 0, 1]), groups | {"medium": np.array([False, False, True])})
+    found = calibration_errors(predictions, groups | {"medium": np.array([False, False, True])})
     assert found["many"] == pytest.approx(0.25)
     assert found["few"] == pytest.approx(0.75)
     assert found["all"] == pytest.approx(1.25 / 3)

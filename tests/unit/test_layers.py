@@ -17,7 +17,7 @@ LAYERS = (
     ("checkpoint", "run", "feature_file", "features", "step", "streams", "pretrained", "averaging"),
     ("state", "interrupts", "parameters"),
     ("opening",),
-    ("calibration", "prior", "results", "per_class"),
+    ("calibration", "prior", "results", "per_class", "classifier"),
     ("evaluation",),
     ("training", "rebalancing", "plots"),
     ("report", "networks"),

@@ -5,17 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from fastlt.models import LinearHead
 from fastlt.prior import (
     adjust_to_prior,
-    apply_target,
+    check_target,
     estimate_prior,
     log_probabilities,
     parse_target,
+    resolve_target,
     source_prior,
-    unlabelled_images,
 )
 
 NAMES, COUNTS = ("ant", "bee", "cat"), (60, 30, 10)
@@ -91,7 +90,7 @@ def test_impossible_frequencies_are_refused() -> None:
         adjust_to_prior(head, [1, 1, 1], [1, 0, 1])
 
 
-def test_apply_target_estimates_and_adjusts() -> None:
+def test_a_target_is_estimated_from_the_features_of_a_folder(tmp_path: Path) -> None:
     prior = [0.8, 0.15, 0.05]
     head, features, labels = drawn(prior)
     seen: list[Path] = []
@@ -100,13 +99,26 @@ def test_apply_target_estimates_and_adjusts() -> None:
         seen.append(folder)
         return features
 
-    common = {"class_names": NAMES, "class_counts": COUNTS}
-    adjusted, found = apply_target(head, "estimate:photos", features=read, **common)
-    assert seen == [Path("photos")]
+    uniform = [1 / 3] * 3
+    found = resolve_target(
+        f"estimate:{tmp_path}", head, class_names=NAMES, class_counts=COUNTS, source=uniform, features=read
+    )
+    assert seen == [tmp_path]
     np.testing.assert_allclose(found, prior, atol=0.02)
+    adjusted = adjust_to_prior(head, found, uniform)
     assert (adjusted(features).argmax(1) == labels).sum() > (head(features).argmax(1) == labels).sum()
-    with pytest.raises(ValueError, match="no images can be read here"):
-        apply_target(head, "estimate:photos", **common)
+
+
+def test_a_target_that_cannot_be_is_found_early(tmp_path: Path) -> None:
+    for spec, message in (
+        ("estimate:", "without a folder"),
+        ("estimate:nowhere", "which is no folder"),
+        (f"estimate:{tmp_path}", "there is no image"),
+        ("absent.csv", "which is no file"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            check_target(spec, class_names=NAMES, class_counts=COUNTS)
+    check_target("train", class_names=NAMES, class_counts=COUNTS)
 
 
 def test_the_source_is_what_sampling_showed() -> None:
@@ -115,17 +127,3 @@ def test_the_source_is_what_sampling_showed() -> None:
     np.testing.assert_allclose(source_prior([4, 1], sampling="square_root"), [2 / 3, 1 / 3])
     balanced = source_prior(COUNTS, sampling="instance_balanced", loss="balanced_softmax")
     np.testing.assert_allclose(balanced, [1 / 3] * 3)
-
-
-def test_unlabelled_images_are_found_at_any_depth(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    for path in (tmp_path / "x.png", tmp_path / "a" / "b" / "y.png"):
-        Image.new("RGB", (8, 6)).save(path)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    assert unlabelled_images(tmp_path, NAMES).paths == ("x.png", "a/b/y.png")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ValueError, match="there is no image"):
-        unlabelled_images(empty, NAMES)
-    with pytest.raises(FileNotFoundError, match="which is no folder"):
-        unlabelled_images(tmp_path / "absent", NAMES)

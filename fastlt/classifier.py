@@ -1,0 +1,121 @@
+"""The classifiers of a run: a linear head, the features that it was made for, and what it says of every image."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checkpoint
+from .calibration import Predictions, predict
+from .config import METHODS
+from .features import FeatureStore
+from .files import replacing
+from .models import LinearHead
+from .run import Run
+
+# Shapes: N samples, C classes.
+
+FOLDS = "folds.npz"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+    """A linear head of a run, the features that it was made for, and where it comes from."""
+
+    method: str
+    """joint, or the rebalancing method."""
+    head: LinearHead
+    store: FeatureStore
+    path: Path
+    """The checkpoint that holds it."""
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What it was made with."""
+    selected_on: str | None = None
+    """Where that was chosen: val, folds (of val), test; None if it was given."""
+    selection: str | None = None
+    """What was maximised where: ``class_mean on val``; None if nothing was chosen."""
+    prior: NDArray[np.float64] | None = None
+    """[C] the class frequencies that it is adjusted to; None if it is not."""
+    held_out: Predictions | None = None
+    """What is said of every val image by heads that were chosen without it; None if all of val chose."""
+    known: dict[str, Predictions] = dataclasses.field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name, for readers."""
+        return self.method.replace("_", " ")
+
+    def predictions(self, split: str) -> Predictions:
+        """Return what the classifier says of a split, computed once; of val by cross-validation, where folds chose."""
+        if split == "val" and self.held_out is not None:
+            return self.held_out
+        if split not in self.known:
+            device = self.store.device
+            self.known[split] = predict(self.head.to(device), *self.store.split(split).tensors(device))
+        return self.known[split]
+
+
+def joint_classifier(store: FeatureStore) -> Classifier:
+    """Return the run's own head, as stage 1 left it."""
+    return Classifier(method="joint", head=store.head, store=store, path=store.checkpoint)
+
+
+def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method") -> Classifier:
+    """Read a classifier of a run: the joint one, or a rebalanced one from its checkpoint.
+
+    Raises:
+        FileNotFoundError: The run has none by that method.
+        ValueError: It was made from other weights, or cannot be read.
+    """
+    if method == "joint":
+        return joint_classifier(store)
+    folder = store.run.method(method)
+    path = folder / "model.safetensors"
+    again = f"fastlt rebalance {store.run.path} --method {method}"
+    if not path.is_file():
+        raise FileNotFoundError(f"{flag}: {store.run.path} has no {method} classifier yet; make it with: {again}")
+    tensors, metadata = checkpoint.load(path)
+    if metadata.get("weights") != store.weights_hash:
+        raise ValueError(f"{path}: made from other weights than {store.checkpoint}; make it anew with: {again}")
+    if "fc.weight" not in tensors:
+        raise ValueError(f"{path}: the checkpoint of another network: it has no fc.weight")
+    prior = metadata.get("prior")
+    return Classifier(
+        method=method,
+        head=LinearHead(tensors["fc.weight"], tensors.get("fc.bias")),
+        store=store.under(tensors, method),  # live training and --reestimate-batch-norm change what is below the head
+        path=path,
+        params=metadata["params"],
+        selected_on=metadata["selected_on"],
+        selection=metadata.get("selection"),
+        prior=None if prior is None else np.array(prior),
+        held_out=read_held_out(folder) if metadata["selected_on"] == "folds" else None,
+    )
+
+
+def methods_of(run: Run) -> list[str]:
+    """Return the methods by which a run has a rebalanced classifier."""
+    return [name for name in METHODS if (run.method(name) / "model.safetensors").is_file()]
+
+
+def write_held_out(folder: Path, predictions: Predictions | None) -> None:
+    """Write what folds said of val beside a classifier, or remove what an earlier one left."""
+    path = folder / FOLDS
+    if predictions is None:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **predictions._asdict())
+
+
+def read_held_out(folder: Path) -> Predictions | None:
+    """Read what folds said of val; None where it is not there."""
+    path = folder / FOLDS
+    if not path.is_file():
+        return None
+    with np.load(path) as arrays:
+        return Predictions(**arrays)

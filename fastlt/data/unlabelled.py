@@ -1,0 +1,65 @@
+"""Images without labels: to classify, or to estimate class frequencies from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..loggers import log
+from .dataset import LongTailedDataset, SkippedFile
+from .index import fingerprint, index_files
+from .listing import list_images
+
+
+def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, flag: str) -> LongTailedDataset:
+    """Return images as a split whose labels mean nothing.
+
+    Args:
+        places: Image files, and folders whose images, at any depth, are taken in order of their names.
+        class_names: The classes that a classifier of them has.
+        flag: What the user gave them by, for messages.
+
+    Returns:
+        The images, relative to the folder that all share; files that are no complete images are named in ``skipped``.
+
+    Raises:
+        FileNotFoundError: A place does not exist.
+        ValueError: There is no image.
+    """
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            files += [(place / name).absolute() for name in list_images(place)[0]]
+        elif place.is_file():
+            files.append(place.absolute())
+        else:
+            raise FileNotFoundError(f"{flag}: got {place}, which is no file or folder; expected images")
+    shown = ", ".join(str(place) for place in places[:3])
+    if not files:
+        raise ValueError(f"{flag}: there is no image in {shown}; expected .jpg, .png or other image files")
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    names = [file.relative_to(root).as_posix() for file in files]
+    index = index_files(root, names, source=shown)
+    kept = [at for at in range(len(names)) if at not in index.reasons]
+    if not kept:
+        at, reason = next(iter(index.reasons.items()))
+        raise ValueError(
+            f"{flag}: there is no image in {shown}: none of {len(names)} files is complete, {names[at]} ({reason})"
+        )
+    if len(kept) < len(names):
+        log.warning("%s: %d of %d files are no complete images", flag, len(names) - len(kept), len(names))
+    paths, labels = tuple(names[at] for at in kept), np.zeros(len(kept), dtype=np.int64)
+    return LongTailedDataset(
+        root=root,
+        paths=paths,
+        labels=labels,
+        sizes=index.sizes[kept],
+        native=index.native[kept],
+        class_names=tuple(class_names),
+        split="unlabelled",
+        fingerprint=fingerprint(paths, labels, index.stats[kept]),
+        skipped=tuple(SkippedFile(names[at], reason) for at, reason in index.reasons.items()),
+    )

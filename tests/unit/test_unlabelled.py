@@ -1,0 +1,32 @@
+"""Images without labels, from files and folders."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastlt.data.unlabelled import unlabelled_images
+
+NAMES = ("ant", "bee")
+
+
+def test_images_are_found_at_any_depth_and_broken_ones_named(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for path in (tmp_path / "x.png", tmp_path / "a" / "b" / "y.png"):
+        Image.new("RGB", (8, 6)).save(path)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    found = unlabelled_images([tmp_path], NAMES, flag="IMAGES")
+    assert (found.root, found.paths) == (tmp_path, ("x.png", "a/b/y.png"))
+    assert [file.path for file in found.skipped] == ["broken.png"]
+    mixed = unlabelled_images([tmp_path / "a", tmp_path / "x.png"], NAMES, flag="IMAGES")
+    assert (mixed.root, mixed.paths) == (tmp_path, ("a/b/y.png", "x.png"))
+
+
+def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="IMAGES: there is no image in"):
+        unlabelled_images([tmp_path], NAMES, flag="IMAGES")
+    with pytest.raises(FileNotFoundError, match=r"IMAGES: got .*absent, which is no file or folder"):
+        unlabelled_images([tmp_path / "absent"], NAMES, flag="IMAGES")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"none of 1 files is complete, broken\.png"):
+        unlabelled_images([tmp_path / "broken.png"], NAMES, flag="IMAGES")
