@@ -19,7 +19,7 @@ from ..models.resnet import SPECS, ResNetSpec
 TRUNK = "trunk."  # where a network of the timm library keeps its own names
 HEAD = "fc"
 COUNTER = "num_batches_tracked"  # files older than it lack it
-NUM_NAMED = 10
+NUM_NAMED, NUM_EXAMPLES = 10, 3
 
 # transformers' ResNetForImageClassification
 _STEM = re.compile(r"^resnet\.embedder\.embedder\.(convolution|normalization)\.(\w+)$")
@@ -71,6 +71,8 @@ def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | 
             number of classes or of another width.
     """
     wanted = shapes(backbone)
+    if head is not None:
+        check_named(path, tensors, head)
     trunk = {key: shape for key, shape in wanted.items() if not key.startswith(f"{HEAD}.")}
     prefix = TRUNK if any(key.startswith(TRUNK) for key in trunk) else ""
     names: dict[str, str] = {}
@@ -88,17 +90,12 @@ def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | 
         if tuple(tensors[theirs].shape) != trunk[ours]
     ]
     if missing or reshaped:
-        raise ValueError(unmatched(path, backbone, missing, left, reshaped))
+        raise ValueError(unmatched(path, tensors, backbone, missing, left, reshaped))
     last = head or find_head(path, tensors, left)
-    weight = tensors.get(f"{last}.weight")
-    if weight is None or weight.ndim != 2:
-        raise ValueError(
-            f"--head: got {last}, but {path} has no matrix {last}.weight; its matrices are "
-            f"{name_some(matrices(tensors, tensors), 5) or 'none'}"
-        )
+    weight = tensors[f"{last}.weight"]
     extra = [key for key in left if key not in (f"{last}.weight", f"{last}.bias")]
     if extra and head is None:
-        raise ValueError(unmatched(path, backbone, [], extra, []))
+        raise ValueError(unmatched(path, tensors, backbone, [], extra, []))
     if extra:
         log.info(
             "%s: %d tensors are no part of %s and stay as they are: %s", path, len(extra), backbone, name_some(extra, 5)
@@ -111,9 +108,22 @@ def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | 
     return NameMap(backbone=backbone, head=last, names=names, absent=absent)
 
 
+def check_named(path: Path, tensors: Mapping[str, Tensor], head: str) -> None:
+    """Raise a ValueError unless a name is that of a layer whose weight is a matrix."""
+    weight = tensors.get(f"{head}.weight")
+    if weight is None or weight.ndim != 2:
+        what = f"no {head}.weight" if weight is None else f"a {head}.weight of shape {list(weight.shape)}"
+        raise ValueError(
+            f"--head: got {head}, but {path} has {what}; expected a layer whose weight is a matrix: "
+            f"{name_some(matrices(tensors, tensors)[::-1], 5) or 'it has none'}"
+        )
+
+
 def check_head(path: Path, backbone: str, head: str, weight: Tensor, num_classes: int, width: int) -> None:
     """Raise a ValueError unless the last layer fits the data and the backbone."""
     rows, columns = weight.shape
+    if not weight.is_floating_point():
+        raise ValueError(f"{path}: its last layer {head} is of {weight.dtype}; expected floating point: not quantized")
     if columns != width:
         raise ValueError(
             f"{path}: its last layer {head} takes {columns} features, but {backbone} gives {width}; give the "
@@ -152,21 +162,29 @@ def find_head(path: Path, tensors: Mapping[str, Tensor], left: list[str]) -> str
     return found[0]
 
 
-def unmatched(path: Path, backbone: str, missing: list[str], extra: list[str], reshaped: list[str]) -> str:
-    """Say what could not be mapped, key by key: ten in the message, all of them in a file beside it."""
+def unmatched(
+    path: Path, tensors: Mapping[str, Tensor], backbone: str, missing: list[str], extra: list[str], reshaped: list[str]
+) -> str:
+    """Say what could not be mapped, key by key: up to ten in the message, more of them in a file beside it."""
     lines = [
         *(f"missing: {key}" for key in missing),
         *(f"not expected: {key}" for key in extra),
         *(f"another shape: {text}" for text in reshaped),
     ]
+    most = NUM_NAMED if len(lines) <= NUM_NAMED else NUM_EXAMPLES
     counts = [
-        f"{len(keys)} {what} ({name_some(keys, NUM_NAMED)})"
+        f"{len(keys)} {what} ({name_some(keys, most)})"
         for keys, what in ((missing, "missing"), (extra, "not expected"), (reshaped, "of another shape"))
         if keys
     ]
+    remedy = "give the --backbone that it was trained with"
+    if like := resembling(tensors) if missing or reshaped else None:
+        remedy = f"its tensors are those of {like}: give --backbone {like}"
+    elif not missing and not reshaped:
+        remedy += ", or, if they stand beside it (an auxiliary head), name the last layer with --head: they stay"
     return (
         f"{path}: {len(lines)} tensors cannot be mapped to {backbone}: {'; '.join(counts)}{write_all(path, lines)}; "
-        "give the --backbone that it was trained with; --head allows tensors beside the network"
+        f"{remedy}"
     )
 
 
@@ -223,8 +241,8 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
             if like is None:
                 raise
             raise ValueError(
-                f"--backbone: missing; {path} says that it is a {named}, which cannot be built ({error}); its tensors "
-                f"are those of {like}: give --backbone {like} if it is one"
+                f"--backbone: missing; {path} says that its network is {named!r}, which cannot be built "
+                f"({error}); its tensors are those of {like}: give --backbone {like} if it is one"
             ) from error
         return f"timm:{plain}"
     if like is None:

@@ -82,11 +82,11 @@ def described(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dic
     timms = settings.get("config", {}).get("pretrained_cfg") or pretrained
     if timms:
         size = int(timms.get("input_size", (3, 224, 224))[-1])
-        share = float(timms.get("crop_pct") or 0.875)
+        crop = float(timms.get("crop_pct") or 0.875)
         squeezed = timms.get("crop_mode", "center") != "center"
         return {
             "image_size": size,
-            "eval_resize": math.floor(size / share),
+            "eval_resize": math.floor(size / crop),
             "mean": three(timms.get("mean")),
             "std": three(timms.get("std")),
             "interpolation": timms.get("interpolation"),
