@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import tyro
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
 
 from .common import Output, console, parse, say, write_output
 
@@ -36,14 +37,22 @@ def print_recipe(name: str) -> dict[str, Any]:
     from ..recipes.quirks import QUIRKS
     from ..recipes.stage2 import PAPERS, stage2
 
-    values, origins, published, later = recipe(name).to_json(), sources(name), choices(name), stage2(name)
-    settings = Table("setting", "value", "source", "also published")
+    config, origins, published = recipe(name), sources(name), choices(name)
+    values, later = config.to_json(), stage2(name, batch_size=config.batch_size)
+    whole = (Column(name, no_wrap=True) for name in ("setting", "value", "source"))
+    also = ["also published"] if published else []
+    settings = Table(*whole, *also, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for key, origin in origins.items():
         others = ", ".join(str(value) for value in published.get(key, ()) if value != values[key])
-        settings.add_row(f"--{key.replace('_', '-')}", show(values[key]), origin, others)
+        settings.add_row(f"--{key.replace('_', '-')}", show(values[key]), origin, *([others] if published else []))
     settings.add_section()
-    settings.add_row("rebalance --method crt --epochs", str(later.crt_epochs), later.source, "")
-    settings.add_row("rebalance --method lws --epochs", str(later.lws_epochs), later.source, "")
+    for flag, value in (
+        ("--epochs", f"{later.crt_epochs} (crt), {later.lws_epochs} (lws)"),
+        ("--batch-size", f"{later.batch_size}"),
+        ("--lr", f"{later.lr:g}"),
+        ("--weight-decay", f"{later.weight_decay:g}"),
+    ):
+        settings.add_row(f"rebalance {flag}", value, later.source)
     console.print(settings)
     if name in PAPERS:
         differences = Table("the released code differs in", "here", "there", "switch", title="--protocol released")
@@ -54,16 +63,18 @@ def print_recipe(name: str) -> dict[str, Any]:
     return values | {
         "sources": origins,
         "choices": {key: list(each) for key, each in published.items()},
-        "stage2": dataclasses.asdict(later),
+        "stage2": dataclasses.asdict(later) | {"lr": later.lr},
         "quirks": [dataclasses.asdict(quirk) for quirk in QUIRKS] if name in PAPERS else [],
     }
 
 
 def show(value: Any) -> str:
     """Return a setting's value as it would be typed."""
-    if value is None or value == []:
+    if value in (None, [], ()):
         return "-"
-    return " ".join(map(show, value)) if isinstance(value, list | tuple) else f"{value}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(show, value))
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def print_list() -> dict[str, Any]:

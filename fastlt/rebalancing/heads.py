@@ -21,7 +21,7 @@ from ..hardware import autocast, resolve_precision
 from ..metrics import shot_accuracy
 from ..models import LinearHead
 from .problem import Problem, Rebalanced
-from .schedule import LR_PER_IMAGE, MOMENTUM, WEIGHT_DECAY, cosine, default_epochs
+from .schedule import LR_PER_IMAGE, MOMENTUM, cosine, default_epochs, default_weight_decay
 
 # Shapes: S seeds, K settings (learning rate x weight decay) a seed, B batch, C classes, D feature width.
 
@@ -79,16 +79,18 @@ class Recipe:
         num_samples = len(problem.train[0])
         batch_size = min(config.batch_size or problem.stage1.get("batch_size", 512), num_samples)
         balanced = sampling == "class_balanced"
+        dataset = problem.stage1.get("dataset", "")
         return cls(
             sampling=sampling,
             samples_per_class=min(4, batch_size) if balanced and config.protocol == "released" else 1,
             batch_size=batch_size,
-            epochs=config.epochs or default_epochs(method, problem.stage1.get("dataset", "")),
+            epochs=config.epochs or default_epochs(method, dataset),
             protocol=config.protocol,
             seeds=(config.seed,),
             settings=tuple(
                 itertools.product(
-                    config.lr or (rate * LR_PER_IMAGE * batch_size,), config.weight_decay or (WEIGHT_DECAY,)
+                    config.lr or (rate * LR_PER_IMAGE * batch_size,),
+                    config.weight_decay or (default_weight_decay(dataset),),
                 )
             ),
         )

@@ -23,7 +23,7 @@ from .batch_norm import batch_norms, fresh_model, len_train, training_images
 from .heads import selection_accuracy
 from .linear_stack import scaled
 from .problem import Problem, Rebalanced
-from .schedule import LR_PER_IMAGE, MOMENTUM, WEIGHT_DECAY, cosine, default_epochs
+from .schedule import LR_PER_IMAGE, MOMENTUM, cosine, default_epochs, default_weight_decay
 
 # Shapes: B batch, C classes, D feature width.
 
@@ -94,7 +94,7 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
     model = fresh_model(store)
     parts = trained_parts(model, config.fine_tune)
     trunk = [parameter for part in parts for parameter in part.parameters()]
-    candidates = make_candidates(model, trunk, config, batch_size)
+    candidates = make_candidates(model, trunk, config, batch_size, default_weight_decay(train.dataset))
     set_modes(model, parts, drift=config.protocol == "released")
     preprocess = Preprocess(train.mean, train.std).to(store.device)
     precision = resolve_precision(train.precision, store.device)
@@ -158,11 +158,11 @@ def check_live(config: RebalanceConfig) -> None:
 
 
 def make_candidates(
-    model: Network, trunk: list[nn.Parameter], config: RebalanceConfig, batch_size: int
+    model: Network, trunk: list[nn.Parameter], config: RebalanceConfig, batch_size: int, weight_decay: float
 ) -> list[Candidate]:
     """Return one classifier for every pair of learning rate and weight decay, all from the same start."""
     rates = config.lr or (LR_PER_IMAGE * batch_size,)
-    decays = config.weight_decay or (WEIGHT_DECAY,)
+    decays = config.weight_decay or (weight_decay,)
     found = []
     device = model.fc.weight.device
     for lr, decay in itertools.product(rates, decays):

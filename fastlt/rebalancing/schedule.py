@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from .. import step
-from ..recipes.stage2 import stage2
+from ..recipes.stage2 import LR_PER_IMAGE, stage2
+
+__all__ = ["LR_PER_IMAGE", "MOMENTUM", "cosine", "default_epochs", "default_weight_decay"]
 
 MOMENTUM = 0.9
-LR_PER_IMAGE = 0.2 / 512
-WEIGHT_DECAY = 5e-4
 
 
 def default_epochs(method: str, dataset: str) -> int:
     """Return the paper's epochs of stage 2: 5 for LWS, else 10, on iNaturalist 30."""
     settings = stage2(dataset)
     return settings.lws_epochs if method == "lws" else settings.crt_epochs
+
+
+def default_weight_decay(dataset: str) -> float:
+    """Return the paper's weight decay of stage 2: 5e-4, on iNaturalist 1e-4."""
+    return stage2(dataset).weight_decay
 
 
 def cosine(epoch: int, epochs: int, protocol: str) -> float:

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from .sources import AUTHOR, CODE, OURS
 
 PAPERS = ("imagenet_lt", "inat2018", "places_lt")
+LR_PER_IMAGE = 0.2 / 512
+"""The learning rate goes with the batch, in stage 2 as in stage 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage2:
-    """Epochs of the trained classifiers, and where they come from."""
+    """How the paper trains classifiers on frozen features, and where that comes from.
+
+    Attributes:
+        crt_epochs: Epochs of a retrained classifier.
+        lws_epochs: Epochs of learned weight scaling.
+        batch_size: Images a step: stage 1's.
+        weight_decay: On everything that is trained, scales too: stage 1's.
+        source: One of `fastlt.recipes.sources`.
+    """
 
     crt_epochs: int
     lws_epochs: int
+    batch_size: int
+    weight_decay: float
     source: str
 
+    @property
+    def lr(self) -> float:
+        """The base learning rate of that batch."""
+        return LR_PER_IMAGE * self.batch_size
 
-def stage2(dataset: str) -> Stage2:
-    """Return how long the paper trains classifiers on a data set; others take ImageNet-LT's."""
-    source = AUTHOR if dataset == "places_lt" else CODE if dataset in PAPERS else OURS
-    return Stage2(crt_epochs=30 if dataset == "inat2018" else 10, lws_epochs=5, source=source)
+
+_IMAGENET = Stage2(crt_epochs=10, lws_epochs=5, batch_size=512, weight_decay=5e-4, source=CODE)
+_STAGE2 = {
+    "imagenet_lt": _IMAGENET,
+    "inat2018": Stage2(crt_epochs=30, lws_epochs=5, batch_size=512, weight_decay=1e-4, source=CODE),
+    "places_lt": Stage2(crt_epochs=10, lws_epochs=5, batch_size=256, weight_decay=5e-4, source=AUTHOR),
+}
+
+
+def stage2(dataset: str, *, batch_size: int = 512) -> Stage2:
+    """Return how the paper trains classifiers on a data set; others take ImageNet-LT's, with a batch of their own.
+
+    Args:
+        dataset: Data set, as in ``TrainConfig``.
+        batch_size: That of a data set that the paper has not.
+    """
+    return _STAGE2.get(dataset) or dataclasses.replace(_IMAGENET, batch_size=batch_size, source=OURS)

@@ -1,11 +1,16 @@
 """Recipes and the paper's schedules."""
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 
 import pytest
 
+from fastlt.cli import dispatch
 from fastlt.config import RebalanceConfig, TrainConfig
 from fastlt.models.resnet import SPECS
+from fastlt.rebalancing.schedule import default_epochs, default_weight_decay
 from fastlt.recipes import RECIPES, choices, recipe, sources
 from fastlt.recipes.quirks import QUIRKS
 from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE
@@ -84,9 +89,36 @@ def test_every_published_choice_makes_a_valid_recipe(name: str) -> None:
         assert dataclasses.replace(config, backbone=backbone).backbone in SPECS
 
 
-@pytest.mark.parametrize(("name", "crt"), [("imagenet_lt", 10), ("inat2018", 30), ("places_lt", 10)])
-def test_stage_2_has_the_papers_epochs(name: str, crt: int) -> None:
-    assert (stage2(name).crt_epochs, stage2(name).lws_epochs) == (crt, 5)
+@pytest.mark.parametrize(
+    ("name", "crt_epochs", "batch_size", "lr", "weight_decay", "source"),
+    [
+        ("imagenet_lt", 10, 512, 0.2, 5e-4, CODE),
+        ("inat2018", 30, 512, 0.2, 1e-4, CODE),
+        ("places_lt", 10, 256, 0.1, 5e-4, AUTHOR),
+        ("cifar10_lt", 10, 128, 0.05, 5e-4, OURS),
+    ],
+)
+def test_stage_2_has_the_papers_settings(
+    name: str, crt_epochs: int, batch_size: int, lr: float, weight_decay: float, source: str
+) -> None:
+    config = recipe(name)
+    later = stage2(name, batch_size=config.batch_size)
+    assert (later.crt_epochs, later.lws_epochs, later.batch_size) == (crt_epochs, 5, batch_size)
+    assert (later.lr, later.weight_decay, later.source) == (pytest.approx(lr), weight_decay, source)
+    assert later.batch_size == config.batch_size
+    assert default_epochs("crt", name) == crt_epochs
+    assert default_epochs("lws", name) == 5
+    assert default_weight_decay(name) == weight_decay
+    if source != OURS:
+        assert later.weight_decay == config.weight_decay
+
+
+def test_a_recipe_is_printed_with_its_second_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dispatch(["recipes", "inat2018", "--json", str(tmp_path / "recipe.json")])
+    out = capsys.readouterr().out
+    for flag, value in (("--epochs", r"30 \(crt\), 5 \(lws\)"), ("--lr", "0.2"), ("--weight-decay", "0.0001")):
+        assert re.search(rf"rebalance {flag} +{value} +{CODE}", out), flag
+    assert json.loads((tmp_path / "recipe.json").read_text())["stage2"]["weight_decay"] == 1e-4
 
 
 def test_quirks_name_switches_that_exist() -> None:
