@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,36 @@ def resolve_threads(num_threads: int | None) -> int:
     """Return the number of loader threads: as asked for, or one a usable processor, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return num_threads or min(MAX_THREADS, usable)
+
+
+@contextlib.contextmanager
+def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterator[None]:
+    """Settle for a block how operations choose among their algorithms, and put the process's own settings back.
+
+    Args:
+        benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; what wins may
+            differ from run to run.
+        deterministic: Take algorithms that give the same bits every time, in PyTorch, cuDNN, cuBLAS and Inductor. It
+            overrides ``benchmark``. An operation that has none is named in a warning and computed all the same.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    if deterministic:
+        # Read when cuBLAS first works in this process: the same bits need buffers of a fixed size
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # a pass over every new tensor; no step reads what it did not write
+    cudnn.benchmark, cudnn.deterministic = benchmark and not deterministic, deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
+        settings.fill_uninitialized_memory = filled
 
 
 def keep_freed_memory() -> None:

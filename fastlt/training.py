@@ -20,7 +20,7 @@ from .data.loader import Loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
 from .distributed import ReportedElsewhereError, World
-from .hardware import keep_freed_memory, resolve_device
+from .hardware import algorithms, keep_freed_memory, resolve_device
 from .interrupts import InterruptedTrainingError, catch_signals
 from .loggers import TrainingLog, drop_records_after, log
 from .metrics import ShotAccuracy, shot_accuracy
@@ -65,7 +65,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
         run, resolved = world.first(prepare)
         splits = splits or open_data(resolved)
         try:
-            Trainer(run, resolved, splits, device, console or Console(), world).fit()
+            with algorithms(deterministic=resolved.deterministic):
+                Trainer(run, resolved, splits, device, console or Console(), world).fit()
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"--batch-size: {config.batch_size} images of {config.image_size} pixels do not fit the memory of "
@@ -91,8 +92,6 @@ class Trainer:
         self.world = world
         if device.type == "cpu":
             keep_freed_memory()
-        else:
-            torch.backends.cudnn.benchmark = True
         begun = config.resume and run.checkpoint("last").exists()  # its weights will be those of the run
         self.model = build_network(config, splits["train"].num_classes, device, world, start=not begun)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None

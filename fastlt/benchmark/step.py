@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import importlib
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.preprocess import Preprocess
-from ..hardware import autocast, keep_freed_memory, resolve_precision
+from ..hardware import algorithms, autocast, keep_freed_memory, resolve_precision
 from ..models import create_model
 from .traffic import bandwidth, median_s, training_bytes
 
@@ -34,11 +35,24 @@ class Switches:
     """torch.compile over jitter, normalisation, network and loss."""
     fused_optimizer: bool = True
     """SGD in one kernel (CUDA)."""
+    cudnn_benchmark: bool = True
+    """Let cuDNN time its convolutions first and keep the fastest (CUDA)."""
+    deterministic: bool = False
+    """Algorithms that give the same bits every time: ``--deterministic``."""
+    cuda_graphs: bool = False
+    """Replay the compiled step as CUDA graphs (CUDA)."""
     keep_memory: bool = True
     """Let the C allocator keep freed blocks (CPU)."""
 
 
-PLAIN = Switches(channels_last=False, low_precision=False, compile=False, fused_optimizer=False, keep_memory=False)
+PLAIN = Switches(
+    channels_last=False,
+    low_precision=False,
+    compile=False,
+    fused_optimizer=False,
+    cudnn_benchmark=False,
+    keep_memory=False,
+)
 VARIANTS: dict[str, Switches] = {
     "plain": PLAIN,
     "plain bf16": dataclasses.replace(PLAIN, low_precision=True),
@@ -48,11 +62,21 @@ VARIANTS: dict[str, Switches] = {
     "fastlt NCHW": Switches(channels_last=False),
     "fastlt fp32": Switches(low_precision=False),
     "fastlt unfused SGD": Switches(fused_optimizer=False),
+    "fastlt no cuDNN benchmark": Switches(cudnn_benchmark=False),
+    "fastlt deterministic": Switches(deterministic=True),
+    "fastlt CUDA graphs": Switches(cuda_graphs=True),
 }
-"""From a first script's step, through ours, to ours with one switch off. On a CPU plain comes first: the allocator's
+"""From a first script's step, through ours, to ours with one switch turned. On a CPU plain comes first: the allocator's
 setting cannot be taken back."""
+CUDA_ONLY = ("fastlt unfused SGD", "fastlt no cuDNN benchmark", "fastlt deterministic", "fastlt CUDA graphs")
+"""Variants whose switch does nothing on a CPU."""
 PEER = "torchvision compiled"
 """torchvision's network with channels_last, bf16 and torch.compile, fed float images: a good engineer's step."""
+
+
+def worth_timing(device: torch.device) -> tuple[str, ...]:
+    """Return the variants that differ on a device, the peer included."""
+    return tuple(name for name in (*VARIANTS, PEER) if device.type == "cuda" or name not in CUDA_ONLY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +115,8 @@ def measure(
                 yield StepResult(backbone=backbone, variant=variant, error="torchvision is absent or lacks it")
                 continue
             try:
-                seconds, peak = clock(step, device, repeats=repeats)
+                with chosen(variant):
+                    seconds, peak = clock(step, device, repeats=repeats)
             except torch.OutOfMemoryError:
                 yield StepResult(backbone=backbone, variant=variant, error=f"out of memory at batch {batch_size}")
                 continue
@@ -108,6 +133,12 @@ def measure(
                 peak_gib=peak,
                 bandwidth_share=rate * needed / bytes_per_s,
             )
+
+
+def chosen(variant: str) -> contextlib.AbstractContextManager[None]:
+    """Settle, for a block, the algorithms that a variant's step is to run with."""
+    switches = VARIANTS.get(variant, Switches())
+    return algorithms(benchmark=switches.cudnn_benchmark, deterministic=switches.deterministic)
 
 
 def clock(step: Callable[..., Tensor], device: torch.device, *, repeats: int) -> tuple[float, float | None]:
@@ -164,14 +195,16 @@ def build(
             logits = model(x)
         return F.cross_entropy(logits.float(), labels)
 
-    loss = torch.compile(loss_of, dynamic=False) if switches.compile else loss_of
+    mode = "reduce-overhead" if switches.cuda_graphs else None
+    loss = torch.compile(loss_of, dynamic=False, mode=mode) if switches.compile else loss_of
 
     def step(batch: Tensor = given, labels: Tensor = labels) -> Tensor:
         mean_loss = loss(batch, labels)
         mean_loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return mean_loss.detach()
+        # A CUDA graph writes its next result where this one is
+        return mean_loss.detach().clone() if switches.cuda_graphs else mean_loss.detach()
 
     return step, precision
 

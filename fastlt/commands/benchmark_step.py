@@ -20,7 +20,7 @@ class BenchmarkStep(Output):
     backbones: tuple[str, ...] = ()
     """Networks; by default resnet50 and resnext50_32x4d on a GPU, resnet8 on a CPU."""
     variants: tuple[str, ...] = ()
-    """Variants to time, by name; by default all."""
+    """Variants to time, by name; by default all that differ on the device."""
     batch_size: int | None = None
     """Images a step; by default 256 on a GPU, 128 on a CPU."""
     image_size: int | None = None
@@ -34,7 +34,7 @@ class BenchmarkStep(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt benchmark step`."""
     parsed = parse(BenchmarkStep, argv, "benchmark step")
-    from ..benchmark.step import PEER, VARIANTS, measure
+    from ..benchmark.step import PEER, VARIANTS, measure, worth_timing
     from ..hardware import describe_machine, resolve_device
 
     device = resolve_device(parsed.device)
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
     plain: dict[str, float] = {}
     for result in measure(
         parsed.backbones or backbones,
-        variants=parsed.variants or (*VARIANTS, PEER),
+        variants=parsed.variants or worth_timing(device),
         device=device,
         batch_size=batch_size,
         image_size=image_size,

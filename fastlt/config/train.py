@@ -123,6 +123,9 @@ class TrainConfig(Config):
     """fp32 or bf16 (autocast); auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
     compile: bool = True
     """Compile the step with torch.compile: always on CUDA, on a CPU when the run is long enough to pay for it."""
+    deterministic: bool = False
+    """Compute with algorithms that give the same bits every time on one kind of GPU, whatever they cost: `fastlt
+    benchmark step` measures that (variant `fastlt deterministic`). Order and augmentation never depend on it."""
     loader: str = "auto"
     """Image loader: memory (decoded once, for sets that fit), dali, pillow, or auto."""
     num_threads: int | None = None
@@ -176,6 +179,7 @@ class TrainConfig(Config):
         "randaugment",
         "randaugment_magnitude",
         "ema",
+        "deterministic",
     )
     """Fields that came after the first version: at their defaults they leave the fingerprint of older runs alone."""
 

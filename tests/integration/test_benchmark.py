@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastlt import cli
+from fastlt.benchmark import step
 from fastlt.benchmark.traffic import training_bytes
 from fastlt.models import create_model
 
@@ -33,6 +34,27 @@ def test_step_times_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert peer["backbone"] == "resnet8"
     assert "torchvision" in peer["error"]  # torchvision has no resnet8
     assert found["machine"]["torch"] == torch.__version__
+
+
+def test_deterministic_is_timed_with_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def clock(*_: object, **__: object) -> tuple[float, None]:
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+        return 1.0, None
+
+    monkeypatch.setattr(step, "clock", clock)
+    variants = ("plain", "fastlt eager", "fastlt deterministic", "fastlt")
+    measured = step.measure(["resnet8"], variants=variants, device=torch.device("cpu"), batch_size=2, image_size=32)
+    assert [result.variant for result in measured] == list(variants)
+    assert seen == [(False, False), (False, True), (True, False), (False, True)]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_cpu_is_spared_what_only_a_gpu_has() -> None:
+    on_cpu, on_gpu = (step.worth_timing(torch.device(name)) for name in ("cpu", "cuda"))
+    assert set(on_gpu) - set(on_cpu) == set(step.CUDA_ONLY)
+    assert set(step.CUDA_ONLY) < set(step.VARIANTS)
 
 
 def test_loader_times_every_stage_and_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@ import dataclasses
 import io
 import json
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from fastlt import Run, TrainConfig, train
+from fastlt import Run, TrainConfig, checkpoint, train, training
 
 
 @pytest.fixture
@@ -25,3 +28,36 @@ def test_every_epoch_says_how_long_it_waited_for_data(short: TrainConfig, caplog
     assert len(shares) == 2
     assert all(0 < share < 1 for share in shares)
     assert f"waited for data {100 * shares[0]:.0f} %" in caplog.text
+
+
+def test_deterministic_holds_for_the_run_and_no_longer(
+    short: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = training.loss_function, []
+
+    def watched(*settings: Any) -> Any:
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+        return original(*settings)
+
+    monkeypatch.setattr(training, "loss_function", watched)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
+    train(short)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    repeatable = dataclasses.replace(short, epochs=1, deterministic=True, randaugment=1, mixup=0.2)
+    runs = [train(dataclasses.replace(repeatable, out=tmp_path / name)) for name in ("a", "b")]
+    assert seen == [(False, True), (True, False), (True, False)]
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert runs[0].config.deterministic
+    first, second = (checkpoint.load(run.checkpoint("last"))[0] for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    monkeypatch.setattr(training, "loss_function", lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+        train(dataclasses.replace(repeatable, out=tmp_path / "c"))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory) == before
+
+
+def test_deterministic_is_a_setting_of_the_run(short: TrainConfig) -> None:
+    assert dataclasses.replace(short, deterministic=True).fingerprint() != short.fingerprint()
