@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checkpoint, ops
 from ..config import RebalanceConfig, TrainConfig
@@ -61,7 +61,11 @@ def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
     class_names = splits["train"].class_names
     names = match(path, tensors, backbone, asked.head, len(class_names))
     log.info("%s: %s, last layer %s", path, backbone, names.head)
-    preprocessing = settle_preprocessing(path, source.settings, timm_config(backbone), asked, force=force)
+    trunk = getattr(create_model(backbone, 2).eval(), "trunk", None) if backbone.startswith("timm:") else None
+    pretrained = dict(getattr(trunk, "pretrained_cfg", None) or {})
+    preprocessing = settle_preprocessing(path, source.settings, pretrained, asked, force=force)
+    if trunk is not None:
+        check_size(trunk, backbone, preprocessing["image_size"])
     order = settle_order(path, source.settings, asked.classes, class_names)
     root, lists = (place and place.resolve() for place in (asked.data_root, asked.lists))
     config = TrainConfig(dataset="folder", data_root=root, lists=lists, backbone=backbone, **preprocessing)
@@ -107,13 +111,16 @@ def store_run(
     return run
 
 
-def timm_config(backbone: str) -> dict[str, Any]:
-    """Return timm's configuration of a network: input size, crop, mean, std, interpolation."""
-    if not backbone.startswith("timm:"):
-        return {}
-    trunk = getattr(create_model(backbone, 2), "trunk", None)
-    found: dict[str, Any] = getattr(trunk, "pretrained_cfg", None) or {}
-    return dict(found)
+@torch.inference_mode()
+def check_size(trunk: nn.Module, backbone: str, size: int) -> None:
+    """Raise a ValueError unless a network of the timm library takes images [1, 3, size, size]; some are of one size."""
+    try:
+        trunk(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"--image-size: got {size}, which {backbone} does not take ({reason}); give the size it was trained at"
+        ) from error
 
 
 def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:

@@ -226,7 +226,12 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
     config = settings.get("config", {})
     named = config.get("architecture")
     plain = named.removeprefix("timm:").partition(".")[0] if isinstance(named, str) else ""
-    if plain.lower() in SPECS and not config.get("model_args"):
+    if config.get("model_args"):
+        raise ValueError(
+            f"{path}: its config.json builds {named} with model_args {config['model_args']}, which fastlt cannot pass "
+            "on; use fastlt.rebalance_model from Python"
+        )
+    if plain.lower() in SPECS and config.get("global_pool", "avg") == "avg":
         return plain.lower()
     if not plain and config.get("model_type") == "resnet":
         return transformers_backbone(path, config)

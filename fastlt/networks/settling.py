@@ -12,6 +12,7 @@ from ..config.adopt import AdoptConfig
 from ..loggers import log
 from .mapping import name_some
 
+PREPROCESSING = ("image_size", "eval_resize", "mean", "std")
 SQUEEZED_FROM = 384  # pixels
 BILINEAR, BICUBIC = "bilinear", "bicubic"
 _PILLOW = {2: BILINEAR, 3: BICUBIC}  # PIL.Image.Resampling's numbers, as transformers writes them
@@ -65,14 +66,17 @@ def settle_preprocessing(
         "std": asked.std or own.get("std") or defaults.std,
     }
     result = TrainConfig(**found)
-    source = "its own configuration" if own else "ImageNet's defaults"
+    given = [name for name in PREPROCESSING if getattr(asked, name) is not None]
+    source = ["flags"] if given else []
+    if len(given) < len(PREPROCESSING):
+        source.append("its own configuration" if own else "ImageNet's defaults")
     log.info(
         "%s: short side to %d, centre %d, mean %s, std %s (%s)",
         path,
         result.resize,
         result.image_size,
         *(" ".join(f"{value:.3f}" for value in values) for values in (result.mean, result.std)),
-        "flags" if asked.given() and not own else source,
+        ", then ".join(source),
     )
     return found
 
