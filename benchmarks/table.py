@@ -1,29 +1,35 @@
 """Turn pytest-benchmark's JSON into a dated record and its Markdown table: `python -m benchmarks.table FILE.json NAME`.
 
-Writes results/NAME-<date>.json (statistics, rates, hardware, versions; no raw rounds, no host name) and the table.
+Writes results/NAME-<date>.json (statistics, rates, hardware, versions, clock, commit; no raw rounds, no host name) and
+the table, which sets every median against the last saved record of that name.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numpy", "pillow", "nvidia-dali-cuda130")
+STATISTICS = ("name", "median_s", "iqr_s", "rounds")
+NOTABLE = 1.1  # a ratio beyond which a difference is flagged
 
 
 def slim(saved: dict[str, Any]) -> dict[str, Any]:
     """Return what a reader needs of pytest-benchmark's record."""
-    cpu = saved["machine_info"]["cpu"]
+    cpu, commit = saved["machine_info"]["cpu"], saved.get("commit_info", {})
     return {
         "date": saved["datetime"][:10],
         "command": "pytest benchmarks --benchmark-json FILE",
         "hardware": f"{cpu.get('count')} cores of {cpu.get('brand_raw', platform.processor())}",
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "clock": cpu.get("hz_actual_friendly") or cpu.get("hz_advertised_friendly"),
+        "commit": f"{commit['id'][:12]}{'+' if commit.get('dirty') else ''}" if commit.get("id") else None,
+        "versions": {"python": platform.python_version()} | dict(installed()),
         "benchmarks": [
             {
                 "name": row["name"],
@@ -37,24 +43,64 @@ def slim(saved: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def markdown(record: dict[str, Any]) -> str:
-    """Return the record as a table: a row a benchmark, its median and whatever rate it states."""
+def installed() -> list[tuple[str, str]]:
+    """Return (name, version) of the packages that timings depend on, those that are there."""
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def last_saved(name: str, folder: Path) -> dict[str, Any] | None:
+    """Return the newest record of a name, None if there is none."""
+    dated = re.compile(re.escape(name) + r"-\d{4}-\d\d-\d\d\.json")
+    files = sorted(file for file in folder.glob("*.json") if dated.fullmatch(file.name))
+    return json.loads(files[-1].read_text()) if files else None
+
+
+def against(row: dict[str, Any], before: dict[str, float]) -> str:
+    """Return how a median compares with its last one, in bold beyond NOTABLE."""
+    if row["name"] not in before:
+        return "new"
+    ratio = row["median_s"] / before[row["name"]]
+    text = f"{ratio:.2f} x slower" if ratio > 1 else f"{1 / ratio:.2f} x faster"
+    return f"**{text}**" if not 1 / NOTABLE <= ratio <= NOTABLE else text
+
+
+def markdown(record: dict[str, Any], previous: dict[str, Any] | None = None) -> str:
+    """Return the record as a table: a row a benchmark, its median, whatever rate it states, and its last median."""
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    lines = [
-        f"`{record['command']}`, {record['date']}, {record['hardware']}; {versions}. Medians over the rounds.",
-        "",
-        "| benchmark | median, ms | interquartile range, ms | rounds | |",
-        "|---|---:|---:|---:|---|",
-    ]
+    about = [f"`{record['command']}`", record["date"], record["hardware"]]
+    about += [record["clock"]] if record.get("clock") else []
+    about += [f"commit {record['commit']}"] if record.get("commit") else []
+    lines = [f"{', '.join(about)}; {versions}. Medians over the rounds.", ""]
+    heads, rule = ["benchmark", "median, ms", "interquartile range, ms", "rounds", ""], "|---|---:|---:|---:|---|"
+    before: dict[str, float] = {}
+    if previous is not None:
+        before = {row["name"]: row["median_s"] for row in previous["benchmarks"]}
+        heads.append(f"against {previous['date']}")
+        rule += "---|"
+        same = previous["hardware"] == record["hardware"]
+        lines[0] += f" Bold: a change beyond {NOTABLE - 1:.0%}." + (
+            "" if same else f" The last record is from {previous['hardware']}: its ratios compare machines."
+        )
+    lines += [f"| {' | '.join(heads)} |", rule]
     for row in record["benchmarks"]:
-        known = ("name", "median_s", "iqr_s", "rounds")
         notes = ", ".join(
             f"{key} {value:,.4g}" if isinstance(value, float) and value < 1000 else f"{key} {value:,.0f}"
             for key, value in row.items()
-            if key not in known and isinstance(value, int | float)
+            if key not in STATISTICS and isinstance(value, int | float)
         )
         median, iqr = 1000 * row["median_s"], 1000 * row["iqr_s"]
-        lines.append(f"| {row['name']} | {median:,.4g} | {iqr:,.2g} | {row['rounds']} | {notes} |")
+        cells = [row["name"], f"{median:,.4g}", f"{iqr:,.2g}", str(row["rounds"]), notes]
+        cells += [] if previous is None else [against(row, before)]
+        lines.append(f"| {' | '.join(cells)} |")
+    gone = [name for name in before if name not in {row["name"] for row in record["benchmarks"]}]
+    if gone:
+        lines += ["", f"No longer measured: {', '.join(gone)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -63,10 +109,11 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(f"usage: python -m benchmarks.table FILE.json NAME; got {len(sys.argv) - 1} arguments")
     record = slim(json.loads(Path(sys.argv[1]).read_text()))
-    stem = RESULTS / f"{sys.argv[2]}-{record['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(markdown(record))
-    print(markdown(record))
+    table = markdown(record, last_saved(sys.argv[2], RESULTS))
+    stem = f"{sys.argv[2]}-{record['date']}"
+    (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{stem}.md").write_text(table)
+    print(table)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""`python -m benchmarks.table`: a saved run as a table, against the last one saved under its name."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/table.py"
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script as a module, with a folder of results of its own."""
+    spec = importlib.util.spec_from_file_location("table", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    module.RESULTS.mkdir()
+    return module
+
+
+def saved(date: str, medians: dict[str, float], *, brand: str = "a CPU") -> dict[str, Any]:
+    """What pytest-benchmark writes, as far as it is read."""
+    return {
+        "datetime": f"{date}T12:00:00",
+        "machine_info": {"node": "host", "cpu": {"count": 2, "brand_raw": brand, "hz_actual_friendly": "2.5 GHz"}},
+        "commit_info": {"id": "0123456789abcdef", "dirty": True},
+        "benchmarks": [
+            {
+                "name": name,
+                "stats": {"median": median, "iqr": 0.0, "rounds": 5, "data": [median] * 5},
+                "extra_info": {"images_per_s": 1 / median},
+            }
+            for name, median in medians.items()
+        ],
+    }
+
+
+def convert(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Any], name: str) -> str:
+    file = tmp_path / "saved.json"
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(sys, "argv", ["table", str(file), name])
+    table.main()
+    written: str = (table.RESULTS / f"{name}-{content['datetime'][:10]}.md").read_text()
+    return written
+
+
+def test_ratios_to_the_last_record(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"same": 1.0, "slow": 1.0, "fast": 1.0, "gone": 1.0}
+    first = convert(table, tmp_path, monkeypatch, saved("2026-01-31", dict.fromkeys(old, 9.0)), "cpu")
+    assert "against" not in first
+    convert(table, tmp_path, monkeypatch, saved("2026-02-01", old), "cpu")
+    convert(table, tmp_path, monkeypatch, saved("2026-02-02", dict.fromkeys(old, 7.0)), "ops-cpu")  # another name
+    new = {"same": 1.09, "slow": 1.5, "fast": 0.5, "fresh": 1.0}
+    text = convert(table, tmp_path, monkeypatch, saved("2026-02-03", new), "cpu")
+    assert "against 2026-02-01" in text
+    last = {line.split(" | ")[0].strip("| "): line.split(" | ")[-1].strip(" |") for line in text.splitlines()[4:8]}
+    assert last == {"same": "1.09 x slower", "slow": "**1.50 x slower**", "fast": "**2.00 x faster**", "fresh": "new"}
+    assert "No longer measured: gone." in text
+    assert "compare machines" not in text
+    again = convert(table, tmp_path, monkeypatch, saved("2026-02-03", new, brand="another CPU"), "cpu")
+    assert "| 1.00 x faster |" in again
+    assert "The last record is from 2 cores of a CPU" in again
+
+
+def test_a_record_says_where_it_comes_from(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = convert(table, tmp_path, monkeypatch, saved("2026-02-01", {"step": 0.25}), "cpu")
+    record = json.loads((table.RESULTS / "cpu-2026-02-01.json").read_text())
+    assert record["clock"] == "2.5 GHz"
+    assert record["commit"] == "0123456789ab+"
+    assert record["versions"]["torch"]
+    assert record["benchmarks"] == [{"name": "step", "median_s": 0.25, "iqr_s": 0.0, "rounds": 5, "images_per_s": 4.0}]
+    assert "host" not in json.dumps(record)
+    assert "2 cores of a CPU, 2.5 GHz, commit 0123456789ab+" in text
+
+
+def test_the_records_in_the_repository_can_be_compared_with(table: Any) -> None:
+    results = SCRIPT.parent / "results"
+    record = table.last_saved("cpu", results)
+    assert record is not None
+    assert all(row.endswith("| 1.00 x faster |") for row in table.markdown(record, record).splitlines()[4:])
