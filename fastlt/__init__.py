@@ -6,9 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import EvaluateConfig, RebalanceConfig, TrainConfig
+    from .config import EvaluateConfig, ExportConfig, PredictConfig, RebalanceConfig, TrainConfig
     from .evaluation import Results, evaluate
+    from .exporting import export
     from .networks import rebalance_model
+    from .prediction import predict
     from .rebalancing import rebalance
     from .recipes import recipe
     from .run import Run
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EvaluateConfig",
+    "ExportConfig",
+    "PredictConfig",
     "RebalanceConfig",
     "Results",
     "Run",
     "TrainConfig",
     "evaluate",
+    "export",
+    "predict",
     "rebalance",
     "rebalance_model",
     "recipe",
@@ -29,11 +35,15 @@ __all__ = [
 
 _HOMES = {
     "EvaluateConfig": "config",
+    "ExportConfig": "config",
+    "PredictConfig": "config",
     "RebalanceConfig": "config",
     "Results": "evaluation",
     "Run": "run",
     "TrainConfig": "config",
     "evaluate": "evaluation",
+    "export": "exporting",
+    "predict": "prediction",
     "rebalance": "rebalancing",
     "rebalance_model": "networks",
     "recipe": "recipes",

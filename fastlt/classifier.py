@@ -102,6 +102,18 @@ def methods_of(run: Run) -> list[str]:
     return [name for name in METHODS if (run.method(name) / "model.safetensors").is_file()]
 
 
+def default_method(run: Run, asked: str = "") -> str:
+    """Return the method asked for; without one, the run's only rebalanced classifier, or joint where it has none.
+
+    Raises:
+        ValueError: It has several.
+    """
+    known = methods_of(run)
+    if not asked and len(known) > 1:
+        raise ValueError(f"--method: missing; {run.path} has several classifiers: {', '.join(known)} (and joint)")
+    return asked or (known[0] if known else "joint")
+
+
 def write_held_out(folder: Path, predictions: Predictions | None) -> None:
     """Write what folds said of val beside a classifier, or remove what an earlier one left."""
     path = folder / FOLDS

@@ -21,6 +21,8 @@ COMMANDS = {
     "train": "stage 1: train a network on a long-tailed data set",
     "rebalance": "stage 2: rebalance the classifier of a trained run",
     "evaluate": "accuracy of a run: many, medium, few, all",
+    "predict": "classify images with a run: class, probability, top 5",
+    "export": "write a run's network for torchvision, timm or ONNX",
     "reproduce": "the paper's table: every sampling, every classifier",
     "report": "write a run's report: a page with tables and pictures",
     "data info": "show the long tail of a data set",

@@ -2,6 +2,8 @@
 
 from .base import GROUPS, LOADERS, METHODS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
 from .evaluate import EvaluateConfig
+from .export import ExportConfig
+from .predict import PredictConfig
 from .rebalance import RebalanceConfig
 from .train import TrainConfig
 
@@ -14,6 +16,8 @@ __all__ = [
     "SAMPLINGS",
     "Config",
     "EvaluateConfig",
+    "ExportConfig",
+    "PredictConfig",
     "RebalanceConfig",
     "TrainConfig",
     "check_choice",

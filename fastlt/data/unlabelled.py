@@ -23,7 +23,8 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         flag: What the user gave them by, for messages.
 
     Returns:
-        The images, relative to the folder that all share; files that are no complete images are named in ``skipped``.
+        The images, below the folder that all share (relative where all places are); files that are no complete images
+        are named in ``skipped``.
 
     Raises:
         FileNotFoundError: A place does not exist.
@@ -32,14 +33,16 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
     files: list[Path] = []
     for place in places:
         if place.is_dir():
-            files += [(place / name).absolute() for name in list_images(place)[0]]
+            files += [place / name for name in list_images(place)[0]]
         elif place.is_file():
-            files.append(place.absolute())
+            files.append(place)
         else:
             raise FileNotFoundError(f"{flag}: got {place}, which is no file or folder; expected images")
     shown = ", ".join(str(place) for place in places[:3])
     if not files:
         raise ValueError(f"{flag}: there is no image in {shown}; expected .jpg, .png or other image files")
+    if any(file.is_absolute() for file in files):
+        files = [file.absolute() for file in files]
     root = Path(os.path.commonpath([file.parent for file in files]))
     names = [file.relative_to(root).as_posix() for file in files]
     index = index_files(root, names, source=shown)

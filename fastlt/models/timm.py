@@ -8,7 +8,7 @@ from .head import LinearHead
 
 
 class TimmNetwork(nn.Module):
-    """A timm network whose last linear layer is a ``LinearHead`` named ``fc``.
+    """A timm network whose last linear layer is a ``LinearHead`` named ``fc``; ``classifier`` is timm's name of it.
 
     Args:
         name: timm's model name.
@@ -37,6 +37,7 @@ class TimmNetwork(nn.Module):
                 f"--backbone timm:{name}: its classifier is a {type(classifier).__name__}, expected one linear layer; "
                 "choose a network that ends in one"
             )
+        self.classifier = next(name for name, module in self.trunk.named_modules() if module is classifier)
         self.num_features = classifier.in_features
         self.trunk.reset_classifier(0)
         self.fc = LinearHead.initialised(num_classes, self.num_features)

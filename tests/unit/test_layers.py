@@ -19,7 +19,7 @@ LAYERS = (
     ("opening",),
     ("calibration", "prior", "results", "per_class", "classifier"),
     ("evaluation",),
-    ("training", "rebalancing", "plots"),
+    ("training", "rebalancing", "plots", "prediction", "exporting"),
     ("report", "networks"),
     ("demo", "doctor", "reproduce", "benchmark"),
     ("commands",),

@@ -1,0 +1,29 @@
+"""The settings of an export."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from .base import METHODS, Config, check_choice
+
+FORMATS = ("torchvision", "safetensors", "onnx")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Config):
+    """Write a run's network, with a classifier of it folded in, as a file for other programs."""
+
+    method: str = ""
+    """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
+    format: str = "torchvision"
+    """torchvision: a .pth state dict with its names (a timm network's own for timm:NAME); safetensors: a folder of
+    config.json and model.safetensors, as timm reads them; onnx: a graph from normalised images to logits."""
+    out: Path | None = None
+    """Where to; by default RUN/export/<method>.pth, <method>/ or <method>.onnx."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if self.method:
+            check_choice("--method", self.method, ("joint", *METHODS))
+        check_choice("--format", self.format, FORMATS)

@@ -1,0 +1,31 @@
+"""The settings of predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .base import LOADERS, METHODS, Config, check_choice, check_range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """Classify images without labels: the most probable classes of each."""
+
+    method: str = ""
+    """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
+    top: int = 5
+    """Classes to name for each image, most probable first."""
+    device: str = "auto"
+    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    loader: str = "auto"
+    """Image loader: memory, dali, pillow or auto."""
+    num_threads: int | None = None
+    """Loader threads or workers; by default the number of processors, at most 16."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        if self.method:
+            check_choice("--method", self.method, ("joint", *METHODS))
+        check_range("--top", self.top, low=1)
+        check_choice("--loader", self.loader, LOADERS)
+        check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)

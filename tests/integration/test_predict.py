@@ -1,0 +1,98 @@
+"""`fastlt predict` and `fastlt.predict`: images without labels."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastlt import PredictConfig, RebalanceConfig, Run, predict, rebalance
+from fastlt.commands import predict as command
+from fastlt.data import image
+from fastlt.features import FeatureStore
+
+
+@pytest.fixture
+def rebalanced(run_copy: Run) -> Run:
+    rebalance(run_copy, RebalanceConfig(tau="0.7", device="cpu", num_threads=1))
+    return run_copy
+
+
+def test_probabilities_are_the_folded_heads_on_the_stored_features(rebalanced: Run, data_root: Path) -> None:
+    made = predict(rebalanced, data_root / "test", config=PredictConfig(top=3, device="cpu", num_threads=1))
+    assert made.method == "tau"  # the only rebalanced one
+    features, labels = FeatureStore(rebalanced, device=torch.device("cpu")).split("test").tensors(torch.device("cpu"))
+    from fastlt.checkpoint import load
+
+    weight = load(rebalanced.method("tau") / "model.safetensors")[0]["fc.weight"]
+    expected = (features @ weight.T).softmax(1).topk(3)
+    assert np.array_equal(made.classes, expected.indices.numpy())
+    np.testing.assert_allclose(made.probabilities, expected.values.numpy(), rtol=1e-5)
+    # In the order of the files, which is that of the split
+    assert [int(Path(file).parent.name) for file in made.files] == labels.tolist()
+
+
+def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:
+    folder = sorted((data_root / "test").iterdir())[0]
+    images = sorted(folder.iterdir())[:2]
+    out, report = tmp_path / "p.csv", tmp_path / "p.json"
+    arguments = [str(rebalanced.path), *map(str, images), "--method", "joint", "--out", str(out), "--json", str(report)]
+    command.run(arguments)
+    rows = list(csv.DictReader(out.open(encoding="utf-8")))
+    content = json.loads(report.read_text())
+    assert [row["file"] for row in rows] == [str(path) for path in images]
+    assert (content["method"], content["skipped"]) == ("joint", [])
+    for row, each in zip(rows, content["predictions"], strict=True):
+        assert row["class"] == each["class"] == each["top"][0]["class"]
+        assert float(row["probability_5"]) == each["top"][4]["probability"]
+        shares = [part["probability"] for part in each["top"]]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) <= 1 + 1e-9
+
+
+def test_broken_files_get_no_prediction(
+    rebalanced: Run, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    sources = sorted((data_root / "test").rglob("*.jpg"))[:3]
+    for number, source in enumerate(sources):
+        (folder / f"{number}.jpg").write_bytes(source.read_bytes())
+    (folder / "text.jpg").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    whole = predict(rebalanced, "photos", config=PredictConfig(device="cpu", num_threads=1))
+    assert whole.files == ("photos/0.jpg", "photos/1.jpg", "photos/2.jpg")
+    assert list(whole.skipped) == ["photos/text.jpg"]
+    # One breaks between the listing and its turn: another stands in for it in the batch, not in the answer
+    real, gone = image.decode_rgb, (folder / "1.jpg").read_bytes()
+
+    def decode(source: bytes) -> np.ndarray:
+        if source == gone:
+            raise ValueError("gone")
+        return real(source)
+
+    monkeypatch.setattr("fastlt.data.plan.decode_rgb", decode)
+    left = predict(rebalanced, "photos", config=PredictConfig(device="cpu", num_threads=1, loader="memory"))
+    assert left.files == ("photos/0.jpg", "photos/2.jpg")
+    assert set(left.skipped) == {"photos/text.jpg", "photos/1.jpg"}
+    assert np.array_equal(left.classes, whole.classes[[0, 2]])
+
+
+def test_what_cannot_be_predicted_is_said_in_one_line(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:
+    run = str(rebalanced.path)
+    for arguments, message in (
+        ([run], "IMAGES: missing"),
+        ([run, "nowhere"], "IMAGES: got nowhere"),
+        ([run, str(data_root / "test"), "--method", "crt"], "no crt classifier yet"),
+        ([run, str(tmp_path)], "IMAGES: there is no image|none of"),
+        ([run, str(data_root), "--top", "0"], "--top: got 0"),
+        ([str(data_root / "test")], "no run yet"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+            command.run(arguments)
+        assert "\n" not in str(caught.value)
+    rebalance(rebalanced, RebalanceConfig(method="ncm", device="cpu", num_threads=1))
+    with pytest.raises(ValueError, match=r"--method: missing; .* has several classifiers: tau, ncm"):
+        command.run([run, str(data_root / "test")])
