@@ -27,6 +27,7 @@ def loss_terms(
     *,
     epoch_fraction: Tensor | float | None = None,
     label_smoothing: float = 0.0,
+    mean_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the mean loss over a batch.
 
@@ -44,6 +45,8 @@ def loss_terms(
         class_counts: [C] training images of every class; cross entropy does without.
         epoch_fraction: Share of the epochs done, for ldam.
         label_smoothing: Share of the label's mass that is spread over all classes; not for cb_focal.
+        mean_weight: What ldam's weighted mean is divided by where this is a piece of a batch: the mean weight of the
+            whole batch's images, []; the mean over equal pieces is then the loss of the whole.
 
     Returns:
         [...], one mean a classifier.
@@ -70,7 +73,8 @@ def loss_terms(
     if weights is None:
         return flat.mean(-1)
     chosen = weights[target]
-    return (chosen * flat).sum(-1) / chosen.sum(-1)
+    whole = chosen.mean(-1) if mean_weight is None else mean_weight.to(chosen.dtype)
+    return (chosen * flat).mean(-1) / whole
 
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -89,7 +93,12 @@ def margins(
     margin = class_counts.clamp(min=1).double() ** -0.25
     margin = (margin * (LDAM_MARGIN / margin.max())).to(cosines.dtype)
     positive = F.one_hot(target, cosines.shape[-1]).to(cosines.dtype)
-    weights = effective_weights(class_counts).to(cosines.dtype)
-    share = torch.as_tensor(0.0 if epoch_fraction is None else epoch_fraction, device=cosines.device)
-    weights = torch.where(share >= DRW_FROM, weights, torch.ones_like(weights))
+    weights = deferred_weights(class_counts, epoch_fraction).to(cosines.dtype)
     return LDAM_SCALE * (cosines - positive * margin), weights
+
+
+def deferred_weights(class_counts: Tensor, epoch_fraction: Tensor | float | None) -> Tensor:
+    """Return LDAM's class weights, [C]: ones, from 80 % of the epochs on those of the effective number of samples."""
+    weights = effective_weights(class_counts)
+    share = torch.as_tensor(0.0 if epoch_fraction is None else epoch_fraction, device=weights.device)
+    return torch.where(share >= DRW_FROM, weights, torch.ones_like(weights))

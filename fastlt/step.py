@@ -85,6 +85,7 @@ class TrainingLoss(nn.Module):
         operations: Tensor | None = None,
         share: Tensor | None = None,
         epoch_share: Tensor | None = None,
+        mean_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (mean loss, number of images classified as the larger part of their blend).
 
@@ -96,6 +97,7 @@ class TrainingLoss(nn.Module):
             operations: RandAugment's, [B, n].
             share: Mixup's, []; B is even.
             epoch_share: Share of the training's epochs done, []: a loss may change with it.
+            mean_weight: Mean weight of all images of the batch that these are a part of, [], for ldam.
         """
         with autocast(self.device, self.config.precision):
             if operations is None:
@@ -106,9 +108,9 @@ class TrainingLoss(nn.Module):
                 x = share * x + (1 - share) * neighbours(x)
             logits = self.logits(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = self.loss(logits, labels, epoch_share)
+        loss = self.loss(logits, labels, epoch_share, mean_weight)
         if share is not None:
-            loss = share * loss + (1 - share) * self.loss(logits, neighbours(labels), epoch_share)
+            loss = share * loss + (1 - share) * self.loss(logits, neighbours(labels), epoch_share, mean_weight)
         return loss, (logits.detach().argmax(1) == labels).sum()
 
     def logits(self, x: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class TrainingLoss(nn.Module):
         features = self.model.features(x)
         return F.linear(F.normalize(features, dim=1), F.normalize(self.model.fc.weight, dim=1))
 
-    def loss(self, logits: Tensor, labels: Tensor, epoch_share: Tensor | None) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, epoch_share: Tensor | None, mean_weight: Tensor | None) -> Tensor:
         """Return the mean loss of logits [B, C] for labels [B]."""
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
@@ -130,6 +132,7 @@ class TrainingLoss(nn.Module):
             self.class_counts,
             epoch_fraction=epoch_share,
             label_smoothing=self.config.label_smoothing,
+            mean_weight=mean_weight,
         )
 
 

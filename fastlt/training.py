@@ -23,6 +23,7 @@ from .distributed import ReportedElsewhereError, World
 from .hardware import algorithms, keep_freed_memory, resolve_device
 from .interrupts import InterruptedTrainingError, catch_signals
 from .loggers import TrainingLog, drop_records_after, log
+from .losses import deferred_weights
 from .metrics import ShotAccuracy, shot_accuracy
 from .models import Network
 from .opening import check_shares, open_run
@@ -112,6 +113,7 @@ class Trainer:
         # [loss summed over images, correct predictions] of the epoch so far, in this process: on the device, read at
         # the epoch's end only
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.class_counts = torch.from_numpy(splits["train"].class_counts).to(device)
         self.data_wait = DataWait(device)
         self.progress = Progress()
         self.decoder: str | None = None
@@ -181,7 +183,7 @@ class Trainer:
             config,
             self.device,
             self.num_steps,
-            torch.from_numpy(self.splits["train"].class_counts),
+            self.class_counts,
             self.parallelise,
         )
         training, validation = self.streams.open(progress.step, self.decoder)
@@ -269,16 +271,19 @@ class Trainer:
             (mean loss, number classified right), of this process, on the device.
         """
         operations, share = self.streams.draws(self.progress.step)
-        epoch_share = None
+        epoch_share = mean_weight = None
         if self.config.loss == "ldam":
             # A tensor, so that the compiled step does not change with it
             done = self.progress.step // self.steps_per_epoch / self.config.epochs
             epoch_share = self.streams.on_device(torch.tensor(done))
+            weights = deferred_weights(self.class_counts, epoch_share).double()
+            # Of the whole batch: its pieces and processes weigh their images alike
+            mean_weight = self.world.total(weights[batch.labels].mean()) / self.world.size
         num_pieces = self.config.accumulate
         losses, hits = [], []
         for number, piece in enumerate(pieces((*batch_tensors(batch), operations), num_pieces), 1):
             with self.gradients_stay_here(number < num_pieces):
-                loss, right = loss_and_hits(*piece, share, epoch_share)
+                loss, right = loss_and_hits(*piece, share, epoch_share, mean_weight)
                 (loss if num_pieces == 1 else loss / num_pieces).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach().double())
             hits.append(right)

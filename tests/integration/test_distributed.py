@@ -40,9 +40,14 @@ def trained_by(small_config: TrainConfig, tmp_path_factory: pytest.TempPathFacto
             folder = tmp_path_factory.mktemp("trained")
             config = dataclasses.replace(
                 small_config,
-                epochs=EPOCHS,
                 precision="fp32",
-                **{"sampling": "class_balanced", "samples_per_class": 4, "out": out or folder / "run"} | changes,
+                **{
+                    "epochs": EPOCHS,
+                    "sampling": "class_balanced",
+                    "samples_per_class": 4,
+                    "out": out or folder / "run",
+                }
+                | changes,
             )
             worker = [str(WORKER), json.dumps(config.to_json()), str(folder), str(stop)]
             command = [sys.executable, *(TORCHRUN if processes > 1 else ()), *worker]
@@ -96,6 +101,16 @@ def test_ghost_batch_norm_is_the_same_on_one_process_and_on_two(trained_by: Trai
     together, _ = trained_by(2, **GHOST)
     assert any(key.startswith("ema.") for key in alone)
     assert_same(together, alone)
+
+
+def test_late_weights_are_of_the_whole_batch_on_one_process_and_on_two(trained_by: Train) -> None:
+    # Weights of a piece's or a process's own images would give each share of the batch another scale. The last of five
+    # epochs is weighted; the rate is low, since LDAM's scale of 30 makes rounding grow from step to step.
+    ldam = {"loss": "ldam", "epochs": 5, "sampling": "instance_balanced", "samples_per_class": None, "bn_group": 8}
+    alone, _ = trained_by(1, lr=0.005, **ldam)
+    in_pieces, _ = trained_by(2, lr=0.005, accumulate=2, **ldam)
+    weights = [key for key in alone if key.startswith("momentum.") or key.removeprefix("model.") in PARAMETERS]
+    assert max((alone[key] - in_pieces[key]).abs().max().item() for key in weights) < 1e-10
 
 
 def test_pieces_of_a_batch_give_the_gradients_of_the_whole(trained_by: Train) -> None:

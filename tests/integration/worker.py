@@ -56,7 +56,7 @@ def main() -> None:
         model = create(*args)
         if settings.get("bn_group") is None:
             share_batch_norm(model)
-        model.register_forward_pre_hook(lambda _module, args: tuple(x.double() for x in args))
+        model.conv1.register_forward_pre_hook(lambda _module, args: tuple(x.double() for x in args))
         return model.double()
 
     seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastlt.losses import effective_weights, loss_terms
+from fastlt.losses import deferred_weights, effective_weights, loss_terms
 
 COUNTS = torch.tensor([100, 10, 1])
 LOGITS = torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.9, -0.4]])
@@ -59,6 +59,20 @@ def test_ldam_has_margins_and_weighs_late(share: float, deferred: bool) -> None:
     expected = sum(f * v for f, v in zip(factors, losses, strict=True)) / sum(factors)
     got = loss_terms("ldam", LOGITS, LABELS, COUNTS, epoch_fraction=share)
     assert got.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pieces_with_the_mean_weight_of_the_whole_give_its_loss() -> None:
+    logits, labels = torch.cat([LOGITS, -LOGITS]).double(), torch.tensor([2, 0, 0, 1])
+    late = {"epoch_fraction": 0.9}
+    whole = loss_terms("ldam", logits, labels, COUNTS, **late)
+    mean_weight = deferred_weights(COUNTS, 0.9).double()[labels].mean()
+    pieces = [
+        loss_terms("ldam", z, y, COUNTS, mean_weight=mean_weight, **late)
+        for z, y in zip(logits.chunk(2), labels.chunk(2), strict=True)
+    ]
+    assert torch.stack(pieces).mean().item() == pytest.approx(whole.item(), rel=1e-12)
+    apart = [loss_terms("ldam", z, y, COUNTS, **late) for z, y in zip(logits.chunk(2), labels.chunk(2), strict=True)]
+    assert abs(torch.stack(apart).mean() - whole) > 0.1
 
 
 def test_label_smoothing() -> None:
