@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fastlt import Run, TrainConfig, recipe, train
+from fastlt import Run, TrainConfig, cli, recipe, train
 from fastlt.data.synth import synthesize
 from fastlt.models import create_model
 
@@ -86,8 +88,6 @@ def trained(small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def run_copy(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A private copy of the finished run, in an empty working folder."""
-    import shutil
-
     monkeypatch.chdir(tmp_path)
     return Run(Path(shutil.copytree(trained.path, tmp_path / "run")))
 
@@ -108,7 +108,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pixels_of(root: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a split's images, normalised as `PREPROCESSING` says, [N, 3, 32, 32], and labels [N]."""
+    """Return a split's images, normalised with mean 0.5 and deviation 0.25, [N, 3, 32, 32], and labels [N]."""
     files = sorted((root / split).glob("*/*.png"))
     images = np.stack([np.asarray(Image.open(file)) for file in files])
     x = (torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 - 0.5) / 0.25
@@ -143,3 +143,23 @@ def fitted(colours: Path) -> Callable[[str], Fitted]:
             return Fitted(backbone, network.state_dict(), held, network.features(held), held_labels)
 
     return make
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working folder that goes when the test does: checkpoints are large."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def rebalance_checkpoint(colours: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run `fastlt rebalance` on a checkpoint that knows the colours."""
+
+    def run(*arguments: object) -> None:
+        where = ["--data-root", str(colours), "--device", "cpu", "--num-threads", "1", "--loader", "memory"]
+        monkeypatch.setattr(sys, "argv", ["fastlt", "rebalance", *map(str, arguments), *where])
+        cli.main()
+
+    return run

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import shutil
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastlt import cli
 from fastlt.models import create_model
 
 FLAGS = ["--image-size", "32", "--eval-resize", "32", "--mean", *["0.5"] * 3, "--std", *["0.25"] * 3]
@@ -192,21 +189,6 @@ FORMATS = {
 }
 
 
-@pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder that goes when the test does: checkpoints are large."""
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    shutil.rmtree(tmp_path)
-
-
-def fastlt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    """Run the command; what a test does not say is as quick as can be."""
-    quick = ["--device", "cpu", "--num-threads", "1", "--loader", "memory"]
-    monkeypatch.setattr(sys, "argv", ["fastlt", "rebalance", *map(str, arguments), *quick])
-    cli.main()
-
-
 def files_of(path: Path) -> dict[str, bytes]:
     files = path.iterdir() if path.is_dir() else [path]
     return {file.name: file.read_bytes() for file in files}
@@ -225,14 +207,14 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_comes_back_with_another_last_layer(
-    name: str, fitted: Any, colours: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
 ) -> None:
     form = FORMATS[name]
     network = fitted(form.backbone)
     source = workshop / form.file
     form.write(network.tensors, source)
     given = files_of(source)
-    fastlt(monkeypatch, source, "--data-root", colours, "--tau", "0.7", "--json", "said.json", *form.flags)
+    rebalance_checkpoint(source, "--tau", "0.7", "--json", "said.json", *form.flags)
     assert files_of(source) == given
     suffix = ".pth.tar" if source.name.endswith(".tar") else "" if source.is_dir() else source.suffix
     written = source.with_name(f"{source.name.removesuffix(suffix)}.tau{suffix}")

@@ -1,0 +1,335 @@
+"""Checkpoints that cannot be read, matched or trusted: one line that says why and what to do, and nothing written."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FLAGS = ("--image-size", "32", "--eval-resize", "32", "--mean", *["0.5"] * 3, "--std", *["0.25"] * 3, "--tau", "0.7")
+NAMES = [f"colour {label}" for label in range(10)]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint made of good tensors, the flags it comes with, and what must be said about it."""
+
+    make: Callable[[Tensors], Path]
+    said: tuple[str, ...]
+    flags: tuple[str, ...] = FLAGS
+
+
+def good(tensors: Tensors) -> Path:
+    torch.save(tensors, "net.pth")
+    return Path("net.pth")
+
+
+def changed(**changes: Tensor | None) -> Callable[[Tensors], Path]:
+    """Make a checkpoint with other tensors; None takes one away, two underscores stand for a dot."""
+
+    def make(tensors: Tensors) -> Path:
+        given = {name.replace("__", "."): value for name, value in changes.items()}
+        return good({name: value for name, value in (tensors | given).items() if value is not None})
+
+    return make
+
+
+def cut(file: str) -> Callable[[Tensors], Path]:
+    """Make a file that ends half-way."""
+
+    def make(tensors: Tensors) -> Path:
+        path = Path(file)
+        if path.suffix == ".pth":
+            torch.save(tensors, path)
+        else:
+            save_file(tensors, path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return path
+
+    return make
+
+
+def folder(
+    config: dict[str, Any] | None = None, processor: dict[str, Any] | None = None, without: str = ""
+) -> Callable[[Tensors], Path]:
+    """Make a folder of two shards."""
+
+    def make(tensors: Tensors) -> Path:
+        path = Path("hub")
+        path.mkdir()
+        names = list(tensors)
+        places = {name: f"model-{1 + place % 2}.safetensors" for place, name in enumerate(names)}
+        for file in set(places.values()):
+            save_file({name: tensors[name] for name in names if places[name] == file}, path / file)
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        (path / "config.json").write_text(json.dumps(config or {}))
+        if processor:
+            (path / "preprocessor_config.json").write_text(json.dumps(processor))
+        if without:
+            (path / without).unlink()
+        return path
+
+    return make
+
+
+def listed(*names: str) -> Callable[[Tensors], Path]:
+    """Make a good checkpoint and a list of class names beside it."""
+
+    def make(tensors: Tensors) -> Path:
+        Path("names.txt").write_text("\n".join(names))
+        return good(tensors)
+
+    return make
+
+
+def not_a_number(tensors: Tensors) -> Path:
+    tensors["layer1.0.conv1.weight"] = tensors["layer1.0.conv1.weight"].clone()
+    tensors["layer1.0.conv1.weight"].view(-1)[7] = torch.nan
+    save_file(tensors, "net.safetensors")
+    return Path("net.safetensors")
+
+
+def beside(content: bytes) -> Callable[[Tensors], Path]:
+    """Make a good checkpoint, and a file of somebody's where the output is to go."""
+
+    def make(tensors: Tensors) -> Path:
+        Path("there.pth").write_bytes(content)
+        return good(tensors)
+
+    return make
+
+
+def unknown_network(tensors: Tensors) -> Path:
+    torch.save({"arch": "a net", "state_dict": tensors}, "net.pth")
+    return Path("net.pth")
+
+
+def no_weights(tensors: Tensors) -> Path:
+    torch.save({"epoch": 3, "metrics": {"top1": 0.5}}, "net.pth")
+    return Path("net.pth")
+
+
+MATRIX, VECTOR = torch.ones(10, 512), torch.ones(10)
+CASES = {
+    "two heads": Case(
+        changed(aux__weight=MATRIX, aux__bias=VECTOR),
+        ("2 layers could be its last linear layer", "fc, aux", "--head"),
+    ),
+    "no such head": Case(good, ("--head: got nix", "no nix.weight", "fc"), (*FLAGS, "--head", "nix")),
+    "no matrix": Case(good, ("--head: got conv1", "[64, 3, 7, 7]", "fc"), (*FLAGS, "--head", "conv1")),
+    "no head": Case(changed(fc__weight=None, fc__bias=None), ("it has no last linear layer", "--head")),
+    "width": Case(
+        changed(fc__weight=torch.ones(10, 300)), ("takes 300 features, but resnet10 gives 512", "--backbone")
+    ),
+    "number of classes": Case(
+        changed(fc__weight=torch.ones(7, 512), fc__bias=torch.ones(7)),
+        ("for 7 classes, but the data have 10", "--data-root"),
+    ),
+    "quantized": Case(changed(fc__weight=MATRIX.to(torch.int8)), ("fc is of torch.int8",)),
+    "another backbone": Case(
+        good,
+        ("cannot be mapped to resnet50", "205 missing (layer1.0.conv3.weight", "give --backbone resnet10"),
+        (*FLAGS, "--backbone", "resnet50"),
+    ),
+    "no such backbone": Case(good, ("--backbone: got 'resnet11'", "resnet10"), (*FLAGS, "--backbone", "resnet11")),
+    "more than a backbone": Case(
+        changed(squeeze__weight=torch.ones(4, 4, 1, 1)), ("1 not expected (squeeze.weight)", "--head")
+    ),
+    "named otherwise": Case(unknown_network, ("'a net'", "those of resnet10", "give --backbone resnet10")),
+    "built otherwise": Case(
+        folder({"architecture": "resnet50", "model_args": {"output_stride": 8}}), ("model_args", "rebalance_model")
+    ),
+    "no weights": Case(no_weights, ("no state dict", "epoch, metrics")),
+    "cut short": Case(cut("net.pth"), ("incomplete", "fetch it again")),
+    "cut short, safetensors": Case(cut("net.safetensors"), ("incomplete", "fetch it again")),
+    "not finite": Case(not_a_number, ("layer1.0.conv1.weight has entries that are not finite",)),
+    "a shard lacks": Case(folder(without="model-2.safetensors"), ("lacks model-2.safetensors", "1 of the 2 shards")),
+    "an index lacks": Case(
+        folder(without="model.safetensors.index.json"), ("several checkpoints (model-1.safetensors", "name one")
+    ),
+    "names of its own": Case(
+        folder({"id2label": {str(place): name for place, name in enumerate([*NAMES[1:], "teapot"])}}),
+        ("config.json", "it lacks colour 0", "the data have no teapot", "--classes"),
+    ),
+    "bicubic": Case(folder(processor={"size": 32, "resample": 3}), ("bicubic", "--force", "--interpolation bilinear")),
+    "odd preprocessing": Case(folder(processor={"size": "small"}), ("cannot be understood", "--image-size")),
+    "a class lacks": Case(
+        listed(*NAMES[:9]), ("names.txt has 9 names", "it lacks colour 9"), (*FLAGS, "--classes", "names.txt")
+    ),
+    "a class twice": Case(
+        listed(*NAMES, NAMES[3]), ("names.txt names colour 3 twice",), (*FLAGS, "--classes", "names.txt")
+    ),
+    "an unknown class": Case(
+        listed(*NAMES[:9], "teapot"),
+        ("it lacks colour 9", "the data have no teapot"),
+        (*FLAGS, "--classes", "names.txt"),
+    ),
+    "no class list": Case(good, ("--classes: none.txt: no such file",), (*FLAGS, "--classes", "none.txt")),
+    "over the input": Case(good, ("--out", "is the input", "never overwritten"), (*FLAGS, "--out", "net.pth")),
+    "over the input, roundabout": Case(good, ("is the input",), (*FLAGS, "--out", "sub/../net.pth")),
+    "over somebody's file": Case(
+        beside(b"mine"), ("there.pth exists and fastlt did not write it",), (*FLAGS, "--out", "there.pth")
+    ),
+    "another format": Case(
+        good, ("comes back in its own format", "end it in .pth"), (*FLAGS, "--out", "net.tau.safetensors")
+    ),
+    "one output for all": Case(good, ("--out", "--method all"), (*FLAGS, "--out", "new.pth", "--method", "all")),
+    "too small a resize": Case(good, ("--eval-resize: got 16",), ("--eval-resize", "16", "--image-size", "32")),
+}
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return the files of a folder; fastlt's own runs and lists of tensors do not count."""
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in root.rglob("*")
+        if file.is_file() and "runs" not in file.parts and not file.name.endswith(".unmapped.txt")
+    }
+
+
+@pytest.fixture
+def refusal(
+    rebalance_checkpoint: Callable[..., None], workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run the command, which must fail with one line, status 2 and nothing written; return the line."""
+
+    def run(*arguments: object) -> str:
+        before = contents(workshop)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            rebalance_checkpoint(*arguments)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.startswith("fastlt: ")
+        assert error.count("\n") == 1, error
+        assert contents(workshop) == before
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line(name: str, fitted: Any, workshop: Path, refusal: Callable[..., str]) -> None:
+    case = CASES[name]
+    source = case.make(dict(fitted("resnet10").tensors))
+    said = refusal(source, *case.flags)
+    for part in case.said:
+        assert part in said
+
+
+def permuted(tensors: Tensors) -> tuple[Path, list[int]]:
+    """Make a checkpoint whose classes are in an order of their own."""
+    order = np.random.default_rng(3).permutation(10).tolist()
+    return changed(fc__weight=tensors["fc.weight"][order], fc__bias=tensors["fc.bias"][order])(tensors), order
+
+
+def test_a_wrong_class_order_is_named_and_repaired(
+    fitted: Any, workshop: Path, refusal: Callable[..., str], rebalance_checkpoint: Callable[..., None]
+) -> None:
+    tensors = dict(fitted("resnet10").tensors)
+    source, order = permuted(tensors)
+    said = refusal(source, *FLAGS)
+    assert "likely the class order is wrong" in said
+    assert "--classes" in said
+    assert "--force" in said
+    Path("names.txt").write_text("\n".join(NAMES[label] for label in order))
+    rebalance_checkpoint(source, *FLAGS, "--classes", "names.txt", "--no-temperature", "--json", "said.json")
+    row = json.loads(Path("said.json").read_text())["results"][0]
+    assert row["method"] == "joint"
+    assert row["all"]["value"] > 90
+    # And it comes back in the order it came in
+    new, weight = torch.load("net.tau.pth"), tensors["fc.weight"][order]
+    torch.testing.assert_close(new["fc.weight"], weight / weight.norm(dim=1, keepdim=True) ** 0.7)
+
+
+def test_wrong_preprocessing_is_named_and_can_be_insisted_on(
+    fitted: Any,
+    workshop: Path,
+    refusal: Callable[..., str],
+    rebalance_checkpoint: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = good(dict(fitted("resnet10").tensors))
+    absurd = ("--image-size", "32", "--eval-resize", "32", "--mean", *["50"] * 3, "--std", *["1"] * 3, "--tau", "0.7")
+    said = refusal(source, *absurd)
+    assert "likely the preprocessing is wrong" in said
+    for flag in ("--image-size", "--eval-resize", "--mean", "--std", "--force"):
+        assert flag in said
+    rebalance_checkpoint(source, *absurd, "--force")
+    out = capsys.readouterr().out
+    assert "likely the preprocessing is wrong" in out
+    assert "going on" in out
+    assert Path("net.tau.pth").is_file()
+
+
+def test_bicubic_is_replaced_when_insisted_on(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    form = {"size": 32, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    source = folder(processor=form)(dict(fitted("resnet10").tensors))
+    rebalance_checkpoint(source, "--tau", "0.7", "--force")
+    assert "bicubic interpolation asked for; bilinear is used instead" in capsys.readouterr().out
+    assert Path("hub.tau/model.safetensors.index.json").is_file()
+
+
+def test_an_output_is_written_anew_but_never_over_changes(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None], refusal: Callable[..., str]
+) -> None:
+    source = good(dict(fitted("resnet10").tensors))
+    rebalance_checkpoint(source, *FLAGS)
+    first = Path("net.tau.pth").read_bytes()
+    rebalance_checkpoint(source, *FLAGS)
+    assert Path("net.tau.pth").read_bytes() == first
+    with Path("net.tau.pth").open("ab") as file:
+        file.write(b"mine")
+    assert "net.tau.pth exists and fastlt did not write it as it is" in refusal(source, *FLAGS)
+
+
+def test_a_bias_that_is_added_stands_in_the_index_and_other_formats_stay_behind(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = dict(fitted("resnet10").tensors)
+    mean = fitted("resnet10").features.mean(0)
+    tensors["fc.weight"] = tensors["fc.weight"] - tensors["fc.weight"].mean(0)
+    shifts = tensors["fc.weight"] @ mean  # most of what the bias made up for
+    tensors["fc.weight"] = tensors["fc.weight"] - shifts[:, None] * mean / mean.square().sum()
+    del tensors["fc.bias"]
+    source = folder(processor={"size": 32, "image_mean": [0.5] * 3, "image_std": [0.25] * 3})(tensors)
+    for stale in ("pytorch_model.bin", "model.onnx", "README.md"):
+        (source / stale).write_bytes(b"before")
+    rebalance_checkpoint(source, "--method", "logit_adjustment", "--strength", "1", "--no-temperature")
+    said = capsys.readouterr().out
+    assert "fc.bias added" in said
+    assert "model.onnx, pytorch_model.bin" in said
+    new = Path("hub.logit_adjustment")
+    assert sorted(file.name for file in new.iterdir()) == sorted(
+        file.name for file in source.iterdir() if file.name not in ("pytorch_model.bin", "model.onnx")
+    )
+    places = json.loads((new / "model.safetensors.index.json").read_text())["weight_map"]
+    assert places["fc.bias"] == places["fc.weight"]
+    bias = load_file(new / places["fc.bias"])["fc.bias"]
+    assert (bias[1:] > bias[:-1]).all()  # rarer classes gain more
+
+
+def test_a_head_beside_others_is_the_only_one_that_changes(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
+) -> None:
+    tensors = dict(fitted("resnet10").tensors)
+    tensors |= {"aux.weight": torch.ones(10, 512), "aux.bias": torch.ones(10)}
+    rebalance_checkpoint(good(tensors), *FLAGS, "--head", "fc", "--method", "all", "--epochs", "1")
+    methods = {path.name.split(".")[1] for path in Path().glob("net.*.pth")}
+    assert methods == {"tau", "crt", "lws", "ncm", "logit_adjustment", "los", "max_norm", "cosine"}
+    for method in methods:
+        new = torch.load(f"net.{method}.pth")
+        assert list(new) == list(tensors)
+        different = {name for name in tensors if not torch.equal(tensors[name], new[name])}
+        assert different
+        assert different <= {"fc.weight", "fc.bias"}
+        assert torch.isfinite(new["fc.weight"]).all()
