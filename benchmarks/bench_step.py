@@ -1,24 +1,86 @@
-"""A training step on a CPU: the plain eager trainer against ours, switch by switch; results hold `images_per_s`.
+"""Training on a CPU, the plain PyTorch trainer against ours: the step alone, switch by switch, and with a loader.
 
 The network and batch are the demo's (resnet8, 32 pixels, 128 images); `fastlt benchmark step` runs the same steps on
-any network and device. `plain` is what a first script would do: fp32, NCHW, eager, glibc's default allocator; it runs
-first, since the allocator's setting cannot be taken back.
+any network and device. `plain` is what a first script would do: fp32, NCHW, eager, glibc's default allocator, and end
+to end a DataLoader with Pillow in its workers; `plain bf16` adds autocast. With a loader ours runs eagerly too, since a
+CPU compiles long runs only, and a round is a pass over small JPEG files. The plain ones run first: the allocator's
+setting cannot be taken back. `FASTLT_BENCH_THREADS` sets workers and loader threads (default 2), `FASTLT_BENCH_IMAGES`
+the number of files. Results hold `images_per_s` and `times_plain`, the ratio to the plain trainer in the same run.
 """
+
+import os
 
 import pytest
 import torch
 
-from fastlt.benchmark.step import CUDA_ONLY, VARIANTS, build
+from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, train_on
+from fastlt.benchmark.loader import photographs
+from fastlt.benchmark.step import CUDA_ONLY, VARIANTS, build, chosen
+from fastlt.data.augmentation import Augmentation
+from fastlt.data.loader import train_loader
+from fastlt.data.sampler import LongTailSampler
 from fastlt.hardware import cpu_multiplies_bf16
 
-BATCH, SIZE = 128, 32
+NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
+NUM_IMAGES = int(os.environ.get("FASTLT_BENCH_IMAGES", "2048"))
+BATCH, SIZE, PICTURE = 128, 32, (48, 48)
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in CUDA_ONLY])
-def test_step(benchmark, name):
-    if VARIANTS[name].low_precision and not cpu_multiplies_bf16():
+@pytest.fixture(scope="module")
+def record():
+    """Write a rate into a benchmark's results, and its ratio to the plain trainer's of the same group."""
+    plain = {}
+
+    def written(benchmark, group, name, num_images):
+        rate = num_images / benchmark.stats.stats.median
+        if name == "plain":
+            plain[group] = rate
+        benchmark.extra_info["images_per_s"] = rate
+        if group in plain:  # not where it was deselected
+            benchmark.extra_info["times_plain"] = rate / plain[group]
+
+    return written
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return photographs(tmp_path_factory.mktemp("small") / "train", NUM_IMAGES, picture=PICTURE)
+
+
+def make_step(variant, needs_bf16=True):
+    if needs_bf16 and VARIANTS[variant].low_precision and not cpu_multiplies_bf16():
         pytest.skip("this processor does not multiply bf16 in hardware")
-    step, _ = build("resnet8", name, device=CPU, batch_size=BATCH, image_size=SIZE)
-    benchmark.pedantic(step, rounds=40, warmup_rounds=10)
-    benchmark.extra_info["images_per_s"] = BATCH / benchmark.stats.stats.median
+    step, _ = build("resnet8", variant, device=CPU, batch_size=BATCH, image_size=SIZE)
+    return step
+
+
+@pytest.mark.parametrize("name", ["plain", "plain bf16"])
+def test_plain_trainer(benchmark, dataset, record, name):
+    step = make_step(name)
+    batches = PlainLoader(dataset, device=CPU, batch_size=BATCH, image_size=SIZE, num_workers=NUM_THREADS)
+    with chosen(name):
+        num_images = benchmark.pedantic(train_on, (step, batches), rounds=3, warmup_rounds=1)
+    assert num_images == len(dataset) // BATCH * BATCH
+    record(benchmark, "trainer", name, num_images)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in CUDA_ONLY])
+def test_step(benchmark, record, name):
+    step = make_step(name)
+    with chosen(name):
+        benchmark.pedantic(step, rounds=40, warmup_rounds=10)
+    record(benchmark, "step", name, BATCH)
+
+
+@pytest.mark.parametrize("backend", ["memory", "dali", "pillow"])
+def test_trainer(benchmark, dataset, record, backend):
+    step = make_step("fastlt eager", needs_bf16=False)
+    sampler = LongTailSampler(dataset.labels, batch_size=BATCH)
+    num_steps = len(dataset) // BATCH
+    with train_loader(
+        dataset, sampler, Augmentation(size=SIZE), num_steps=num_steps, backend=backend, num_threads=NUM_THREADS
+    ) as loader:
+        num_images = benchmark.pedantic(train_on, (step, OurLoader(loader)), rounds=3, warmup_rounds=1)
+    assert num_images == num_steps * BATCH
+    record(benchmark, "trainer", backend, num_images)

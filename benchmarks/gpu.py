@@ -100,49 +100,52 @@ def part_lws(args: Arguments) -> dict[str, Any]:
 
 
 def part_end_to_end(args: Arguments) -> dict[str, Any]:
-    """Images a second of the whole (loader and step) beside the step alone, with real JPEG files, in one process."""
+    """Images a second of the whole (loader and step) beside the step alone, with real JPEG files, in one process.
+
+    ``plain`` and ``plain bf16`` are the trainer that a first script would be, eager and NCHW: DataLoader and Pillow.
+    """
     import torch
 
+    from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate
     from fastlt.benchmark.loader import photographs
-    from fastlt.benchmark.step import build
+    from fastlt.benchmark.step import build, chosen
     from fastlt.benchmark.traffic import median_s
     from fastlt.data.augmentation import Augmentation
     from fastlt.data.loader import train_loader
     from fastlt.data.sampler import LongTailSampler
+    from fastlt.hardware import resolve_threads
 
     device = torch.device(args.device)
     backbone, batch, size, images, steps = "resnext50_32x4d", 256, 224, 4096, 100
     if args.quick:
         backbone, batch, size, images, steps = "resnet8", 16, 32, 64, 8
-    variant = "fastlt eager" if args.quick else "fastlt"
-    step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size)
-    alone = batch / median_s(step, device, repeats=20)
-    found: dict[str, Any] = {
-        "backbone": backbone,
-        "batch_size": batch,
-        "precision": precision,
-        "step_images_per_s": alone,
-    }
+    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
     with tempfile.TemporaryDirectory() as folder:
         dataset = photographs(Path(folder) / "train", images)
         sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch)
-        for backend in ("memory", "dali", "pillow"):
-            try:
-                loader = train_loader(
-                    dataset, sampler, Augmentation(size=size), num_steps=2 * steps, device=device, backend=backend
-                )
-            except ValueError as error:
-                found[backend] = {"error": str(error)}
-                continue
-            with loader:
-                for number, each in enumerate(loader):
-                    if number == steps:  # the first half warms up
-                        torch.accelerator.synchronize() if device.type == "cuda" else None
-                        began = time.perf_counter()
-                    step(each.images, each.labels)
-                torch.accelerator.synchronize() if device.type == "cuda" else None
-            rate = steps * batch / (time.perf_counter() - began)
-            found[backend] = {"images_per_s": rate, "share_of_step": rate / alone}
+        variant = "fastlt eager" if args.quick else "fastlt"
+        with chosen(variant):
+            step, found["precision"] = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+            alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
+            for backend in ("memory", "dali", "pillow"):
+                try:
+                    loader = train_loader(
+                        dataset, sampler, Augmentation(size=size), num_steps=2 * steps, device=device, backend=backend
+                    )
+                except ValueError as error:
+                    found[backend] = {"error": str(error)}
+                    continue
+                with loader:
+                    reached = rate(step, OurLoader(loader), device, num_steps=steps)
+                found[backend] = {"images_per_s": reached, "share_of_step": reached / alone}
+        del step
+        plain = PlainLoader(
+            dataset, device=device, batch_size=batch, image_size=size, num_workers=resolve_threads(None)
+        )
+        for variant in ("plain", "plain bf16"):
+            with chosen(variant):
+                step, _ = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+                found[variant] = {"images_per_s": rate(step, plain, device, num_steps=max(2, steps // 5))}
     return found
 
 

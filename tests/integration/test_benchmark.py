@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ import torch
 
 from fastlt import cli
 from fastlt.benchmark import step
+from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate, train_on
+from fastlt.benchmark.loader import photographs
 from fastlt.benchmark.traffic import training_bytes
+from fastlt.data.augmentation import Augmentation
+from fastlt.data.loader import train_loader
+from fastlt.data.sampler import LongTailSampler
 from fastlt.models import create_model
 
 
@@ -91,3 +97,25 @@ def test_the_traffic_model_is_that_of_the_fused_network() -> None:
     assert training_bytes(create_model("resnet8", 10), 32, "fp32") == 2 * training_bytes(
         create_model("resnet8", 10), 32, "bf16"
     )
+
+
+def test_the_plain_trainer_and_ours_train_on_the_same_files(tmp_path: Path) -> None:
+    dataset, cpu = photographs(tmp_path / "train", 20, picture=(40, 40)), torch.device("cpu")
+    plain = PlainLoader(dataset, device=cpu, batch_size=8, image_size=32, num_workers=1)
+    sampler = LongTailSampler(dataset.labels, batch_size=8)
+    with train_loader(dataset, sampler, Augmentation(size=32), num_steps=2, backend="pillow", num_threads=1) as loader:
+        for variant, batches, shape, dtype in (
+            ("plain", plain, (8, 3, 32, 32), torch.float32),
+            ("fastlt eager", OurLoader(loader), (8, 32, 32, 3), torch.uint8),
+        ):
+            train, _ = step.build("resnet8", variant, device=cpu, batch_size=8, image_size=32)
+            assert {(images.shape, images.dtype) for images, _ in batches} == {(shape, dtype)}
+            steps = unittest.mock.Mock(side_effect=train)
+            assert train_on(steps, batches) == 16
+            assert rate(steps, batches, cpu, num_steps=2) > 0
+            assert steps.call_count == 6  # two of a pass; two to warm up and two timed, a pass each
+
+
+def test_a_pass_without_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="a pass has no batch"):
+        rate(lambda *_: torch.zeros(()), [], torch.device("cpu"), num_steps=1)

@@ -1,0 +1,87 @@
+"""Loader and step together: ours, and the plain PyTorch trainer that a first script would be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..data.dataset import LongTailedDataset
+from ..data.loader import Loader
+from .loader import PlainDataset
+
+Pair = tuple[Tensor, Tensor]
+"""(images, labels) of a batch, on the device."""
+
+
+class PlainLoader:
+    """A DataLoader with Pillow in its workers; every pass starts them anew, as a DataLoader does by default.
+
+    Args:
+        dataset: The images; at least a batch.
+        device: Where the batches go.
+        batch_size: Images a batch.
+        image_size: Side of the crops, pixels.
+        num_workers: Processes.
+    """
+
+    def __init__(
+        self, dataset: LongTailedDataset, *, device: torch.device, batch_size: int, image_size: int, num_workers: int
+    ) -> None:
+        self.device = device
+        self.batches = DataLoader(
+            PlainDataset(dataset, image_size),
+            batch_size=batch_size,
+            shuffle=True,
+            num_workers=num_workers,
+            pin_memory=device.type == "cuda",
+            drop_last=True,
+        )
+
+    def __iter__(self) -> Iterator[Pair]:
+        for images, labels in self.batches:
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+class OurLoader:
+    """The batches of a loader of ours as pairs: what a step of ``benchmark.step`` takes."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Pair]:
+        for batch in self.loader:
+            yield batch.images, batch.labels
+
+
+def train_on(step: Callable[..., Tensor], batches: Iterable[Pair]) -> int:
+    """Take a step on every batch of a pass; returns the number of images."""
+    return sum(len(labels) for images, labels in batches if step(images, labels) is not None)
+
+
+def rate(step: Callable[..., Tensor], batches: Iterable[Pair], device: torch.device, *, num_steps: int) -> float:
+    """Return images per second of ``num_steps`` steps that follow as many to warm up, pass after pass if need be."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    done = num_images = 0
+    began = time.perf_counter()
+    while True:
+        before = done
+        for images, labels in batches:
+            if done == num_steps:
+                wait()
+                began, num_images = time.perf_counter(), 0
+            step(images, labels)
+            done += 1
+            num_images += len(labels)
+            if done == 2 * num_steps:
+                wait()
+                return num_images / (time.perf_counter() - began)
+        if done == before:
+            raise ValueError("a pass has no batch: give at least as many images as a batch has")
