@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 
 MAX_THREADS = 16
+CGROUP = Path("/sys/fs/cgroup")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt parameters
 
 
@@ -59,11 +62,32 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return what a timing must be quoted with: the device, processors, and versions."""
+    """Return what a timing must be quoted with: the device, its driver and clocks, versions, and the code's commit."""
     found = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return found
+        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda} | gpu_state(device)
+    root, commit = Path(__file__).parents[1], None
+    if (root / ".git").exists():
+        commit = answer("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
+    return found | {"python": platform.python_version(), "commit": commit}
+
+
+def gpu_state(device: torch.device) -> dict[str, str]:
+    """Return driver, clocks and power limit of a GPU as nvidia-smi has them; nothing where it is absent."""
+    fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    query = (f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id=GPU-{uuid}")
+    values = (answer("nvidia-smi", *query) or "").split(", ")
+    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
+
+
+def answer(*command: str) -> str | None:
+    """Return what a command prints, None where it is absent or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def processors() -> str:
@@ -76,9 +100,26 @@ def processors() -> str:
 
 
 def resolve_threads(num_threads: int | None) -> int:
-    """Return the number of loader threads: as asked for, or one a usable processor, at most 16."""
+    """Return the number of loader threads: as asked for, or one a usable processor, at most 16.
+
+    Usable is what this process may run on, and no more than its container's share of the processors' time.
+    """
+    if num_threads:
+        return num_threads
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return num_threads or min(MAX_THREADS, usable)
+    return min(MAX_THREADS, usable, processor_quota() or usable)
+
+
+def processor_quota() -> int | None:
+    """Return how many processors' time the container may take, rounded up; None without a limit or off Linux."""
+    with contextlib.suppress(OSError, ValueError):
+        if (CGROUP / "cpu.max").exists():
+            quota, period = (CGROUP / "cpu.max").read_text().split()
+        else:
+            quota, period = ((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:  # "max", or -1, is none
+            return math.ceil(int(quota) / int(period))
+    return None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,71 @@
+"""What a machine is said to be, and how many threads that makes."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlt import hardware
+from fastlt.hardware import MAX_THREADS, describe_machine, resolve_threads
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    return tmp_path
+
+
+def test_a_thread_for_every_processor_that_may_be_used(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_threads(None) == 12
+    assert resolve_threads(40) == 40
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert resolve_threads(None) == MAX_THREADS
+
+
+@pytest.mark.parametrize(
+    ("content", "threads"), [("250000 100000\n", 3), ("50000 100000\n", 1), ("max 100000\n", 12), ("garbage", 12)]
+)
+def test_a_container_counts_for_what_it_may_take(cgroup: Path, content: str, threads: int) -> None:
+    (cgroup / "cpu.max").write_text(content)
+    assert resolve_threads(None) == threads
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(400_000, 4), (-1, 12)])
+def test_an_older_container_does_too(cgroup: Path, quota: int, threads: int) -> None:
+    (cgroup / "cpu").mkdir()
+    (cgroup / "cpu/cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (cgroup / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert resolve_threads(None) == threads
+
+
+def test_a_machine_has_a_gpu_with_driver_and_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def answer(*command: str) -> str | None:
+        asked.append(command)
+        return "580.10, 1980 MHz, 1980 MHz, 3201 MHz, 700.00 W" if command[0] == "nvidia-smi" else None
+
+    class Properties:
+        uuid = "0-1-2"
+
+    monkeypatch.setattr(hardware, "answer", answer)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
+    machine = describe_machine(torch.device("cuda"))
+    assert machine["device"] == "a GPU"
+    assert machine["driver_version"] == "580.10"
+    assert machine["clocks.mem"] == "3201 MHz"
+    assert "--id=GPU-0-1-2" in asked[0]
+    monkeypatch.setattr(hardware, "answer", lambda *_: None)
+    assert "driver_version" not in describe_machine(torch.device("cuda"))
+
+
+def test_a_command_that_is_absent_or_fails_has_no_answer() -> None:
+    assert hardware.answer("no-such-command-here") is None
+    assert hardware.answer("false") is None
+    assert hardware.answer("echo", "yes") == "yes"
+    assert describe_machine(CPU)["torch"] == torch.__version__
