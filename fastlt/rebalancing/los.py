@@ -8,7 +8,9 @@ from .heads import Recipe, check_features, choose, train_heads
 from .linear_stack import LinearStack, started
 from .problem import Problem, Rebalanced
 
-RATE = 20.0  # times the paper's learning rate of cRT: targets close to uniform leave gradients that small
+RATE = 20.0
+"""Times the paper's learning rate of cRT: targets close to uniform leave small gradients. The best on glyphs_lt's val of
+2.5, 5, 10, 20, 40 and 80."""
 
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
