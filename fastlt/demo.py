@@ -20,7 +20,7 @@ from .training import train
 def demo(
     *, seed: int, out: Path | None, console: Console, device: str = "auto", loader: str = "auto"
 ) -> tuple[Results, Path]:
-    """Train on glyphs_lt, tau-normalize with tau chosen on val, and write the report.
+    """Train on glyphs_lt, rebalance by every method, what is chosen chosen on val, and write the report.
 
     Args:
         seed: Seed of the run.
@@ -33,7 +33,7 @@ def demo(
         (the joint and the rebalanced accuracies, the path of the report).
     """
     config = dataclasses.replace(recipe("glyphs_lt"), seed=seed, out=out, device=device, loader=loader)
-    run = rebalance(train(config, console=console), RebalanceConfig(device=device, loader=loader))
+    run = rebalance(train(config, console=console), RebalanceConfig(method="all", device=device, loader=loader))
     store = FeatureStore(run, device=resolve_device(device), loader=loader)
     path, results = write_report(run, store)
     return results, path

@@ -9,8 +9,8 @@ from .linear_stack import LinearStack, started
 from .problem import Problem, Rebalanced
 
 RATE = 20.0
-"""Times the paper's learning rate of cRT: targets close to uniform leave small gradients. The best on glyphs_lt's val of
-2.5, 5, 10, 20, 40 and 80."""
+"""Times the paper's learning rate of cRT: targets close to uniform leave small gradients. The best on glyphs_lt's val
+of 2.5, 5, 10, 20, 40 and 80."""
 
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:

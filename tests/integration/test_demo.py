@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastlt import cli
+from fastlt.config import METHODS
 
 
 @pytest.mark.slow
@@ -20,7 +21,11 @@ def test_the_demo_shows_the_papers_effect(tmp_path: Path, monkeypatch: pytest.Mo
     finally:
         torch.set_num_threads(1)
     rows = json.loads(Path("results.json").read_text())["results"]
-    joint, tau = ({r["method"]: r for r in rows if r["split"] == "test"}[name] for name in ("joint", "tau"))
+    table = {row["method"]: row for row in rows if row["split"] == "test"}
+    joint, tau = table["joint"], table["tau"]
+    assert set(table) == {"joint", *METHODS}
+    gains = {name: row["class_mean"]["value"] - joint["class_mean"]["value"] for name, row in table.items()}
+    assert min(gains[name] for name in METHODS) >= 4, gains
     assert tau["selected_on"] == "val"
     assert tau["all"]["value"] - joint["all"]["value"] >= 4
     assert tau["few"]["value"] - joint["few"]["value"] >= 10
