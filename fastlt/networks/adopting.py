@@ -127,7 +127,8 @@ def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
     """Stop where the checkpoint guesses on val: its preprocessing or its class order is then not what was settled.
 
     Raises:
-        ValueError: The joint top-1 accuracy on val is near chance, and ``config.force`` is not set.
+        ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more, and
+            ``config.force`` is not set.
     """
     run = adopted.run
     store = FeatureStore(
@@ -143,10 +144,7 @@ def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
     path = adopted.checkpoint.path
     if found is None:
         return
-    said = (
-        f"{path}: {found.accuracy:.1%} right on val, where guessing gives {1 / num_classes:.1%} (stopped at "
-        f"{found.limit:.1%} or less)"
-    )
+    said = f"{path}: {found.accuracy:.1%} right on val, where guessing gives {1 / num_classes:.1%}"
     if found.cause == "class order":
         said += (
             f": likely the class order is wrong, since matching its classes anew explains {found.matched:.1%} of the "
@@ -154,8 +152,8 @@ def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
         )
     else:
         said += (
-            ": likely the preprocessing is wrong (or these are not its data), since no other class order explains its "
-            "answers; give --image-size, --eval-resize, --mean and --std"
+            f" (stopped at {found.limit:.1%} or less): likely the preprocessing is wrong (or these are not its data), "
+            "since no other class order explains its answers; give --image-size, --eval-resize, --mean and --std"
         )
     if not config.force:
         raise ValueError(f"{said}, or go on with --force")

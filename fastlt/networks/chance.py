@@ -34,11 +34,12 @@ def chance_limit(num_classes: int, num_images: int) -> float:
 
 
 def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> Suspicion | None:
-    """Return what is likely wrong with a network near chance, or None for one that is above it.
+    """Return what is likely wrong with a network near chance or in another order, or None for one that is not.
 
     With classes in another order a good network still puts every class's images into one class each, only another one:
     a one-to-one matching of labels with predictions explains far more images than it would by luck. Wrong
-    preprocessing (or another network's weights) leaves no such pattern.
+    preprocessing (or another network's weights) leaves no such pattern. Two usual orders, numbers sorted as numbers and
+    as text, agree in a few classes, so that accuracy may be above chance; half of what a matching explains is too few.
 
     Args:
         predictions: [N].
@@ -46,14 +47,14 @@ def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_class
         num_classes: C.
     """
     accuracy, limit = float((predictions == labels).mean()), chance_limit(num_classes, len(labels))
-    if accuracy > limit:
-        return None
     matched = matched_share(predictions, labels, num_classes)
     shuffled = np.random.default_rng(0).permutation(predictions)
     lucky = matched_share(shuffled, labels, num_classes)
     error = math.sqrt(max(lucky * (1 - lucky), 1 / len(labels)) / len(labels))
-    cause = "class order" if matched > lucky + max(1 / num_classes, _DEVIATIONS * error) else "preprocessing"
-    return Suspicion(cause, accuracy, limit, matched)
+    ordered = matched > lucky + max(1 / num_classes, _DEVIATIONS * error)
+    if accuracy > limit and not (ordered and accuracy < (matched - lucky) / 2):
+        return None
+    return Suspicion("class order" if ordered else "preprocessing", accuracy, limit, matched)
 
 
 def matched_share(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> float:

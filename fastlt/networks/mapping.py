@@ -280,10 +280,11 @@ def transformers_backbone(path: Path, config: Mapping[str, Any]) -> str:
         bottleneck=not basic,
     )
     plain = not config.get("downsample_in_bottleneck") and not config.get("downsample_in_first_stage")
+    plain = plain and config.get("hidden_act", "relu") == "relu"
     for name, known in SPECS.items():
         if known == spec and plain and config.get("embedding_size", 64) == 64:
             return name
     raise ValueError(
-        f"{path}: its config.json describes a ResNet of depths {config.get('depths')} that fastlt does not have; use "
-        "fastlt.rebalance_model from Python"
+        f"{path}: its config.json describes a ResNet of depths {config.get('depths')} and widths "
+        f"{config.get('hidden_sizes')} that fastlt does not have; use fastlt.rebalance_model from Python"
     )
