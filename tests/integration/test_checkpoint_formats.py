@@ -271,3 +271,78 @@ def parts_of(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in content.items():
         if isinstance(value, dict) and not (key == "state_dict" and "state_dict_ema" in content):
             yield from parts_of(value)
+
+
+def test_torchvision_loads_what_comes_back(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
+) -> None:
+    models = pytest.importorskip("torchvision.models")
+    network = fitted("resnet50")
+    write_plain(network.tensors, Path("net.pth"))
+    rebalance_checkpoint("net.pth", "--tau", "0.7", "--no-temperature", *FLAGS)
+    model = models.resnet50(num_classes=10).eval()
+    model.load_state_dict(load(Path("net.tau.pth")), strict=True)
+    assert_tau(network, model)
+
+
+def test_timm_loads_what_comes_back(fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]) -> None:
+    timm = pytest.importorskip("timm")
+    network = fitted("resnet50")
+    write_script(network.tensors, Path("net.pth.tar"))
+    rebalance_checkpoint("net.pth.tar", "--tau", "0.7", "--no-temperature", *FLAGS)
+    # timm reads the command line beside the weights too, which its own loader would refuse
+    torch.save({"state_dict": load(Path("net.tau.pth.tar"))["state_dict"]}, "weights.pth")
+    model = timm.create_model("resnet50", num_classes=10, checkpoint_path="weights.pth").eval()
+    assert_tau(network, model)
+
+
+def test_transformers_loads_what_comes_back(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    network = fitted("resnet10")
+    write_transformers(network.tensors, Path("hub"), backbone="resnet10", shards=3)
+    rebalance_checkpoint("hub", "--tau", "0.7", "--no-temperature")
+    model = transformers.ResNetForImageClassification.from_pretrained("hub.tau").eval()
+    assert_tau(network, lambda images: model(images).logits, ORDER)
+
+
+def assert_tau(network: Any, model: Callable[[Tensor], Tensor], order: list[int] | None = None) -> None:
+    """A network gives the logits of the tau-normalized head, its classes in an order."""
+    weight = network.tensors["fc.weight"]
+    expected = F.linear(network.features, weight / weight.norm(dim=1, keepdim=True) ** 0.7)
+    with torch.inference_mode():
+        logits = model(network.images)
+    torch.testing.assert_close(logits, expected[:, order or list(range(10))], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "last"),
+    [("resnet18.a1_in1k", 32, "fc"), ("convnext_atto", 32, "head.fc"), ("vit_tiny_patch16_224", 224, "head")],
+)
+def test_a_network_of_timm_comes_back(
+    name: str, size: int, last: str, workshop: Path, rebalance_checkpoint: Callable[..., None]
+) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    before = timm.create_model(name, num_classes=10).eval()
+    torch.save({"state_dict": before.state_dict()}, "net.pth")
+    form = ["--image-size", size, "--eval-resize", size, "--interpolation", "bilinear"]
+    # It has learned nothing, and --force says that this is known
+    rebalance_checkpoint("net.pth", "--backbone", f"timm:{name}", "--tau", "0.7", "--force", *form, "--no-temperature")
+    after = timm.create_model(name, num_classes=10).eval()
+    after.load_state_dict(load(Path("net.tau.pth"))["state_dict"], strict=True)
+    old, new = before.state_dict(), after.state_dict()
+    assert {key for key in old if not torch.equal(old[key], new[key])} <= {f"{last}.weight", f"{last}.bias"}
+    weight = old[f"{last}.weight"]
+    torch.testing.assert_close(new[f"{last}.weight"], weight / weight.norm(dim=1, keepdim=True) ** 0.7)
+
+
+def test_a_size_that_a_network_of_timm_does_not_take_is_refused(
+    workshop: Path, rebalance_checkpoint: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), "net.pth")
+    with pytest.raises(SystemExit):
+        rebalance_checkpoint("net.pth", "--backbone", "timm:vit_tiny_patch16_224", "--force", *FLAGS)
+    assert "--image-size: got 32, which timm:vit_tiny_patch16_224 does not take" in capsys.readouterr().err
