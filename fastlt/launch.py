@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from .config import TrainConfig
+
+TORCHRUN_CATCHES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def check_gpus(config: TrainConfig) -> None:
@@ -30,8 +33,28 @@ def check_gpus(config: TrainConfig) -> None:
         )
 
 
+def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
+    """Return the arguments of `fastlt train` that turn ``base``, the settings it would have without them, into these.
+
+    Args:
+        config: The settings wanted.
+        base: Those of the recipe, or of the run that goes on.
+    """
+    arguments = ["--dataset", config.dataset]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "dataset" or value == getattr(base, field.name):
+            continue
+        name = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            arguments += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return arguments
+
+
 def launch(argv: Sequence[str], num_processes: int) -> int:
-    """Run `fastlt` with these arguments in ``num_processes`` processes.
+    """Run `fastlt` with these arguments in ``num_processes`` processes; where all went well, more may follow.
 
     Returns:
         The exit status: 0, or that of the first process that failed, which has said why.
@@ -43,6 +66,8 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
+    disabled = logging.root.manager.disable
+    handlers = {each: signal.getsignal(each) for each in TORCHRUN_CATCHES}
     # The process that failed says why in a line; torchrun's report of it would bury that
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, but without its warning
@@ -62,4 +87,7 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
         return 128 + int(error.sigval)
     finally:
         sys.stdout.flush()
+    logging.disable(disabled)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
     return 0

@@ -11,15 +11,19 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from . import checkpoint
+from . import checkpoint, distributed
 from .config import METHODS, RebalanceConfig, TrainConfig
 from .evaluation import ACCURACIES, Result, Results
 from .files import replacing
+from .launch import check_gpus, flags, launch
 from .loggers import log
+from .opening import check_shares
 from .rebalancing import rebalance
 from .rebalancing.stage2 import read_results
+from .recipes import recipe
 from .recipes.published import Published, published
 from .run import Run
 from .training import train
@@ -78,11 +82,17 @@ class Reproduction:
     finding: tuple[str, ...]
     results: Results
 
+    @property
+    def data(self) -> str:
+        """What was trained on, in words."""
+        return f"a made-up set of {self.base.dataset}'s shape" if self.base.synthetic else self.base.dataset
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values; ``results`` has the published schema of every other command."""
         return {
             "schema": SCHEMA,
             "dataset": self.base.dataset,
+            "synthetic": self.base.synthetic,
             "backbone": self.base.backbone,
             "epochs": self.base.epochs,
             "protocol": self.base.protocol,
@@ -112,7 +122,7 @@ class Reproduction:
     def markdown(self) -> str:
         """Return the table as Markdown, with what it says below it."""
         base, header = self.base, self.header()
-        title = f"# {base.backbone} on {base.dataset}, {base.epochs} epochs, {base.protocol} protocol"
+        title = f"# {base.backbone} on {self.data}, {base.epochs} epochs, {base.protocol} protocol"
         kind = "half the 95 % interval over seeds" if len(self.seeds) > 1 else "half the 95 % interval over images"
         seeds = ", ".join(map(str, self.seeds))
         table = ["| " + " | ".join(header) + " |", "|---|---|---|" + "---:|" * (len(header) - 3)]
@@ -120,6 +130,8 @@ class Reproduction:
         note = f"Top-1 accuracy, %, ± {kind}; seeds {seeds}. Settings of stage 2 are chosen on val."
         if len(header) > 3 + len(ACCURACIES):
             note += " The paper's column is what it printed, on a split that it does not always name; it is not ours."
+        if base.synthetic:
+            note += " The images are made up: the pipeline is the real one, the accuracies say nothing of the real set."
         return "\n".join([title, "", *table, "", note, "", *self.finding, ""])
 
     def csv(self) -> str:
@@ -127,12 +139,12 @@ class Reproduction:
         text = io.StringIO()
         writer = csv.writer(text)
         halves = [column for name in ACCURACIES for column in (name, f"{name}_half95")]
-        writer.writerow(["split", "sampling", "method", *halves, "published_all", "difference"])
+        writer.writerow(["data", "split", "sampling", "method", *halves, "published_all", "difference"])
         for row in self.rows:
             cells = [row.cells[name] for name in ACCURACIES]
             numbers = [number for cell in cells for number in ((cell.value, cell.half) if cell else ("", ""))]
             known = "" if row.published is None else row.published.all
-            writer.writerow([row.split, row.sampling, row.method, *numbers, known, row.difference])
+            writer.writerow([self.data, row.split, row.sampling, row.method, *numbers, known, row.difference])
         return text.getvalue()
 
 
@@ -148,7 +160,8 @@ def reproduce(
     """Train under every sampling and seed, fit every classifier on each, and tabulate.
 
     Each run is a folder ``out/<sampling>-seed<seed>``; what is done is not done again, a run that was interrupted goes
-    on where it stopped. Writes table.md, table.csv and results.json into ``out``.
+    on where it stopped. With ``base.gpus`` torchrun trains each in so many processes; stage 2 is done in this one.
+    Writes table.md, table.csv and results.json into ``out``.
 
     Args:
         base: Settings of stage 1 but for sampling, seed and run folder.
@@ -161,7 +174,12 @@ def reproduce(
     Raises:
         ValueError, FileNotFoundError: Data or settings cannot be used, or ``out`` was begun with other settings.
         InterruptedTrainingError: A signal arrived; the same command goes on.
+        SystemExit: A process of several ended early, and has said why.
     """
+    base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a run that goes on has it
+    if has_processes(base):
+        check_gpus(base)
+        check_shares(base, distributed.World(size=base.gpus or 1))
     found: list[Result] = []
     jobs = [(seed, sampling) for seed in seeds for sampling in samplings]
     for number, (seed, sampling) in enumerate(jobs, 1):
@@ -179,10 +197,24 @@ def reproduce(
 
 
 def stage1(config: TrainConfig, out: Path, console: Console | None) -> Run:
-    """Train a run, or finish or reuse the one that is there."""
+    """Train a run, or finish or reuse the one that is there; in processes of its own where there are to be several."""
     folder = out / f"{config.sampling}-seed{config.seed}"
     begun = (folder / "config.json").is_file()
-    return train(dataclasses.replace(config, out=folder, resume=begun), console=console)
+    config = dataclasses.replace(config, out=folder, resume=begun)
+    if not has_processes(config):
+        return train(config, console=console)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what stage 2 of the last run took of the first GPU
+    base = Run.open(folder).config if begun else recipe(config.dataset)
+    status = launch(["train", *flags(config, dataclasses.replace(base, out=None, resume=False))], config.gpus or 1)
+    if status:
+        raise SystemExit(status)
+    return Run.open(folder)
+
+
+def has_processes(config: TrainConfig) -> bool:
+    """Return whether torchrun is to train in several processes."""
+    return config.gpus is not None and config.gpus > 1 and not distributed.under_torchrun()
 
 
 def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:
@@ -216,7 +248,7 @@ def tabulate(results: Results, samplings: Sequence[str], base: TrainConfig) -> I
             for method in ("joint", *METHODS):
                 chosen = [row for row in results if (row.split, row.sampling, row.method) == (split, sampling, method)]
                 known = published(
-                    dataset=base.dataset,
+                    dataset="" if base.synthetic else base.dataset,
                     backbone=base.backbone,
                     epochs=base.epochs,
                     sampling=sampling,

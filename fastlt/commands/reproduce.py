@@ -26,12 +26,18 @@ class Reproduce(Output):
     """Folder with the images."""
     lists: Path | None = None
     """Folder with the list files, if not in DATA-ROOT."""
+    synthetic: bool = False
+    """Run on a made-up set with the data set's classes, images and long tail instead, to try the whole pipeline."""
+    synthetic_size: tuple[int, int] | None = None
+    """Width and height of the made-up pictures, pixels; by default 64 64."""
+    imbalance: float | None = None
+    """CIFAR-10-LT and CIFAR-100-LT: images of the largest class over those of the smallest; by default 100."""
     backbone: str | None = None
     """Network; by default the recipe's."""
     epochs: int | None = None
     """Epochs of stage 1; by default the recipe's."""
     batch_size: int | None = None
-    """Images a step; by default the recipe's. The learning rate follows in proportion."""
+    """Images a step; by default the recipe's. The learning rates follow in proportion."""
     init: Path | None = None
     """Pretrained weights to start from."""
     protocol: str | None = None
@@ -48,8 +54,12 @@ class Reproduce(Output):
     """Image loader: memory, dali, pillow or auto."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
+    gpus: int | None = None
+    """Processes to train with in stage 1, a GPU each, started by torchrun; every batch is divided among them."""
+    accumulate: int | None = None
+    """Pieces in which a process takes its share of a batch: less memory for the same batch."""
     out: Path | None = None
-    """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>."""
+    """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>[-synthetic]."""
 
     def __post_init__(self) -> None:
         """Refuse arguments that cannot work."""
@@ -71,7 +81,10 @@ def settings(parsed: Reproduce) -> TrainConfig:
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
     asked = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
     if parsed.batch_size is not None:
-        asked["lr"] = base.lr * parsed.batch_size / base.batch_size
+        share = parsed.batch_size / base.batch_size
+        asked["lr"] = base.lr * share
+        if base.trunk_lr is not None:
+            asked["trunk_lr"] = base.trunk_lr * share
     return dataclasses.replace(base, **asked)
 
 
@@ -82,7 +95,8 @@ def run(argv: Sequence[str]) -> None:
     from ..reproduce import reproduce
 
     name = base.backbone.replace(":", "-").replace("/", "-")
-    out = parsed.out or Path("runs") / base.dataset / f"reproduce-{name}-{base.epochs}"
+    kind = "-synthetic" if base.synthetic else ""
+    out = parsed.out or Path("runs") / base.dataset / f"reproduce-{name}-{base.epochs}{kind}"
     stage2 = RebalanceConfig(
         method="all",
         device=base.device,
@@ -99,6 +113,8 @@ def run(argv: Sequence[str]) -> None:
     for cells in made.lines():
         table.add_row(*cells)
     console.print(table)
+    if base.synthetic:
+        say(f"on {made.data}: the accuracies say nothing of {base.dataset}")
     for line in made.finding:
         say(line)
     say(f"tables: {out / 'table.md'}, {out / 'table.csv'}, {out / 'results.json'}")

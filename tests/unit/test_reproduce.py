@@ -1,13 +1,19 @@
 """The table of `fastlt reproduce`: intervals over seeds, the paper's column, the finding."""
 
 import csv
+import dataclasses
 import io
 import math
+from pathlib import Path
 
 import pytest
 
+from fastlt.commands.reproduce import Reproduce, settings
+from fastlt.commands.train import train_config
 from fastlt.config import METHODS, SAMPLINGS, TrainConfig
 from fastlt.evaluation import Accuracy, Result, Results
+from fastlt.launch import flags
+from fastlt.recipes import recipe
 from fastlt.recipes.published import published
 from fastlt.reproduce import Reproduction, finding, over_seeds, tabulate
 
@@ -85,6 +91,31 @@ def test_finding_is_said_as_it_came_out(gain: float, verdict: str) -> None:
     for line in table.finding:
         assert "with lws" in line
         assert line.endswith(f": {verdict}.")
+
+
+def test_a_made_up_set_has_no_published_column() -> None:
+    real = made((0,), gain=5)
+    base = dataclasses.replace(real.base, synthetic=True)
+    rows = tuple(tabulate(real.results, SAMPLINGS, base))
+    table = dataclasses.replace(real, base=base, rows=rows)
+    assert all(row.published is None and row.difference is None for row in rows)
+    assert "paper" not in table.header()
+    assert "on a made-up set of imagenet_lt's shape" in table.markdown()
+    assert {row["data"] for row in csv.DictReader(io.StringIO(table.csv()))} == {"a made-up set of imagenet_lt's shape"}
+
+
+def test_flags_turn_one_config_into_another() -> None:
+    base = recipe("places_lt")
+    wanted = dataclasses.replace(
+        base, data_root=Path("a b"), train_only=(), trunk_lr=None, crop_scale=(0.1, 1.0), compile=False, gpus=2, lr=0.3
+    )
+    assert train_config(flags(wanted, base)) == wanted
+    assert flags(base, base) == ["--dataset", "places_lt"]
+
+
+def test_a_batch_takes_its_learning_rates_with_it() -> None:
+    config = settings(Reproduce(dataset="places_lt", batch_size=64))
+    assert (config.lr, config.trunk_lr) == (pytest.approx(0.025), pytest.approx(0.0025))
 
 
 def test_one_seed_gives_no_verdict() -> None:
