@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 # Shapes: N images, C classes.
 
 _DEVIATIONS = 3.0
+_MARGIN = 0.1
 
 
 class Suspicion(NamedTuple):
@@ -51,7 +52,7 @@ def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_class
     shuffled = np.random.default_rng(0).permutation(predictions)
     lucky = matched_share(shuffled, labels, num_classes)
     error = math.sqrt(max(lucky * (1 - lucky), 1 / len(labels)) / len(labels))
-    ordered = matched > lucky + max(1 / num_classes, _DEVIATIONS * error)
+    ordered = matched > lucky + max(min(1 / num_classes, _MARGIN), _DEVIATIONS * error)
     if accuracy > limit and not (ordered and accuracy < (matched - lucky) / 2):
         return None
     return Suspicion("class order" if ordered else "preprocessing", accuracy, limit, matched)

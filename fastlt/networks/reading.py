@@ -187,14 +187,18 @@ def find_slots(path: Path, content: Any) -> dict[str, Slot]:
 
 
 def name_slots(holders: list[dict[str, Any]]) -> dict[str, Slot]:
-    """Name every tensor without the prefixes that all names of its mapping share."""
+    """Name every tensor without the prefixes of wrappers that most names of its mapping share; a loss may lack them."""
     slots: dict[str, Slot] = {}
     for holder in holders:
-        keys = [key for key, value in holder.items() if isinstance(key, str) and isinstance(value, Tensor)]
-        cut = 0
-        while keys and any(all(key.startswith(prefix, cut) for key in keys) for prefix in PREFIXES):
-            cut += next(len(prefix) for prefix in PREFIXES if keys[0].startswith(prefix, cut))
-        slots |= {key[cut:]: Slot(holder, key) for key in keys}
+        names = {key: key for key, value in holder.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        while prefix := next(
+            (p for p in PREFIXES if 2 * sum(n.startswith(p) for n in names.values()) > len(names)), ""
+        ):
+            shorter = {key: name.removeprefix(prefix) for key, name in names.items()}
+            if len(set(shorter.values())) < len(names):
+                break
+            names = shorter
+        slots |= {name: Slot(holder, key) for key, name in names.items()}
     return slots
 
 

@@ -15,12 +15,6 @@ from torch import Tensor
 from ..files import replacing
 
 _LENGTH = 8  # bytes of the header's length, little endian
-_DTYPES = {
-    "torch.float64": "F64",
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-}
 
 
 @dataclass(frozen=True)
@@ -58,12 +52,13 @@ def read_shard(path: Path) -> Shard:
 def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
     """Write a file whose ``changed`` tensors are new; every other one keeps its bytes and its place.
 
-    A name that the file lacks comes right behind the weight of the same layer.
+    A name that the file lacks comes right behind the weight of the same layer. Tensors are in the dtype that the file
+    has them in, or its weight.
     """
     names = [name for name in shard.header if name != "__metadata__"]
     for name in changed:
         if name not in names:
-            names.insert(names.index(f"{name.rpartition('.')[0]}.weight") + 1, name)
+            names.insert(names.index(weight_of(name)) + 1, name)
     # The header's order and the order of the bytes are two things: both stay
     by_place = sorted((name for name in names if name in shard.header), key=lambda n: shard.header[n]["data_offsets"])
     by_place += [name for name in names if name not in shard.header]
@@ -78,7 +73,8 @@ def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
         if name in changed:
             tensor = changed[name].detach().cpu().contiguous()
             piece = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-            entry |= {"dtype": _DTYPES[str(tensor.dtype)], "shape": list(tensor.shape)}
+            like = shard.header[name if name in shard.header else weight_of(name)]
+            entry = {"dtype": like["dtype"], "shape": list(tensor.shape)}
         else:
             start, end = entry["data_offsets"]
             piece = shard.data[start:end]
@@ -92,3 +88,8 @@ def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
         file.write(text)
         for piece in pieces:
             file.write(piece)
+
+
+def weight_of(name: str) -> str:
+    """Return the weight of the layer that a bias belongs to."""
+    return f"{name.rpartition('.')[0]}.weight"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from ..loggers import log
 from .adopting import ADOPTED, Adopted
 from .mapping import HEAD
 from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
-from .shards import write_shard
+from .shards import weight_of, write_shard
 
 SAFE = ".safetensors"
 # A network's weights in whatever framework's format, or the index of such files
@@ -100,6 +103,11 @@ def changed_tensors(adopted: Adopted, before: dict[str, Tensor], after: dict[str
             continue  # a counter that the input lacks
         like = tensors.get(theirs, tensors[f"{head}.weight"])
         changed[theirs] = (value[inverse] if ours.startswith(f"{HEAD}.") else value).to(like.dtype)
+        if not torch.isfinite(changed[theirs]).all():
+            raise ValueError(
+                f"{source.path}: the rebalanced {theirs} reaches {value.abs().max():.3g}, which {like.dtype} cannot "
+                "hold; try --no-temperature, or give the checkpoint in float32"
+            )
     return changed
 
 
@@ -108,11 +116,6 @@ def key_of(source: Checkpoint, name: str) -> str:
     if name in source.slots:
         return source.slots[name].key
     return f"{source.slots[weight_of(name)].key.rpartition('.')[0]}.{name.rpartition('.')[2]}"
-
-
-def weight_of(name: str) -> str:
-    """Return the weight of the layer that a bias belongs to."""
-    return f"{name.rpartition('.')[0]}.weight"
 
 
 def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
@@ -152,21 +155,35 @@ def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> N
     stale = [name for name in files if name not in used and _WEIGHTS.match(name)]
     if stale:
         log.info("%s: left out, since they hold the old last layer: %s", out, ", ".join(stale))
-    out.mkdir(parents=True, exist_ok=True)
-    for file in out.iterdir():  # what an earlier output had besides
-        if file.is_file() and (file.name in stale or file.name not in files):
-            file.unlink()
-    for shard in source.shards:
-        if mine := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
-            write_shard(shard, mine, out / shard.path.name)
-            del files[shard.path.name]
-    added = {key: value for key, value in keys.items() if key not in all_keys(source)}
-    if INDEX in files and INDEX in used and added:
-        checkpoint.write_json(out / INDEX, index_with(files.pop(INDEX), added, holders))
-    for name, file in files.items():
-        if name not in stale:
-            with replacing(out / name) as temporary:
-                shutil.copyfile(file, temporary)
+    with replacing_folder(out) as folder:
+        for shard in source.shards:
+            if mine := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
+                write_shard(shard, mine, folder / shard.path.name)
+                del files[shard.path.name]
+        added = {key: value for key, value in keys.items() if key not in all_keys(source)}
+        if INDEX in files and INDEX in used and added:
+            checkpoint.write_json(folder / INDEX, index_with(files.pop(INDEX), added, holders))
+        for name, file in files.items():
+            if name not in stale:
+                shutil.copyfile(file, folder / name)
+
+
+@contextlib.contextmanager
+def replacing_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``out`` to write to; its files take the place of those of ``out`` on success."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            for file in [file for file in out.iterdir() if file.is_file()]:
+                file.unlink()
+            for file in partial.iterdir():
+                file.rename(out / file.name)
+        else:
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def holder_of(source: Checkpoint, key: str) -> str:

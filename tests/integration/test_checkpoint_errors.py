@@ -116,6 +116,12 @@ def no_weights(tensors: Tensors) -> Path:
     return Path("net.pth")
 
 
+def half(tensors: Tensors) -> Path:
+    """Make a checkpoint whose head is so small that a large tau makes it larger than its dtype holds."""
+    small = tensors | {name: tensors[name] / 1000 for name in ("fc.weight", "fc.bias")}
+    return good({name: value.half() if value.is_floating_point() else value for name, value in small.items()})
+
+
 MATRIX, VECTOR = torch.ones(10, 512), torch.ones(10)
 CASES = {
     "two heads": Case(
@@ -181,6 +187,9 @@ CASES = {
         good, ("comes back in its own format", "end it in .pth"), (*FLAGS, "--out", "net.tau.safetensors")
     ),
     "one output for all": Case(good, ("--out", "--method all"), (*FLAGS, "--out", "new.pth", "--method", "all")),
+    "more than its dtype holds": Case(
+        half, ("the rebalanced fc.weight reaches", "which torch.float16 cannot hold", "float32"), (*FLAGS, "--tau", "6")
+    ),
     "too small a resize": Case(good, ("--eval-resize: got 16",), ("--eval-resize", "16", "--image-size", "32")),
 }
 
@@ -316,6 +325,31 @@ def test_a_bias_that_is_added_stands_in_the_index_and_other_formats_stay_behind(
     assert places["fc.bias"] == places["fc.weight"]
     bias = load_file(new / places["fc.bias"])["fc.bias"]
     assert (bias[1:] > bias[:-1]).all()  # rarer classes gain more
+
+
+def test_a_loss_that_lacks_the_prefix_of_the_network_stays(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
+) -> None:
+    tensors = {f"model.{name}": value for name, value in fitted("resnet10").tensors.items()}
+    tensors |= {"criterion.weight": torch.ones(10)}
+    torch.save({"state_dict": tensors, "hyper_parameters": {"lr": 0.1}}, "net.ckpt")
+    rebalance_checkpoint("net.ckpt", *FLAGS, "--head", "fc")
+    new = torch.load("net.tau.ckpt")["state_dict"]
+    assert list(new) == list(tensors)
+    assert {name for name in new if not torch.equal(new[name], tensors[name])} == {"model.fc.weight", "model.fc.bias"}
+
+
+def test_a_network_that_was_trained_further_comes_back_whole(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
+) -> None:
+    tensors = dict(fitted("resnet10").tensors)
+    source = folder(processor={"size": 32, "image_mean": [0.5] * 3, "image_std": [0.25] * 3})(tensors)
+    live = ("--features", "live", "--fine-tune", "all", "--epochs", "1", "--batch-size", "32")
+    rebalance_checkpoint(source, "--method", "crt", *live)
+    new = {key: value for file in Path("hub.crt").glob("*.safetensors") for key, value in load_file(file).items()}
+    assert {name: value.dtype for name, value in new.items()} == {name: v.dtype for name, v in tensors.items()}
+    assert not torch.equal(new["conv1.weight"], tensors["conv1.weight"])
+    assert new["bn1.num_batches_tracked"] > tensors["bn1.num_batches_tracked"]
 
 
 def test_a_head_beside_others_is_the_only_one_that_changes(
