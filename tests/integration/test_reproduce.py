@@ -2,12 +2,20 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from fastlt import RebalanceConfig, TrainConfig
+from fastlt.checkpoint import load
+from fastlt.cli import dispatch
 from fastlt.config import METHODS, SAMPLINGS
+from fastlt.data.benchmarks import BENCHMARKS, SplitSpec
 from fastlt.reproduce import Reproduction, reproduce
 
 STAGE2 = RebalanceConfig(method="all", device="cpu", num_threads=1)
@@ -19,6 +27,103 @@ def tiny(config: TrainConfig) -> TrainConfig:
 
 def run(config: TrainConfig, out: Path, samplings: tuple[str, ...] = SAMPLINGS) -> Reproduction:
     return reproduce(config, STAGE2, samplings=samplings, seeds=(0, 1), out=out)
+
+
+def test_a_made_up_set_goes_through_whole_and_the_tables_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+    numbers = {"train": (17, None), "val": (6, 2), "test": (6, 2)}
+    splits = {
+        name: SplitSpec(num_images=numbers[name][0], per_class=numbers[name][1], lists=spec.lists, sha256=spec.sha256)
+        for name, spec in BENCHMARKS["imagenet_lt"].splits.items()
+    }
+    small = dataclasses.replace(
+        BENCHMARKS["imagenet_lt"], num_classes=3, max_count=9, min_count=3, groups=None, splits=splits
+    )
+    monkeypatch.setitem(BENCHMARKS, "imagenet_lt", small)
+    options = "--synthetic --synthetic-size 32 32 --epochs 1 --batch-size 8 --device cpu --num-threads 1"
+    command = ["reproduce", "--dataset", "imagenet_lt", *options.split(), "--samplings", "instance_balanced"]
+    dispatch([*command, "--backbone", "resnet10"])
+    out = tmp_path / "runs/imagenet_lt/reproduce-resnet10-1-synthetic"
+    said = (out / "table.md").read_text()
+    assert said.startswith("# resnet10 on a made-up set of imagenet_lt's shape, 1 epochs")
+    assert "accuracies say nothing of the real set" in said
+    assert "paper: all" not in said
+    assert (out / "table.csv").read_text().count("\na made-up set of imagenet_lt's shape,") == 2 * (1 + len(METHODS))
+    assert json.loads((out / "results.json").read_text())["synthetic"] is True
+    assert "on a made-up set of imagenet_lt's shape: the accuracies say nothing" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--synthetic: got it with --data-root"):
+        dispatch([*command, "--data-root", str(tmp_path), "--out", "other"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_stage_1_and_what_is_done_is_reused(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+    config = dataclasses.replace(tiny(small_config), gpus=2, bn_group=8, precision="fp32", lr=0.01)
+    asked = {"samplings": ("class_balanced",), "seeds": (1,)}
+    made = reproduce(config, STAGE2, out=tmp_path / "two", **asked)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert len(made.rows) == 2 * (1 + len(METHODS))
+    run = "class_balanced-seed1"
+    stored = json.loads((tmp_path / "two" / run / "config.json").read_text())
+    assert (stored["gpus"], stored["sampling"], stored["seed"], stored["bn_group"]) == (2, "class_balanced", 1, 8)
+    reproduce(dataclasses.replace(config, gpus=None), STAGE2, out=tmp_path / "one", **asked)
+    weights = (load(tmp_path / out / run / "checkpoints/last.safetensors")[0] for out in ("two", "one"))
+    ours, theirs = ({key: value for key, value in each.items() if key.startswith("model.")} for each in weights)
+    # Over four steps in float32; another seed, order or rate is far off
+    assert max((ours[key] - theirs[key]).abs().max().item() for key in ours) < 1e-3
+    begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "two").rglob("*.safetensors")}
+    again = reproduce(config, STAGE2, out=tmp_path / "two", **asked)
+    assert again.rows == made.rows
+    assert all(path.stat().st_mtime_ns == at for path, at in begun.items())
+    with pytest.raises(ValueError, match="--gpus: got 3 processes x 1 pieces, which do not divide --batch-size 64"):
+        reproduce(dataclasses.replace(config, gpus=3), STAGE2, out=tmp_path / "three", **asked)
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from fastlt import RebalanceConfig, TrainConfig
+from fastlt.reproduce import reproduce
+if __name__ == "__main__":
+    config = TrainConfig.from_json(json.loads(sys.argv[1]), source="test")
+    stage2 = RebalanceConfig(method="all", device="cpu", num_threads=1)
+    reproduce(config, stage2, samplings=("instance_balanced",), seeds=(0,), out=Path("table"))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_all_processes_and_the_same_command_goes_on(small_config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(small_config, epochs=20, gpus=2)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "program.py", json.dumps(config.to_json())]
+    settings = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, **settings)
+        try:
+            deadline = time.monotonic() + 60
+            while "epoch 2/" not in (tmp_path / "out").read_text():
+                assert process.poll() is None, (tmp_path / "out").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process
+            assert process.wait(60) == 130
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    said = (tmp_path / "out").read_text()
+    assert "stopped by SIGINT at step" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "table" / "results.json").exists()
+    subprocess.run(command, check=True, capture_output=True, timeout=120, **settings)
+    assert len(json.loads((tmp_path / "table" / "results.json").read_text())["rows"]) == 2 * (1 + len(METHODS))
+    lines = (tmp_path / "table" / "instance_balanced-seed0" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 21))
 
 
 @pytest.mark.slow
