@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from .hardware import autocast
 from .loggers import log
 from .losses import loss_terms
 from .models import Network
+
+T = TypeVar("T")
 
 # Shapes: B batch, H, W image size.
 
@@ -136,60 +139,113 @@ class TrainingLoss(nn.Module):
         )
 
 
+def worth_compiling(config: TrainConfig, device: torch.device, num_steps: int) -> bool:
+    """Say whether compiling pays over ``num_steps`` steps: on a GPU always, on a CPU in a long run."""
+    return config.compile and (device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU)
+
+
 def loss_function(
     model: Network,
     preprocess: nn.Module,
     config: TrainConfig,
     device: torch.device,
-    num_steps: int,
+    compiler: Compiler,
     class_counts: Tensor | None = None,
     wrap: Callable[[nn.Module], nn.Module] | None = None,
 ) -> LossFunction:
-    """Return the loss of a batch under the model, compiled where that pays over ``num_steps`` steps.
+    """Return the loss of a batch under the model.
 
     Args:
         model: The network.
         preprocess: Colour operations and normalisation.
         config: Settings of the run.
         device: Where it runs.
-        num_steps: Steps of the run.
+        compiler: Compiles it.
         class_counts: Training images of each class, [C].
         wrap: What the compiled module is wrapped into: data parallelism.
     """
     module = TrainingLoss(model, preprocess, config, device, class_counts)
-    if config.compile and (device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU):
-        # Inside the wrapper: data parallelism's own code does not compile
-        module.forward = compiled_or_eager(module.forward)  # type: ignore[method-assign]
+    # Inside the wrapper: data parallelism's own code does not compile
+    module.forward = compiler(module.forward)  # type: ignore[method-assign]
     return module if wrap is None else wrap(module)
 
 
-def compiled_or_eager(eager: LossFunction) -> LossFunction:
-    """Compile a function; where the compiler does not work, say so once and go on without it."""
-    run = torch.compile(eager, dynamic=False)
+class Compiler:
+    """Compiles functions; where torch.compile does not work, says so once and goes on without it.
 
-    def call(*batch: Tensor | None) -> tuple[Tensor, Tensor]:
-        nonlocal run
-        try:
-            return run(*batch)
-        except TorchDynamoException as error:
-            if run is eager:
-                raise
-            reason = str(error).strip().splitlines()[0]
-            log.warning("torch.compile does not work here (%s): steps run slower; see fastlt doctor", reason)
-            run = eager
-            return run(*batch)
+    What Inductor made is kept on disk (TORCHINDUCTOR_CACHE_DIR), so that the next run with the same shapes starts fast.
 
-    return call
+    Args:
+        wanted: Whether to compile at all.
+
+    Attributes:
+        works: Whether functions are compiled.
+    """
+
+    def __init__(self, wanted: bool = True) -> None:
+        self.works = wanted
+
+    def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
+        """Return the function, compiled anew for every shape of its arguments."""
+        compiled = torch.compile(eager, dynamic=False)
+
+        def call(*arguments: Tensor | None) -> T:
+            if self.works:
+                try:
+                    return compiled(*arguments)
+                except TorchDynamoException as error:
+                    reason = str(error).strip().splitlines()[0]
+                    log.warning("torch.compile does not work here (%s): steps run slower; see fastlt doctor", reason)
+                    self.works = False
+            return eager(*arguments)
+
+        return call
 
 
-@torch.inference_mode()
-def predict(model: Network, preprocess: nn.Module, loader: Loader, device: torch.device, precision: str) -> list[int]:
-    """Return the predicted class of every image of an evaluation loader, in order; leaves the model in eval mode."""
-    model.eval()
-    predictions = []
-    for batch in loader:
-        with autocast(device, precision):
-            logits = model(preprocess(batch.images))
-        predictions.append(logits.argmax(1))
-    result: list[int] = torch.cat(predictions).tolist()
-    return result
+class Predictor:
+    """Predicts the classes of batches of one size; a smaller one is filled up, so that nothing is compiled for it.
+
+    Args:
+        model: The network.
+        preprocess: Normalisation.
+        config: Has the precision.
+        device: Where it runs.
+        compiler: Compiles it.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        preprocess: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        compiler: Compiler,
+    ) -> None:
+        self.model, self.compiler = model, compiler
+
+        def predicted(images: Tensor) -> Tensor:
+            with autocast(device, config.precision):
+                logits: Tensor = model(preprocess(images))
+            return logits.argmax(1)
+
+        self.predicted = compiler(predicted)
+
+    @torch.inference_mode()
+    def predict(self, loader: Loader) -> list[int]:
+        """Return the predicted class of every image, in order; leaves the model in eval mode.
+
+        Args:
+            loader: Its batches are as large as the first, but for the last.
+        """
+        self.model.eval()
+        predictions = []
+        size = 0
+        for batch in loader:
+            count = len(batch.images)
+            size = size or count
+            images = batch.images
+            if self.compiler.works and count < size:
+                images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
+            predictions.append(self.predicted(images)[:count])
+        result: list[int] = torch.cat(predictions).tolist()
+        return result

@@ -30,7 +30,7 @@ from .opening import check_shares, open_run
 from .parameters import build_network, parameter_groups, set_training_mode
 from .run import Run
 from .state import Progress
-from .step import LossFunction, learning_rate, loss_function, predict
+from .step import Compiler, LossFunction, Predictor, learning_rate, loss_function, worth_compiling
 from .streams import DataWait, Streams, decoder_of, make_sampler
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]
@@ -115,6 +115,8 @@ class Trainer:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.class_counts = torch.from_numpy(splits["train"].class_counts).to(device)
         self.data_wait = DataWait(device)
+        self.compiler = Compiler(worth_compiling(config, device, self.num_steps))
+        self.predictor = Predictor(self.averaged or self.model, self.preprocess, config, device, self.compiler)
         self.progress = Progress()
         self.decoder: str | None = None
         self.parallel: nn.Module | None = None
@@ -182,7 +184,7 @@ class Trainer:
             self.preprocess,
             config,
             self.device,
-            self.num_steps,
+            self.compiler,
             self.class_counts,
             self.parallelise,
         )
@@ -352,8 +354,8 @@ class Trainer:
 
     def validate(self, validation: Loader) -> ShotAccuracy:
         """Return the accuracy on val."""
-        with self.evaluated() as network:
-            predictions = predict(network, self.preprocess, validation, self.device, self.config.precision)
+        with self.evaluated():
+            predictions = self.predictor.predict(validation)
         set_training_mode(self.model, self.config)
         labels = self.splits["val"].labels
         return shot_accuracy(self.streams.merge(predictions), labels, self.splits["train"].class_counts)

@@ -1,9 +1,12 @@
 """Compiling the step, and going on without a compiler."""
 
 import dataclasses
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ import torch
 from fastlt import recipe
 from fastlt.data.preprocess import Preprocess
 from fastlt.models import create_model
-from fastlt.step import MIN_STEPS_TO_COMPILE_ON_CPU, loss_function
+from fastlt.step import MIN_STEPS_TO_COMPILE_ON_CPU, Compiler, Predictor, loss_function, worth_compiling
 
 CPU = torch.device("cpu")
 
@@ -26,10 +29,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_compiled_and_eager_agree() -> None:
     config = dataclasses.replace(recipe("glyphs_lt"), precision="fp32")
     losses, gradients = [], []
-    for num_steps in (MIN_STEPS_TO_COMPILE_ON_CPU - 1, MIN_STEPS_TO_COMPILE_ON_CPU):
+    for compiler in (Compiler(wanted=False), Compiler()):
         torch.manual_seed(0)
         model = create_model("resnet8", 5).to(memory_format=torch.channels_last)
-        loss, hits = loss_function(model, Preprocess(config.mean, config.std), config, CPU, num_steps)(
+        loss, hits = loss_function(model, Preprocess(config.mean, config.std), config, CPU, compiler)(
             *batch(), None, None
         )
         loss.backward()
@@ -39,16 +42,52 @@ def test_compiled_and_eager_agree() -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-2, atol=1e-4)
 
 
+def test_a_cpu_compiles_long_runs_and_a_gpu_every_run() -> None:
+    config = recipe("glyphs_lt")
+    assert not worth_compiling(config, CPU, MIN_STEPS_TO_COMPILE_ON_CPU - 1)
+    assert worth_compiling(config, CPU, MIN_STEPS_TO_COMPILE_ON_CPU)
+    assert worth_compiling(config, torch.device("cuda"), 1)
+    assert not worth_compiling(dataclasses.replace(config, compile=False), torch.device("cuda"), 1)
+
+
+def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[int] = []
+
+    def watched(eager: Callable[..., torch.Tensor], **_: object) -> Callable[..., torch.Tensor]:
+        def call(images: torch.Tensor) -> torch.Tensor:
+            shapes.append(len(images))
+            return eager(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", watched)
+    config = dataclasses.replace(recipe("glyphs_lt"), precision="fp32")
+    model, preprocess = create_model("resnet8", 5).double(), Preprocess(config.mean, config.std).double()
+    monkeypatch.setattr(preprocess, "forward", lambda images: images.double().permute(0, 3, 1, 2) / 255)
+    images, _ = batch()
+    loader = [SimpleNamespace(images=piece) for piece in images.split(3)]
+    found = [
+        Predictor(model, preprocess, config, CPU, Compiler(wanted=wanted)).predict(loader)  # type: ignore[arg-type]
+        for wanted in (False, True)
+    ]
+    assert shapes == [3, 3, 3]
+    assert found[0] == found[1]
+    assert len(found[0]) == 8
+
+
 WITHOUT_COMPILER = """
 import logging, sys, torch
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-from fastlt.step import compiled_or_eager
+from fastlt.step import Compiler
 def eager(images, labels, jitter, order):
     return images.float().mean() * 0.125, labels.sum()
-function = compiled_or_eager(eager)
-for _ in range(2):
-    loss, hits = function(torch.full((4, 2, 2, 3), 8, dtype=torch.uint8), torch.arange(4), None, None)
-    assert (loss.item(), hits.item()) == (1.0, 6)
+compiler = Compiler()
+functions = compiler(eager), compiler(lambda *batch: eager(*batch))
+for function in functions:
+    for _ in range(2):
+        loss, hits = function(torch.full((4, 2, 2, 3), 8, dtype=torch.uint8), torch.arange(4), None, None)
+        assert (loss.item(), hits.item()) == (1.0, 6)
+assert not compiler.works
 """
 
 
@@ -59,3 +98,34 @@ def test_without_a_compiler_the_step_runs_eagerly_and_says_so(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("torch.compile does not work here") == 1
+
+
+KEPT = """
+import torch
+from torch._dynamo.utils import counters
+from fastlt.step import Compiler
+weight = torch.randn(5, 12, requires_grad=True)
+def loss(images):
+    return (images.flatten(1).float() @ weight.T).relu().logsumexp(1).mean()
+compiler = Compiler()
+compiler(loss)(torch.arange(48, dtype=torch.uint8).reshape(4, 2, 2, 3)).backward()
+assert compiler.works
+print(counters["inductor"]["fxgraph_cache_hit"], counters["aot_autograd"]["autograd_cache_hit"])
+"""
+
+
+@pytest.mark.slow
+def test_what_was_compiled_is_kept_for_the_next_run(tmp_path: Path) -> None:
+    hits = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", KEPT],
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=True,
+        )
+        hits.append([int(word) for word in done.stdout.split()])
+    assert sum(hits[0]) == 0
+    assert sum(hits[1]) > 0
