@@ -37,7 +37,7 @@ void check_shape(const Array<T>& array, const char* name, py::ssize_t rows, py::
 
 void resample_batch(const py::list& images, const std::optional<Array<std::int32_t>>& windows,
                     const std::optional<Array<double>>& boxes, const std::optional<Array<bool>>& flips,
-                    Array<std::uint8_t> out, int num_threads) {
+                    const std::string& interpolation, Array<std::uint8_t> out, int num_threads) {
   const auto count = static_cast<py::ssize_t>(images.size());
   if (windows) check_shape(*windows, "windows", count, 4);
   if (boxes) check_shape(*boxes, "boxes", count, 4);
@@ -45,6 +45,9 @@ void resample_batch(const py::list& images, const std::optional<Array<std::int32
   if (out.ndim() != 4 || out.shape(0) != count || out.shape(1) < 1 || out.shape(2) != out.shape(1) ||
       out.shape(3) != 3)
     throw std::invalid_argument("out: wrong shape, expected [" + std::to_string(count) + ", S, S, 3]");
+  if (interpolation != "bilinear" && interpolation != "bicubic")
+    throw std::invalid_argument("interpolation: got " + interpolation + "; expected bilinear or bicubic");
+  const auto filter = interpolation == "bicubic" ? fastlt::Filter::kBicubic : fastlt::Filter::kBilinear;
   if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
   std::uint8_t* target = out.mutable_data();
 
@@ -86,7 +89,7 @@ void resample_batch(const py::list& images, const std::optional<Array<std::int32
     task.flip = flips && flips->at(i);
   }
   const fastlt::WithoutGil without_gil;
-  fastlt::resample(tasks.data(), count, static_cast<int>(out.shape(1)), target, num_threads);
+  fastlt::resample(tasks.data(), count, static_cast<int>(out.shape(1)), filter, target, num_threads);
 }
 
 }  // namespace
@@ -94,6 +97,7 @@ void resample_batch(const py::list& images, const std::optional<Array<std::int32
 void bind_resample(py::module_& m) {
   m.def("resample_batch", &resample_batch, py::arg("images"), py::kw_only(),
         py::arg("windows").noconvert() = py::none(), py::arg("boxes").noconvert() = py::none(),
-        py::arg("flips").noconvert() = py::none(), py::arg("out").noconvert(), py::arg("num_threads") = 1,
+        py::arg("flips").noconvert() = py::none(), py::arg("interpolation") = "bilinear",
+        py::arg("out").noconvert(), py::arg("num_threads") = 1,
         "Resample parts of RGB images to squares, bit for bit as Pillow does.");
 }

@@ -29,16 +29,28 @@ constexpr std::int32_t kHalf = 1 << (kPrecision - 1);
 constexpr int kRows = 10;
 constexpr int kColumn = 32;
 
+// Half the width of a filter, in input pixels where nothing shrinks.
+double radius_of(Filter filter) { return filter == Filter::kBicubic ? 2.0 : 1.0; }
+
+// The triangle, or Keys' cubic with a = -1/2, at a distance from the middle; their terms in Pillow's order.
+double value_at(Filter filter, double distance) {
+  if (filter == Filter::kBilinear) return distance < 1.0 ? 1.0 - distance : 0.0;
+  constexpr double a = -0.5;
+  if (distance < 1.0) return ((a + 2.0) * distance - (a + 3.0)) * distance * distance + 1.0;
+  if (distance < 2.0) return (((distance - 5.0) * distance + 8.0) * distance - 4.0) * a;
+  return 0.0;
+}
+
 // For each output pixel of an axis, the input pixels that it is a weighted mean of.
 class Axis {
  public:
-  // Triangle filter over [begin, end) of `input` pixels. A filter that shrinks is as wide as the step, so
-  // that it averages; it is cut off at the ends of the input. The arithmetic, down to where it rounds, is
-  // Pillow's.
-  void build(int input, float begin, float end, int output) {
+  // A filter over [begin, end) of `input` pixels. One that shrinks is stretched to the step, so that it
+  // averages; it is cut off at the ends of the input. The arithmetic, down to where it rounds, is Pillow's.
+  void build(int input, float begin, float end, int output, Filter filter) {
     const double scale = static_cast<double>(end - begin) / output;
-    const double support = std::max(scale, 1.0);
-    const double shrink = 1.0 / support;
+    const double stretch = std::max(scale, 1.0);
+    const double support = radius_of(filter) * stretch;
+    const double shrink = 1.0 / stretch;
     stride_ = static_cast<int>(std::ceil(support)) * 2 + 1;
     first_.resize(output);
     count_.resize(output);
@@ -53,14 +65,13 @@ class Axis {
       int count = std::min(static_cast<int>(center + support + 0.5), input) - first;
       double sum = 0.0;
       for (int k = 0; k < count; ++k) {
-        const double distance = std::abs((k + first - center + 0.5) * shrink);
-        exact_[k] = distance < 1.0 ? 1.0 - distance : 0.0;
+        exact_[k] = value_at(filter, std::abs((k + first - center + 0.5) * shrink));
         sum += exact_[k];
       }
       std::int32_t* weights = &weights_[static_cast<std::size_t>(i) * stride_];
       for (int k = 0; k < count; ++k) {
         const double weight = sum != 0.0 ? exact_[k] / sum : exact_[k];
-        weights[k] = static_cast<std::int32_t>(0.5 + weight * (1 << kPrecision));
+        weights[k] = static_cast<std::int32_t>((weight < 0.0 ? -0.5 : 0.5) + weight * (1 << kPrecision));
       }
       while (count > 1 && weights[count - 1] == 0) --count;
       int zeros = 0;
@@ -102,7 +113,8 @@ FASTLT_INLINE void blend(const std::uint8_t* source, std::ptrdiff_t stride, cons
     const std::int32_t weight = weights[k];
     for (int j = 0; j < kWidth; ++j) sums[j] += weight * source[j];
   }
-  for (int j = 0; j < kWidth; ++j) out[j] = static_cast<std::uint8_t>(std::min(sums[j] >> kPrecision, 255));
+  for (int j = 0; j < kWidth; ++j)
+    out[j] = static_cast<std::uint8_t>(std::clamp(sums[j] >> kPrecision, 0, 255));
 }
 
 // Shrinks or stretches `num_rows` <= kRows rows of pixels along x. `columns` holds kColumn bytes a pixel: the
@@ -156,9 +168,9 @@ void mirror(const std::uint8_t* row, int width, std::uint8_t* out) {
 // Resamples one image after another; the buffers grow to the largest one.
 class Resampler {
  public:
-  void run(const ResampleTask& task, int size, std::uint8_t* out) {
-    horizontal_.build(task.width, task.left, task.right, size);
-    vertical_.build(task.height, task.top, task.bottom, size);
+  void run(const ResampleTask& task, int size, Filter filter, std::uint8_t* out) {
+    horizontal_.build(task.width, task.left, task.right, size, filter);
+    vertical_.build(task.height, task.top, task.bottom, size, filter);
     const std::ptrdiff_t row_bytes = static_cast<std::ptrdiff_t>(task.image_width) * kChannels;
     const std::ptrdiff_t out_bytes = static_cast<std::ptrdiff_t>(size) * kChannels;
     const std::uint8_t* rows = task.pixels + (task.y + vertical_.begin()) * row_bytes +
@@ -195,7 +207,8 @@ class Resampler {
 
 }  // namespace
 
-void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, std::uint8_t* out, int num_threads) {
+void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, Filter filter, std::uint8_t* out,
+              int num_threads) {
   const std::ptrdiff_t image_bytes = static_cast<std::ptrdiff_t>(size) * size * kChannels;
   std::atomic<std::ptrdiff_t> next{0};
   // Waking a thread up may cost as much as a few small images.
@@ -207,7 +220,7 @@ void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, std::ui
   parallel_parts(threads, threads, [&](std::uint64_t, std::uint64_t, std::uint64_t) {
     Resampler resampler;
     for (std::ptrdiff_t i; (i = next.fetch_add(1)) < count;)
-      resampler.run(tasks[i], size, out + i * image_bytes);
+      resampler.run(tasks[i], size, filter, out + i * image_bytes);
   });
 }
 

@@ -1,10 +1,12 @@
-// Antialiased bilinear resampling of RGB images, bit for bit as Pillow's resize does it.
+// Antialiased bilinear and bicubic resampling of RGB images, bit for bit as Pillow's resize does it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 namespace fastlt {
+
+enum class Filter { kBilinear, kBicubic };
 
 // One image of a batch, and the part of it that becomes a square.
 struct ResampleTask {
@@ -16,6 +18,7 @@ struct ResampleTask {
 };
 
 // Resamples `count` images to [count, size, size, 3] at `out`, on at most `num_threads` threads.
-void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, std::uint8_t* out, int num_threads);
+void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, Filter filter, std::uint8_t* out,
+              int num_threads);
 
 }  // namespace fastlt

@@ -11,10 +11,11 @@ def resample_batch(
     windows: np.ndarray | None = None,
     boxes: np.ndarray | None = None,
     flips: np.ndarray | None = None,
+    interpolation: str = "bilinear",
     out: np.ndarray,
     num_threads: int = 1,
 ) -> None:
-    """Resample parts of RGB images to squares, as Pillow's bilinear resize does: antialiased, in two rounded passes.
+    """Resample parts of RGB images to squares, as Pillow's resize does: antialiased, in two rounded passes.
 
     The horizontal pass comes first, so the result is exactly Pillow's `crop(window).resize(size, box=box)` where that
     too does so; newer versions of Pillow begin with the vertical pass on tall images, where some pixels then round to
@@ -26,6 +27,7 @@ def resample_batch(
         boxes: float64 [B, 4], left, top, right, bottom in the window: what is resampled; default all of it. The filter
             reaches over the box's edges, not over the window's.
         flips: bool [B], whether to mirror the result left to right; default none.
+        interpolation: bilinear or bicubic.
         out: uint8 [B, S, S, 3], receives the squares.
         num_threads: At most so many threads share the images.
 

@@ -14,11 +14,21 @@ def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def pillow(image: np.ndarray, size: int, box: tuple[float, float, float, float], *, flip: bool = False) -> np.ndarray:
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def pillow(
+    image: np.ndarray,
+    size: int,
+    box: tuple[float, float, float, float],
+    *,
+    flip: bool = False,
+    interpolation: str = "bilinear",
+) -> np.ndarray:
     """Resize with Pillow, the horizontal pass explicitly first: its own order depends on version and shape."""
-    height = image.shape[0]
-    narrow = Image.fromarray(image).resize((size, height), Image.Resampling.BILINEAR, (box[0], 0, box[2], height))
-    square = narrow.resize((size, size), Image.Resampling.BILINEAR, (0, box[1], size, box[3]))
+    height, chosen = image.shape[0], FILTERS[interpolation]
+    narrow = Image.fromarray(image).resize((size, height), chosen, (box[0], 0, box[2], height))
+    square = narrow.resize((size, size), chosen, (0, box[1], size, box[3]))
     return np.asarray(square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else square)
 
 
@@ -42,19 +52,36 @@ def windows(draw: st.DrawFn) -> tuple[int, int, tuple[int, int, int, int]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(case=windows(), size=st.integers(1, 70), flip=st.booleans(), seed=st.integers(0, 2**32))
-@example(case=(64, 64, (16, 16, 32, 32)), size=32, flip=True, seed=0)  # nothing to resample
-@example(case=(64, 80, (0, 3, 32, 70)), size=32, flip=True, seed=0)  # only in height
-@example(case=(90, 40, (5, 4, 80, 32)), size=32, flip=False, seed=0)  # only in width
-@example(case=(1, 90, (0, 0, 1, 90)), size=7, flip=False, seed=0)
+@given(
+    case=windows(),
+    size=st.integers(1, 70),
+    flip=st.booleans(),
+    interpolation=st.sampled_from(list(FILTERS)),
+    seed=st.integers(0, 2**32),
+)
+@example(case=(64, 64, (16, 16, 32, 32)), size=32, flip=True, interpolation="bicubic", seed=0)  # nothing to resample
+@example(case=(64, 80, (0, 3, 32, 70)), size=32, flip=True, interpolation="bilinear", seed=0)  # only in height
+@example(case=(90, 40, (5, 4, 80, 32)), size=32, flip=False, interpolation="bicubic", seed=0)  # only in width
+@example(case=(1, 90, (0, 0, 1, 90)), size=7, flip=False, interpolation="bilinear", seed=0)
 def test_a_window_is_cropped_then_resized(
-    case: tuple[int, int, tuple[int, int, int, int]], size: int, flip: bool, seed: int
+    case: tuple[int, int, tuple[int, int, int, int]], size: int, flip: bool, interpolation: str, seed: int
 ) -> None:
     width, height, (x, y, w, h) = case
     image = noise(width, height, seed)
-    got = resample([image], size, windows=row(x, y, w, h), flips=np.array([flip]))
+    got = resample([image], size, windows=row(x, y, w, h), flips=np.array([flip]), interpolation=interpolation)
     cropped = np.ascontiguousarray(image[y : y + h, x : x + w])
-    np.testing.assert_array_equal(got[0], pillow(cropped, size, (0, 0, w, h), flip=flip))
+    expected = pillow(cropped, size, (0, 0, w, h), flip=flip, interpolation=interpolation)
+    np.testing.assert_array_equal(got[0], expected)
+
+
+def test_a_cubic_that_overshoots_is_clipped() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, 4:] = 255  # an edge: the cubic's lobes leave 0 .. 255 on both sides
+    got = resample([image], 32, interpolation="bicubic")
+    np.testing.assert_array_equal(got[0], pillow(image, 32, (0, 0, 8, 8), interpolation="bicubic"))
+    assert {0, 255} <= set(got.ravel().tolist())
+    with pytest.raises(ValueError, match="interpolation: got lanczos; expected bilinear or bicubic"):
+        resample([image], 32, interpolation="lanczos")
 
 
 @settings(max_examples=300, deadline=None)
@@ -64,17 +91,20 @@ def test_a_window_is_cropped_then_resized(
     size=st.integers(1, 70),
     edges=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
     flip=st.booleans(),
+    interpolation=st.sampled_from(list(FILTERS)),
 )
 def test_a_box_may_lie_anywhere_and_sees_what_is_round_it(
-    width: int, height: int, size: int, edges: list[float], flip: bool
+    width: int, height: int, size: int, edges: list[float], flip: bool, interpolation: str
 ) -> None:
     left, right = sorted((edges[0] * width, edges[1] * width))
     top, bottom = sorted((edges[2] * height, edges[3] * height))
     right, bottom = max(right, min(left + 0.25, width)), max(bottom, min(top + 0.25, height))
     left, top = min(left, right - 0.125), min(top, bottom - 0.125)
     image = noise(width, height)
-    got = resample([image], size, boxes=row(left, top, right, bottom, dtype=np.float64), flips=np.array([flip]))
-    np.testing.assert_array_equal(got[0], pillow(image, size, (left, top, right, bottom), flip=flip))
+    boxes = row(left, top, right, bottom, dtype=np.float64)
+    got = resample([image], size, boxes=boxes, flips=np.array([flip]), interpolation=interpolation)
+    expected = pillow(image, size, (left, top, right, bottom), flip=flip, interpolation=interpolation)
+    np.testing.assert_array_equal(got[0], expected)
 
 
 def test_a_box_is_relative_to_its_window() -> None:
