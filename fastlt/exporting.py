@@ -116,7 +116,7 @@ def description(classifier: Classifier, network: Network) -> dict[str, Any]:
             "input_size": [3, config.image_size, config.image_size],
             "crop_pct": share,
             "crop_mode": "center",
-            "interpolation": "bilinear",
+            "interpolation": config.interpolation,
             "mean": list(config.mean),
             "std": list(config.std),
             "num_classes": len(names),

@@ -230,6 +230,8 @@ class FeatureStore:
             "precision": self.precision if name == "train" else "fp32",
             "view": view,
         }
+        if config.interpolation != "bilinear":  # the only one there was at first
+            key["interpolation"] = config.interpolation
         if view:
             key["augmentation"] = [*config.crop_scale, *config.crop_ratio, config.flip, config.color_jitter]
             key["seed"] = config.seed
@@ -275,7 +277,7 @@ class FeatureStore:
 
     def open_images(self, dataset: LongTailedDataset, start: int = 0) -> Loader:
         """Open images under the evaluation transform, in order, from sample ``start`` on."""
-        transform = EvalTransform(size=self.run.config.image_size, resize=self.run.config.resize)
+        transform = eval_transform(self.run.config)
         return eval_loader(dataset, transform, indices=np.arange(start, len(dataset)), **self.loader_settings)
 
     @property
@@ -325,7 +327,13 @@ def augmentation(config: TrainConfig) -> Augmentation:
         ratio=config.crop_ratio,
         flip=config.flip,
         jitter=config.color_jitter,
+        interpolation=config.interpolation,
     )
+
+
+def eval_transform(config: TrainConfig) -> EvalTransform:
+    """Return how images are cut for evaluation."""
+    return EvalTransform(size=config.image_size, resize=config.resize, interpolation=config.interpolation)
 
 
 def load_model(config: TrainConfig, tensors: dict[str, Tensor], num_classes: int, source: Path) -> Network:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .data.augmentation import EvalTransform
 from .data.batch import Batch
 from .data.dataset import LongTailedDataset
 from .data.loader import Loader, eval_loader, train_loader
@@ -19,7 +18,7 @@ from .data.mixing import draw_share
 from .data.randaugment import draw_operations
 from .data.sampler import LongTailSampler
 from .distributed import World
-from .features import augmentation
+from .features import augmentation, eval_transform
 from .hardware import resolve_threads
 from .loggers import log
 
@@ -146,7 +145,7 @@ class Streams:
         backend = self.config.loader if self.config.loader != "auto" or training.name == "memory" else training.name
         validation = eval_loader(
             self.splits["val"],
-            EvalTransform(size=self.config.image_size, resize=self.config.resize),
+            eval_transform(self.config),
             batch_size=self.sampler.local_batch_size,
             indices=self.validated,
             **self.settings(backend, self.config.memory_share / self.world.size),

@@ -1,6 +1,17 @@
 """Settings of every command: frozen dataclasses whose field docstrings are the command line's help."""
 
-from .base import GROUPS, LOADERS, METHODS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
+from .base import (
+    GROUPS,
+    INTERPOLATIONS,
+    LOADERS,
+    METHODS,
+    PRECISIONS,
+    PROTOCOLS,
+    SAMPLINGS,
+    Config,
+    check_choice,
+    check_range,
+)
 from .evaluate import EvaluateConfig
 from .export import ExportConfig
 from .predict import PredictConfig
@@ -9,6 +20,7 @@ from .train import TrainConfig
 
 __all__ = [
     "GROUPS",
+    "INTERPOLATIONS",
     "LOADERS",
     "METHODS",
     "PRECISIONS",

@@ -12,6 +12,7 @@ from typing import Any, Self
 SAMPLINGS = ("instance_balanced", "class_balanced", "square_root", "progressively_balanced")
 LOADERS = ("auto", "memory", "dali", "pillow")
 PRECISIONS = ("auto", "fp32", "bf16")
+INTERPOLATIONS = ("bilinear", "bicubic")
 PROTOCOLS = ("paper", "released")
 METHODS = ("tau", "crt", "lws", "ncm", "logit_adjustment", "los", "max_norm", "cosine")
 GROUPS = ("all", "class_mean", "many", "medium", "few")

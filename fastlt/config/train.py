@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from .base import LOADERS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
+from .base import INTERPOLATIONS, LOADERS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
 
 LOSSES = ("cross_entropy", "cb_focal", "ldam", "balanced_softmax")
 BATCH_NORMS = ("train", "frozen")
@@ -112,6 +112,8 @@ class TrainConfig(Config):
     """Strength of the brightness, contrast and saturation jitter; 0 turns it off."""
     eval_resize: int | None = None
     """Short side before the centre crop in evaluation, pixels; by default image size x 256 / 224."""
+    interpolation: str = "bilinear"
+    """How images are resized, antialiased: bilinear, as torchvision and the paper, or bicubic."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of the red, green and blue channel, in units of the full range."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -180,6 +182,7 @@ class TrainConfig(Config):
         "randaugment_magnitude",
         "ema",
         "deterministic",
+        "interpolation",
     )
     """Fields that came after the first version: at their defaults they leave the fingerprint of older runs alone."""
 
@@ -193,6 +196,7 @@ class TrainConfig(Config):
         check_choice("--loss", self.loss, LOSSES)
         check_choice("--batch-norm", self.batch_norm or BATCH_NORMS[0], BATCH_NORMS)
         check_choice("--precision", self.precision, PRECISIONS)
+        check_choice("--interpolation", self.interpolation, INTERPOLATIONS)
         check_choice("--loader", self.loader, LOADERS)
         for flag, whole in (
             ("--epochs", self.epochs),

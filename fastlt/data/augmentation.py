@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _C
+from ..config import INTERPOLATIONS, check_choice
 
 
 class Draws(NamedTuple):
@@ -42,6 +43,7 @@ class Augmentation:
         ratio: Smallest and largest width / height.
         flip: Probability that an image is mirrored.
         jitter: Strength of the colour jitter; 0 makes every factor 1.
+        interpolation: bilinear or bicubic, antialiased.
     """
 
     size: int
@@ -49,9 +51,11 @@ class Augmentation:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     jitter: float = 0.4
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if self.size < 1:
             raise ValueError(f"size: got {self.size}; expected at least 1 pixel")
         for name, (low, high), most in (("scale", self.scale, 1.0), ("ratio", self.ratio, math.inf)):
@@ -95,13 +99,16 @@ class EvalTransform:
     Attributes:
         size: Side of the square, pixels.
         resize: Length of the short side before the cut, pixels.
+        interpolation: bilinear or bicubic, antialiased.
     """
 
     size: int
     resize: int
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse a crop that is larger than what it is cut from."""
+        """Refuse a crop that is larger than what it is cut from, and an unknown filter."""
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not 1 <= self.size <= self.resize:
             raise ValueError(f"size: got {self.size}; expected 1 to resize ({self.resize}) pixels")
 

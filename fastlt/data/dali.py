@@ -81,6 +81,7 @@ class DaliLoader(PlannedLoader):
             source,
             boxes=isinstance(self.plan, EvalPlan),
             size=self.plan.size,
+            interpolation=self.plan.interpolation,
             batch_size=self.plan.batch_size,
             num_threads=self._num_threads,
             device=self.device,

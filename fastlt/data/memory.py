@@ -89,6 +89,7 @@ class MemoryLoader(PlannedLoader):
                 windows=work.windows,
                 boxes=work.boxes,
                 flips=work.flips,
+                interpolation=self.plan.interpolation,
                 out=images.numpy(),
                 num_threads=self._num_threads,
             )

@@ -60,6 +60,7 @@ class _Batches(Dataset[_Made | ValueError]):
                     windows=None if work.windows is None else work.windows[here],
                     boxes=None if work.boxes is None else work.boxes[here],
                     flips=None if work.flips is None else work.flips[here],
+                    interpolation=self._plan.interpolation,
                     out=images[here].numpy(),
                 )
             found |= broken

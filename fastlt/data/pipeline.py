@@ -17,6 +17,8 @@ PREFETCHED = 2
 
 TAIL_BYTES = 8
 
+FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+
 
 class Feed(NamedTuple):
     """What a batch (B images) is made from.
@@ -58,6 +60,7 @@ class ImagePipeline:
         source: Returns the next batch, and raises StopIteration after the last one. It is called in `run`.
         boxes: Whether the batches have boxes instead of windows.
         size: S, the side of the squares.
+        interpolation: bilinear or bicubic.
         batch_size: Most images a batch.
         num_threads: Threads that decode.
         device: A CPU, or the GPU that decodes.
@@ -70,6 +73,7 @@ class ImagePipeline:
         *,
         boxes: bool,
         size: int,
+        interpolation: str,
         batch_size: int,
         num_threads: int,
         device: torch.device,
@@ -83,7 +87,8 @@ class ImagePipeline:
             batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=PREFETCHED
         )
         with self._pipeline:
-            self._pipeline.set_outputs(*_graph(source, boxes=boxes, size=size, on_gpu=on_gpu, packed=packed))
+            graph = _graph(source, boxes=boxes, size=size, interpolation=interpolation, on_gpu=on_gpu, packed=packed)
+            self._pipeline.set_outputs(*graph)
         self._pipeline.build()
 
     def run(self) -> Decoded:
@@ -120,7 +125,9 @@ class ImagePipeline:
         self._scheduled = True
 
 
-def _graph(source: Callable[[], Feed], *, boxes: bool, size: int, on_gpu: bool, packed: bool) -> tuple[Any, Any, Any]:
+def _graph(
+    source: Callable[[], Feed], *, boxes: bool, size: int, interpolation: str, on_gpu: bool, packed: bool
+) -> tuple[Any, Any, Any]:
     coordinate = types.FLOAT if boxes else types.INT32
     files, starts, extents, flips = fn.external_source(
         source=source,
@@ -140,7 +147,7 @@ def _graph(source: Callable[[], Feed], *, boxes: bool, size: int, on_gpu: bool, 
         "adjust_orientation": False,
         "jpeg_fancy_upsampling": True,
     }
-    resampling = {"size": (size, size), "interp_type": types.INTERP_LINEAR, "antialias": True, "device": device}
+    resampling = {"size": (size, size), "interp_type": FILTERS[interpolation], "antialias": True, "device": device}
     if boxes:
         images = fn.decoders.image(encoded, **decoding)
         images = fn.resize(images, roi_start=starts, roi_end=extents, **resampling)

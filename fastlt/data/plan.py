@@ -124,6 +124,11 @@ class Plan(Protocol):
         ...
 
     @property
+    def interpolation(self) -> str:
+        """How they are resampled: bilinear or bicubic."""
+        ...
+
+    @property
     def batch_size(self) -> int:
         """Images of a full batch."""
         ...
@@ -154,6 +159,11 @@ class TrainPlan:
     def size(self) -> int:
         """Side of the resampled squares in pixels."""
         return self.augmentation.size
+
+    @property
+    def interpolation(self) -> str:
+        """How they are resampled."""
+        return self.augmentation.interpolation
 
     @property
     def batch_size(self) -> int:
@@ -190,6 +200,11 @@ class EvalPlan:
         return self.transform.size
 
     @property
+    def interpolation(self) -> str:
+        """How they are resampled."""
+        return self.transform.interpolation
+
+    @property
     def samples(self) -> np.ndarray:
         """The samples that are asked for, ascending: int64 [*]."""
         return np.unique(self.indices)
@@ -224,6 +239,11 @@ class ViewPlan:
     def size(self) -> int:
         """Side of the resampled squares in pixels."""
         return self.augmentation.size
+
+    @property
+    def interpolation(self) -> str:
+        """How they are resampled."""
+        return self.augmentation.interpolation
 
     @property
     def samples(self) -> np.ndarray:

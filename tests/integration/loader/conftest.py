@@ -71,6 +71,7 @@ def open_train() -> Callable[..., Loader]:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+        interpolation: str = "bilinear",
     ) -> Loader:
         sampler = LongTailSampler(
             dataset.labels, sampling="instance_balanced", batch_size=8, seed=5, rank=rank, world_size=world_size
@@ -78,7 +79,7 @@ def open_train() -> Callable[..., Loader]:
         return train_loader(
             dataset,
             sampler,
-            Augmentation(size=24),
+            Augmentation(size=24, interpolation=interpolation),
             start_step=start_step,
             num_steps=num_steps,
             device=device,

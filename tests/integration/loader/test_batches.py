@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastlt.config import INTERPOLATIONS
 from fastlt.data.augmentation import EvalTransform
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.image import decode_rgb
@@ -44,8 +45,11 @@ def difference(left: list[Batch], right: list[Batch]) -> np.ndarray:
     return torch.cat([(a - b).abs() for a, b in pairs]).numpy()
 
 
-def test_pillow_and_memory_make_the_same_bits(dataset: LongTailedDataset, open_train: Open) -> None:
-    assert_equal(drain(open_train(dataset, "pillow", num_threads=2)), drain(open_train(dataset, "memory")))
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_pillow_and_memory_make_the_same_bits(interpolation: str, dataset: LongTailedDataset, open_train: Open) -> None:
+    settings = {"interpolation": interpolation}
+    pillow = drain(open_train(dataset, "pillow", num_threads=2, **settings))
+    assert_equal(pillow, drain(open_train(dataset, "memory", **settings)))
 
 
 @needs_dali
@@ -107,9 +111,12 @@ def test_the_global_generator_is_left_alone(backend: str, dataset: LongTailedDat
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_evaluation_takes_every_sample_once_in_order(backend: str, dataset: LongTailedDataset) -> None:
-    transform = EvalTransform(size=24, resize=28)
+def test_evaluation_takes_every_sample_once_in_order(
+    backend: str, interpolation: str, dataset: LongTailedDataset
+) -> None:
+    transform = EvalTransform(size=24, resize=28, interpolation=interpolation)
     batches = drain(eval_loader(dataset, transform, batch_size=10, backend=backend, num_threads=2))
     assert [len(batch.ids) for batch in batches] == [10, 10, 6]
     assert np.concatenate([batch.ids for batch in batches]).tolist() == list(range(26))
@@ -119,16 +126,17 @@ def test_evaluation_takes_every_sample_once_in_order(backend: str, dataset: Long
     boxes = transform.boxes(dataset.sizes)
     for index, image in enumerate(torch.cat([batch.images for batch in batches])):
         pixels = torch.from_numpy(decode_rgb(dataset.path(index)))
-        expected = torch.from_numpy(_pillow_box(pixels.numpy(), boxes[index]))
+        expected = torch.from_numpy(_pillow_box(pixels.numpy(), boxes[index], interpolation))
         error = (image.int() - expected.int()).abs()
         assert error.max() <= (3 if backend == "dali" else 1)
         assert error.float().mean() < 0.5
 
 
-def _pillow_box(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
+def _pillow_box(pixels: np.ndarray, box: np.ndarray, interpolation: str) -> np.ndarray:
     from PIL import Image
 
-    resized = Image.fromarray(pixels).resize((24, 24), Image.Resampling.BILINEAR, box=tuple(box.tolist()))
+    chosen = Image.Resampling[interpolation.upper()]
+    resized = Image.fromarray(pixels).resize((24, 24), chosen, box=tuple(box.tolist()))
     return np.array(resized)
 
 
