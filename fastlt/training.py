@@ -20,7 +20,7 @@ from .data.loader import Loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
 from .distributed import ReportedElsewhereError, World
-from .hardware import algorithms, keep_freed_memory, resolve_device
+from .hardware import algorithms, keep_freed_memory, memory_in_use, resolve_device
 from .interrupts import InterruptedTrainingError, catch_signals
 from .loggers import TrainingLog, drop_records_after, log
 from .losses import deferred_weights
@@ -69,12 +69,22 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
             with algorithms(deterministic=resolved.deterministic):
                 Trainer(run, resolved, splits, device, console or Console(), world).fit()
         except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"--batch-size: {config.batch_size} images of {config.image_size} pixels do not fit the memory of "
-                f"{device}; take them in pieces (--accumulate {2 * config.accumulate}), or lower it, and --lr in "
-                "proportion"
-            ) from error
+            raise ValueError(out_of_memory(resolved, device, world)) from error
     return run
+
+
+def out_of_memory(config: TrainConfig, device: torch.device, world: World) -> str:
+    """Say what was in use when a batch did not fit, and which settings take less."""
+    pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
+    share = config.batch_size // world.size
+    more = [number for number in range(2 * config.accumulate, share + 1) if share % number == 0]
+    half = max(1, share // 2) * world.size
+    return (
+        f"--batch-size: {config.batch_size} images of {config.image_size} pixels{pieces} do not fit the memory of "
+        f"{device} ({memory_in_use(device)}); "
+        + (f"take them in pieces (--accumulate {more[0]}), or give " if more else "give ")
+        + f"--batch-size {half} --lr {config.lr * half / config.batch_size:g}"
+    )
 
 
 class Trainer:

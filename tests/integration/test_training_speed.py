@@ -1,18 +1,21 @@
 """How a run is computed: what it waits for, what it compiles, what it repeats, and what it says when it cannot."""
 
 import dataclasses
+import functools
 import io
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from fastlt import Run, TrainConfig, train, training
+from fastlt import Run, TrainConfig, checkpoint, step, train, training
 
 
 @pytest.fixture
@@ -50,10 +53,66 @@ def test_deterministic_holds_for_the_run_and_no_longer(
     assert seen == [(False, True), (True, False), (True, False)]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert runs[0].config.deterministic
-    assert len(accuracies(run)) == 3
-    assert accuracies(run) == pytest.approx(accuracies(eager), abs=2)  # an image more or less
+    first, second = (checkpoint.load(run.checkpoint("last"))[0] for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    monkeypatch.setattr(training, "loss_function", lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+        train(dataclasses.replace(repeatable, out=tmp_path / "c"))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory) == before
+
+
+def test_deterministic_is_a_setting_of_the_run(short: TrainConfig) -> None:
+    assert dataclasses.replace(short, deterministic=True).fingerprint() != short.fingerprint()
+
+
+EVERYTHING = {"ema": 0.9, "mixup": 0.2, "randaugment": 1, "warmup_epochs": 1, "accumulate": 2, "label_smoothing": 0.1}
 
 
 def accuracies(run: Run) -> list[float]:
     """Val top-1 of every epoch."""
     return [json.loads(line)["val"]["all"] for line in run.metrics.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, EVERYTHING, {"loss": "ldam"}, {"loss": "cb_focal", "bn_group": 16}, {"train_only": ("layer2", "fc")}],
+    ids=["plain", "everything", "ldam", "focal, ghost batch norm", "parts"],
+)
+def test_a_run_compiles_its_step_and_its_evaluation_once_each(
+    settings: dict[str, Any], short: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(short, epochs=3, **settings)
+    eager = train(dataclasses.replace(config, out=tmp_path / "eager"))
+    monkeypatch.setattr(step, "MIN_STEPS_TO_COMPILE_ON_CPU", 0)
+    graphs = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=graphs, fullgraph=True))
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        run = train(config)
+    assert graphs.frame_count == 2  # 60 val images in batches of 32: the last one is smaller
+    assert len(accuracies(run)) == 3
+    assert accuracies(run) == pytest.approx(accuracies(eager), abs=2)  # an image more or less
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"32 images of 32 pixels do not .* pieces \(--accumulate 2\), or give --batch-size 16 --lr 0.2"),
+        ({"batch_size": 30, "accumulate": 2}, r"30 images of 32 pixels in 2 pieces .* \(--accumulate 5\), or give"),
+        ({"batch_size": 2, "accumulate": 2}, r"2 images of 32 pixels in 2 pieces .* GiB\); give --batch-size 1 --lr"),
+    ],
+)
+def test_out_of_memory_says_what_was_in_use_and_what_to_try(
+    settings: dict[str, Any], message: str, short: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, "loss_function", lambda *_: full)
+    with pytest.raises(ValueError, match=message) as caught:
+        train(dataclasses.replace(short, lr=0.4, **settings))
+    text = str(caught.value)
+    assert text.startswith("--batch-size: ")
+    assert "\n" not in text
+    assert re.search(r"\(peak \d+\.\d of \d+\.\d GiB\)", text)

@@ -69,3 +69,12 @@ def test_a_command_that_is_absent_or_fails_has_no_answer() -> None:
     assert hardware.answer("false") is None
     assert hardware.answer("echo", "yes") == "yes"
     assert describe_machine(CPU)["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("free", "others"), [(2, ", 37.0 GiB by others"), (38.5, "")])
+def test_memory_in_use_tells_ours_from_others(free: float, others: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free * gib), 79 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 40 * gib)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 39 * gib)
+    assert hardware.memory_in_use(torch.device("cuda")) == f"peak 39.0 of 79.0 GiB{others}"
