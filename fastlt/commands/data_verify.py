@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..config import check_choice
+from ..config import check_choice, check_range
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -23,27 +24,47 @@ class DataVerify(Output):
     """Check a published benchmark: images in any known layout, lists, counts, groups, checksums, what is missing."""
 
     dataset: str
-    """The benchmark: imagenet_lt, places_lt or inat2018."""
+    """The benchmark: imagenet_lt, places_lt, inat2018, cifar10_lt or cifar100_lt."""
     data_root: Path
-    """Folder with the images, or a pack."""
+    """Folder with the images, or with CIFAR's archive, or a pack."""
     lists: Path | None = None
     """Folder with the list files (released names, or train.txt, val.txt, test.txt; for iNaturalist also its JSON), if
     not in DATA-ROOT."""
     missing: Path | None = None
     """File to name all missing images in; by default one in the cache folder."""
+    imbalance: float = 100.0
+    """CIFAR-10-LT and CIFAR-100-LT: images of the largest class over those of the smallest."""
+    data_seed: int = 0
+    """CIFAR-10-LT and CIFAR-100-LT: seed of the choice of images; 0 is the usual one."""
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that cannot work."""
+        check_range("--imbalance", self.imbalance, low=1)
+        check_range("--data-seed", self.data_seed, low=0, high=2**32 - 1)
 
 
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data verify`: status 2 where anything is wrong."""
     parsed = parse(DataVerify, argv, "data verify")
     from ..data.benchmarks import BENCHMARKS
+    from ..data.cifar import CIFAR
     from ..data.index import cache_dir
-    from ..data.verify import verify
+    from ..data.verify import verify, verify_cifar
 
-    check_choice("--dataset", parsed.dataset, BENCHMARKS)
-    benchmark = BENCHMARKS[parsed.dataset]
-    found = verify(benchmark, parsed.data_root, lists=parsed.lists)
-    console.print(table(found, f"{benchmark.title} in {parsed.data_root}"))
+    check_choice("--dataset", parsed.dataset, (*BENCHMARKS, *CIFAR))
+    options, remedy = "", "complete the download, or give other --lists"
+    if parsed.dataset in CIFAR:
+        if parsed.lists is not None:
+            raise ValueError(f"--lists: got {parsed.lists} with --dataset {parsed.dataset}, which has none; drop it")
+        title, remedy = CIFAR[parsed.dataset].title, "download the public archive again"
+        found = verify_cifar(CIFAR[parsed.dataset], parsed.data_root, imbalance=parsed.imbalance, seed=parsed.data_seed)
+        options = f" --imbalance {parsed.imbalance:g}" if parsed.imbalance != 100 else ""
+        options += f" --data-seed {parsed.data_seed}" if parsed.data_seed else ""
+    else:
+        title = BENCHMARKS[parsed.dataset].title
+        found = verify(BENCHMARKS[parsed.dataset], parsed.data_root, lists=parsed.lists)
+        options = f" --lists {shlex.quote(str(parsed.lists))}" if parsed.lists else ""
+    console.print(table(found, f"{title} in {parsed.data_root}"))
     write_output(parsed.json, found.to_json())
     for name in found.unreadable:
         say(f"cannot be decoded: {name}")
@@ -52,12 +73,13 @@ def run(argv: Sequence[str]) -> None:
         name_missing(found, file)
     say(cost(found))
     if found.problems:
-        raise ValueError(
-            f"{parsed.data_root} is not {benchmark.title} as published: {'; '.join(found.problems)}: "
-            "complete the download, or give other --lists"
+        raise ValueError(f"{parsed.data_root} is not {title} as published: {'; '.join(found.problems)}: {remedy}")
+    if found.indices is not None:
+        say(
+            f"{parsed.dataset}: {found.num_images['train']:,} train images, imbalance {parsed.imbalance:g}, seed "
+            f"{parsed.data_seed}: indices {found.indices}"
         )
-    lists = f" --lists {parsed.lists}" if parsed.lists else ""
-    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {parsed.data_root}{lists}")
+    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {shlex.quote(str(parsed.data_root))}{options}")
 
 
 def table(found: Verification, title: str) -> Table:

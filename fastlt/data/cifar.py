@@ -35,6 +35,7 @@ class CifarSpec:
 
     Attributes:
         name: As in `--dataset`.
+        title: Of the public data set.
         num_classes: C.
         archives: The archives, tar.gz, by the folder inside.
         train: Files of the train images.
@@ -43,9 +44,12 @@ class CifarSpec:
         label_key: Of the pickled form.
         names_key: Of the pickled form.
         label_bytes: Of the binary form: bytes of labels before the pixels, the last of which counts.
+        per_class: Images of each class, by split.
+        md5: Checksums of the archives, from the CIFAR page, and of the pickled form's files, as torchvision has them.
     """
 
     name: str
+    title: str
     num_classes: int
     archives: dict[str, str]
     train: tuple[str, ...]
@@ -54,11 +58,14 @@ class CifarSpec:
     label_key: bytes
     names_key: bytes
     label_bytes: int
+    per_class: dict[str, int]
+    md5: dict[str, str]
 
 
 CIFAR = {
     "cifar10_lt": CifarSpec(
         name="cifar10_lt",
+        title="CIFAR-10",
         num_classes=10,
         archives={"cifar-10-batches-py": "cifar-10-python.tar.gz", "cifar-10-batches-bin": "cifar-10-binary.tar.gz"},
         train=tuple(f"data_batch_{number}" for number in range(1, 6)),
@@ -67,9 +74,22 @@ CIFAR = {
         label_key=b"labels",
         names_key=b"label_names",
         label_bytes=1,
+        per_class={"train": 5000, "test": 1000},
+        md5={
+            "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+            "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+        },
     ),
     "cifar100_lt": CifarSpec(
         name="cifar100_lt",
+        title="CIFAR-100",
         num_classes=100,
         archives={"cifar-100-python": "cifar-100-python.tar.gz", "cifar-100-binary": "cifar-100-binary.tar.gz"},
         train=("train",),
@@ -78,6 +98,14 @@ CIFAR = {
         label_key=b"fine_labels",
         names_key=b"fine_label_names",
         label_bytes=2,
+        per_class={"train": 500, "test": 100},
+        md5={
+            "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
+            "cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8",
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "meta": "7973b15100ade9c7d40fb424638fde48",
+        },
     ),
 }
 
@@ -229,11 +257,10 @@ def read_cifar(spec: CifarSpec, root: Path, split: str) -> tuple[np.ndarray, np.
         ValueError: It is not as the public one is.
     """
     folder, place = find_archive(spec, root)
-    pickled = folder in ("cifar-10-batches-py", "cifar-100-python")
-    batches = spec.train if split == "train" else spec.test
-    wanted = [batch if pickled else f"{batch}.bin" for batch in batches]
+    pickled = is_pickled(folder)
+    wanted = batch_files(spec, folder, split)
     try:
-        contents = dict(_contents(place, folder, [*wanted, spec.names_file[folder]]))
+        contents = dict(archive_contents(place, folder, [*wanted, spec.names_file[folder]]))
         read = [
             _read_pickled(spec, contents[name]) if pickled else _read_binary(spec, contents[name]) for name in wanted
         ]
@@ -259,7 +286,18 @@ def read_cifar(spec: CifarSpec, root: Path, split: str) -> tuple[np.ndarray, np.
     return pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels, tuple(names)
 
 
-def _contents(place: Path, folder: str, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
+def is_pickled(folder: str) -> bool:
+    """Say whether an archive is of the pickled form, by the name of its inner folder."""
+    return folder in ("cifar-10-batches-py", "cifar-100-python")
+
+
+def batch_files(spec: CifarSpec, folder: str, split: str) -> list[str]:
+    """Return the names of a split's files in an archive."""
+    batches = spec.train if split == "train" else spec.test
+    return [batch if is_pickled(folder) else f"{batch}.bin" for batch in batches]
+
+
+def archive_contents(place: Path, folder: str, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of the wanted files of an extracted folder or an archive; nothing is extracted."""
     if place.is_dir():
         for name in wanted:

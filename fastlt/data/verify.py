@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ import numpy as np
 
 from ..metrics import shot_groups
 from .benchmarks import Benchmark, SplitSpec
+from .cifar import (
+    CifarSpec,
+    archive_contents,
+    batch_files,
+    find_archive,
+    indices_hash,
+    read_cifar,
+    tail_counts,
+    tail_indices,
+)
 from .dataset import LongTailedDataset
 from .image import decode_rgb
 from .layouts import find_splits
@@ -57,6 +68,7 @@ class Verification:
         num_bytes: Size of all files that are there.
         decode_ms: Mean time to decode one on one core, over a sample; None where there is nothing to decode.
         num_sampled: Size of that sample.
+        indices: Hash of the images that were chosen, where a long tail was cut out of a balanced set.
     """
 
     dataset: str
@@ -68,6 +80,7 @@ class Verification:
     num_bytes: int
     decode_ms: float | None
     num_sampled: int
+    indices: str | None = None
 
     @property
     def num_missing(self) -> int:
@@ -105,7 +118,9 @@ def verify(benchmark: Benchmark, root: Path | str, *, lists: Path | str | None =
     """
     root = Path(root)
     if is_pack(root):
-        return _verify_packed(benchmark, root)
+        return _verify_packed(
+            benchmark.name, root, lambda split, labels: check_counts(benchmark, split, labels), benchmark.splits
+        )
     sources = find_lists(benchmark, root, None if lists is None else Path(lists))
     if sources:
         listings = dict(read_lists(benchmark, sources, root))
@@ -143,19 +158,16 @@ def verify(benchmark: Benchmark, root: Path | str, *, lists: Path | str | None =
     )
 
 
-def _verify_packed(benchmark: Benchmark, root: Path) -> Verification:
-    splits = open_pack(root, dataset=benchmark.name)
-    checks = [
-        check
-        for split in benchmark.splits
-        if split in splits
-        for check in check_counts(benchmark, split, splits[split].labels)
-    ]
+def _verify_packed(
+    name: str, root: Path, checks_of: Callable[[str, np.ndarray], list[Check]], expected: Iterable[str]
+) -> Verification:
+    splits = open_pack(root, dataset=name)
+    checks = [check for split in expected if split in splits for check in checks_of(split, splits[split].labels)]
     train = splits["train"]
     chosen = _spread(np.arange(len(train))).tolist()
     decode_ms, unreadable = _decode({train.paths[at]: _reader(train, at) for at in chosen})
     return Verification(
-        dataset=benchmark.name,
+        dataset=name,
         root=root,
         num_images={split: len(dataset) for split, dataset in splits.items()},
         checks=tuple(checks),
@@ -165,6 +177,81 @@ def _verify_packed(benchmark: Benchmark, root: Path) -> Verification:
         decode_ms=decode_ms,
         num_sampled=len(chosen),
     )
+
+
+def verify_cifar(spec: CifarSpec, root: Path | str, *, imbalance: float = 100, seed: int = 0) -> Verification:
+    """Compare a CIFAR archive with the public one: its files, checksums, records, labels; and say what is chosen of it.
+
+    Checksums of the binary form's files are not published: there the archive's counts, and the records of its files.
+
+    Args:
+        spec: Which CIFAR.
+        root: The folder with the public archive, pickled or binary, as it is or extracted; or a pack.
+        imbalance: Images of the largest class over those of the smallest.
+        seed: Of the choice.
+
+    Raises:
+        FileNotFoundError: No archive in `root`.
+        ValueError: It is damaged, or the class sizes asked for are impossible.
+    """
+    root = Path(root)
+    if is_pack(root):
+        return _verify_packed(
+            spec.name, root, lambda split, labels: _check_tail(spec, split, labels, imbalance), ("train", "val")
+        )
+    folder, place = find_archive(spec, root)
+    files = [*batch_files(spec, folder, "train"), *batch_files(spec, folder, "test"), spec.names_file[folder]]
+    members = [place / name for name in files] if place.is_dir() else [place]
+    checks = [
+        Check(what=path.name, expected="a file", found="none", ok=False) for path in members if not path.is_file()
+    ]
+    chosen = np.empty(0, np.int64)
+    if not checks:
+        labels = {split: read_cifar(spec, root, split)[1] for split in ("train", "test")}
+        for split, marks in labels.items():
+            checks.append(_equal(f"{split} images", spec.per_class[split] * spec.num_classes, len(marks)))
+            checks.append(_equal(f"{split} per class", spec.per_class[split], int(np.bincount(marks)[0])))
+        chosen = tail_indices(labels["train"], imbalance, seed)
+        digests = {name: hashlib.md5(content).hexdigest() for name, content in archive_contents(place, folder, files)}
+        known = [_checksum(spec, name, digests[name], decides=True) for name in files if name in spec.md5]
+        if not place.is_dir():
+            with place.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "md5").hexdigest()
+            # Files packed anew, with the same bytes, are as good
+            checks.append(_checksum(spec, place.name, digest, decides=not known))
+        checks += known
+    return Verification(
+        dataset=spec.name,
+        root=root,
+        num_images={"train": len(chosen)},
+        checks=tuple(checks),
+        missing={},
+        unreadable=(),
+        num_bytes=sum(path.stat().st_size for path in members if path.is_file()),
+        decode_ms=None,
+        num_sampled=0,
+        indices=indices_hash(chosen) if len(chosen) else None,
+    )
+
+
+def _check_tail(spec: CifarSpec, split: str, labels: np.ndarray, imbalance: float) -> list[Check]:
+    """Compare the sizes of a packed split with those of the tail, or of the public test images."""
+    counts = np.bincount(labels, minlength=spec.num_classes)
+    if split == "train":
+        expected = tail_counts(spec.num_classes, spec.per_class["train"], imbalance)
+    else:
+        expected = np.full(spec.num_classes, spec.per_class["test"])
+    sizes = (f"{each.max():,} to {each.min():,}" for each in (expected, counts))
+    ok = np.array_equal(expected, counts)
+    return [
+        _equal(f"{split} images", int(expected.sum()), len(labels)),
+        Check(what=f"{split} per class", expected=next(sizes), found=next(sizes), ok=ok),
+    ]
+
+
+def _checksum(spec: CifarSpec, name: str, digest: str, *, decides: bool) -> Check:
+    same = digest == spec.md5[name]
+    return Check(what=f"{name} md5", expected=spec.md5[name], found=digest, ok=same if same or decides else None)
 
 
 def check_counts(benchmark: Benchmark, split: str, labels: np.ndarray) -> list[Check]:

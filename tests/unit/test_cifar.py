@@ -1,6 +1,8 @@
 """CIFAR-10-LT and CIFAR-100-LT: the usual tail, from any form of the public archive, running nothing that is in it."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import pickle
 import tarfile
@@ -14,6 +16,7 @@ from fastlt.config import TrainConfig
 from fastlt.data import decode_rgb, pack
 from fastlt.data.cifar import (
     CIFAR,
+    CifarSpec,
     find_archive,
     indices_hash,
     load_plain,
@@ -23,6 +26,7 @@ from fastlt.data.cifar import (
     tail_indices,
 )
 from fastlt.data.source import open_data
+from fastlt.data.verify import verify_cifar
 
 PER_CLASS = 20
 GOLDEN = "563055e23a86"
@@ -225,6 +229,102 @@ def test_a_cifar_can_be_packed_and_used_without_its_archive(tmp_path: Path) -> N
 def test_the_archive_is_found_from_inside(tmp_path: Path) -> None:
     inner = write_archive(tmp_path, FORMS[0])
     assert find_archive(CIFAR["cifar10_lt"], inner) == (FORMS[0], inner)
+
+
+def as_published(folder: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> CifarSpec:
+    """Say that the small archive in a folder is the public one."""
+    files = {file.name: file for file in (folder / form).iterdir()} if form.endswith("py") else {}
+    md5 = {name: hashlib.md5(file.read_bytes()).hexdigest() for name, file in files.items()}
+    spec = dataclasses.replace(CIFAR["cifar10_lt"], per_class={"train": PER_CLASS, "test": 2}, md5=md5)
+    monkeypatch.setitem(CIFAR, "cifar10_lt", spec)
+    return spec
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["extracted", "archive"])
+@pytest.mark.parametrize("form", FORMS)
+def test_verification_says_what_was_chosen(
+    form: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "a root"
+    write_archive(root, form)
+    spec = as_published(root, form, monkeypatch)
+    archive = compress(root, form) if packed else None
+    if archive is not None:
+        spec.md5[archive.name] = hashlib.md5(archive.read_bytes()).hexdigest()
+    command = ["data", "verify", "--dataset", "cifar10_lt", "--data-root", str(root), "--imbalance", "10"]
+    dispatch([*command, "--json", str(tmp_path / "found.json")])
+    chosen = tail_indices(read_cifar(spec, root, "train")[1], 10, 0)
+    out = capsys.readouterr().out
+    assert f"{len(chosen)} train images, imbalance 10, seed 0: indices {indices_hash(chosen)}" in out
+    assert f"next: fastlt train --dataset cifar10_lt --data-root '{root}' --imbalance 10" in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["problems"] == []
+    assert all(check["ok"] for check in found["checks"])
+    assert len(found["checks"]) == 4 + len(spec.md5)
+    dispatch([*command, "--data-seed", "1"])
+    assert indices_hash(chosen) not in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"--lists: got lists with --dataset cifar10_lt, which has none"):
+        dispatch([*command, "--lists", "lists"])
+
+
+def test_verification_finds_what_is_not_the_public_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = write_archive(tmp_path, FORMS[0])
+    spec = as_published(tmp_path, FORMS[0], monkeypatch)
+    batch = inner / "data_batch_2"
+    content = batch.read_bytes()
+    at = content.index(b"a.png")
+    batch.write_bytes(content[:at] + b"b" + content[at + 1 :])
+    problems = verify_cifar(spec, tmp_path, imbalance=10).problems
+    assert [problem.split()[:2] for problem in problems] == [["data_batch_2", "md5"]]
+    batch.unlink()
+    found = verify_cifar(spec, tmp_path, imbalance=10)
+    assert (found.problems, found.indices) == (["data_batch_2 none, expected a file"], None)
+    command = ["data", "verify", "--dataset", "cifar10_lt", "--data-root", str(tmp_path), "--imbalance", "10"]
+    with pytest.raises(ValueError, match=r"is not CIFAR-10 as published: .*: download the public archive again"):
+        dispatch(command)
+    batch.write_bytes(content[:1000])
+    with pytest.raises(ValueError, match=r"cannot be read .*; expected the public archive: download it again"):
+        dispatch(command)
+    batch.write_bytes(content)
+    spec.md5["cifar-10-python.tar.gz"] = "another"
+    compress(tmp_path, FORMS[0])
+    anew = verify_cifar(spec, tmp_path, imbalance=10)  # an archive packed anew, of the published files
+    assert anew.problems == []
+    assert [check.what for check in anew.checks if check.ok is None] == ["cifar-10-python.tar.gz md5"]
+
+
+def test_a_binary_archive_is_judged_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_archive(tmp_path, FORMS[1])
+    spec = as_published(tmp_path, FORMS[1], monkeypatch)
+    compress(tmp_path, FORMS[1])
+    spec.md5["cifar-10-binary.tar.gz"] = "another"
+    assert [problem.split()[0] for problem in verify_cifar(spec, tmp_path, imbalance=10).problems] == [
+        "cifar-10-binary.tar.gz"
+    ]
+    few = dataclasses.replace(spec, per_class={"train": 30, "test": 2})
+    assert "train images 200, expected 300" in verify_cifar(few, tmp_path, imbalance=10).problems
+
+
+def test_a_pack_of_cifar_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_archive(tmp_path / "data", FORMS[1])
+    spec = as_published(tmp_path / "data", FORMS[1], monkeypatch)
+    pack(open_cifar("cifar10_lt", tmp_path / "data", imbalance=10), tmp_path / "pack", dataset="cifar10_lt")
+    assert verify_cifar(spec, tmp_path / "pack", imbalance=10).problems == []
+    assert "train per class 20 to 2, expected 20 to 4" in verify_cifar(spec, tmp_path / "pack", imbalance=5).problems
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_the_published_checksums_are_of_files_that_are_read(name: str) -> None:
+    spec = CIFAR[name]
+    pickled = next(iter(spec.archives))
+    members = {*spec.train, *spec.test, spec.names_file[pickled]}
+    assert spec.md5.keys() == members | set(spec.archives.values())
+    assert len(set(spec.md5.values())) == len(spec.md5)
+    assert all(len(bytes.fromhex(digest)) == 16 for digest in spec.md5.values())
+    assert {split: count * spec.num_classes for split, count in spec.per_class.items()} == {
+        "train": 50_000,
+        "test": 10_000,
+    }
 
 
 def test_training_on_it_goes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
