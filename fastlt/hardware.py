@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import importlib.util
 import math
 import os
 import platform
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .loggers import log
 
 MAX_THREADS = 16
 CGROUP = Path("/sys/fs/cgroup")
@@ -27,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
         ValueError: The name is no device, or this machine lacks it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -36,7 +40,19 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"--device: got {name!r}; expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device: got {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; try auto")
+    if device.type == "cuda":
+        miss_triton()
     return device
+
+
+@functools.cache
+def miss_triton() -> None:
+    """Say once what a GPU without Triton costs."""
+    if importlib.util.find_spec("triton") is None:
+        log.warning(
+            "no Triton: PyTorch's own operations stand in for fastlt's kernels and the compiled step, slower and with "
+            "more memory; pip install triton"
+        )
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastlt import Run, TrainConfig, checkpoint, step, train, training
+from fastlt.data.plan import TrainPlan
 
 
 @pytest.fixture
@@ -116,3 +118,34 @@ def test_out_of_memory_says_what_was_in_use_and_what_to_try(
     assert text.startswith("--batch-size: ")
     assert "\n" not in text
     assert re.search(r"\(peak \d+\.\d of \d+\.\d GiB\)", text)
+
+
+def test_without_dali_one_line_says_what_it_costs(
+    short: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    for name in ("fastlt.data.dali", "fastlt.data.pipeline"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with caplog.at_level(logging.INFO, "fastlt"):
+        train(dataclasses.replace(short, epochs=1, memory_share=0.0))
+    assert sum("no DALI" in record.message for record in caplog.records) == 1
+    assert "pillow loader" in caplog.text
+
+
+@pytest.mark.parametrize("loader", ["memory", "pillow", "dali"])
+def test_a_loader_that_dies_stops_the_run_with_its_cause(
+    loader: str, short: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    work = TrainPlan.work
+
+    def failing(self: TrainPlan, position: int, stand_ins: Any) -> Any:
+        if position == 4:
+            raise ConnectionAbortedError("the disk went away")
+        return work(self, position, stand_ins)
+
+    monkeypatch.setattr(TrainPlan, "work", failing)
+    with pytest.raises((ConnectionAbortedError, RuntimeError)) as caught:
+        train(dataclasses.replace(short, loader=loader))
+    assert "the disk went away" in f"{caught.value}{caught.value.__cause__}"

@@ -1,13 +1,15 @@
 """What a machine is said to be, and how many threads that makes."""
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastlt import hardware
-from fastlt.hardware import MAX_THREADS, describe_machine, resolve_threads
+from fastlt.hardware import MAX_THREADS, describe_machine, miss_triton, resolve_device, resolve_threads
 
 CPU = torch.device("cpu")
 
@@ -78,3 +80,23 @@ def test_memory_in_use_tells_ours_from_others(free: float, others: str, monkeypa
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 40 * gib)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 39 * gib)
     assert hardware.memory_in_use(torch.device("cuda")) == f"peak 39.0 of 79.0 GiB{others}"
+
+
+@pytest.fixture
+def _not_said_yet() -> Iterator[None]:
+    miss_triton.cache_clear()
+    yield
+    miss_triton.cache_clear()
+
+
+@pytest.mark.usefixtures("_not_said_yet")
+def test_a_gpu_without_triton_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    resolve_device("cpu")
+    assert not caplog.records
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [resolve_device(name).type for name in ("auto", "cuda", "cuda:0")] == ["cuda"] * 3
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["no Triton"]
