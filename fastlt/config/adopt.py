@@ -6,9 +6,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from .base import Config, check_choice, check_range
-
-INTERPOLATIONS = ("bilinear", "bicubic")
+from .base import INTERPOLATIONS, Config, check_choice, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +37,8 @@ class AdoptConfig(Config):
     std: tuple[float, float, float] | None = None
     """CHECKPOINT only: standard deviation of each channel; by default its configuration's or ImageNet's."""
     interpolation: str | None = None
-    """CHECKPOINT only: how its images were resized: bilinear, or bicubic, which fastlt does not do (--force: bilinear
-    instead); by default what its configuration says, or bilinear."""
+    """CHECKPOINT only: how its images were resized, antialiased: bilinear or bicubic; by default what its configuration
+    says, or bilinear."""
     out: Path | None = None
     """CHECKPOINT only: where the rebalanced checkpoint goes; by default <stem>.<method><suffix> beside the input."""
 

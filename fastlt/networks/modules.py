@@ -49,6 +49,8 @@ def rebalance_model(
         ValueError: There is no last linear layer or a choice of two, data and layer do not fit, a setting is unknown.
     """
     config = configure(method, options)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: got a {type(model).__name__}; expected an nn.Module with its weights loaded")
     made = copy.deepcopy(model)
     device = next((parameter.device for parameter in made.parameters()), torch.device("cpu"))
     batches = batches_of(train, "train")
@@ -108,8 +110,8 @@ def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
     for name in set(settings) & {"tau", "strength"}:
         settings[name] = str(settings[name])
     for name in set(settings) & {"lr", "weight_decay"}:
-        if isinstance(settings[name], float):
-            settings[name] = (settings[name],)
+        if isinstance(settings[name], (int, float)):
+            settings[name] = (float(settings[name]),)
     return RebalanceConfig(method=method, **settings)
 
 

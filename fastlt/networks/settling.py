@@ -7,35 +7,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig
+from ..config import INTERPOLATIONS, TrainConfig
 from ..config.adopt import AdoptConfig
 from ..loggers import log
 from .mapping import name_some
 
-PREPROCESSING = ("image_size", "eval_resize", "mean", "std")
+PREPROCESSING = ("image_size", "eval_resize", "mean", "std", "interpolation")
 SQUEEZED_FROM = 384  # pixels
-BILINEAR, BICUBIC = "bilinear", "bicubic"
-_PILLOW = {2: BILINEAR, 3: BICUBIC}  # PIL.Image.Resampling's numbers, as transformers writes them
+BILINEAR = "bilinear"
+_PILLOW = ("nearest", "lanczos", BILINEAR, "bicubic", "box", "hamming")
+"""Interpolations by PIL.Image.Resampling's numbers, as transformers writes them."""
 
 
 def settle_preprocessing(
     path: Path, settings: Mapping[str, Any], pretrained: Mapping[str, Any], asked: AdoptConfig, *, force: bool
 ) -> dict[str, Any]:
-    """Return image_size, eval_resize, mean and std: flags first, then the checkpoint's own, then ImageNet's.
+    """Return sizes, mean, std and interpolation: flags first, then the checkpoint's own, then ImageNet's.
 
     Args:
         path: The checkpoint, for messages.
         settings: Its config.json and preprocessor_config.json.
         pretrained: timm's configuration of the network; empty for other ones.
         asked: The flags.
-        force: Whether to go on with bilinear resizing where the checkpoint wants bicubic.
+        force: Whether to go on with bilinear resizing where the checkpoint wants what fastlt does not have.
 
     Raises:
-        ValueError: It wants an interpolation or a cut that fastlt does not do.
+        ValueError: It wants an interpolation that fastlt does not have, or its files cannot be understood.
     """
     try:
         own = described(settings, pretrained)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: the preprocessing in its config.json or preprocessor_config.json cannot be understood ({error}); "
             "correct it, or name the weights file alone and give --image-size, --eval-resize, --mean and --std"
@@ -46,15 +47,16 @@ def settle_preprocessing(
     if resize is None and asked.image_size in (None, own.get("image_size")):
         resize = own.get("eval_resize")
         resize = resize and max(resize, size)
-    interpolation = asked.interpolation or own.get("interpolation") or BILINEAR
-    if interpolation != BILINEAR and not force:
-        raise ValueError(
-            f"--interpolation: {path} expects images resized with {interpolation} interpolation, but fastlt resizes "
-            "with bilinear (antialiased): its features, and so its accuracies, differ from those it has elsewhere; go "
-            "on so with --force, or say --interpolation bilinear"
-        )
-    if interpolation != BILINEAR:
-        log.info("%s: %s interpolation asked for; bilinear is used instead (--force)", path, interpolation)
+    interpolation = asked.interpolation or own.get("interpolation") or defaults.interpolation
+    if interpolation not in INTERPOLATIONS:
+        if not force:
+            raise ValueError(
+                f"--interpolation: {path} expects images resized with {interpolation} interpolation, but fastlt has "
+                f"{' and '.join(INTERPOLATIONS)}: its features, and so its accuracies, would differ from those it has "
+                "elsewhere; choose one of the two, or go on with bilinear by --force"
+            )
+        log.warning("%s: %s interpolation asked for; bilinear is used instead (--force)", path, interpolation)
+        interpolation = BILINEAR
     if own.get("squeezed"):
         log.info(
             "%s: it squeezes images to a square; here their centre is cut out, which differs if they are none", path
@@ -64,6 +66,7 @@ def settle_preprocessing(
         "eval_resize": None if resize is None else int(resize),
         "mean": asked.mean or own.get("mean") or defaults.mean,
         "std": asked.std or own.get("std") or defaults.std,
+        "interpolation": interpolation,
     }
     result = TrainConfig(**found)
     given = [name for name in PREPROCESSING if getattr(asked, name) is not None]
@@ -71,9 +74,10 @@ def settle_preprocessing(
     if len(given) < len(PREPROCESSING):
         source.append("its own configuration" if own else "ImageNet's defaults")
     log.info(
-        "%s: short side to %d, centre %d, mean %s, std %s (%s)",
+        "%s: short side to %d (%s), centre %d, mean %s, std %s (%s)",
         path,
         result.resize,
+        result.interpolation,
         result.image_size,
         *(" ".join(f"{value:.3f}" for value in values) for values in (result.mean, result.std)),
         ", then ".join(source),
@@ -115,7 +119,7 @@ def described(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dic
         "eval_resize": None if short is None else int(short),
         "mean": (0.0, 0.0, 0.0) if plain else three(processor.get("image_mean")),
         "std": (1.0, 1.0, 1.0) if plain else three(processor.get("image_std")),
-        "interpolation": _PILLOW.get(processor.get("resample", 2), f"Pillow's filter {processor.get('resample')}"),
+        "interpolation": _PILLOW[processor.get("resample", _PILLOW.index(BILINEAR))],
         "squeezed": squeezed,
     }
 

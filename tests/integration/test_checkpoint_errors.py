@@ -164,7 +164,9 @@ CASES = {
         folder({"id2label": {str(place): name for place, name in enumerate([*NAMES[1:], "teapot"])}}),
         ("config.json", "it lacks colour 0", "the data have no teapot", "--classes"),
     ),
-    "bicubic": Case(folder(processor={"size": 32, "resample": 3}), ("bicubic", "--force", "--interpolation bilinear")),
+    "another interpolation": Case(
+        folder(processor={"size": 32, "resample": 1}), ("--interpolation", "lanczos", "--force"), ("--tau", "0.7")
+    ),
     "odd preprocessing": Case(folder(processor={"size": "small"}), ("cannot be understood", "--image-size")),
     "a class lacks": Case(
         listed(*NAMES[:9]), ("names.txt has 9 names", "it lacks colour 9"), (*FLAGS, "--classes", "names.txt")
@@ -278,13 +280,13 @@ def test_wrong_preprocessing_is_named_and_can_be_insisted_on(
     assert Path("net.tau.pth").is_file()
 
 
-def test_bicubic_is_replaced_when_insisted_on(
+def test_another_interpolation_is_replaced_when_insisted_on(
     fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    form = {"size": 32, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    form = {"size": 32, "resample": 1, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     source = folder(processor=form)(dict(fitted("resnet10").tensors))
     rebalance_checkpoint(source, "--tau", "0.7", "--force")
-    assert "bicubic interpolation asked for; bilinear is used instead" in capsys.readouterr().out
+    assert "lanczos interpolation asked for; bilinear is used instead" in capsys.readouterr().out
     assert Path("hub.tau/model.safetensors.index.json").is_file()
 
 

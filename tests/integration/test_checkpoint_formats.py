@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -273,6 +274,29 @@ def parts_of(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from parts_of(value)
 
 
+def test_images_are_resized_as_a_folder_says(
+    fitted: Any,
+    colours: Path,
+    workshop: Path,
+    rebalance_checkpoint: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = fitted("resnet10")
+    monkeypatch.setitem(PROCESSOR, "size", {"shortest_edge": 24})
+    monkeypatch.setitem(PROCESSOR, "resample", Image.Resampling.BICUBIC.value)
+    write_transformers(network.tensors, Path("hub"), backbone="resnet10")
+    rebalance_checkpoint("hub", "--tau", "0.7", "--force")
+    model = create_model("resnet10", 10).eval()
+    model.load_state_dict(network.tensors)
+    files = sorted((colours / "test").glob("*/*.png"))
+    images = [np.asarray(Image.open(file).resize((24, 24), Image.Resampling.BICUBIC)) for file in files]
+    x = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    with torch.inference_mode():
+        expected = model.features(x)
+    (stored,) = Path("runs/adopted").glob("*/features/test.features.npy")
+    torch.testing.assert_close(torch.from_numpy(np.load(stored)), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_torchvision_loads_what_comes_back(
     fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
 ) -> None:
@@ -327,7 +351,7 @@ def test_a_network_of_timm_comes_back(
     torch.manual_seed(0)
     before = timm.create_model(name, num_classes=10).eval()
     torch.save({"state_dict": before.state_dict()}, "net.pth")
-    form = ["--image-size", size, "--eval-resize", size, "--interpolation", "bilinear"]
+    form = ["--image-size", size, "--eval-resize", size]
     # It has learned nothing, and --force says that this is known
     rebalance_checkpoint("net.pth", "--backbone", f"timm:{name}", "--tau", "0.7", "--force", *form, "--no-temperature")
     after = timm.create_model(name, num_classes=10).eval()
@@ -344,5 +368,5 @@ def test_a_size_that_a_network_of_timm_does_not_take_is_refused(
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), "net.pth")
     with pytest.raises(SystemExit):
-        rebalance_checkpoint("net.pth", "--backbone", "timm:vit_tiny_patch16_224", "--force", *FLAGS)
+        rebalance_checkpoint("net.pth", "--backbone", "timm:vit_tiny_patch16_224", *FLAGS)
     assert "--image-size: got 32, which timm:vit_tiny_patch16_224 does not take" in capsys.readouterr().err

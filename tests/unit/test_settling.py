@@ -1,0 +1,81 @@
+"""The preprocessing and the class order that a checkpoint's own files describe."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastlt.config.adopt import AdoptConfig
+from fastlt.networks.settling import settle_order, settle_preprocessing
+
+HERE = Path("net")
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+TIMM = {"input_size": [3, 288, 288], "crop_pct": 0.95, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic"}
+
+
+def settle(settings: dict[str, Any], pretrained: dict[str, Any] | None = None, **asked: Any) -> dict[str, Any]:
+    return settle_preprocessing(HERE, settings, pretrained or {}, AdoptConfig(**asked), force=False)
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "resize", "interpolation"),
+    [
+        # transformers' ResNet: ConvNeXt's processor, old and new
+        ({"size": 224, "crop_pct": 0.875, "resample": 3}, 224, 256, "bicubic"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}}, 224, 256, "bilinear"),
+        # which squeezes from 384 pixels on, without a cut
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, 384, 384, "bilinear"),
+        # BiT, and ViT, which squeezes
+        (
+            {"size": {"shortest_edge": 448}, "crop_size": {"height": 384, "width": 384}, "resample": 2},
+            384,
+            448,
+            "bilinear",
+        ),
+        ({"size": {"height": 224, "width": 224}, "resample": 2}, 224, 224, "bilinear"),
+    ],
+)
+def test_transformers_processors(processor: dict[str, Any], size: int, resize: int, interpolation: str) -> None:
+    found = settle({"preprocessor_config": processor})
+    assert (found["image_size"], found["eval_resize"], found["interpolation"]) == (size, resize, interpolation)
+    assert {key: found[key] for key in IMAGENET} == IMAGENET
+
+
+def test_images_that_are_not_normalised() -> None:
+    found = settle({"preprocessor_config": {"size": 224, "do_normalize": False, "image_mean": [0.5] * 3}})
+    assert found["mean"] == (0, 0, 0)
+    assert found["std"] == (1, 1, 1)
+
+
+@pytest.mark.parametrize("where", ["folder", "library"])
+def test_timm_configurations(where: str) -> None:
+    settings, pretrained = ({"config": {"pretrained_cfg": TIMM}}, {}) if where == "folder" else ({}, TIMM)
+    expected = {"image_size": 288, "eval_resize": 303, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    assert settle(settings, pretrained) == expected | {"interpolation": "bicubic"}
+
+
+def test_flags_come_first_and_a_new_size_takes_the_resize_along() -> None:
+    found = settle({}, TIMM, image_size=224, mean=(0.1, 0.2, 0.3), interpolation="bilinear")
+    assert (found["image_size"], found["eval_resize"], found["interpolation"]) == (224, None, "bilinear")
+    assert (found["mean"], found["std"]) == ((0.1, 0.2, 0.3), (0.25,) * 3)
+    assert settle({}, TIMM, eval_resize=320)["eval_resize"] == 320
+
+
+def test_nothing_known_is_imagenets() -> None:
+    expected = {"image_size": 224, "eval_resize": None, "interpolation": "bilinear"}
+    assert settle({}) == expected | IMAGENET
+
+
+@pytest.mark.parametrize("config", [{"id2label": {"0": "b", "2": "a", "1": "c"}}, {"label_names": ["b", "c", "a"]}])
+def test_names_of_its_own_decide_the_order(config: dict[str, Any]) -> None:
+    assert settle_order(HERE, {"config": config}, None, ("a", "b", "c")) == (2, 0, 1)
+
+
+def test_names_that_say_nothing_leave_the_data_its_order() -> None:
+    labels = {str(place): f"LABEL_{place}" for place in range(3)}
+    assert settle_order(HERE, {"config": {"id2label": labels}}, None, ("a", "b", "c")) == (0, 1, 2)
+
+
+def test_a_list_may_have_a_mark_and_empty_lines(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\ufeffb\n\nc \na\n", encoding="utf-8")
+    assert settle_order(HERE, {}, tmp_path / "names.txt", ("a", "b", "c")) == (2, 0, 1)
