@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,64 @@ def test_only_the_last_linear_layer_changes() -> None:
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"scores.weight", "scores.bias"}
 
 
+SCRIPT = """
+import sys, torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU())
+        self.scores = nn.Linear(6, 3)
+    def forward(self, x):
+        return self.scores(self.body(x))
+
+net = Net().eval()
+net.load_state_dict(torch.load("new.pth", weights_only=True), strict=True)
+given = torch.load("given.pth", weights_only=True)
+torch.testing.assert_close(net(given["images"]), given["logits"], rtol=1e-5, atol=1e-5)
+assert "fastlt" not in sys.modules
+"""
+
+
+def test_a_plain_script_loads_what_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Net().eval()
+    made = fastlt.rebalance_model(model, batches(0), batches(1), head="scores", tau=0.7, temperature=False)
+    torch.save(made.state_dict(), tmp_path / "new.pth")
+    images, _ = next(batches(2))
+    with torch.inference_mode():
+        folded = tau_normalize(fastlt.models.LinearHead(model.scores.weight), 0.7)
+        torch.save({"images": images, "logits": folded(model.body(images)).clone()}, tmp_path / "given.pth")
+    subprocess.run([sys.executable, "-c", SCRIPT], check=True, cwd=tmp_path)
+
+
+class Branches(Net):
+    """Two heads of the same shape; the forward pass returns what ``way`` makes of them."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.aux = way, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        features = self.body(x)
+        main, aux = self.scores(features), self.aux(features)
+        return {"tuple": (main, aux), "dict": {"logits": main, "aux": aux}, "mean": (main + aux) / 2}[self.way]
+
+
+@pytest.mark.parametrize("way", ["tuple", "dict", "mean"])
+def test_the_head_whose_output_is_returned_is_the_last(way: str) -> None:
+    torch.manual_seed(0)
+    model, known = Branches(way), {}
+    if way == "mean":
+        with pytest.raises(ValueError, match="2 layers could be the last linear layer, scores, aux; say which"):
+            fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0)
+        known = {"head": "scores"}
+    made = fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0, **known)
+    before, after = model.state_dict(), made.state_dict()
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {"scores.weight", "scores.bias"}
+
+
 @pytest.mark.parametrize("method", ["crt", "lws", "ncm", "logit_adjustment", "cosine"])
 def test_every_method_works_on_a_module(method: str) -> None:
     torch.manual_seed(0)
@@ -62,6 +121,10 @@ def test_wrong_calls_say_what_to_do() -> None:
         fastlt.rebalance_model(Net(), batches(0), batches(1), head="fc")
     with pytest.raises(ValueError, match="taus: unknown option"):
         fastlt.rebalance_model(Net(), batches(0), batches(1), taus=1.0)
+    with pytest.raises(ValueError, match="model: got a str"):
+        fastlt.rebalance_model("resnet50", batches(0), batches(1))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="val: it has no batch"):
+        fastlt.rebalance_model(Net(), batches(0), [], lr=1, method="crt")
     with pytest.raises(ValueError, match="class 2 has no training images"):
         fastlt.rebalance_model(Net(), list(batches(0, num_classes=2)), list(batches(1)), method="crt")
 
