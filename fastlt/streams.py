@@ -169,7 +169,14 @@ class Streams:
         threads = resolve_threads(self.config.num_threads)
         if self.config.num_threads is None:
             threads = max(1, threads // self.world.local_size)
-        return {"device": self.device, "backend": backend, "num_threads": threads, "memory_share": memory_share}
+        return {
+            "device": self.device,
+            "backend": backend,
+            "num_threads": threads,
+            "prefetch": self.config.prefetch,
+            "hw_decoder_load": self.config.hw_decoder_load,
+            "memory_share": memory_share,
+        }
 
     @property
     def validated(self) -> np.ndarray:

@@ -13,6 +13,8 @@ from .base import INTERPOLATIONS, LOADERS, PRECISIONS, PROTOCOLS, SAMPLINGS, Con
 LOSSES = ("cross_entropy", "cb_focal", "ldam", "balanced_softmax")
 BATCH_NORMS = ("train", "frozen")
 RELEASED_SAMPLES_PER_CLASS = 4
+PREFETCH = 2
+HW_DECODER_LOAD = 0.65  # DALI's own default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,12 @@ class TrainConfig(Config):
     loader: str = "auto"
     """Image loader: memory (decoded once, for sets that fit), dali, pillow, or auto."""
     num_threads: int | None = None
-    """Loader threads or workers; by default the number of processors, at most 16."""
+    """Loader threads or workers; by default one a processor that the process and its container may use, at most 16.
+    `fastlt benchmark loader --tune` finds the best number, and the next two settings, on a machine."""
+    prefetch: int = PREFETCH
+    """Batches that DALI works on at a time, or that each Pillow worker has ready; every one takes memory."""
+    hw_decoder_load: float = HW_DECODER_LOAD
+    """DALI on a GPU with a hardware JPEG decoder (A100, H100 and later): the share of the files that it takes."""
     memory_share: float = 0.25
     """Share of the free memory that a decoded set may take for the memory loader to be chosen by auto."""
     log_every: int = 50
@@ -153,6 +160,8 @@ class TrainConfig(Config):
         "device",
         "loader",
         "num_threads",
+        "prefetch",
+        "hw_decoder_load",
         "memory_share",
         "log_every",
         "gpus",
@@ -204,6 +213,7 @@ class TrainConfig(Config):
             ("--image-size", self.image_size),
             ("--log-every", self.log_every),
             ("--num-threads", 1 if self.num_threads is None else self.num_threads),
+            ("--prefetch", self.prefetch),
             ("--gpus", 1 if self.gpus is None else self.gpus),
             ("--accumulate", self.accumulate),
             ("--bn-group", 1 if self.bn_group is None else self.bn_group),
@@ -223,6 +233,7 @@ class TrainConfig(Config):
         check_range("--weight-decay", self.weight_decay, low=0)
         check_range("--flip", self.flip, low=0, high=1)
         check_range("--color-jitter", self.color_jitter, low=0, high=1)
+        check_range("--hw-decoder-load", self.hw_decoder_load, low=0, high=1)
         check_range("--memory-share", self.memory_share, low=0, high=1)
         check_range("--seed", self.seed, low=0, high=2**63 - 1)
         check_range("--imbalance", self.imbalance, low=1)

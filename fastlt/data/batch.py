@@ -6,6 +6,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.train import HW_DECODER_LOAD, PREFETCH
 from .plan import Plan, Replacement, StandIns, Work
 
 T = TypeVar("T")
@@ -34,6 +36,22 @@ class Batch(NamedTuple):
     ids: np.ndarray
     jitter: Tensor | None
     order: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How hard a loader works; no image depends on it. `fastlt benchmark loader --tune` finds the best on a machine.
+
+    Attributes:
+        num_threads: Threads, or processes of the Pillow loader.
+        prefetch: Batches that DALI works on at a time, or that each process has ready; each takes memory.
+        hw_decoder_load: Share of the JPEG files that a GPU's hardware decoder takes, where it has one (A100, H100 and
+            later data-centre cards); its other units decode the rest. 0.65 is DALI's own default.
+    """
+
+    num_threads: int
+    prefetch: int = PREFETCH
+    hw_decoder_load: float = HW_DECODER_LOAD
 
 
 class PlannedLoader:

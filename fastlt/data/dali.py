@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ..files import replacing
-from .batch import Batch, PlannedLoader
+from .batch import Batch, PlannedLoader, Tuning
 from .dataset import LongTailedDataset
 from .index import cache_dir
-from .pipeline import PREFETCHED, Decoded, Feed, ImagePipeline
+from .pipeline import Decoded, Feed, ImagePipeline
 from .plan import EvalPlan, Plan, UnreadableImageError, Work, read_image
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class DaliLoader(PlannedLoader):
 
     name: ClassVar[str] = "dali"
 
-    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int) -> None:
+    def __init__(self, plan: Plan, *, device: torch.device, tuning: Tuning) -> None:
         super().__init__(plan, device=device)
-        self._num_threads = num_threads
+        self._tuning = tuning
         self._files = NativeFiles(plan.dataset)
         self._checked: set[int] = set()
-        self._replace(self._files.convert(plan.samples, num_threads=num_threads))
+        self._replace(self._files.convert(plan.samples, num_threads=tuning.num_threads))
 
     def _batches(self) -> Generator[Batch, None, None]:
         position = 0
@@ -68,7 +68,7 @@ class DaliLoader(PlannedLoader):
     def _start(self, position: int, under_way: deque[Work]) -> ImagePipeline:
         """Start a pipeline at a batch; it appends what it works on to `under_way`."""
         # DALI reads the arrays later, without a copy: they stay here until it must be done with them.
-        alive: deque[Feed] = deque(maxlen=2 * PREFETCHED + 2)
+        alive: deque[Feed] = deque(maxlen=2 * self._tuning.prefetch + 2)
         positions = iter(range(position, len(self.plan)))
 
         def source() -> Feed:
@@ -83,8 +83,8 @@ class DaliLoader(PlannedLoader):
             size=self.plan.size,
             interpolation=self.plan.interpolation,
             batch_size=self.plan.batch_size,
-            num_threads=self._num_threads,
             device=self.device,
+            tuning=self._tuning,
             packed=self._files.packed,
         )
 
@@ -117,7 +117,7 @@ class DaliLoader(PlannedLoader):
 
     def _find_broken(self, position: int, error: RuntimeError) -> dict[int, str]:
         """Return the broken samples among the batches that a failed pipeline worked on."""
-        last = min(position + PREFETCHED + 1, len(self.plan))
+        last = min(position + self._tuning.prefetch + 1, len(self.plan))
         works = [self.plan.work(each, self.stand_ins) for each in range(position, last)]
         broken = self._read(set(np.concatenate([work.ids for work in works]).tolist()))
         if not broken:
@@ -132,7 +132,7 @@ class DaliLoader(PlannedLoader):
         while broken:
             self.stand_ins.mark(broken)
             stand_ins = np.array([self.stand_ins.stand_in(index) for index in broken], np.int64)
-            broken = self._files.convert(stand_ins, num_threads=self._num_threads)
+            broken = self._files.convert(stand_ins, num_threads=self._tuning.num_threads)
 
     def _read(self, indices: Iterable[int]) -> dict[int, str]:
         """Decode samples with Pillow and return those that it cannot decode, with the reasons."""
@@ -145,7 +145,7 @@ class DaliLoader(PlannedLoader):
             return None
 
         ordered = sorted(indices)
-        with ThreadPoolExecutor(self._num_threads) as pool:
+        with ThreadPoolExecutor(self._tuning.num_threads) as pool:
             found = dict(zip(ordered, pool.map(why_not, ordered), strict=True))
         return {index: reason for index, reason in found.items() if reason is not None}
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from ..config import LOADERS
+from ..config.train import HW_DECODER_LOAD, PREFETCH
 from ..hardware import resolve_threads
 from .augmentation import Augmentation, EvalTransform
-from .batch import Batch
+from .batch import Batch, Tuning
 from .dataset import LongTailedDataset
 from .memory import MemoryLoader, available_bytes, decoded_bytes
 from .pillow import PillowLoader
@@ -63,6 +64,8 @@ def train_loader(
     device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     backend: str = "auto",
     num_threads: int | None = None,
+    prefetch: int = PREFETCH,
+    hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
 ) -> Loader:
     """Open the training batches of steps start_step .. start_step + num_steps - 1.
@@ -80,7 +83,9 @@ def train_loader(
         backend: "memory" decodes all images once and resamples from memory; "dali" decodes them anew each time, on
             the GPU if `device` is one; "pillow" does so in processes; "auto" takes "memory" if the decoded images fit
             into `memory_share` of the free memory, else "dali" if it is installed, else "pillow".
-        num_threads: Threads or processes; default one a processor, at most 16.
+        num_threads: Threads or processes; default one a usable processor, at most 16.
+        prefetch: As in `Tuning`.
+        hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory, which the ranks divide among them.
 
     Raises:
@@ -89,8 +94,9 @@ def train_loader(
     plan = TrainPlan(
         dataset=dataset, sampler=sampler, augmentation=augmentation, start_step=start_step, num_steps=num_steps
     )
+    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
     share = memory_share / sampler.world_size
-    return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=share)
+    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=share)
 
 
 def eval_loader(
@@ -101,6 +107,8 @@ def eval_loader(
     device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     backend: str = "auto",
     num_threads: int | None = None,
+    prefetch: int = PREFETCH,
+    hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
     indices: np.ndarray | None = None,
 ) -> Loader:
@@ -113,6 +121,8 @@ def eval_loader(
         device: Where the batches go.
         backend: As for `train_loader`.
         num_threads: As for `train_loader`.
+        prefetch: As in `Tuning`.
+        hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory.
         indices: The samples to load instead of all, in this order: int [*].
 
@@ -121,7 +131,8 @@ def eval_loader(
     """
     chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
     plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
-    return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=memory_share)
+    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
+    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share)
 
 
 def view_loader(
@@ -135,6 +146,8 @@ def view_loader(
     device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
     backend: str = "auto",
     num_threads: int | None = None,
+    prefetch: int = PREFETCH,
+    hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
 ) -> Loader:
     """Open every sample from ``start`` on once, in order, augmented as in training; the last batch may be smaller.
@@ -149,6 +162,8 @@ def view_loader(
         device: Where the batches go.
         backend: As for `train_loader`.
         num_threads: As for `train_loader`.
+        prefetch: As in `Tuning`.
+        hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory.
 
     Raises:
@@ -157,14 +172,14 @@ def view_loader(
     plan = ViewPlan(
         dataset=dataset, augmentation=augmentation, batch_size=batch_size, seed=seed, view=view, start=start
     )
-    return _open(plan, device=device, backend=backend, num_threads=num_threads, memory_share=memory_share)
+    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
+    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share)
 
 
-def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | None, memory_share: float) -> Loader:
+def _open(plan: Plan, *, device: torch.device, backend: str, tuning: Tuning, memory_share: float) -> Loader:
     """Choose the backend and start it."""
     if backend not in LOADERS:
         raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(LOADERS)}")
-    threads = resolve_threads(num_threads)
     needed, free = decoded_bytes(plan), available_bytes()
     if backend == "memory" and needed > free:
         raise ValueError(
@@ -172,7 +187,7 @@ def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | 
             "use --loader dali or --loader pillow"
         )
     if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
-        return MemoryLoader(plan, device=device, num_threads=threads)
+        return MemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend != "pillow":
         try:
             from .dali import DaliLoader
@@ -184,5 +199,5 @@ def _open(plan: Plan, *, device: torch.device, backend: str, num_threads: int | 
                 ) from error
             logger.info("no DALI (%s): Pillow decodes the images on the processor, which may not feed a GPU", error)
         else:
-            return DaliLoader(plan, device=device, num_threads=threads)
-    return PillowLoader(plan, device=device, num_workers=threads)
+            return DaliLoader(plan, device=device, tuning=tuning)
+    return PillowLoader(plan, device=device, tuning=tuning)

@@ -11,10 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .. import _C
-from .batch import Batch, PlannedLoader
+from .batch import Batch, PlannedLoader, Tuning
 from .plan import Plan, StandIns, UnreadableImageError, Work, read_image
-
-_BATCHES_AHEAD = 2
 
 
 class _Made(NamedTuple):
@@ -80,21 +78,21 @@ def _ignore_signals(_worker: int) -> None:
 
 
 class PillowLoader(PlannedLoader):
-    """Decodes with Pillow and resamples in C++, in `num_workers` processes that work ahead."""
+    """Decodes with Pillow and resamples in C++, in processes that work ahead."""
 
     name: ClassVar[str] = "pillow"
 
-    def __init__(self, plan: Plan, *, device: torch.device, num_workers: int) -> None:
+    def __init__(self, plan: Plan, *, device: torch.device, tuning: Tuning) -> None:
         super().__init__(plan, device=device)
-        self._num_workers = num_workers
+        self._tuning = tuning
 
     def _batches(self) -> Generator[Batch, None, None]:
         workers = DataLoader(
             _Batches(self.plan),
             batch_size=None,
             shuffle=False,
-            num_workers=min(self._num_workers, max(1, len(self.plan))),
-            prefetch_factor=_BATCHES_AHEAD,
+            num_workers=min(self._tuning.num_threads, max(1, len(self.plan))),
+            prefetch_factor=self._tuning.prefetch,
             pin_memory=self.device.type == "cuda",
             # Otherwise the workers' seed is taken from the global generator, and the run depends on the loader.
             generator=torch.Generator(),

@@ -12,8 +12,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-PREFETCHED = 2
-"""Batches that DALI works on at a time."""
+from .batch import Tuning
 
 TAIL_BYTES = 8
 
@@ -62,8 +61,8 @@ class ImagePipeline:
         size: S, the side of the squares.
         interpolation: bilinear or bicubic.
         batch_size: Most images a batch.
-        num_threads: Threads that decode.
         device: A CPU, or the GPU that decodes.
+        tuning: Threads that decode, batches that DALI works on at a time, and the hardware decoder's share.
         packed: Whether the batches have the files' bytes instead of their paths.
     """
 
@@ -75,8 +74,8 @@ class ImagePipeline:
         size: int,
         interpolation: str,
         batch_size: int,
-        num_threads: int,
         device: torch.device,
+        tuning: Tuning,
         packed: bool = False,
     ) -> None:
         self._device = device
@@ -84,10 +83,20 @@ class ImagePipeline:
         on_gpu = device.type == "cuda"
         device_id = (device.index if device.index is not None else torch.cuda.current_device()) if on_gpu else None
         self._pipeline = Pipeline(
-            batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=PREFETCHED
+            batch_size=batch_size,
+            num_threads=tuning.num_threads,
+            device_id=device_id,
+            prefetch_queue_depth=tuning.prefetch,
         )
         with self._pipeline:
-            graph = _graph(source, boxes=boxes, size=size, interpolation=interpolation, on_gpu=on_gpu, packed=packed)
+            graph = _graph(
+                source,
+                boxes=boxes,
+                size=size,
+                interpolation=interpolation,
+                hw_decoder_load=tuning.hw_decoder_load if on_gpu else None,
+                packed=packed,
+            )
             self._pipeline.set_outputs(*graph)
         self._pipeline.build()
 
@@ -126,8 +135,15 @@ class ImagePipeline:
 
 
 def _graph(
-    source: Callable[[], Feed], *, boxes: bool, size: int, interpolation: str, on_gpu: bool, packed: bool
+    source: Callable[[], Feed],
+    *,
+    boxes: bool,
+    size: int,
+    interpolation: str,
+    hw_decoder_load: float | None,
+    packed: bool,
 ) -> tuple[Any, Any, Any]:
+    """Return (images, shapes, tails); a share for the hardware decoder means that a GPU decodes."""
     coordinate = types.FLOAT if boxes else types.INT32
     files, starts, extents, flips = fn.external_source(
         source=source,
@@ -140,9 +156,10 @@ def _graph(
     )
     # A mapped file that is cut short while it is read kills the process.
     encoded = files if packed else fn.io.file.read(files, dont_use_mmap=True)
+    on_gpu = hw_decoder_load is not None
     device = "gpu" if on_gpu else "cpu"
     decoding = {
-        "device": "mixed" if on_gpu else "cpu",
+        **({"device": "mixed", "hw_decoder_load": hw_decoder_load} if on_gpu else {"device": "cpu"}),
         "output_type": types.RGB,
         "adjust_orientation": False,
         "jpeg_fancy_upsampling": True,

@@ -68,6 +68,7 @@ def open_train() -> Callable[..., Loader]:
         start_step: int = 0,
         num_steps: int = 9,
         num_threads: int = 1,
+        prefetch: int = 2,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
@@ -85,6 +86,7 @@ def open_train() -> Callable[..., Loader]:
             device=device,
             backend=backend,
             num_threads=num_threads,
+            prefetch=prefetch,
         )
 
     return opened
