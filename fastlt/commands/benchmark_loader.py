@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..config import check_range
+from ..config import check_choice, check_range
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data.dataset import LongTailedDataset
+
+TUNED = ("auto", "dali", "pillow")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,11 @@ class BenchmarkLoader(Output):
     image_size: int = 224
     """Side of the crops, pixels."""
     num_threads: int | None = None
-    """Loader threads or workers; by default the number of processors, at most 16."""
+    """Loader threads or workers, with --tune the most to try; by default one a usable processor, at most 16."""
+    tune: bool = False
+    """Try thread counts, depths and, on a GPU, shares of the hardware decoder instead, and name the best settings."""
+    loader: str = "auto"
+    """Loader to tune, dali or pillow; auto takes DALI if it is installed."""
     device: str = "auto"
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
 
@@ -66,10 +75,14 @@ def run(argv: Sequence[str]) -> None:
             f"--images: got {parsed.images}; expected at least 10 and a batch ({parsed.batch_size}): give more, or "
             "a smaller --batch-size"
         )
+    check_choice("--loader", parsed.loader, TUNED)
     from ..benchmark.loader import measure
     from ..hardware import describe_machine, resolve_device, resolve_threads
 
     device, threads = resolve_device(parsed.device), resolve_threads(parsed.num_threads)
+    if parsed.tune:
+        run_tuning(parsed, device, threads)
+        return
     results = []
     with open_images(parsed) as dataset:
         num_images = len(dataset)
@@ -90,3 +103,30 @@ def run(argv: Sequence[str]) -> None:
     say(f"{num_images:,} images, batch {parsed.batch_size}, {parsed.image_size} pixels, {machine['device']}")
     rows = [dataclasses.asdict(result) for result in results]
     write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows})
+
+
+def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int) -> None:
+    """Find the loader's best settings, and print them as flags."""
+    from ..benchmark.tune import Trial, measured, tune
+    from ..hardware import describe_machine
+
+    loader = parsed.loader
+    if loader == "auto":
+        loader = "dali" if importlib.util.find_spec("nvidia.dali") else "pillow"
+    with open_images(parsed) as dataset:
+
+        def rate(trial: Trial) -> float:
+            reached = measured(
+                dataset, trial, device=device, batch_size=parsed.batch_size, image_size=parsed.image_size
+            )
+            say(f"{trial.flags(device)}: {reached:,.0f} img/s")
+            return reached
+
+        *tried, (best, reached) = tune(rate, loader=loader, most_threads=most_threads, device=device)
+        num_images = len(dataset)
+    machine = describe_machine(device)
+    say(f"{num_images:,} images, batch {parsed.batch_size}, {parsed.image_size} pixels, {machine['device']}")
+    say(f"best: {best.flags(device)}  ({reached:,.0f} img/s)")
+    rows = [dataclasses.asdict(trial) | {"images_per_s": each} for trial, each in tried]
+    chosen = dataclasses.asdict(best) | {"images_per_s": reached}
+    write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows, "best": chosen})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastlt import cli
-from fastlt.benchmark import step
+from fastlt.benchmark import step, tune
 from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate, train_on
 from fastlt.benchmark.loader import photographs
 from fastlt.benchmark.traffic import training_bytes
@@ -80,6 +80,7 @@ def test_loader_times_every_stage_and_backend(tmp_path: Path, monkeypatch: pytes
         (["step", "--variants", "fastest"], "--variants: got 'fastest'"),
         (["step", "--backbones", "resnet9"], "--backbone: got 'resnet9'"),
         (["step", "--repeats", "0"], "--repeats: got 0"),
+        (["loader", "--tune", "--loader", "memory"], "--loader: got 'memory'"),
         (["loader", "--images", "4"], "--images: got 4; expected at least 10"),
     ],
 )
@@ -97,6 +98,38 @@ def test_the_traffic_model_is_that_of_the_fused_network() -> None:
     assert training_bytes(create_model("resnet8", 10), 32, "fp32") == 2 * training_bytes(
         create_model("resnet8", 10), 32, "bf16"
     )
+
+
+def test_tuning_names_the_flags_of_the_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tuned.json"
+    asked = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "loader", *asked, "--tune", "--loader", "pillow", "--num-threads", "2") == 0
+    found = json.loads(out.read_text())
+    tried = [(row["num_threads"], row["prefetch"]) for row in found["results"]]
+    assert tried[:2] == [(1, 2), (2, 2)]
+    assert sorted(depth for _, depth in tried[2:]) == [1, 4]
+    best = found["best"]
+    assert best["images_per_s"] * tune.NOTABLE >= max(row["images_per_s"] for row in found["results"])
+    flags = f"best: --loader pillow --num-threads {best['num_threads']} --prefetch {best['prefetch']} "
+    assert flags in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("device", "shares"), [("cpu", {0.65}), ("cuda", {0.65, 0.0, 0.35, 0.9})])
+def test_tuning_changes_what_pays(device: str, shares: set[float]) -> None:
+    def rate(trial: tune.Trial) -> float:  # no faster beyond four threads; depth 4 and a third of the files pay
+        gain = 1.5 if trial.prefetch == 4 else 1.0
+        return min(trial.num_threads, 4) * gain * (1.2 if trial.hw_decoder_load == 0.35 else 1.0)
+
+    tried = list(tune.tune(rate, loader="dali", most_threads=12, device=torch.device(device)))
+    best, reached = tried.pop()
+    assert [trial.num_threads for trial, _ in tried[:5]] == [1, 2, 4, 8, 12]
+    assert {trial.hw_decoder_load for trial, _ in tried} == shares
+    assert (best.num_threads, best.prefetch) == (4, 4)
+    assert reached == max(rate for _, rate in tried)
+    assert ("--hw-decoder-load 0.35" in best.flags(torch.device(device))) == (device == "cuda")
+    assert len({trial for trial, _ in tried}) == len(tried)
 
 
 def test_the_plain_trainer_and_ours_train_on_the_same_files(tmp_path: Path) -> None:
