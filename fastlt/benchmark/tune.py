@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ def tune(
         What was tried and its rate; the last is the best, once more.
     """
     best = Trial(loader=loader, num_threads=1)  # the first that is tried
-    axes: list[tuple[str, tuple[float, ...]]] = [("num_threads", thread_counts(most_threads)), ("prefetch", PREFETCHES)]
+    axes: list[tuple[str, tuple[Any, ...]]] = [("num_threads", thread_counts(most_threads)), ("prefetch", PREFETCHES)]
     if best.has_hardware(device):
         axes.append(("hw_decoder_load", HW_DECODER_LOADS))
     rates: dict[Trial, float] = {}
@@ -86,10 +87,9 @@ def measured(
     device: torch.device,
     batch_size: int,
     image_size: int,
-    repeats: int = 2,
 ) -> float:
     """Return the images per second of a training loader, its start in every pass included."""
-    num_steps = max(1, len(dataset) // batch_size)
+    num_steps = max(1, 3 * len(dataset) // batch_size)
     with contextlib.closing(
         train_loader(
             dataset,
@@ -103,5 +103,5 @@ def measured(
             hw_decoder_load=trial.hw_decoder_load,
         )
     ) as loader:
-        seconds = median_s(lambda: drain(loader), device, repeats=repeats, warmup=1)
+        seconds = median_s(lambda: drain(loader), device, repeats=2, warmup=1)
     return num_steps * batch_size / seconds
