@@ -1,11 +1,50 @@
-"""Ghost batch norm: statistics of groups of images, as if each group were on a GPU of its own."""
+"""Batch norm as the blocks use it: plain, fused with what follows it, or ghost (groups of images, each on its own)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import ops
 
 # Shapes: B batch, C channels, H, W image size, G groups.
+
+
+def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """Normalise images [B, C, H, W], add a residual, and set what is negative to 0."""
+    if isinstance(norm, FusedBatchNorm2d) and norm.training:
+        return norm.fused(x, residual, relu=True)
+    x = norm(x)
+    return F.relu(x if residual is None else x + residual, inplace=True)
+
+
+class FusedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training pass is ``ops.batch_norm_relu``: what follows it is part of its kernels.
+
+    In evaluation, and in its state dict, it is ``nn.BatchNorm2d``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]; nothing follows."""
+        return self.fused(x, None, relu=False) if self.training else super().forward(x)
+
+    def fused(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
+        """Normalise [B, C, H, W] by the batch's moments, add the residual, rectify, and move the running statistics."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        out, mean, variance = ops.batch_norm_relu(x, self.weight, self.bias, residual=residual, relu=relu, eps=self.eps)
+        count = x.numel() // x.shape[1]
+        with torch.no_grad():
+            unbiased = variance * (count / max(count - 1, 1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return out
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
@@ -55,16 +94,26 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 
 def use_ghost_batch_norm(model: nn.Module, group: int) -> None:
     """Replace every ``nn.BatchNorm2d`` inside a network, in place; weights and state-dict keys stay."""
+    replace_batch_norm(model, lambda num_features: GhostBatchNorm2d(num_features, group))
+
+
+def use_fused_batch_norm(model: nn.Module) -> None:
+    """Replace every ``nn.BatchNorm2d`` inside a network, in place; weights and state-dict keys stay."""
+    replace_batch_norm(model, FusedBatchNorm2d)
+
+
+def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) -> None:
+    """Put what ``make`` returns in the place of every plain ``nn.BatchNorm2d``, with its parameters and buffers."""
     for name, module in model.named_children():
         if type(module) is nn.BatchNorm2d:
-            ghost = GhostBatchNorm2d(module.num_features, group)
-            ghost.eps, ghost.momentum, ghost.training = module.eps, module.momentum, module.training
-            ghost.weight, ghost.bias = module.weight, module.bias
-            ghost.running_mean, ghost.running_var = module.running_mean, module.running_var
-            ghost.num_batches_tracked = module.num_batches_tracked
-            setattr(model, name, ghost)
+            other = make(module.num_features)
+            other.eps, other.momentum, other.training = module.eps, module.momentum, module.training
+            other.weight, other.bias = module.weight, module.bias
+            other.running_mean, other.running_var = module.running_mean, module.running_var
+            other.num_batches_tracked = module.num_batches_tracked
+            setattr(model, name, other)
         else:
-            use_ghost_batch_norm(module, group)
+            replace_batch_norm(module, make)
 
 
 def soften_momentum(model: nn.Module, pieces: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .batch_norm import norm_relu
 from .head import LinearHead
 
 
@@ -54,7 +55,6 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = conv(num_in, width, 3, stride=stride)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = downsample
@@ -62,9 +62,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in, H, W] to [B, width, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        out: Tensor = self.relu(self.bn2(self.conv2(x)) + shortcut)
-        return out
+        x = norm_relu(self.bn1, self.conv1(x))
+        return norm_relu(self.bn2, self.conv2(x), shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -81,16 +80,14 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = conv(inner, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in, H, W] to [B, 4 width, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        out: Tensor = self.relu(self.bn3(self.conv3(x)) + shortcut)
-        return out
+        x = norm_relu(self.bn1, self.conv1(x))
+        x = norm_relu(self.bn2, self.conv2(x))
+        return norm_relu(self.bn3, self.conv3(x), shortcut)
 
 
 class ResNet(nn.Module):
@@ -112,7 +109,6 @@ class ResNet(nn.Module):
             self.conv1 = conv(3, width, 7, stride=2)
             self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
         self.num_stages = len(spec.blocks)
         for stage, (num_blocks, out) in enumerate(zip(spec.blocks, spec.widths, strict=True)):
             layers: list[nn.Module] = []
@@ -135,7 +131,7 @@ class ResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Map images [B, 3, H, W] to features [B, D]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(norm_relu(self.bn1, self.conv1(images)))
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{stage}")(x)
         features: Tensor = self.avgpool(x).flatten(1)

@@ -1,11 +1,13 @@
 """Fused operations: each a PyTorch reference, a Triton kernel, a fake and autograd; the only importer of kernels/."""
 
+from fastlt.ops.batch_norm import batch_norm_relu
 from fastlt.ops.cross_entropy import scaled_cross_entropy
 from fastlt.ops.intervals import prior_intervals, tau_intervals
 from fastlt.ops.linear import centroid_logits, scaled_logits, tau_normalized_logits
 from fastlt.ops.ranking import label_rank
 
 __all__ = [
+    "batch_norm_relu",
     "centroid_logits",
     "label_rank",
     "prior_intervals",

@@ -10,3 +10,8 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 def kernels() -> ModuleType:
     """The launchers of fastlt.kernels; importing triton takes time, so `import fastlt.ops` does not."""
     return importlib.import_module("fastlt.kernels.launch")
+
+
+def norm_kernels() -> ModuleType:
+    """The launchers of batch norm."""
+    return importlib.import_module("fastlt.kernels.launch_norm")

@@ -249,3 +249,40 @@ def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tupl
     never |= (rival & (dslope == 0) & ((rise > 0) | (lower_index & (rise == 0)))).any(1)
     never |= ~(low < high) | z.isnan().any(1)
     return low.masked_fill(never, inf), high.masked_fill(never, -inf)
+
+
+def batch_norm_relu(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels [M, C] normalised by their own moments, plus the residual, rectified; their mean and biased variance."""
+    wide = x.to(accumulator(x.dtype))
+    variance, mean = torch.var_mean(wide, 0, correction=0)
+    y = (wide - mean) * (weight * torch.rsqrt(variance + eps)) + bias
+    if residual is not None:
+        y = y + residual
+    return (y.relu() if relu else y).to(x.dtype), mean, variance
+
+
+def batch_norm_relu_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    relu: bool,
+    with_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x [M, C], of the residual ([0] without one), of weight [C] and of bias [C]."""
+    wide = x.to(accumulator(x.dtype))
+    arriving = grad.to(wide.dtype)
+    if relu:
+        arriving = arriving * (y > 0)
+    rstd = torch.rsqrt(variance + eps)
+    normal = (wide - mean) * rstd
+    dbias, dweight = arriving.sum(0), (arriving * normal).sum(0)
+    dx = weight * rstd * (arriving - dbias / len(x) - normal * (dweight / len(x)))
+    # A copy: without a rectifier the cast may be the gradient itself, which an operation must not return
+    dresidual = arriving.to(x.dtype, copy=True) if with_residual else x.new_empty(0)
+    return dx.to(x.dtype), dresidual, dweight, dbias

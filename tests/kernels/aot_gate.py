@@ -22,9 +22,10 @@ OPTIONAL = ("scale_ptr", "shift_ptr", "row_ptr", "column_ptr", "class_weight_ptr
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One specialisation of a kernel: what its launcher in kernels/launch.py can ask for."""
+    """One specialisation of a kernel: what its launcher (kernels/launch.py, launch_norm.py) can ask for."""
 
     kernel: str
+    module: str = "reducers"
     dtype: str = "bf16"
     absent: tuple[str, ...] = ()
     flags: tuple[tuple[str, object], ...] = ()
@@ -37,6 +38,8 @@ class Case:
     @property
     def tile(self) -> tuple[int, int, int, int]:
         """Rows, columns, depth and warps, as kernels/launch.py has them."""
+        if self.module == "norm":
+            return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
         if self.kernel == "gradient_kernel":
             return 32, 64, 0, 4
         if self.kernel == "signed_interval_kernel":
@@ -57,25 +60,34 @@ def cases() -> list[Case]:
         ]
     out += [Case(kernel="store_kernel", absent=logits + centroids, flags=(("NORMS", True),))]
     out += [Case(kernel="partition_kernel", dtype="fp16", absent=OPTIONAL), Case(kernel="gradient_kernel")]
-
+    out += [Case(kernel=name, module="norm") for name in ("moments_kernel", "merge_kernel")]
+    for dtype in ("bf16", "fp32"):
+        for relu in (True, False):
+            flags = (("RELU", relu),)
+            names = ("apply_kernel", "sums_kernel", "gradient_kernel")
+            out += [Case(kernel=name, module="norm", dtype=dtype, flags=flags) for name in names]
+    out += [
+        Case(kernel="apply_kernel", module="norm", absent=("residual_ptr",), flags=(("RELU", True),)),
+        Case(kernel="gradient_kernel", module="norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
+    ]
     return out
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
     """Compiles one case and reads its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import reducers
+    from fastlt.kernels import norm, reducers
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = getattr(reducers, case.kernel)
+    function = getattr({"reducers": reducers, "norm": norm}[case.module], case.kernel)
     names = function.arg_names
     rows, columns, depth, warps = case.tile
     constants: dict[str, object] = dict(case.flags) | dict.fromkeys(case.absent)
-    constants |= {"BM": rows, "BN": columns, "BK": depth, "GROUP": 8, "FAST": True}
+    constants |= {"BM": rows, "BN": columns, "BC": columns, "BK": depth, "GROUP": 8, "FAST": True}
     constants |= {"PRECISION": "tf32x3" if case.dtype == "fp32" else "ieee"}
     constants = {name: value for name, value in constants.items() if name in names}
-    signature = {name: "constexpr" if name in constants else _type(name, case.dtype) for name in names}
+    signature = {name: "constexpr" if name in constants else _type(case, name) for name in names}
     aligned = [n for n in signature if n.endswith("_ptr") or n == "D" or n.endswith("stride")]
     source = ASTSource(
         fn=function,
@@ -88,14 +100,15 @@ def compile_case(case: Case, architecture: int) -> dict[str, object]:
     return _resources(kernel, Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
 
 
-def _type(name: str, dtype: str) -> str:
-    if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr"):
-        return f"*{dtype}"
+def _type(case: Case, name: str) -> str:
+    pixels = ("y_ptr", "residual_ptr", "dx_ptr", "dresidual_ptr") if case.module == "norm" else ()
+    if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
+        return f"*{case.dtype}"
     if name in ("y_ptr", "order_ptr"):
         return "*i64"
     if name in ("behind_ptr", "count_ptr"):
         return "*i32"
-    return "*fp32" if name.endswith("_ptr") else "fp32" if name == "tau" else "i32"
+    return "*fp32" if name.endswith("_ptr") else "fp32" if name in ("tau", "eps") else "i32"
 
 
 def _resources(kernel, tools: Path) -> dict[str, object]:

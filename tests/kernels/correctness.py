@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from fastlt.kernels import launch
+from fastlt.kernels import launch, launch_norm
 from torch import Tensor
 
 from fastlt.ops import reference
@@ -177,8 +177,35 @@ def check_nasty_intervals(device: str, dtype: torch.dtype, seed: int) -> Check:
     return f"intervals of integers, seed {seed}", good, text
 
 
+PIXELS = {"cpu": ((7, 33), (300, 70), (1, 1)), "cuda": ((7, 33), (20_000, 70), (401_408, 256))}
+
+
+def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Check]:
+    """Batch norm of pixels far from zero, forward and backward, with all that may follow it."""
+    num, channels = shape
+    generator = torch.Generator().manual_seed(num)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(device)
+
+    x, residual, grad = ((draw(num, channels) + shift).to(dtype) for shift in (5, 0, 0))
+    weight, bias = draw(channels), draw(channels)
+    for other, relu in ((None, True), (residual, True), (None, False), (residual, False)):
+        name = f"residual={other is not None} relu={relu}"
+        args = x, other, weight, bias, 1e-5, relu
+        yield near(f"batch_norm_relu {name}", launch_norm.batch_norm_relu, reference.batch_norm_relu, args, dtype)
+        y, mean, variance = reference.batch_norm_relu(*args)
+        back = grad, x, y, weight, mean, variance, 1e-5, relu, other is not None
+        kernel, plain = launch_norm.batch_norm_relu_backward, reference.batch_norm_relu_backward
+        yield near(f"batch_norm_relu_backward {name}", kernel, plain, back, dtype)
+
+
 def run(device: str) -> Iterator[Check]:
     """Every check on one device."""
+    for pixels in PIXELS[device]:
+        for dtype in DTYPES[device]:
+            for name, good, text in check_norm(device, pixels, dtype):
+                yield f"{name} {list(pixels)} {dtype}", good, text
     for number, shape in enumerate(SHAPES[device]):
         for dtype in DTYPES[device]:
             p = problem(shape, dtype, device, number)
