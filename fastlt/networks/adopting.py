@@ -65,6 +65,7 @@ def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
     pretrained = dict(getattr(trunk, "pretrained_cfg", None) or {})
     preprocessing = settle_preprocessing(path, source.settings, pretrained, asked, force=force)
     if trunk is not None:
+        check_pool(path, trunk, backbone, source.settings.get("config", {}).get("global_pool"))
         check_size(trunk, backbone, preprocessing["image_size"])
     order = settle_order(path, source.settings, asked.classes, class_names)
     root, lists = (place and place.resolve() for place in (asked.data_root, asked.lists))
@@ -111,6 +112,17 @@ def store_run(
     return run
 
 
+def check_pool(path: Path, trunk: nn.Module, backbone: str, wanted: Any) -> None:
+    """Raise a ValueError if a network of the timm library pools in another way than its config.json says."""
+    pool = getattr(trunk, "global_pool", getattr(getattr(trunk, "head", None), "global_pool", None))
+    known = getattr(pool, "pool_type", pool)
+    if wanted and isinstance(known, str) and known != wanted:
+        raise ValueError(
+            f"{path}: its config.json pools features with {wanted!r}, but {backbone} with {known!r}; use "
+            "fastlt.rebalance_model from Python"
+        )
+
+
 @torch.inference_mode()
 def check_size(trunk: nn.Module, backbone: str, size: int) -> None:
     """Raise a ValueError unless a network of the timm library takes images [1, 3, size, size]; some are of one size."""
@@ -147,8 +159,8 @@ def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
     said = f"{path}: {found.accuracy:.1%} right on val, where guessing gives {1 / num_classes:.1%}"
     if found.cause == "class order":
         said += (
-            f": likely the class order is wrong, since matching its classes anew explains {found.matched:.1%} of the "
-            "images; give its own order with --classes FILE"
+            f": likely the class order is wrong (or these are not its classes), since matching them anew explains "
+            f"{found.matched:.1%} of the images; give its own order with --classes FILE"
         )
     else:
         said += (

@@ -19,6 +19,7 @@ from ..models.resnet import SPECS, ResNetSpec
 TRUNK = "trunk."  # where a network of the timm library keeps its own names
 HEAD = "fc"
 COUNTER = "num_batches_tracked"  # files older than it lack it
+USUAL = ("in_chans", 3)
 NUM_NAMED, NUM_EXAMPLES = 10, 3
 
 # transformers' ResNetForImageClassification
@@ -90,7 +91,10 @@ def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | 
         if tuple(tensors[theirs].shape) != trunk[ours]
     ]
     if missing or reshaped:
-        raise ValueError(unmatched(path, tensors, backbone, missing, left, reshaped))
+        heads = matrices(tensors, left)
+        beside = [key for key in left if key.rpartition(".")[0] not in heads]
+        absent_ones = [key.removeprefix(prefix) for key in missing]
+        raise ValueError(unmatched(path, tensors, backbone, absent_ones, beside, reshaped))
     last = head or find_head(path, tensors, left)
     weight = tensors[f"{last}.weight"]
     extra = [key for key in left if key not in (f"{last}.weight", f"{last}.bias")]
@@ -226,10 +230,11 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
     config = settings.get("config", {})
     named = config.get("architecture")
     plain = named.removeprefix("timm:").partition(".")[0] if isinstance(named, str) else ""
-    if config.get("model_args"):
+    arguments = config.get("model_args") or {}
+    if beyond := {key: value for key, value in arguments.items() if not is_usual(key, value)}:
         raise ValueError(
-            f"{path}: its config.json builds {named} with model_args {config['model_args']}, which fastlt cannot pass "
-            "on; use fastlt.rebalance_model from Python"
+            f"{path}: its config.json builds {named} with model_args {beyond}, which fastlt cannot pass on; use "
+            "fastlt.rebalance_model from Python"
         )
     if plain.lower() in SPECS and config.get("global_pool", "avg") == "avg":
         return plain.lower()
@@ -256,6 +261,11 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
             "for timm's), or use fastlt.rebalance_model from Python"
         )
     return like
+
+
+def is_usual(argument: str, value: Any) -> bool:
+    """Say whether one of timm's arguments changes nothing, or nothing that is not found out later: pool and size."""
+    return argument in ("num_classes", "global_pool", "img_size") or "drop" in argument or (argument, value) == USUAL
 
 
 def resembling(tensors: Mapping[str, Tensor]) -> str | None:

@@ -154,7 +154,8 @@ def read_transformers(path: Path) -> Tensors:
 def write_timm_folder(tensors: Tensors, path: Path) -> None:
     path.mkdir()
     form = {"input_size": [3, 32, 32], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3}
-    config = {"architecture": "resnet50", "num_classes": 10, "label_names": NAMES}
+    arguments = {"num_classes": 10, "in_chans": 3, "global_pool": "avg"}
+    config = {"architecture": "resnet50", "global_pool": "avg", "model_args": arguments, "label_names": NAMES}
     (path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": form | {"interpolation": "bilinear"}}))
     save_file(dict(tensors), path / "model.safetensors")
 
@@ -360,6 +361,18 @@ def test_a_network_of_timm_comes_back(
     assert {key for key in old if not torch.equal(old[key], new[key])} <= {f"{last}.weight", f"{last}.bias"}
     weight = old[f"{last}.weight"]
     torch.testing.assert_close(new[f"{last}.weight"], weight / weight.norm(dim=1, keepdim=True) ** 0.7)
+
+
+def test_a_folder_of_timm_comes_back(workshop: Path, rebalance_checkpoint: Callable[..., None]) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    before = timm.create_model("convnext_atto", num_classes=10, drop_path_rate=0.1)
+    timm.models.save_for_hf(before, "hub", model_config={"label_names": NAMES}, safe_serialization=True)
+    rebalance_checkpoint("hub", "--tau", "0.7", "--image-size", "32", "--force")
+    after = timm.create_model("local-dir:hub.tau", pretrained=True)
+    changed = {key for key, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[key])}
+    assert changed <= {"head.fc.weight", "head.fc.bias"}
+    assert "head.fc.weight" in changed
 
 
 def test_a_size_that_a_network_of_timm_does_not_take_is_refused(
