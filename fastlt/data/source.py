@@ -97,8 +97,9 @@ def open_benchmark(
         try:
             datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
         except FileNotFoundError as error:
+            where = f"--data-root {root}{f' --lists {lists}' if lists else ''}"
             raise FileNotFoundError(
-                f"{error}; `fastlt data verify --dataset {name} --data-root {root}` names all that is missing"
+                f"{error}; `fastlt data verify --dataset {name} {where}` names all that is missing"
             ) from None
     warn_of_counts(benchmark, datasets)
     return datasets

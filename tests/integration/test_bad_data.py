@@ -1,0 +1,153 @@
+"""What a user may get wrong about a benchmark, command by command: one line that says what to do, and status 2."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastlt.cli import main
+from fastlt.data import LongTailedDataset, pack
+from fastlt.data.packing import make_item
+from fastlt.data.source import open_benchmark
+from fastlt.models import create_model
+
+SHAPE = "--backbone resnet10 --epochs 1 --batch-size 8 --lr 0.003 --image-size 32 --device cpu --num-threads 1"
+# Data set: (layout on the disk, layout of another data set, the folder that is taken for the root, the list of train)
+CASES = {
+    "imagenet_lt": ("imagenet", "places", "train", "ImageNet_LT_train.txt"),
+    "places_lt": ("places", "inat", "data_256", "Places_LT_train.txt"),
+    "inat2018": ("inat-json", "imagenet", "train_val2018", "train2018.json"),
+}
+COMMANDS = ("train", "reproduce", "verify", "pack", "info")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must end with status 2 and one line, and return the line."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["fastlt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert said.startswith("fastlt: ")
+        assert said.count("\n") == 1
+        return said
+
+    return run
+
+
+def on(command: str, dataset: str, root: Path, lists: Path) -> list[object]:
+    """The arguments of a command that opens a benchmark."""
+    where = ["--dataset", dataset, "--lists", lists]
+    if command in ("pack", "info"):
+        return ["data", command, root, *where, *(["--out", "packed"] if command == "pack" else [])]
+    if command == "verify":
+        return ["data", "verify", *where, "--data-root", root]
+    return [command, *where, "--data-root", root, *(SHAPE.split() if command == "train" else ["--device", "cpu"])]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("dataset", CASES)
+def test_wrong_lists_wrong_roots_and_half_a_download(
+    dataset: str,
+    command: str,
+    refused: Callable[..., str],
+    make_miniature: Callable[[Path, str], Any],
+    tmp_path: Path,
+) -> None:
+    layout, another, inner, listed = CASES[dataset]
+    made, other = make_miniature(tmp_path / "my data", layout), make_miniature(tmp_path / "other", another)
+    said = refused(*on(command, dataset, made.root, other.lists))
+    assert f"--lists: {other.lists} has " in said
+    assert f"of another data set; expected {'' if dataset == 'inat2018' else listed}" in said
+    said = refused(*on(command, dataset, made.root.parent, made.lists))
+    assert f"--data-root: {made.root.parent} is one level too high for {listed}" in said
+    assert said.endswith(f"give {made.root}\n")
+    said = refused(*on(command, dataset, made.root / inner, made.lists))
+    assert f"--data-root: {made.root / inner} is one level too low for {listed}" in said
+    assert said.endswith(f"give {made.root}\n")
+    for file in sorted(path for path in made.root.rglob("*.*") if path.is_file())[::2]:
+        file.unlink()
+    said = refused(*on(command, dataset, made.root, made.lists))
+    remedy = f"`fastlt data verify --dataset {dataset} --data-root {made.root} --lists {made.lists}` names all"
+    assert ("images are missing" if command == "verify" else remedy) in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_without_annotations(
+    command: str, refused: Callable[..., str], make_miniature: Callable[[Path, str], Any], tmp_path: Path
+) -> None:
+    made = make_miniature(tmp_path, "inat-json")
+    file = made.lists / "train2018.json"
+    file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
+    said = refused(*on(command, "inat2018", made.root, made.lists))
+    assert "train2018.json has no 'annotations'; expected COCO-style JSON" in said
+
+
+def test_a_list_with_spaces_in_paths_is_read_and_one_without_labels_is_not(
+    refused: Callable[..., str], make_miniature: Callable[[Path, str], Any], tmp_path: Path
+) -> None:
+    made = make_miniature(tmp_path / "my data", "places-easy")
+    for file in made.lists.iterdir():
+        file.write_text(file.read_text().replace("airfield/", "air field/"))
+    for top in ("train", "val"):
+        (made.root / top / "airfield").rename(made.root / top / "air field")
+    assert len(open_benchmark("places_lt", made.root, lists=made.lists)["train"]) == 17
+    file = made.lists / "Places_LT_train.txt"
+    file.write_text("".join(f"{line.rpartition(' ')[0]}\n" for line in file.read_text().splitlines()))
+    said = refused(*on("train", "places_lt", made.root, made.lists))
+    assert "Places_LT_train.txt, line 1: got 'data_256/a/air field/00000000.jpg', expected `path label`" in said
+
+
+def test_an_interrupted_pack(
+    refused: Callable[..., str],
+    make_miniature: Callable[[Path, str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make_miniature(tmp_path, "places")
+
+    def stop_at_10(dataset: LongTailedDataset, index: int, **options: Any) -> Any:
+        if index == 10:
+            raise KeyboardInterrupt
+        return make_item(dataset, index, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastlt.data.packing.make_item", stop_at_10)
+        with pytest.raises(KeyboardInterrupt):
+            pack(open_benchmark("places_lt", made.root, lists=made.lists), tmp_path / "pack", dataset="places_lt")
+    for command in (
+        ["train", "--dataset", "places_lt", "--data-root", tmp_path / "pack", *SHAPE.split()],
+        ["reproduce", "--dataset", "places_lt", "--data-root", tmp_path / "pack", "--device", "cpu"],
+        ["data", "verify", "--dataset", "places_lt", "--data-root", tmp_path / "pack"],
+        ["data", "info", tmp_path / "pack", "--dataset", "places_lt"],
+    ):
+        said = refused(*command)
+        assert "interrupted (" in said
+        assert "repeat `fastlt data pack`" in said
+
+
+@pytest.mark.parametrize("command", ["train", "reproduce"])
+def test_weights_and_processes_that_do_not_fit(
+    command: str, refused: Callable[..., str], make_miniature: Callable[[Path, str], Any], tmp_path: Path
+) -> None:
+    made = make_miniature(tmp_path, "imagenet")
+    torch.save(create_model("resnet50", 3).state_dict(), tmp_path / "r50.pth")
+    arguments = on(command, "imagenet_lt", made.root, made.lists)
+    said = refused(*arguments, "--init", "r50.pth")
+    assert said.startswith(f"fastlt: --init: {tmp_path / 'r50.pth'}: the weights of another network: ")
+    assert said.endswith("give the --backbone that they belong to\n")
+    assert "--gpus: got 3 processes x 1 pieces, which do not divide" in refused(*arguments, "--gpus", "3")
+    assert "--accumulate: got 1 process x 3 pieces, which do not divide" in refused(*arguments, "--accumulate", "3")
