@@ -1,5 +1,6 @@
 """Networks: torchvision's keys, strides, counts and initialisation."""
 
+import hashlib
 import math
 
 import pytest
@@ -25,6 +26,32 @@ def test_parameter_counts(name: str, count: int) -> None:
     with torch.device("meta"):
         model = create_model(name, 1000)
     assert sum(p.numel() for key, p in model.named_parameters() if not key.startswith("fc.")) == count
+
+
+# SHA-256 of every key with its shape and every convolution with its kernel, stride, padding, groups and bias, of
+# torchvision 0.29's ResNet class built with the same blocks, layers, groups and width
+TORCHVISION = {
+    "resnet10": "0e67545cbb0d",
+    "resnet50": "3bdaa4e36c51",
+    "resnet101": "4421bd2e173d",
+    "resnet152": "e37cada7dc32",
+    "resnext50_32x4d": "63ca4ef71f37",
+    "resnext101_32x4d": "2db4b761fbf0",
+    "resnext152_32x4d": "597704f456fc",
+}
+
+
+@pytest.mark.parametrize(("name", "digest"), TORCHVISION.items())
+def test_every_key_shape_and_stride_is_torchvisions(name: str, digest: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, 1000)
+    lines = [f"{key} {tuple(value.shape)}\n" for key, value in model.state_dict().items()]
+    lines += [
+        f"{key} {conv.kernel_size} {conv.stride} {conv.padding} {conv.groups} {conv.bias is None}\n"
+        for key, conv in model.named_modules()
+        if isinstance(conv, nn.Conv2d)
+    ]
+    assert hashlib.sha256("".join(lines).encode()).hexdigest()[:12] == digest
 
 
 def test_resnet50_has_torchvisions_keys_and_shapes() -> None:
