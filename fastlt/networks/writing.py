@@ -34,7 +34,8 @@ WRITTEN = ADOPTED / "written.json"
 def default_output(path: Path, method: str) -> Path:
     """Return <stem>.<method><suffix> beside the input."""
     if path.is_dir():
-        return path.with_name(f"{path.resolve().name}.{method}")
+        whole = path.resolve() if path.name in ("", "..") else path
+        return whole.with_name(f"{whole.name}.{method}")
     suffix = ".pth.tar" if path.name.endswith(".pth.tar") else path.suffix
     return path.with_name(f"{path.name.removesuffix(suffix)}.{method}{suffix}")
 

@@ -329,6 +329,16 @@ def test_a_bias_that_is_added_stands_in_the_index_and_other_formats_stay_behind(
     assert (bias[1:] > bias[:-1]).all()  # rarer classes gain more
 
 
+def test_a_folder_may_be_the_working_folder(
+    fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"size": 32, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    folder(processor=form)(dict(fitted("resnet10").tensors))
+    monkeypatch.chdir("hub")
+    rebalance_checkpoint(".", "--tau", "0.7")
+    assert (workshop / "hub.tau" / "model-1.safetensors").is_file()
+
+
 def test_a_loss_that_lacks_the_prefix_of_the_network_stays(
     fitted: Any, workshop: Path, rebalance_checkpoint: Callable[..., None]
 ) -> None:
