@@ -5,10 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastlt.cli import dispatch
-from fastlt.config import RebalanceConfig, TrainConfig
+from fastlt.config import SAMPLINGS, RebalanceConfig, TrainConfig
+from fastlt.data import LongTailSampler
+from fastlt.data.benchmarks import BENCHMARKS
+from fastlt.data.synthetic import benchmark_counts
 from fastlt.models.resnet import SPECS
 from fastlt.rebalancing.schedule import default_epochs, default_weight_decay
 from fastlt.recipes import RECIPES, choices, recipe, sources
@@ -111,6 +115,32 @@ def test_stage_2_has_the_papers_settings(
     assert default_weight_decay(name) == weight_decay
     if source != OURS:
         assert later.weight_decay == config.weight_decay
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(
+    ("name", "num_images", "steps"),
+    [("imagenet_lt", 115_846, 226), ("inat2018", 437_513, 854), ("places_lt", 62_500, 244)],
+)
+def test_an_epoch_has_the_papers_steps_whatever_the_sampling(
+    name: str, num_images: int, steps: int, sampling: str
+) -> None:
+    config, counts = recipe(name), benchmark_counts(BENCHMARKS[name])
+    assert counts.sum() == num_images
+    sampler = LongTailSampler(
+        np.repeat(np.arange(len(counts)), counts),
+        sampling=sampling,
+        batch_size=config.batch_size,
+        num_epochs=config.epochs,
+    )
+    assert len(sampler) == steps == num_images // config.batch_size
+    if sampling == "progressively_balanced":  # lambda = (E - 1) / (T - 1) in epoch E of T
+        for epoch in (1, 2, config.epochs):
+            share = (epoch - 1) / (config.epochs - 1)
+            expected = (1 - share) * counts / num_images + share / len(counts)
+            got = sampler.class_probabilities((epoch - 1) * steps)
+            np.testing.assert_allclose(got, expected, rtol=1e-12)
+            np.testing.assert_allclose(sampler.class_probabilities(epoch * steps - 1), got, rtol=0)
 
 
 def test_a_recipe_is_printed_with_its_second_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
