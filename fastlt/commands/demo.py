@@ -20,7 +20,7 @@ class Demo(Output):
     device: str = "auto"
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
     loader: str = "auto"
-    """Image loader: memory, dali, pillow or auto."""
+    """Image loader: memory, device, dali, pillow or auto."""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ class Report(RunArgument):
     device: str = "auto"
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
     loader: str = "auto"
-    """Image loader for features not computed yet: memory, dali, pillow or auto."""
+    """Image loader for features not computed yet: memory, device, dali, pillow or auto."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

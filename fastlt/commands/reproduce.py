@@ -51,7 +51,7 @@ class Reproduce(Output):
     precision: str = "auto"
     """fp32 or bf16 (autocast); auto takes bf16 where the hardware multiplies it."""
     loader: str = "auto"
-    """Image loader: memory, dali, pillow or auto."""
+    """Image loader: memory, device, dali, pillow or auto."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
     gpus: int | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SAMPLINGS = ("instance_balanced", "class_balanced", "square_root", "progressively_balanced")
-LOADERS = ("auto", "memory", "dali", "pillow")
+LOADERS = ("auto", "memory", "dali", "pillow", "device")
 PRECISIONS = ("auto", "fp32", "bf16")
 INTERPOLATIONS = ("bilinear", "bicubic")
 PROTOCOLS = ("paper", "released")

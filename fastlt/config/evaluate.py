@@ -24,7 +24,7 @@ class EvaluateConfig(Config):
     device: str = "auto"
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
     loader: str = "auto"
-    """Image loader for features not computed yet: memory, dali, pillow or auto."""
+    """Image loader for features not computed yet: memory, device, dali, pillow or auto."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
 

@@ -18,7 +18,7 @@ class PredictConfig(Config):
     device: str = "auto"
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
     loader: str = "auto"
-    """Image loader: memory, dali, pillow or auto."""
+    """Image loader: memory, device, dali, pillow or auto."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
 

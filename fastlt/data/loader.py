@@ -16,6 +16,7 @@ from ..hardware import resolve_threads
 from .augmentation import Augmentation, EvalTransform
 from .batch import Batch, Tuning
 from .dataset import LongTailedDataset
+from .device_memory import DeviceMemoryLoader, free_bytes
 from .memory import MemoryLoader, available_bytes, decoded_bytes
 from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
@@ -31,7 +32,7 @@ class Loader(Protocol):
 
     @property
     def name(self) -> str:
-        """The backend: "memory", "dali" or "pillow"."""
+        """The backend: "memory", "device", "dali" or "pillow"."""
         ...
 
     @property
@@ -80,8 +81,9 @@ def train_loader(
         start_step: Global step of the first batch.
         num_steps: Number of batches.
         device: Where the batches go.
-        backend: "memory" decodes all images once and resamples from memory; "dali" decodes them anew each time, on
-            the GPU if `device` is one; "pillow" does so in processes; "auto" takes "memory" if the decoded images fit
+        backend: "memory" decodes all images once and resamples from memory; "device" keeps them in the memory of
+            `device` and resamples there; "dali" decodes them anew each time, on the GPU if `device` is one; "pillow"
+            does so in processes; "auto" takes "memory" if the decoded images fit
             into `memory_share` of the free memory, else "dali" if it is installed, else "pillow".
         num_threads: Threads or processes; default one a usable processor, at most 16.
         prefetch: As in `Tuning`.
@@ -186,6 +188,14 @@ def _open(plan: Plan, *, device: torch.device, backend: str, tuning: Tuning, mem
             f"--loader memory: the decoded images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "use --loader dali or --loader pillow"
         )
+    if backend == "device":
+        room = free_bytes(device) if device.type == "cuda" else free
+        if needed > room:
+            raise ValueError(
+                f"--loader device: the decoded images take {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB of {device} "
+                "are free; use --loader dali, or pack the images smaller: fastlt data pack --short-side"
+            )
+        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
         return MemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend != "pillow":

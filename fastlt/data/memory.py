@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .. import _C
 from .batch import Batch, PlannedLoader, ahead
-from .plan import Plan, UnreadableImageError, Work, read_image
+from .plan import Plan, StandIns, UnreadableImageError, Work, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -40,41 +41,7 @@ class MemoryLoader(PlannedLoader):
         super().__init__(plan, device=device)
         self._num_threads = num_threads
         self._images: dict[int, np.ndarray] = {}
-        self._decode(plan.samples)
-
-    def _decode(self, samples: np.ndarray) -> None:
-        """Decode the samples, and those that have to stand in for broken ones."""
-        num_bytes, started = decoded_bytes(self.plan), time.perf_counter()
-        announced = num_bytes >= _ANNOUNCE_FROM_BYTES
-        if announced:
-            what = f"{len(samples):,} {self.plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
-            logger.info("decoding %s into memory; --loader dali starts at once instead", what)
-        with ThreadPoolExecutor(self._num_threads, thread_name_prefix="fastlt-decoder") as pool:
-            missing = samples.tolist()
-            while missing:
-                broken: dict[int, str] = {}
-                blocks = [missing[at : at + _BLOCK] for at in range(0, len(missing), _BLOCK)]
-                for block, decoded in zip(blocks, pool.map(self._read, blocks), strict=True):
-                    for index, found in zip(block, decoded, strict=True):
-                        if isinstance(found, str):
-                            broken[index] = found
-                        else:
-                            self._images[index] = found
-                self.stand_ins.mark(broken)
-                stand_ins = {self.stand_ins.stand_in(index) for index in broken}
-                missing = sorted(stand_ins - self._images.keys())
-        if announced:
-            logger.info("decoded them in %.0f s", time.perf_counter() - started)
-
-    def _read(self, indices: list[int]) -> list[np.ndarray | str]:
-        """Return the samples' pixels, or why there are none."""
-        found: list[np.ndarray | str] = []
-        for index in indices:
-            try:
-                found.append(read_image(self.plan.dataset, index))
-            except UnreadableImageError as error:
-                found.append(str(error))
-        return found
+        decode_all(plan, self.stand_ins, num_threads=num_threads, keep=self._images.__setitem__)
 
     def _batches(self) -> Generator[Batch, None, None]:
         for images, work in ahead(self._resampled(), depth=_DEPTH, name="fastlt-memory-loader"):
@@ -99,6 +66,50 @@ class MemoryLoader(PlannedLoader):
         """End all iterations and give back the memory."""
         super().close()
         self._images = {}
+
+
+def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Callable[[int, np.ndarray], None]) -> None:
+    """Decode a plan's samples, and those that have to stand in for broken ones.
+
+    Args:
+        plan: Says which samples.
+        stand_ins: Is told which are broken.
+        num_threads: Threads that decode.
+        keep: Is given every sample and its pixels, in this thread.
+    """
+    num_bytes, started = decoded_bytes(plan), time.perf_counter()
+    announced = num_bytes >= _ANNOUNCE_FROM_BYTES
+    if announced:
+        what = f"{len(plan.samples):,} {plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
+        logger.info("decoding %s into memory; --loader dali starts at once instead", what)
+    kept: set[int] = set()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="fastlt-decoder") as pool:
+        missing = plan.samples.tolist()
+        while missing:
+            broken: dict[int, str] = {}
+            blocks = [missing[at : at + _BLOCK] for at in range(0, len(missing), _BLOCK)]
+            for block, decoded in zip(blocks, pool.map(functools.partial(_read, plan), blocks), strict=True):
+                for index, found in zip(block, decoded, strict=True):
+                    if isinstance(found, str):
+                        broken[index] = found
+                    else:
+                        keep(index, found)
+                        kept.add(index)
+            stand_ins.mark(broken)
+            missing = sorted({stand_ins.stand_in(index) for index in broken} - kept)
+    if announced:
+        logger.info("decoded them in %.0f s", time.perf_counter() - started)
+
+
+def _read(plan: Plan, indices: list[int]) -> list[np.ndarray | str]:
+    """Return the samples' pixels, or why there are none."""
+    found: list[np.ndarray | str] = []
+    for index in indices:
+        try:
+            found.append(read_image(plan.dataset, index))
+        except UnreadableImageError as error:
+            found.append(str(error))
+    return found
 
 
 def available_bytes() -> int:

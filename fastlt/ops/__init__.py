@@ -5,6 +5,7 @@ from fastlt.ops.cross_entropy import scaled_cross_entropy
 from fastlt.ops.intervals import prior_intervals, tau_intervals
 from fastlt.ops.linear import centroid_logits, scaled_logits, tau_normalized_logits
 from fastlt.ops.ranking import label_rank
+from fastlt.ops.squares import squares
 
 __all__ = [
     "batch_norm_relu",
@@ -13,6 +14,7 @@ __all__ = [
     "prior_intervals",
     "scaled_cross_entropy",
     "scaled_logits",
+    "squares",
     "tau_intervals",
     "tau_normalized_logits",
 ]

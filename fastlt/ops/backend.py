@@ -15,3 +15,8 @@ def kernels() -> ModuleType:
 def norm_kernels() -> ModuleType:
     """The launchers of batch norm."""
     return importlib.import_module("fastlt.kernels.launch_norm")
+
+
+def image_kernels() -> ModuleType:
+    """The launchers of the crops."""
+    return importlib.import_module("fastlt.kernels.launch_image")

@@ -38,6 +38,8 @@ class Case:
     @property
     def tile(self) -> tuple[int, int, int, int]:
         """Rows, columns, depth and warps, as kernels/launch.py has them."""
+        if self.module == "image":
+            return 0, 128, 0, 4
         if self.module == "norm":
             return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
         if self.kernel == "gradient_kernel":
@@ -70,21 +72,22 @@ def cases() -> list[Case]:
         Case(kernel="apply_kernel", module="norm", absent=("residual_ptr",), flags=(("RELU", True),)),
         Case(kernel="gradient_kernel", module="norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
     ]
+    out += [Case(kernel="square_kernel", module="image", flags=(("CUBIC", cubic),)) for cubic in (False, True)]
     return out
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
     """Compiles one case and reads its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import norm, reducers
+    from fastlt.kernels import image, norm, reducers
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = getattr({"reducers": reducers, "norm": norm}[case.module], case.kernel)
+    function = getattr({"reducers": reducers, "norm": norm, "image": image}[case.module], case.kernel)
     names = function.arg_names
     rows, columns, depth, warps = case.tile
     constants: dict[str, object] = dict(case.flags) | dict.fromkeys(case.absent)
-    constants |= {"BM": rows, "BN": columns, "BC": columns, "BK": depth, "GROUP": 8, "FAST": True}
+    constants |= {"BM": rows, "BN": columns, "BC": columns, "BP": columns, "BK": depth, "GROUP": 8, "FAST": True}
     constants |= {"PRECISION": "tf32x3" if case.dtype == "fp32" else "ieee"}
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {name: "constexpr" if name in constants else _type(case, name) for name in names}
@@ -104,6 +107,9 @@ def _type(case: Case, name: str) -> str:
     pixels = ("y_ptr", "residual_ptr", "dx_ptr", "dresidual_ptr") if case.module == "norm" else ()
     if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
         return f"*{case.dtype}"
+    if case.module == "image":
+        own = {"data_ptr": "*u8", "out_ptr": "*u8", "flip_ptr": "*u8", "start_ptr": "*i64", "box_ptr": "*fp32"}
+        return own.get(name, "*i32" if name.endswith("_ptr") else "i32")
     if name in ("y_ptr", "order_ptr"):
         return "*i64"
     if name in ("behind_ptr", "count_ptr"):

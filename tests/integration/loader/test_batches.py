@@ -15,7 +15,7 @@ from fastlt.data.loader import Batch, Loader, eval_loader
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-BACKENDS = ("memory", "pillow", pytest.param("dali", marks=needs_dali))
+BACKENDS = ("memory", "device", "pillow", pytest.param("dali", marks=needs_dali))
 Open = Callable[..., Loader]
 
 
@@ -46,10 +46,13 @@ def difference(left: list[Batch], right: list[Batch]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_pillow_and_memory_make_the_same_bits(interpolation: str, dataset: LongTailedDataset, open_train: Open) -> None:
+def test_pillow_memory_and_device_make_the_same_bits(
+    interpolation: str, dataset: LongTailedDataset, open_train: Open
+) -> None:
     settings = {"interpolation": interpolation}
     pillow = drain(open_train(dataset, "pillow", num_threads=2, **settings))
     assert_equal(pillow, drain(open_train(dataset, "memory", **settings)))
+    assert_equal(pillow, drain(open_train(dataset, "device", **settings)))
 
 
 @needs_dali

@@ -15,7 +15,7 @@ from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.loader import Batch, Loader, eval_loader
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
-BACKENDS = ("memory", "pillow", pytest.param("dali", marks=needs_dali))
+BACKENDS = ("memory", "device", "pillow", pytest.param("dali", marks=needs_dali))
 Open = Callable[..., Loader]
 
 
@@ -118,7 +118,7 @@ def test_a_class_without_a_readable_image_stops_the_run(
         drain(open_train(own_dataset, backend))
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("backend", BACKENDS[2:])
 def test_a_file_may_break_during_the_run(backend: str, own_dataset: LongTailedDataset, open_train: Open) -> None:
     with open_train(own_dataset, backend, num_steps=30) as loader:
         batches = iter(loader)

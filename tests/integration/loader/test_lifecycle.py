@@ -21,7 +21,7 @@ from fastlt.data.loader import Loader
 from fastlt.data.plan import TrainPlan
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
-BACKENDS = ("memory", "pillow", pytest.param("dali", marks=needs_dali))
+BACKENDS = ("memory", "device", "pillow", pytest.param("dali", marks=needs_dali))
 Open = Callable[..., Loader]
 
 

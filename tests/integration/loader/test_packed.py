@@ -18,7 +18,7 @@ from fastlt.data.loader import eval_loader
 from fastlt.data.packing import make_item, member_names
 from fastlt.data.tarball import Item, TarWriter
 
-BACKENDS = ("memory", "pillow", "dali")
+BACKENDS = ("memory", "device", "pillow", "dali")
 
 
 @pytest.fixture
