@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..config import SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
 from .common import Output, console, parse, say, write_output
+
+if TYPE_CHECKING:
+    from ..reproduce import Reproduction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,16 +111,26 @@ def run(argv: Sequence[str]) -> None:
         features="live" if base.protocol == "released" else "cached",
     )
     made = reproduce(base, stage2, samplings=parsed.samplings, seeds=parsed.seeds, out=out, console=console)
-    header = made.header()
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for index, column in enumerate(header):
-        table.add_column(column, justify="left" if index < 3 else "right", no_wrap=True)
-    for cells in made.lines():
-        table.add_row(*cells)
-    console.print(table)
+    for table in tables(made):
+        console.print(table)
     if base.synthetic:
         say(f"on {made.data}: the accuracies say nothing of {base.dataset}")
     for line in made.finding:
         say(line)
     say(f"tables: {out / 'table.md'}, {out / 'table.csv'}, {out / 'results.json'}")
     write_output(parsed.json, made.to_json())
+
+
+def tables(made: Reproduction) -> Iterator[Table]:
+    """Yield a table for each split and sampling, narrow enough for a terminal of 80 columns."""
+    short = {"paper: all": "paper", "difference": "diff"}
+    for (split, sampling), lines in itertools.groupby(made.lines(), key=lambda line: (line[0], line[1])):
+        title = f"{split}, {sampling.replace('_', '-')} sampling"
+        table = Table(
+            title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+        )
+        for name in made.header()[2:]:
+            table.add_column(short.get(name, name), justify="left" if name == "classifier" else "right", no_wrap=True)
+        for line in lines:
+            table.add_row(*(cell.replace(" ± ", "±") for cell in line[2:]))
+        yield table

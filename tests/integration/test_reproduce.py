@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastlt import RebalanceConfig, TrainConfig
 from fastlt.checkpoint import load
 from fastlt.cli import dispatch
 from fastlt.config import METHODS, SAMPLINGS
 from fastlt.data.benchmarks import BENCHMARKS, SplitSpec
+from fastlt.models import create_model
 from fastlt.reproduce import Reproduction, reproduce
 
 STAGE2 = RebalanceConfig(method="all", device="cpu", num_threads=1)
@@ -144,10 +146,30 @@ def test_everything_is_trained_once_and_reused(
     assert (out / "table.csv").read_text().count("\n") == len(whole.rows) + 1
 
 
+@pytest.mark.slow
+def test_the_command_runs_whole_on_the_embedded_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = "--epochs 1 --batch-size 512 --samplings progressively_balanced --device cpu --num-threads 1"
+    dispatch(["reproduce", "--dataset", "glyphs_lt", *options.split(), "--json", "found.json"])
+    out = capsys.readouterr().out
+    assert "test, progressively-balanced sampling" in out
+    assert "paper" not in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {row["split"] for row in found["rows"]} == {"val", "test"}
+    assert {row["method"] for row in found["rows"]} == {"joint", *METHODS}
+    assert all(row["published"] is None for row in found["rows"])
+    assert (tmp_path / "runs/glyphs_lt/reproduce-resnet8-1/table.csv").is_file()
+
+
 def test_other_settings_in_the_same_folder_are_refused(
     small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(tiny(small_config), tmp_path / "table", SAMPLINGS[:1])
+    torch.save(create_model("resnet8", 10).state_dict(), "start.pth")
+    config = dataclasses.replace(tiny(small_config), init=Path("start.pth"))
+    first = run(config, tmp_path / "table", SAMPLINGS[:1])
+    assert run(config, tmp_path / "table", SAMPLINGS[:1]).rows == first.rows
     with pytest.raises(ValueError, match=r"--lr: got 0\.2, but .* was begun with 0\.1"):
-        run(dataclasses.replace(tiny(small_config), lr=0.2), tmp_path / "table", SAMPLINGS[:1])
+        run(dataclasses.replace(config, lr=0.2), tmp_path / "table", SAMPLINGS[:1])

@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from fastlt.commands.reproduce import Reproduce, settings
+from fastlt.commands.reproduce import Reproduce, settings, tables
 from fastlt.commands.train import train_config
 from fastlt.config import METHODS, SAMPLINGS, TrainConfig
 from fastlt.evaluation import Accuracy, Result, Results
@@ -116,6 +117,19 @@ def test_flags_turn_one_config_into_another() -> None:
 def test_a_batch_takes_its_learning_rates_with_it() -> None:
     config = settings(Reproduce(dataset="places_lt", batch_size=64))
     assert (config.lr, config.trunk_lr) == (pytest.approx(0.025), pytest.approx(0.0025))
+
+
+def test_the_terminals_tables_are_whole_in_80_columns() -> None:
+    table = made((0, 1, 2), gain=60)
+    text = io.StringIO()
+    for each in tables(table):
+        Console(file=text, width=80).print(each)
+    said = text.getvalue()
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= 80
+    assert said.count("logit_adjustment") == 2 * len(SAMPLINGS)
+    row = next(line for line in said.splitlines() if line.startswith("crt"))
+    assert row.split() == ["crt", *["101.0±2.5"] * 2, "-", *["101.0±2.5"] * 2, "49.6", "+51.4"]
 
 
 def test_one_seed_gives_no_verdict() -> None:
