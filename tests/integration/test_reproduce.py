@@ -87,6 +87,25 @@ def test_two_processes_train_stage_1_and_what_is_done_is_reused(
         reproduce(dataclasses.replace(config, gpus=3), STAGE2, out=tmp_path / "three", **asked)
 
 
+def test_the_released_protocol_retrains_on_images_what_the_released_code_does(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(tiny(small_config), protocol="released")
+    stage2 = dataclasses.replace(STAGE2, protocol="released", features="live", epochs=1)
+    asked = {"samplings": ("instance_balanced",), "seeds": (0,), "out": tmp_path / "table"}
+    made = reproduce(config, stage2, **asked)
+    assert [row.method for row in made.rows if row.split == "test"] == ["joint", *METHODS]
+    folder = tmp_path / "table" / "instance_balanced-seed0" / "rebalanced"
+    stored = {method: json.loads((folder / method / "config.json").read_text()) for method in METHODS}
+    assert {method for method in METHODS if stored[method]["features"] == "live"} == {"crt", "lws"}
+    assert {method for method in METHODS if stored[method]["protocol"] == "released"} == {"crt", "lws"}
+    assert "crt and lws saw images" in (tmp_path / "table" / "table.md").read_text()
+    begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("*.safetensors")}
+    assert reproduce(config, stage2, **asked).rows == made.rows
+    assert all(path.stat().st_mtime_ns == at for path, at in begun.items())
+
+
 PROGRAM = """
 import json, sys
 from pathlib import Path
