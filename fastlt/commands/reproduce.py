@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..config import SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
 from .common import Output, console, parse, say, write_output
+from .train import warn_of_settings
 
 if TYPE_CHECKING:
     from ..reproduce import Reproduction
@@ -99,6 +100,7 @@ def run(argv: Sequence[str]) -> None:
     base = settings(parsed)
     from ..reproduce import reproduce
 
+    warn_of_settings(base)
     name = base.backbone.replace(":", "-").replace("/", "-")
     kind = "-synthetic" if base.synthetic else ""
     out = parsed.out or Path("runs") / base.dataset / f"reproduce-{name}-{base.epochs}{kind}"

@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> None:
 
     writes = distributed.is_writer()
     if writes:
-        warn_of_rate(config)
+        warn_of_settings(config)
     else:
         log.setLevel(logging.WARNING)
     try:
@@ -89,13 +89,16 @@ def run(argv: Sequence[str]) -> None:
         say(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto")
 
 
-def warn_of_rate(config: TrainConfig) -> None:
-    """Say when batch size and learning rate no longer match as the recipe's do."""
+def warn_of_settings(config: TrainConfig) -> None:
+    """Say when batch size and learning rate no longer match as the recipe's do, or parts would stay random."""
     from ..recipes import RECIPES, recipe
     from ..recipes.linear_rule import check_linear_rule
+    from ..recipes.start import check_start
 
-    if config.dataset in RECIPES and not config.resume:
-        warning = check_linear_rule(config, recipe(config.dataset))
+    if config.resume:
+        return
+    rate = check_linear_rule(config, recipe(config.dataset)) if config.dataset in RECIPES else None
+    for warning in (rate, check_start(config)):
         if warning is not None:
             log.warning(warning)
 

@@ -18,10 +18,12 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
         config: The settings asked for.
         recipe: The settings of its data set.
     """
-    expected = recipe.lr * config.batch_size / recipe.batch_size
+    share = config.batch_size / recipe.batch_size
+    expected = recipe.lr * share
     if abs(math.log(config.lr / expected)) <= math.log(TOLERANCE):
         return None
+    trunk = "" if recipe.trunk_lr is None else f" and --trunk-lr {recipe.trunk_lr * share:.4g}"
     return (
         f"--lr {config.lr:g} with --batch-size {config.batch_size}: the recipe has {recipe.lr:g} with "
-        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g} here; accuracies will not compare"
+        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{trunk} here; accuracies will not compare"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastlt.cli import dispatch
+from fastlt.commands.train import warn_of_settings
 from fastlt.config import SAMPLINGS, RebalanceConfig, TrainConfig
 from fastlt.data import LongTailSampler
 from fastlt.data.benchmarks import BENCHMARKS
@@ -19,6 +20,7 @@ from fastlt.recipes import RECIPES, choices, recipe, sources
 from fastlt.recipes.quirks import QUIRKS
 from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE
 from fastlt.recipes.stage2 import stage2
+from fastlt.recipes.start import check_start
 from fastlt.step import learning_rate
 
 
@@ -74,6 +76,20 @@ def test_every_value_of_a_recipe_has_a_source(name: str) -> None:
     assert origins.keys() <= recipe(name).to_json().keys()
     assert "data_root" not in origins
     assert set(origins.values()) <= {CODE, TABLE, AUTHOR, CAO, OURS}
+
+
+def test_parts_that_would_stay_random_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    places = recipe("places_lt")
+    assert check_start(dataclasses.replace(places, init=Path("resnet152.pth"))) is None
+    assert check_start(dataclasses.replace(places, synthetic=True)) is None
+    assert check_start(recipe("imagenet_lt")) is None
+    warn_of_settings(dataclasses.replace(places, resume=True))
+    assert not caplog.records
+    warn_of_settings(dataclasses.replace(places, batch_size=64))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "by the linear rule is --lr 0.025 and --trunk-lr 0.0025 here" in told[0]
+    assert "--train-only layer4 fc without --init: all else keeps the random weights" in told[1]
 
 
 def test_only_what_was_released_is_said_to_be() -> None:
