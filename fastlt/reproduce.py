@@ -179,6 +179,11 @@ def reproduce(
         InterruptedTrainingError: A signal arrived; the same command goes on.
         SystemExit: A process of several ended early, and has said why.
     """
+    if distributed.under_torchrun():
+        raise ValueError(
+            "reproduce: got started by torchrun, but starts it itself; give --gpus N, or on several machines train each "
+            f"run by `torchrun ... -m fastlt train --out {out}/<sampling>-seed<seed>`: it is taken as it is"
+        )
     base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a run that goes on has it
     if has_processes(base):
         check_gpus(base)
@@ -217,7 +222,7 @@ def stage1(config: TrainConfig, out: Path, console: Console | None) -> Run:
 
 def has_processes(config: TrainConfig) -> bool:
     """Return whether torchrun is to train in several processes."""
-    return config.gpus is not None and config.gpus > 1 and not distributed.under_torchrun()
+    return config.gpus is not None and config.gpus > 1
 
 
 def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:

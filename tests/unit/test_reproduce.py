@@ -11,12 +11,12 @@ from rich.console import Console
 
 from fastlt.commands.reproduce import Reproduce, settings, tables
 from fastlt.commands.train import train_config
-from fastlt.config import METHODS, SAMPLINGS, TrainConfig
+from fastlt.config import METHODS, SAMPLINGS, RebalanceConfig, TrainConfig
 from fastlt.evaluation import Accuracy, Result, Results
 from fastlt.launch import flags
 from fastlt.recipes import recipe
 from fastlt.recipes.published import published
-from fastlt.reproduce import Reproduction, finding, over_seeds, tabulate
+from fastlt.reproduce import Reproduction, finding, over_seeds, reproduce, tabulate
 
 PLAIN = "instance_balanced"
 
@@ -130,6 +130,15 @@ def test_the_terminals_tables_are_whole_in_80_columns() -> None:
     assert said.count("logit_adjustment") == 2 * len(SAMPLINGS)
     row = next(line for line in said.splitlines() if line.startswith("crt"))
     assert row.split() == ["crt", *["101.0±2.5"] * 2, "-", *["101.0±2.5"] * 2, "49.6", "+51.4"]
+
+
+def test_torchrun_is_not_what_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        ValueError, match=r"started by torchrun, but starts it itself; give --gpus N, or .* fastlt train"
+    ):
+        reproduce(recipe("glyphs_lt"), RebalanceConfig(method="all"), samplings=SAMPLINGS, seeds=(0,), out=tmp_path)
 
 
 def test_one_seed_gives_no_verdict() -> None:
