@@ -230,7 +230,7 @@ class Predictor:
 
         self.predicted = compiler(predicted)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference_mode a loader thread's batches and those filled up here would be compiled for apart
     def predict(self, loader: Loader) -> list[int]:
         """Return the predicted class of every image, in order; leaves the model in eval mode.
 

@@ -82,7 +82,11 @@ def accuracies(run: Run) -> list[float]:
     ids=["plain", "everything", "ldam", "focal, ghost batch norm", "parts"],
 )
 def test_a_run_compiles_its_step_and_its_evaluation_once_each(
-    settings: dict[str, Any], short: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any],
+    short: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = dataclasses.replace(short, epochs=3, **settings)
     eager = train(dataclasses.replace(config, out=tmp_path / "eager"))
@@ -92,6 +96,7 @@ def test_a_run_compiles_its_step_and_its_evaluation_once_each(
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
         run = train(config)
+    assert "torch.compile does not work" not in caplog.text
     assert graphs.frame_count == 2  # 60 val images in batches of 32: the last one is smaller
     assert len(accuracies(run)) == 3
     assert accuracies(run) == pytest.approx(accuracies(eager), abs=2)  # an image more or less

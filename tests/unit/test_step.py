@@ -1,6 +1,7 @@
 """Compiling the step, and going on without a compiler."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastlt import recipe
 from fastlt.data.preprocess import Preprocess
@@ -73,6 +75,20 @@ def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkey
     assert shapes == [3, 3, 3]
     assert found[0] == found[1]
     assert len(found[0]) == 8
+
+
+def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=graphs, fullgraph=True))
+    torch._dynamo.reset()
+    config = dataclasses.replace(recipe("glyphs_lt"), precision="fp32")
+    model, preprocess = create_model("resnet8", 5), Preprocess(config.mean, config.std)
+    predictor = Predictor(model, preprocess, config, CPU, Compiler())
+    loader = [SimpleNamespace(images=piece) for piece in batch()[0].split(3)]
+    passes = [predictor.predict(loader) for _ in range(2)]  # type: ignore[arg-type]
+    assert graphs.frame_count == 1
+    assert passes[0] == passes[1]
+    assert not any(parameter.grad_fn for parameter in model.parameters())
 
 
 WITHOUT_COMPILER = """
