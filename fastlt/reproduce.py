@@ -181,8 +181,8 @@ def reproduce(
     """
     if distributed.under_torchrun():
         raise ValueError(
-            "reproduce: got started by torchrun, but starts it itself; give --gpus N, or on several machines train each "
-            f"run by `torchrun ... -m fastlt train --out {out}/<sampling>-seed<seed>`: it is taken as it is"
+            "reproduce: got started by torchrun, but starts it itself; give --gpus N, or on several machines train "
+            f"each run by `torchrun ... -m fastlt train --out {out}/<sampling>-seed<seed>`: it is taken as it is"
         )
     base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a run that goes on has it
     if has_processes(base):
