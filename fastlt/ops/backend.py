@@ -20,3 +20,8 @@ def norm_kernels() -> ModuleType:
 def image_kernels() -> ModuleType:
     """The launchers of the crops."""
     return importlib.import_module("fastlt.kernels.launch_image")
+
+
+def grouped_kernels() -> ModuleType:
+    """The launchers of grouped convolutions."""
+    return importlib.import_module("fastlt.kernels.launch_grouped")

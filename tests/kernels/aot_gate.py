@@ -40,6 +40,8 @@ class Case:
         """Rows, columns, depth and warps, as kernels/launch.py has them."""
         if self.module == "image":
             return 0, 128, 0, 4
+        if self.module == "grouped":
+            return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
         if self.module == "norm":
             return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
         if self.kernel == "gradient_kernel":
@@ -73,17 +75,26 @@ def cases() -> list[Case]:
         Case(kernel="gradient_kernel", module="norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
     ]
     out += [Case(kernel="square_kernel", module="image", flags=(("CUBIC", cubic),)) for cubic in (False, True)]
+    for dtype in ("bf16", "fp32"):
+        for stride in (1, 2):
+            flags = (("STRIDE", stride),)
+            for transposed in (False, True):
+                both = (*flags, ("TRANSPOSED", transposed))
+                out.append(Case(kernel="convolve_kernel", module="grouped", dtype=dtype, flags=both))
+            out.append(Case(kernel="weight_kernel", module="grouped", dtype=dtype, flags=flags))
     return out
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
     """Compiles one case and reads its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import image, norm, reducers
+    from fastlt.kernels import grouped, image, norm, reducers
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = getattr({"reducers": reducers, "norm": norm, "image": image}[case.module], case.kernel)
+    function = getattr(
+        {"reducers": reducers, "norm": norm, "image": image, "grouped": grouped}[case.module], case.kernel
+    )
     names = function.arg_names
     rows, columns, depth, warps = case.tile
     constants: dict[str, object] = dict(case.flags) | dict.fromkeys(case.absent)

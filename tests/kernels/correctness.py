@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from fastlt.kernels import launch, launch_image, launch_norm
+from fastlt.kernels import launch, launch_grouped, launch_image, launch_norm
 from torch import Tensor
 
 from fastlt import ops
-from fastlt.ops import reference
+from fastlt.ops import convolution, reference
 
 SHAPES = {"cpu": ((7, 33, 19), (70, 100, 64), (1, 1, 1)), "cuda": ((7, 33, 19), (252, 507, 123), (512, 8142, 2048))}
 DTYPES = {"cpu": (torch.float32, torch.float16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
@@ -228,8 +228,32 @@ def check_squares(device: str, size: int, interpolation: str) -> Check:
     )
 
 
+def check_grouped(device: str, stride: int, dtype: torch.dtype) -> Iterator[Check]:
+    """A grouped convolution of odd images, its input's gradient and its weights'."""
+    generator = torch.Generator().manual_seed(stride)
+    size, channels, block = ((5, 7), 64, 32) if device == "cpu" else ((29, 31), 256, 64)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    height, width = (-(-side // stride) for side in size)
+    x, grad = draw(2, *size, channels), draw(2, height, width, channels)
+    weight = convolution.blocks_of(draw(channels, 8, 3, 3) / 8, channels // 8, block)
+    turned = weight.transpose(2, 3).contiguous()
+    for name, kernel, plain, args in (
+        ("", launch_grouped.grouped_conv, convolution.plain_conv, (x, weight, stride, False, height, width)),
+        (" input", launch_grouped.grouped_conv, convolution.plain_conv, (grad, turned, stride, True, *size)),
+        (" weight", launch_grouped.grouped_conv_weight, convolution.plain_conv_weight, (x, grad, stride, block)),
+    ):
+        yield near(f"grouped_conv{name} stride {stride}", kernel, plain, args, dtype)
+
+
 def run(device: str) -> Iterator[Check]:
     """Every check on one device."""
+    for stride in (1, 2):
+        for dtype in DTYPES[device]:
+            for name, good, text in check_grouped(device, stride, dtype):
+                yield f"{name} {dtype}", good, text
     for size in (5, 16):
         for interpolation in ("bilinear", "bicubic"):
             yield check_squares(device, size, interpolation)
