@@ -81,7 +81,9 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a timing must be quoted with: the device, its driver and clocks, versions, and the code's commit."""
     found: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, **gpu_state(device)}
+        tf32 = {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
+        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
+        found |= gpu_state(device)
     root, commit = Path(__file__).parents[1], None
     if (root / ".git").exists():
         commit = answer("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")

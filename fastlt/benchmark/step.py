@@ -120,6 +120,9 @@ def measure(
             except torch.OutOfMemoryError:
                 yield StepResult(backbone=backbone, variant=variant, error=f"out of memory at batch {batch_size}")
                 continue
+            except RuntimeError as error:  # a switch that does not work here does not stop the others
+                yield StepResult(backbone=backbone, variant=variant, error=str(error).strip().partition("\n")[0])
+                continue
             finally:
                 del step
                 gc.collect()
@@ -157,12 +160,19 @@ def clock(step: Callable[..., Tensor], device: torch.device, *, repeats: int) ->
 
 
 def build(
-    backbone: str, variant: str, *, device: torch.device, batch_size: int, image_size: int
+    backbone: str,
+    variant: str,
+    *,
+    device: torch.device,
+    batch_size: int,
+    image_size: int,
+    change: Callable[[nn.Module], None] | None = None,
 ) -> tuple[Callable[..., Tensor], str]:
     """Return a training step and the precision it computes in.
 
     The step takes a batch (uint8 images [B, S, S, 3], labels [B]; by default always the same random one) and returns
-    its mean loss. For ``plain`` and the peer images are floats, as their loaders give them.
+    its mean loss. For ``plain`` and the peer images are floats, as their loaders give them. ``change`` alters the
+    network before it is compiled: what is to be measured without being in the product.
 
     Raises:
         ImportError: The variant needs torchvision, which is not installed.
@@ -175,6 +185,8 @@ def build(
     layout = torch.channels_last if switches.channels_last else torch.contiguous_format
     torch.manual_seed(0)
     model: nn.Module = torchvision_model(backbone) if peer else create_model(backbone, NUM_CLASSES)
+    if change is not None:
+        change(model)
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(),

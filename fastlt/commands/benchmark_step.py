@@ -45,6 +45,7 @@ def run(argv: Sequence[str]) -> None:
         check_range(flag, value, low=1)
     for name in parsed.variants:
         check_choice("--variants", name, (*VARIANTS, PEER))
+    machine = describe_machine(device)
     results = []
     table = Table("network", "step", "img/s", "GiB", "of the bandwidth ceiling, %", "x plain")
     plain: dict[str, float] = {}
@@ -57,6 +58,9 @@ def run(argv: Sequence[str]) -> None:
         repeats=parsed.repeats,
     ):
         results.append(result)
+        rows = [dataclasses.asdict(each) for each in results]
+        written = {"machine": machine, "batch_size": batch_size, "image_size": image_size, "results": rows}
+        write_output(parsed.json, written)  # at once: a run that is cut short keeps what it has
         rate = result.images_per_s
         say(f"{result.backbone}, {result.variant}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
         if rate is None or result.bandwidth_share is None:
@@ -70,7 +74,4 @@ def run(argv: Sequence[str]) -> None:
             result.backbone, result.variant, f"{rate:,.0f}", memory, f"{100 * result.bandwidth_share:.0f}", ratio
         )
     console.print(table)
-    machine = describe_machine(device)
     say(f"batch {batch_size}, {image_size} pixels, {machine['device']}; medians of {parsed.repeats} rounds")
-    rows = [dataclasses.asdict(result) for result in results]
-    write_output(parsed.json, {"machine": machine, "batch_size": batch_size, "image_size": image_size, "results": rows})

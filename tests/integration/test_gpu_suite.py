@@ -19,7 +19,15 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert set(found) == {"ops", "lws", "end_to_end", "step", "loader", "loss_curve"}
+    parts = {"lws", "end_to_end", "evaluation", "loss_curve", "profile", "candidates"}
+    assert set(found) == {"ops", "step", "loader", "tune", *parts}
     assert found["end_to_end"]["memory"]["images_per_s"] > 0
+    assert found["end_to_end"]["plain"]["images_per_s"] > 0
+    assert found["evaluation"]["compiled"]["compiles"]
+    assert found["evaluation"]["num_graphs"] == 1  # none for the smaller last batch
+    assert found["evaluation"]["compiled"]["head"] == found["evaluation"]["eager"]["head"]
+    assert sum(kernel["share"] for kernel in found["profile"]["kernels"]) == pytest.approx(1, abs=0.2)
+    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 6
+    assert found["tune"]["best"]["num_threads"] == 1
     assert found["loss_curve"]["resnet8"]["largest_gap"] < 0.5
     assert len(found["step"]["results"]) == 2

@@ -1,0 +1,116 @@
+"""Rewritings of a network that compute the same, to be measured on a GPU before any of them enters the product.
+
+Memory traffic bounds these networks, not arithmetic, so more of it may cost nothing where a kernel moves fewer bytes or
+reaches more of the bandwidth. Each candidate changes a network in place and keeps its parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Shapes: B batch, C channels in, O channels out, G groups, H, W image size, k kernel size.
+
+
+class PointwiseAsProduct(nn.Module):
+    """A convolution of 1 x 1 as one matrix product over the pixels of channels_last images [B, C, H, W].
+
+    Args:
+        convolution: What it stands for; 1 x 1, one group, no padding.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.stride = convolution.weight, convolution.bias, convolution.stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [B, C, H, W] to [B, O, H / stride, W / stride]."""
+        rows, columns = self.stride
+        pixels = images[:, :, ::rows, ::columns].permute(0, 2, 3, 1)
+        return F.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class MergedGroups(nn.Module):
+    """A grouped convolution with ``merge`` groups in one: zeros stand where a group does not see another's channels.
+
+    It takes ``merge`` times the arithmetic, in fewer and larger products.
+
+    Args:
+        convolution: What it stands for; its number of groups is a multiple of ``merge``.
+        merge: Groups in one.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, merge: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.merge = convolution.weight, convolution.bias, merge
+        self.groups = convolution.groups // merge
+        self.stride, self.padding, self.dilation = convolution.stride, convolution.padding, convolution.dilation
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve [B, C, H, W]."""
+        return F.conv2d(images, self.block_diagonal(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def block_diagonal(self) -> Tensor:
+        """Return the weights of the merged groups: [O, merge x C / G, k, k] from [O, C / G, k, k]."""
+        outputs, inputs, *kernel = self.weight.shape
+        blocks = self.weight.view(self.groups, self.merge, -1, 1, inputs, *kernel)
+        own = torch.eye(self.merge, dtype=blocks.dtype, device=blocks.device).view(
+            1, self.merge, 1, self.merge, 1, 1, 1
+        )
+        return (blocks * own).reshape(outputs, self.merge * inputs, *kernel)
+
+
+def replace_convolutions(
+    network: nn.Module, wanted: Callable[[nn.Conv2d], bool], by: Callable[[nn.Conv2d], nn.Module]
+) -> None:
+    """Replace the convolutions of a network that are wanted, in place."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d) and wanted(child):
+                setattr(module, name, by(child))
+
+
+def pointwise_as_products(network: nn.Module) -> None:
+    """Compute all convolutions of 1 x 1 as matrix products."""
+
+    def wanted(conv: nn.Conv2d) -> bool:
+        return conv.kernel_size == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
+
+    replace_convolutions(network, wanted, PointwiseAsProduct)
+
+
+def merge_groups(network: nn.Module, width: int | None) -> None:
+    """Merge the groups of all grouped convolutions.
+
+    Args:
+        network: Changed in place.
+        width: Channels that a merged group has at least, as far as there are so many; None merges all.
+    """
+
+    def merged(conv: nn.Conv2d) -> MergedGroups:
+        merge = conv.groups
+        if width is not None:
+            merge = min(merge, max(1, width * conv.groups // conv.in_channels))
+        return MergedGroups(conv, merge)
+
+    replace_convolutions(network, lambda conv: conv.groups > 1, merged)
+
+
+def both(network: nn.Module) -> None:
+    """Merge groups to 64 channels, and compute convolutions of 1 x 1 as products."""
+    merge_groups(network, 64)
+    pointwise_as_products(network)
+
+
+CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
+    "as it is": None,
+    "1x1 as products": pointwise_as_products,
+    "groups of 32 channels": functools.partial(merge_groups, width=32),
+    "groups of 64 channels": functools.partial(merge_groups, width=64),
+    "all groups in one": functools.partial(merge_groups, width=None),
+    "1x1 as products, groups of 64 channels": both,
+}

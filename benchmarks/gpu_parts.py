@@ -1,0 +1,255 @@
+"""The parts of `python -m benchmarks.gpu` that are no commands of their own; each yields what its JSON holds so far."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+NETWORKS = ("resnet50", "resnext50_32x4d", "resnext101_32x4d", "resnet152")
+HEADLINE = "resnext50_32x4d"
+Arguments = argparse.Namespace
+
+
+def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
+    """Return milliseconds a call on the GPU."""
+    import torch
+
+    for _ in range(20):
+        step()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(repeats):
+        step()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / repeats
+
+
+def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
+    """Learnable weight scaling's step at N = 512, C = 8142, D = 2048: eager, compiled, fused, under a CUDA graph."""
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from fastlt import ops
+
+    if args.device == "cpu":
+        yield {"skipped": "CUDA events and graphs need a GPU"}
+        return
+    x, w = (torch.randn(n, 2048, device="cuda", dtype=torch.bfloat16) for n in (512, 8142))
+    y = torch.randint(0, 8142, (512,), device="cuda")
+    bias, scale = torch.zeros(8142, device="cuda"), torch.ones(8142, device="cuda", requires_grad=True)
+
+    def eager(scale: Tensor) -> Tensor:
+        return F.cross_entropy((F.linear(x, w) + bias) * scale, y)
+
+    def fused(scale: Tensor) -> Tensor:
+        return ops.scaled_cross_entropy(x, w, y, scale=scale, bias=bias)
+
+    losses = {"eager": eager, "torch.compile": torch.compile(eager), "fastlt": fused}
+    times = {name: time_ms(lambda loss=loss: torch.autograd.grad(loss(scale), scale)) for name, loss in losses.items()}
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(fused(scale), scale)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.autograd.grad(fused(scale), scale)
+    times["fastlt, CUDA graph"] = time_ms(graph.replay)
+    times["product"] = time_ms(lambda: x @ w.T)
+    yield {"ms": times}
+
+
+def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
+    """Images a second of the whole (loader and step) beside the step alone, with real JPEG files, in one process.
+
+    ``plain`` and ``plain bf16`` are the trainer that a first script would be, eager and NCHW: DataLoader and Pillow.
+    """
+    import torch
+
+    from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate
+    from fastlt.benchmark.loader import photographs
+    from fastlt.benchmark.step import build, chosen
+    from fastlt.benchmark.traffic import median_s
+    from fastlt.data.augmentation import Augmentation
+    from fastlt.data.loader import train_loader
+    from fastlt.data.sampler import LongTailSampler
+    from fastlt.hardware import resolve_threads
+
+    device = torch.device(args.device)
+    backbone, batch, size, images, steps = "resnext50_32x4d", 256, 224, 4096, 100
+    if args.quick:
+        backbone, batch, size, images, steps = "resnet8", 16, 32, 64, 8
+    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = photographs(Path(folder) / "train", images)
+        sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch)
+        variant = "fastlt eager" if args.quick else "fastlt"
+        with chosen(variant):
+            step, found["precision"] = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+            alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
+            for backend in ("memory", "dali", "pillow"):
+                try:
+                    loader = train_loader(
+                        dataset, sampler, Augmentation(size=size), num_steps=2 * steps, device=device, backend=backend
+                    )
+                except ValueError as error:
+                    found[backend] = {"error": str(error)}
+                    continue
+                with loader:
+                    reached = rate(step, OurLoader(loader), device, num_steps=steps)
+                found[backend] = {"images_per_s": reached, "share_of_step": reached / alone}
+                yield found
+        del step
+        plain = PlainLoader(
+            dataset, device=device, batch_size=batch, image_size=size, num_workers=resolve_threads(None)
+        )
+        for variant in ("plain", "plain bf16"):
+            with chosen(variant):
+                step, _ = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+                found[variant] = {"images_per_s": rate(step, plain, device, num_steps=max(2, steps // 5))}
+            yield found
+
+
+def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
+    """A few hundred steps of each network in bf16 and fp32 on the same learnable batches: their smoothed losses."""
+    import torch
+
+    from fastlt.benchmark.step import build
+
+    device = torch.device(args.device)
+    networks, batch, size, steps = (("resnet8",), 16, 32, 20) if args.quick else (NETWORKS, 64, 128, 300)
+    found: dict[str, Any] = {}
+    for backbone in networks:
+        curves = {}
+        for variant in ("fastlt eager", "fastlt fp32"):
+            step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+            generator = torch.Generator(device).manual_seed(0)
+            losses = []
+            for _ in range(steps):
+                labels = torch.randint(0, 10, (batch,), device=device, generator=generator)
+                noise = torch.randint(0, 156, (batch, size, size, 3), device=device, generator=generator)
+                images = (noise + 10 * labels[:, None, None, None]).to(torch.uint8)
+                losses.append(step(images, labels))
+            curves[precision] = torch.stack(losses).double().unfold(0, min(20, steps), min(20, steps)).mean(1)
+        names = list(curves)
+        gap = (curves[names[0]] - curves[names[-1]]).abs() / curves[names[-1]]
+        found[backbone] = {name: curve.tolist() for name, curve in curves.items()} | {"largest_gap": gap.max().item()}
+        yield found
+
+
+def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
+    """Evaluation with a smaller last batch: eager, and compiled with that batch filled up; the first pass compiles."""
+    import time
+    from types import SimpleNamespace
+
+    import torch
+
+    from fastlt import recipe
+    from fastlt.data.preprocess import Preprocess
+    from fastlt.hardware import algorithms, resolve_precision
+    from fastlt.models import create_model
+    from fastlt.step import Compiler, Predictor
+
+    device = torch.device(args.device)
+    backbone, batch, size, last = ("resnet8", 16, 32, 5) if args.quick else (HEADLINE, 256, 224, 77)
+    config = dataclasses.replace(recipe("imagenet_lt"), precision=resolve_precision("auto", device))
+    model = create_model(backbone, 1000).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    preprocess = Preprocess(config.mean, config.std).to(device)
+    pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
+    loader: Any = [SimpleNamespace(images=pixels)] * 9 + [SimpleNamespace(images=pixels[:last])]
+    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch, "last_batch_size": last}
+    found["precision"] = config.precision
+    for name, wanted in (("eager", False), ("compiled", True)):
+        compiler = Compiler(wanted)
+        predictor = Predictor(model, preprocess, config, device, compiler)
+        passes = []
+        with algorithms():
+            for _ in range(3):
+                began = time.perf_counter()
+                predicted = predictor.predict(loader)
+                passes.append(time.perf_counter() - began)
+        rate = len(predicted) / min(passes)
+        found[name] = {"pass_s": passes, "images_per_s": rate, "compiles": compiler.works, "head": predicted[:8]}
+        found["num_graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        yield found
+
+
+def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
+    """Where a step's time goes: the kernels that take most of it, in milliseconds a step."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from fastlt.benchmark.step import build, chosen
+
+    device = torch.device(args.device)
+    on_gpu = device.type == "cuda"
+    backbone, batch, size = ("resnet8", 16, 32) if args.quick else (HEADLINE, 256, 224)
+    variant, steps = ("fastlt eager", 2) if args.quick else ("fastlt", 5)
+    with chosen(variant):
+        step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+        for _ in range(5):
+            step()
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+            for _ in range(steps):
+                step()
+            if on_gpu:
+                torch.cuda.synchronize(device)
+    rows = [
+        (event.key, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / steps / 1000, event.count)
+        for event in seen.key_averages()
+    ]
+    total = sum(ms for _, ms, _ in rows)
+    top = sorted(rows, key=lambda row: -row[1])[:40]
+    yield {
+        "backbone": backbone,
+        "batch_size": batch,
+        "precision": precision,
+        "ms_a_step": total,
+        "kernels": [{"name": key[:160], "ms": ms, "share": ms / total, "calls": n / steps} for key, ms, n in top],
+    }
+
+
+def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
+    """Rewritings of the network that are not in the product: faster or not, and by how much."""
+    import gc
+
+    import torch
+
+    from fastlt.benchmark.step import build, chosen, clock
+
+    from .candidates import CANDIDATES
+
+    device = torch.device(args.device)
+    backbone, batch, size = ("resnext50_32x4d", 2, 32) if args.quick else (HEADLINE, 256, 224)
+    variant = "fastlt eager" if args.quick else "fastlt"
+    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
+    for name, change in CANDIDATES.items():
+        try:
+            with chosen(variant):
+                step, _ = build(backbone, variant, device=device, batch_size=batch, image_size=size, change=change)
+                seconds, peak = clock(step, device, repeats=2 if args.quick else 20)
+        except RuntimeError as error:  # out of memory is one
+            found[name] = {"error": str(error).strip().partition("\n")[0]}
+            continue
+        finally:
+            step = None
+            gc.collect()
+            torch._dynamo.reset()
+        found[name] = {"images_per_s": batch / seconds, "peak_gib": peak}
+        yield found
+
+
+PARTS: dict[str, Callable[[Arguments], Iterator[dict[str, Any]]]] = {
+    "lws": part_lws,
+    "end_to_end": part_end_to_end,
+    "evaluation": part_evaluation,
+    "loss_curve": part_loss_curve,
+    "profile": part_profile,
+    "candidates": part_candidates,
+}

@@ -1,0 +1,73 @@
+"""Rewritings of a network under measurement compute the same as the network, to float64."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastlt.models import create_model
+
+NAMES = (
+    "1x1 as products",
+    "groups of 32 channels",
+    "groups of 64 channels",
+    "all groups in one",
+    "1x1 as products, groups of 64 channels",
+)
+
+
+@pytest.fixture(scope="module")
+def candidates() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2]))
+        patch.delitem(sys.modules, "benchmarks.candidates", raising=False)
+        import benchmarks.candidates
+
+        yield benchmarks.candidates
+
+
+def outcome(model: torch.nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits and the gradients of their squares."""
+    images = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits = model(images.contiguous(memory_format=torch.channels_last))
+    return logits.detach(), list(torch.autograd.grad(logits.square().sum(), list(model.parameters())))
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return outcome(network())
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model("resnext50_32x4d", 7).double().to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_gradients_are_the_networks(
+    name: str, candidates: Any, expected: tuple[torch.Tensor, list[torch.Tensor]]
+) -> None:
+    model = network()
+    parameters = {key: value.shape for key, value in model.named_parameters()}
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    candidates.CANDIDATES[name](model)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) < convolutions
+    assert {key: value.shape for key, value in model.named_parameters()} == parameters
+    logits, gradients = outcome(model)
+    torch.testing.assert_close(logits, expected[0], rtol=1e-9, atol=1e-9)
+    for found, wanted in zip(gradients, expected[1], strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-7 * wanted.abs().max().item())
+
+
+def test_all_are_tested(candidates: Any) -> None:
+    assert set(candidates.CANDIDATES) == {"as it is", *NAMES}
+
+
+@pytest.mark.parametrize(("width", "groups"), [(32, 4), (64, 2), (100, 1), (None, 1), (1, 32)])
+def test_groups_are_merged_to_a_width(candidates: Any, width: int | None, groups: int) -> None:
+    layer = torch.nn.Sequential(torch.nn.Conv2d(128, 128, 3, groups=32))
+    candidates.merge_groups(layer, width)
+    assert layer[0].groups == groups
