@@ -23,7 +23,7 @@ from .gpu_parts import HEADLINE, NETWORKS, PARTS, Arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 520
-SOUGHT = ("channels_last bf16", "torchvision compiled", "fastlt")
+SOUGHT = ("channels_last bf16", "timm compiled", "torchvision compiled", "fastlt")
 SWITCHES = (
     "fastlt CUDA graphs",
     "fastlt deterministic",
@@ -118,7 +118,7 @@ def run_all(args: Arguments) -> int:
             ("loader", loader(args, "loader", *files), 60),
             ("candidates", [*part, "candidates"], 120),
             ("switches", step(args, "switches", "--backbones", HEADLINE, "--variants", "fastlt", *SWITCHES), 150),
-            ("networks", step(args, "networks", "--backbones", *others, "--variants", *SOUGHT[-2:]), 200),
+            ("networks", step(args, "networks", "--backbones", *others, "--variants", *SOUGHT[-3:]), 200),
             ("tune", loader(args, "tune", "--tune", *files), LIMIT_S),
         )
     statuses = [run(name, args, *command, limit_s=min(limit_s, left())) for name, command, limit_s in jobs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib
 import importlib.util
@@ -70,13 +71,13 @@ VARIANTS: dict[str, Switches] = {
 setting cannot be taken back."""
 CUDA_ONLY = ("fastlt unfused SGD", "fastlt no cuDNN benchmark", "fastlt deterministic", "fastlt CUDA graphs")
 """Variants whose switch does nothing on a CPU."""
-PEER = "torchvision compiled"
-"""torchvision's network with channels_last, bf16 and torch.compile, fed float images: a good engineer's step."""
+PEERS = {"torchvision compiled": "torchvision", "timm compiled": "timm"}
+"""A library's network with channels_last, bf16 and torch.compile, fed float images: a good engineer's step."""
 
 
 def worth_timing(device: torch.device) -> tuple[str, ...]:
-    """Return the variants that differ on a device, the peer included."""
-    return tuple(name for name in (*VARIANTS, PEER) if device.type == "cuda" or name not in CUDA_ONLY)
+    """Return the variants that differ on a device, the peers included."""
+    return tuple(name for name in (*VARIANTS, *PEERS) if device.type == "cuda" or name not in CUDA_ONLY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +112,8 @@ def measure(
         for variant in variants:
             try:
                 step, precision = build(backbone, variant, device=device, batch_size=batch_size, image_size=image_size)
-            except ImportError:
-                yield StepResult(backbone=backbone, variant=variant, error="torchvision is absent or lacks it")
+            except ImportError as error:
+                yield StepResult(backbone=backbone, variant=variant, error=str(error))
                 continue
             try:
                 with chosen(variant):
@@ -171,20 +172,20 @@ def build(
     """Return a training step and the precision it computes in.
 
     The step takes a batch (uint8 images [B, S, S, 3], labels [B]; by default always the same random one) and returns
-    its mean loss. For ``plain`` and the peer images are floats, as their loaders give them. ``change`` alters the
+    its mean loss. For ``plain`` and the peers images are floats, as their loaders give them. ``change`` alters the
     network before it is compiled: what is to be measured without being in the product.
 
     Raises:
-        ImportError: The variant needs torchvision, which is not installed.
+        ImportError: The variant needs a library that is not installed, or lacks the network.
     """
-    peer = variant == PEER
+    peer = PEERS.get(variant)
     switches = Switches() if peer else VARIANTS[variant]
     if switches.keep_memory and device.type == "cpu":
         keep_freed_memory()
     precision = resolve_precision("auto", device) if switches.low_precision else "fp32"
     layout = torch.channels_last if switches.channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    model: nn.Module = torchvision_model(backbone) if peer else create_model(backbone, NUM_CLASSES)
+    model: nn.Module = peer_model(peer, backbone) if peer else create_model(backbone, NUM_CLASSES)
     if change is not None:
         change(model)
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
@@ -198,7 +199,7 @@ def build(
     preprocess = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).to(device)
     images = torch.randint(0, 256, (batch_size, image_size, image_size, 3), dtype=torch.uint8, device=device)
     labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
-    # A first script and the peer get floats from their loader; ours normalises in the step
+    # A first script and the peers get floats from their loader; ours normalises in the step
     given = preprocess(images).contiguous(memory_format=layout) if peer or switches == PLAIN else images
 
     def loss_of(batch: Tensor, labels: Tensor) -> Tensor:
@@ -221,16 +222,27 @@ def build(
     return step, precision
 
 
-def torchvision_model(name: str) -> nn.Module:
-    """Return torchvision's network of a name that it shares with ours.
+def peer_model(library: str, name: str) -> nn.Module:
+    """Return another library's network of a name that it shares with ours.
+
+    Args:
+        library: torchvision or timm.
+        name: Of the network.
 
     Raises:
-        ImportError: torchvision is not installed, or has no such network.
+        ImportError: The library is not installed, or has no such network.
     """
-    if importlib.util.find_spec("torchvision") is None:
-        raise ImportError("torchvision")
-    networks = importlib.import_module("torchvision.models")
-    if not hasattr(networks, name):
-        raise ImportError(name)
-    model: nn.Module = getattr(networks, name)(num_classes=NUM_CLASSES)
+    if importlib.util.find_spec(library) is None:
+        raise ImportError(f"{library} is not installed")
+    try:
+        networks = importlib.import_module("timm" if library == "timm" else "torchvision.models")
+    except RuntimeError as error:  # torchvision was built for another version of PyTorch
+        raise ImportError(f"{library} cannot be imported: {error}") from error
+    if library == "timm":
+        make = functools.partial(networks.create_model, name) if networks.is_model(name) else None
+    else:
+        make = getattr(networks, name, None)
+    if make is None:
+        raise ImportError(f"{library} has no {name}")
+    model: nn.Module = make(num_classes=NUM_CLASSES)
     return model

@@ -34,7 +34,7 @@ class BenchmarkStep(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt benchmark step`."""
     parsed = parse(BenchmarkStep, argv, "benchmark step")
-    from ..benchmark.step import PEER, VARIANTS, measure, worth_timing
+    from ..benchmark.step import PEERS, VARIANTS, measure, worth_timing
     from ..hardware import describe_machine, resolve_device
 
     device = resolve_device(parsed.device)
@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> None:
     for flag, value in (("--batch-size", batch_size), ("--image-size", image_size), ("--repeats", parsed.repeats)):
         check_range(flag, value, low=1)
     for name in parsed.variants:
-        check_choice("--variants", name, (*VARIANTS, PEER))
+        check_choice("--variants", name, (*VARIANTS, *PEERS))
     machine = describe_machine(device)
     results = []
     table = Table("network", "step", "img/s", "GiB", "of the bandwidth ceiling, %", "x plain")
@@ -74,4 +74,9 @@ def run(argv: Sequence[str]) -> None:
             result.backbone, result.variant, f"{rate:,.0f}", memory, f"{100 * result.bandwidth_share:.0f}", ratio
         )
     console.print(table)
+    rates = {(result.backbone, result.variant): result.images_per_s for result in results}
+    for (backbone, peer), theirs in rates.items():
+        ours = rates.get((backbone, "fastlt"))
+        if peer in PEERS and ours and theirs:
+            say(f"{backbone}: fastlt makes {ours / theirs:.2f} x the images of {peer}")
     say(f"batch {batch_size}, {image_size} pixels, {machine['device']}; medians of {parsed.repeats} rounds")

@@ -1,7 +1,10 @@
 """`fastlt benchmark step` and `fastlt benchmark loader`: what they print is what they measured."""
 
+import functools
+import importlib.machinery
 import json
 import sys
+import types
 import unittest.mock
 from pathlib import Path
 
@@ -41,6 +44,40 @@ def test_step_times_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     assert peer["backbone"] == "resnet8"
     assert "torchvision" in peer["error"]  # torchvision has no resnet8
     assert found["machine"]["torch"] == torch.__version__
+
+
+class Peers(types.ModuleType):
+    """Stands in for torchvision.models and for timm."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        self.resnet8 = functools.partial(create_model, "resnet8")
+        self.create_model = create_model
+
+    def is_model(self, name: str) -> bool:
+        return name == "resnet8"
+
+
+def test_other_libraries_networks_are_fed_floats_and_set_against_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("torchvision", "torchvision.models", "timm"):
+        monkeypatch.setitem(sys.modules, name, Peers(name))
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    out = tmp_path / "step.json"
+    asked = ["--batch-size", "4", "--repeats", "1", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "step", *asked, "--variants", "fastlt", *step.PEERS) == 0
+    ours, *theirs = json.loads(out.read_text())["results"]
+    assert [row["variant"] for row in theirs] == list(step.PEERS)
+    printed = capsys.readouterr().out
+    for row in theirs:
+        ratio = ours["images_per_s"] / row["images_per_s"]
+        assert f"resnet8: fastlt makes {ratio:.2f} x the images of {row['variant']}" in printed
+    made, _ = step.build("resnet8", "timm compiled", device=torch.device("cpu"), batch_size=2, image_size=32)
+    assert made(torch.zeros(2, 3, 32, 32)).isfinite()
+    with pytest.raises(ImportError, match="timm has no resnet9"):
+        step.peer_model("timm", "resnet9")
 
 
 def test_deterministic_is_timed_with_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
