@@ -17,6 +17,7 @@ from .hardware import cpu_multiplies_bf16, resolve_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
+SLOWER = "training runs all the same, with slower steps (--no-compile hides the warning); install or mend g++"
 MAX_DIFFERENCE = 4.0  # levels of 255, mean over pixels: far above what two JPEG decoders differ by
 
 
@@ -82,12 +83,12 @@ def check_compiler() -> Finding:
 
     compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     if compiler is None:
-        return Finding("torch.compile", "absent", "no C++ compiler found", "install g++, or train with --no-compile")
+        return Finding("torch.compile", "absent", "no C++ compiler found", SLOWER)
     try:
         torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(3))
     except Exception as error:  # whatever the compiler stack raises is the finding
         reason = str(error).strip().splitlines()[0][:100]
-        return Finding("torch.compile", "broken", reason, "train with --no-compile")
+        return Finding("torch.compile", "broken", reason, SLOWER)
     return Finding("torch.compile", "ok", f"with {compiler}")
 
 
@@ -98,7 +99,11 @@ def check_triton() -> Finding:
         importlib.import_module("fastlt.kernels")
     except ImportError:
         return Finding(
-            "Triton", "absent", "not installed", "the PyTorch reference ops run instead; on Linux: pip install triton"
+            "Triton",
+            "absent",
+            "not installed",
+            "a CPU needs none; on a GPU PyTorch's own operations run instead, slower and with more memory, and nothing "
+            "is compiled: pip install triton",
         )
     return Finding("Triton", "ok", f"{version}; its kernels run on a GPU")
 
@@ -108,7 +113,10 @@ def check_dali() -> Finding:
     try:
         version = importlib.metadata.version("nvidia-dali-cuda130")
     except ImportError:
-        advice = "the Pillow loader runs instead; on Linux x86-64: pip install nvidia-dali-cuda130"
+        advice = (
+            "Pillow decodes instead, on the processor, which may not feed a GPU; on Linux x86-64: pip install "
+            "nvidia-dali-cuda130"
+        )
         return Finding("DALI", "absent", "not installed", advice)
     try:
         by_dali, by_pillow = load_test_image("dali"), load_test_image("pillow")

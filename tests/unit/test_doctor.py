@@ -1,0 +1,30 @@
+"""What the doctor says of something that is missing: what stands in, what that costs, and how to get it."""
+
+import importlib.metadata
+import shutil
+
+import pytest
+
+from fastlt import doctor
+
+
+def absent(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
+def test_without_dali_or_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    dali, triton = doctor.check_dali(), doctor.check_triton()
+    assert (dali.state, triton.state) == ("absent", "absent")
+    assert "may not feed a GPU" in dali.advice
+    assert "pip install nvidia-dali-cuda130" in dali.advice
+    assert "slower and with more memory" in triton.advice
+    assert "pip install triton" in triton.advice
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    finding = doctor.check_compiler()
+    assert finding.state == "absent"
+    assert "slower steps" in finding.advice
+    assert "install" in finding.advice
