@@ -3,10 +3,10 @@
     python -m benchmarks.gpu --out DIR                    # on a GPU
     python -m benchmarks.gpu --out DIR --device cpu --quick   # the same parts, small, to see that they run
 
-Each part is a process of its own with a time limit, and writes its JSON into --out as soon as it ends, so that what
-was measured survives what fails; a wrong kernel stops everything, since only what is right gets timed. Works with torch
-2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI its loader is left out; with torchvision its
-networks are timed in the same run.
+Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that what
+was measured survives what fails; summary.md shows all of it as tables. A wrong kernel stops everything, since only what
+is right gets timed. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI its loader
+is left out; with torchvision and timm their networks are timed in the same run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from .gpu_parts import HEADLINE, NETWORKS, PARTS, Arguments
+from .summary import page
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 520
@@ -122,6 +123,7 @@ def run_all(args: Arguments) -> int:
             ("tune", loader(args, "tune", "--tune", *files), LIMIT_S),
         )
     statuses = [run(name, args, *command, limit_s=min(limit_s, left())) for name, command, limit_s in jobs]
+    (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
     return int(any(statuses))
 
 

@@ -21,6 +21,9 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     parts = {"lws", "end_to_end", "evaluation", "loss_curve", "profile", "candidates"}
     assert set(found) == {"ops", "step", "loader", "tune", *parts}
+    summary = (tmp_path / "summary.md").read_text()
+    assert "Without figures: switches, networks." in summary  # left out of the quick run
+    assert summary.count("\n## ") == 8
     assert found["end_to_end"]["memory"]["images_per_s"] > 0
     assert found["end_to_end"]["plain"]["images_per_s"] > 0
     assert found["evaluation"]["compiled"]["compiles"]
