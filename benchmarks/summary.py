@@ -56,7 +56,8 @@ def step_part(found: dict[str, Any]) -> Iterator[str]:
 
 def end_to_end_part(found: dict[str, Any]) -> Iterator[str]:
     """Yield loader and step together."""
-    yield f"{found['backbone']}, batch {found['batch_size']}; the step alone {figure(found['step_images_per_s'])} img/s."
+    alone = figure(found["step_images_per_s"])
+    yield f"{found['backbone']}, batch {found['batch_size']}; the step alone makes {alone} img/s."
     yield ""
     lines = [
         (name, figure(row.get("images_per_s")), figure(row.get("share_of_step"), ".0%") or row.get("error"))
@@ -94,9 +95,8 @@ def loader_part(found: dict[str, Any]) -> Iterator[str]:
 def tune_part(found: dict[str, Any]) -> Iterator[str]:
     """Yield the loader's best settings."""
     best = found["best"]
-    yield ", ".join(
-        f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in best.items()
-    )
+    settings = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in best.items() if key != "images_per_s")
+    yield f"`{settings}`: {figure(best['images_per_s'])} img/s."
 
 
 def profile_part(found: dict[str, Any]) -> Iterator[str]:
