@@ -9,7 +9,6 @@ shape: no method can beat it. On a GPU "floor" is the share of the product's ari
 
 import argparse
 import json
-import platform
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlt import ops
+from fastlt.hardware import describe_machine
 
 SHAPES = {
     "cuda": [
@@ -183,8 +183,7 @@ def main() -> int:
     shapes = SHAPES[args.device][: 1 if args.quick else None]
     rows = [row for shape in shapes for row in run_shape(shape, args)]
     if args.out:
-        machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor()
-        about = {"device": machine, "torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}
+        about = describe_machine(torch.device(args.device)) | {"rows": rows}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(about, indent=1))
     return 0

@@ -47,8 +47,9 @@ class DataWait:
     """The share of an epoch's training time in which this process waits for its batches.
 
     On a CPU that is the time in the loader. On a GPU the host's wait matters only where the GPU runs dry: two events
-    enclose every fetch on the stream, and the time between them is what the stream stands still, copies to the GPU
-    included. They are read where a log step has waited for the GPU anyway.
+    enclose every fetch on the stream, and the time between them is what training stands still there: for want of
+    images, or for copies and crops that the loader makes on the stream itself. They are read where a log step has
+    waited for the GPU anyway.
 
     Args:
         device: Where the batches are trained on.
