@@ -41,7 +41,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"--init: {path}: expected a .pth file of tensors or a .safetensors file, but it is incomplete, of another "
             f"kind, or holds Python objects ({reason})"
         ) from error
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+    while isinstance(content, Mapping):
+        # Wrappers first: a script's best accuracy beside them may be a tensor too
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break

@@ -60,8 +60,9 @@ def rebalance_file(parsed: Rebalance) -> None:
 
 
 def names_checkpoint(text: str) -> bool:
-    """Say whether an argument names a checkpoint: a file, or a folder of safetensors that is no run."""
+    """Say whether an argument names a checkpoint: a file, or a folder with weights that is no run."""
     path = Path(text)
     if path.is_file() or path.suffix in CHECKPOINT_SUFFIXES:
         return True
-    return bool(text) and not (path / "data.json").is_file() and any(path.glob("*.safetensors"))
+    holds = path.is_dir() and any(file.suffix in CHECKPOINT_SUFFIXES for file in path.iterdir())
+    return bool(text) and not (path / "data.json").is_file() and holds

@@ -38,7 +38,8 @@ class RebalanceConfig(Config):
     batch_size: int | None = None
     """Images a step; by default stage 1's."""
     lr: tuple[float, ...] = ()
-    """Learning rates to try, the best on val wins; by default one: 0.2 for a batch of 512, in proportion."""
+    """Learning rates to try, the best on val wins; by default one: 0.2 for a batch of 512, in proportion (los: what the
+    curvature of its loss allows)."""
     weight_decay: tuple[float, ...] = ()
     """Weight decays to try, the best on val wins; by default one, 5e-4."""
     loss: str = "cross_entropy"

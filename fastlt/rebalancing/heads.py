@@ -73,9 +73,8 @@ class Recipe:
         config: RebalanceConfig,
         *,
         sampling: str = "class_balanced",
-        rate: float = 1.0,
     ) -> Recipe:
-        """Return the paper's training of a method, with what the settings change; ``rate`` times its learning rate."""
+        """Return the paper's training of a method, with what the settings change."""
         num_samples = len(problem.train[0])
         batch_size = min(config.batch_size or problem.stage1.get("batch_size", 512), num_samples)
         balanced = sampling == "class_balanced"
@@ -89,7 +88,7 @@ class Recipe:
             seeds=(config.seed,),
             settings=tuple(
                 itertools.product(
-                    config.lr or (rate * LR_PER_IMAGE * batch_size,),
+                    config.lr or (LR_PER_IMAGE * batch_size,),
                     config.weight_decay or (default_weight_decay(dataset),),
                 )
             ),

@@ -22,7 +22,7 @@ from fastlt.rebalancing.crt import cross_entropy
 from fastlt.rebalancing.heads import Recipe, train_heads
 from fastlt.rebalancing.linear_stack import LinearStack, started
 from fastlt.rebalancing.methods import MAKERS, fit
-from fastlt.rebalancing.problem import Problem
+from fastlt.rebalancing.problem import Problem, problem_of
 
 CPU = torch.device("cpu")
 C, D = 20, 16
@@ -159,3 +159,16 @@ def test_functions_refuse_what_they_cannot_use(problem: Problem) -> None:
         learn_weight_scaling(problem.head, x[:, 1:], y)
     with pytest.raises(ValueError, match="lr: got 2 values; without a split to choose on give one"):
         retrain_classifier(x, y, C, config=RebalanceConfig(method="crt", lr=(0.1, 0.2)))
+
+
+def test_over_smoothing_does_without_a_tuned_rate() -> None:
+    """Few classes, wide features far from zero, and a step or two an epoch: what a fixed rate made diverge."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(6, 512, generator=generator) * 4
+    labels = torch.arange(6).repeat_interleave(torch.tensor([200, 80, 30, 12, 5, 2]))
+    features = centres[labels] + torch.randn(len(labels), 512, generator=generator)
+    head = LinearHead.initialised(6, 512, generator=generator)
+    given = problem_of(head, Features.of(features, labels), torch.device("cpu"))
+    made = fit(given, RebalanceConfig(method="los", batch_size=256))["los"]
+    fresh = centres.repeat_interleave(20, 0) + torch.randn(120, 512, generator=generator)
+    assert (made.head(fresh).argmax(1) == torch.arange(6).repeat_interleave(20)).float().mean() > 0.95
