@@ -12,6 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fastlt import ops
+from fastlt.models.batch_norm import soften_momentum, use_fused_batch_norm
+from fastlt.models.resnet import Bottleneck
 
 # Shapes: B batch, C channels in, O channels out, G groups, H, W image size, k kernel size.
 
@@ -100,6 +105,54 @@ def merge_groups(network: nn.Module, width: int | None) -> None:
     replace_convolutions(network, lambda conv: conv.groups > 1, merged)
 
 
+class KernelGroups(nn.Module):
+    """A grouped 3 x 3 convolution by fastlt's own kernel, which merges narrow groups as it goes.
+
+    Args:
+        convolution: What it stands for; padding 1, no bias, as many channels out as in.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.groups, self.stride = convolution.weight, convolution.groups, convolution.stride[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve [B, C, H, W]."""
+        weight = self.weight
+        if torch.is_autocast_enabled(images.device.type):
+            dtype = torch.get_autocast_dtype(images.device.type)
+            images, weight = images.to(dtype), weight.to(dtype)
+        return ops.grouped_conv(images, weight, groups=self.groups, stride=self.stride)
+
+
+def kernel_groups(network: nn.Module) -> None:
+    """Compute all grouped convolutions by our own kernel."""
+    replace_convolutions(network, lambda conv: conv.groups > 1 and conv.kernel_size == (3, 3), KernelGroups)
+
+
+def kernels(network: nn.Module) -> None:
+    """Batch norm and grouped convolutions by our own kernels."""
+    use_fused_batch_norm(network)
+    kernel_groups(network)
+
+
+class RecomputedBottleneck(Bottleneck):
+    """A block whose activations are computed again in the backward pass instead of being kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images as the block does."""
+        out: Tensor = checkpoint(super().forward, x, use_reentrant=False)
+        return out
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Keep only what enters each bottleneck; its batch norm sees each batch twice, and moves half as far each time."""
+    for module in network.modules():
+        if type(module) is Bottleneck:
+            soften_momentum(module, 2)
+            module.__class__ = RecomputedBottleneck  # the same parameters under the same names
+
+
 def both(network: nn.Module) -> None:
     """Merge groups to 64 channels, and compute convolutions of 1 x 1 as products."""
     merge_groups(network, 64)
@@ -113,4 +166,8 @@ CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
     "groups of 64 channels": functools.partial(merge_groups, width=64),
     "all groups in one": functools.partial(merge_groups, width=None),
     "1x1 as products, groups of 64 channels": both,
+    "batch norm by kernel": use_fused_batch_norm,
+    "groups by kernel": kernel_groups,
+    "batch norm and groups by kernel": kernels,
+    "blocks recomputed": recompute_blocks,
 }

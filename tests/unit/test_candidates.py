@@ -1,6 +1,7 @@
 """Rewritings of a network under measurement compute the same as the network, to float64."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ NAMES = (
     "groups of 64 channels",
     "all groups in one",
     "1x1 as products, groups of 64 channels",
+    "batch norm by kernel",
+    "groups by kernel",
+    "batch norm and groups by kernel",
+    "blocks recomputed",
 )
 
 
@@ -30,10 +35,11 @@ def candidates() -> Iterator[Any]:
 
 
 def outcome(model: torch.nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits and the gradients of their squares."""
+    """Logits, and the gradients of their squares with the running statistics."""
     images = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     logits = model(images.contiguous(memory_format=torch.channels_last))
-    return logits.detach(), list(torch.autograd.grad(logits.square().sum(), list(model.parameters())))
+    gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+    return logits.detach(), [*gradients, *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +58,13 @@ def test_logits_and_gradients_are_the_networks(
 ) -> None:
     model = network()
     parameters = {key: value.shape for key, value in model.named_parameters()}
-    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    kinds = Counter(type(module) for module in model.modules())
     candidates.CANDIDATES[name](model)
-    assert sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) < convolutions
+    assert Counter(type(module) for module in model.modules()) != kinds
     assert {key: value.shape for key, value in model.named_parameters()} == parameters
-    logits, gradients = outcome(model)
+    logits, others = outcome(model)
     torch.testing.assert_close(logits, expected[0], rtol=1e-9, atol=1e-9)
-    for found, wanted in zip(gradients, expected[1], strict=True):
+    for found, wanted in zip(others, expected[1], strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-7 * wanted.abs().max().item())
 
 
