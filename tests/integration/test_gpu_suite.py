@@ -30,7 +30,7 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert found["evaluation"]["num_graphs"] == 1  # none for the smaller last batch
     assert found["evaluation"]["compiled"]["head"] == found["evaluation"]["eager"]["head"]
     assert sum(kernel["share"] for kernel in found["profile"]["kernels"]) == pytest.approx(1, abs=0.2)
-    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 6
+    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 10
     assert found["tune"]["best"]["num_threads"] == 1
     assert found["loss_curve"]["resnet8"]["largest_gap"] < 0.5
     assert len(found["step"]["results"]) == 2
