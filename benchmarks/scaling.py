@@ -1,21 +1,25 @@
 """What a run costs where, from a model of its bounds: `python -m benchmarks.scaling` writes results/scaling.md.
 
-The model has three terms, and the largest is the time: the bytes that a step moves over the memory's bandwidth
-(`fastlt.benchmark.traffic`), decoding on the processors, and, on several GPUs, the gradients over the links. Rates are
-inputs, in MACHINES and DECODE_PER_CORE; each says where it comes from. Nothing in the page but rates marked as measured
-was measured.
+The model has three terms, and the largest is the time: the step's own, decoding on the processors, and, on several
+GPUs, the gradients over the links. Where `python -m benchmarks.scaling_fit` was run on a machine, its step is the fit
+of what was timed there; elsewhere it is the bytes that a step moves (`fastlt.benchmark.traffic`) over a share of the
+memory's bandwidth. Other rates are inputs, in MACHINES and DECODE_PER_CORE; each says where it comes from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import median
+from typing import Any
 
 from fastlt.benchmark.traffic import BYTES, count_elements, training_bytes
 from fastlt.models import create_model
 
-OUT = Path(__file__).parent / "results" / "scaling.md"
+from .scaling_fit import RESULTS, operations
+
+OUT = RESULTS / "scaling.md"
 DECODE_PER_CORE = 690.0  # images/s: 500 x 375 JPEGs with Pillow on one core of an AMD EPYC, `fastlt benchmark loader`
 
 
@@ -30,13 +34,14 @@ class Machine:
     num_cores: int
     share: float = 0.7
     precision: str = "bf16"
+    fitted: str = ""  # the device whose fit stands for the step, where there is one
 
 
 MACHINES = (
-    Machine(name="1 x H200", num_devices=1, bandwidth=4.3e12, link=0, num_cores=16),
+    Machine(name="1 x H200", num_devices=1, bandwidth=4.3e12, link=0, num_cores=16, fitted="cuda"),
     Machine(name="8 x H200", num_devices=8, bandwidth=4.3e12, link=300e9, num_cores=128),
     Machine(name="1 x 4090 class", num_devices=1, bandwidth=0.95e12, link=0, num_cores=16),
-    Machine(name="2 cores, no GPU", num_devices=1, bandwidth=13e9, link=0, num_cores=2, share=0.1),
+    Machine(name="2 cores, no GPU", num_devices=1, bandwidth=13e9, link=0, num_cores=2, share=0.1, fitted="cpu"),
 )
 
 
@@ -68,11 +73,29 @@ class Cost:
     bound: str
 
 
+def newest_fit(device: str) -> dict[str, Any] | None:
+    """Return the newest record of `benchmarks.scaling_fit` on a device, or None."""
+    files = sorted(RESULTS.glob(f"scaling-{device}-*.json")) if device else []
+    found: dict[str, Any] | None = json.loads(files[-1].read_text()) if files else None
+    return found
+
+
+def step_seconds(fit: Mapping[str, Any], per_image: float, job: Job) -> float:
+    """Return the fitted seconds of an image's training step, in large batches."""
+    memory = per_image / fit["bytes_per_s"] if fit["bytes_per_s"] else 0.0
+    arithmetic = operations(job.backbone, job.image_size) / fit["operations_per_s"] if fit["operations_per_s"] else 0.0
+    return memory + arithmetic
+
+
 def cost(machine: Machine, job: Job) -> Cost:
     """Return the rate at which a machine trains, and its bound."""
     model = create_model(job.backbone, job.num_classes)
     per_image = training_bytes(model, job.image_size, machine.precision)
-    rates = {"bandwidth": machine.num_devices * machine.share * machine.bandwidth / per_image}
+    fit = newest_fit(machine.fitted)
+    if fit is None:
+        rates = {"bandwidth": machine.num_devices * machine.share * machine.bandwidth / per_image}
+    else:
+        rates = {"step (fitted)": 1 / step_seconds(fit, per_image, job)}
     rates["decoding"] = machine.num_cores * DECODE_PER_CORE
     if machine.num_devices > 1:
         gradient_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
@@ -98,10 +121,11 @@ def duration(seconds: float) -> str:
 
 
 INTRO = """\
-**Modelled, not measured**, except where a rate says so: `python -m benchmarks.scaling`. A step takes the longest of
-three: memory traffic, decoding, gradients over the links. Rates: an H200 moves 4.3 TB/s (measured with a copy), a 4090
-0.95 TB/s and the links 300 GB/s (assumed); steps reach 70 % of it (assumed; 10 % on two cores, measured with the demo's
-network); a core decodes {decode:.0f} photographs a second (measured: Pillow, 500 x 375 JPEG, one core of an AMD EPYC).
+The table is **modelled**, its last row of each data set from a fit to steps timed on that machine, the others from
+rates: `python -m benchmarks.scaling`. A step takes the longest of three: its own time, decoding, gradients over the
+links. Rates: an H200 moves 4.3 TB/s (measured with a copy), a 4090 0.95 TB/s and the links 300 GB/s (assumed); steps
+reach 70 % of it (assumed); a core decodes {decode:.0f} photographs a second (measured: Pillow, 500 x 375 JPEG, one
+core of an AMD EPYC).
 `fastlt benchmark step` and `fastlt benchmark loader` give your machine's rates. Every layer is trained; Places-LT as
 the paper has it trains the last block only and costs less.
 """
@@ -132,6 +156,37 @@ def rows() -> Iterator[str]:
             yield "| " + " | ".join(cells) + " |"
 
 
+def measured() -> Iterator[str]:
+    """Yield the lines of what was timed, beside the model fitted to it."""
+    for device in ("cpu", "cuda"):
+        fit = newest_fit(device)
+        if fit is None:
+            continue
+        yield f"## Measured: {fit['hardware']}\n"
+        yield f"`{fit['command']}`, {fit['date']}, PyTorch {fit['torch']}. {law(fit)}\n"
+        yield "| network | pixels | images a step | measured, s | modelled, s | predicted from the others |"
+        yield "|---|---:|---:|---:|---:|---:|"
+        for point in fit["points"]:
+            cells = [point["backbone"], str(point["image_size"]), str(point["batch_size"]), f"{point['seconds']:.3f}"]
+            cells += [f"{point['modelled_s']:.3f}", f"{100 * point['error_from_the_others']:+.0f} %"]
+            yield "| " + " | ".join(cells) + " |"
+        yield ""
+
+
+def law(fit: Mapping[str, Any]) -> str:
+    """Return a fit in words."""
+    terms = []
+    if fit["bytes_per_s"]:
+        terms.append(f"bytes at {fit['bytes_per_s'] / 1e9:,.1f} GB/s")
+    if fit["operations_per_s"]:
+        terms.append(f"operations at {fit['operations_per_s'] / 1e9:,.0f} GFLOP/s")
+    if fit["seconds_a_step"]:
+        terms.append(f"{1000 * fit['seconds_a_step']:.1f} ms a step")
+    apart = median(abs(point["error_from_the_others"]) for point in fit["points"])
+    off = f"each step, predicted from a fit to the others, is off by {100 * apart:.0f} % in the median"
+    return f"A step takes {' plus '.join(terms)}; {off}."
+
+
 def page() -> str:
     """Return the page."""
     h200, resnext = MACHINES[0], create_model("resnext50_32x4d", 1000)
@@ -142,7 +197,7 @@ def page() -> str:
         cores=h200.num_cores,
         decode=h200.num_cores * DECODE_PER_CORE,
     )
-    return "\n".join(["# What a run costs\n", INTRO.format(decode=DECODE_PER_CORE), *rows(), "", growth])
+    return "\n".join(["# What a run costs\n", INTRO.format(decode=DECODE_PER_CORE), *rows(), "", *measured(), growth])
 
 
 def main() -> None:

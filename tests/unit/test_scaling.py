@@ -1,0 +1,68 @@
+"""The page of costs: the fit finds the rates that made the points, and the page tells measured from modelled."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[tuple[Any, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2]))
+        for name in ("benchmarks", "benchmarks.scaling", "benchmarks.scaling_fit"):
+            patch.delitem(sys.modules, name, raising=False)
+        import benchmarks.scaling
+        import benchmarks.scaling_fit
+
+        yield benchmarks.scaling, benchmarks.scaling_fit
+
+
+def points(scaling_fit: Any) -> list[Any]:
+    """Steps that obey 2 GB/s, 100 GFLOP/s and 5 ms a step."""
+    sizes = [(1e6, 3e9, 8), (4e6, 2e9, 16), (9e6, 1e9, 4), (2e6, 8e9, 2), (5e6, 5e8, 32)]
+    return [
+        scaling_fit.Point(
+            backbone="x",
+            image_size=32,
+            batch_size=batch,
+            bytes_per_image=moved,
+            operations_per_image=done,
+            seconds=batch * (moved / 2e9 + done / 1e11) + 5e-3,
+        )
+        for moved, done, batch in sizes
+    ]
+
+
+def test_the_fit_finds_the_rates(modules: tuple[Any, Any]) -> None:
+    made = points(modules[1])
+    np.testing.assert_allclose(modules[1].fit(made), [1 / 2e9, 1 / 1e11, 5e-3], rtol=1e-6)
+    assert max(map(abs, modules[1].errors(made))) < 1e-6
+    slower = [dataclasses.replace(made[0], seconds=2 * made[0].seconds), *made[1:]]
+    assert modules[1].errors(slower)[0] == pytest.approx(-0.5)
+
+
+def test_a_point_is_timed_and_counted(modules: tuple[Any, Any]) -> None:
+    found = modules[1].measure("resnet8", 16, 2, device=torch.device("cpu"), repeats=1)
+    assert found.seconds > 0
+    assert found.operations_per_image == modules[1].operations("resnet8", 16) > 1e6
+
+
+def test_the_page_has_the_table_and_what_was_timed(
+    modules: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling, scaling_fit = modules
+    monkeypatch.setattr(scaling, "RESULTS", tmp_path)
+    assert "step (fitted)" not in scaling.page()
+    record = scaling_fit.record(points(scaling_fit), torch.device("cpu"))
+    (tmp_path / "scaling-cpu-2030-01-01.json").write_text(json.dumps(record))
+    page = scaling.page()
+    assert "bytes at 2.0 GB/s plus operations at 100 GFLOP/s plus 5.0 ms a step" in page
+    assert page.count("step (fitted)") == len(scaling.JOBS)
+    assert page.count("| x | 32 |") == 5
