@@ -111,12 +111,16 @@ class World:
             # torch 2.13 has another name for broadcast_buffers, which 2.11 lacks
             warnings.simplefilter("ignore", FutureWarning)
             # Running statistics are averaged where they matter, not overwritten by those of rank 0 in every step
-            return DistributedDataParallel(
+            parallel = DistributedDataParallel(
                 module,
                 device_ids=[device.index] if device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
+        # An attribute set last is freed last. Else the reducer would be the last to hold the processes' group, and end
+        # it without letting go of the interpreter, for which one of the group's threads may be waiting: for ever
+        vars(parallel)["last_freed"] = distributed.group.WORLD
+        return parallel
 
     def barrier(self) -> None:
         """Wait for all processes."""

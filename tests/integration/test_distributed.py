@@ -121,6 +121,37 @@ def test_pieces_of_a_batch_give_the_gradients_of_the_whole(trained_by: Train) ->
     assert max((alone[key] - in_pieces[key]).abs().max().item() for key in weights) < 1e-10
 
 
+ENDINGS = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed, nn
+from fastlt.distributed import World
+
+rank = int(sys.argv[1])
+for number in range(30):
+    store = f"file://{Path.cwd() / str(number)}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    world = World(rank=rank, size=2)
+    module = world.parallel(nn.Linear(4, 4), torch.device("cpu"))
+    module(torch.ones(2, 4)).sum().backward()
+    world.barrier()
+    distributed.destroy_process_group()
+    del module  # after the group, as where an exception's traceback still holds the module
+"""
+
+
+def test_processes_that_end_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", ENDINGS, str(rank)], cwd=tmp_path, env=ENVIRONMENT) for rank in range(2)
+    ]
+    try:
+        assert [process.wait(60) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+
+
 PARAMETERS = {name for name, _ in create_model("resnet8", 10).named_parameters()}
 
 
