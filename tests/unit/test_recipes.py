@@ -181,4 +181,4 @@ def test_quirks_name_switches_that_exist() -> None:
                 name = word.removeprefix("--").replace("-", "_")
                 assert name in fields[command], quirk
                 seen.add(name)
-    assert {"schedule", "samples_per_class", "batch_norm", "bn_group", "features"} <= seen
+    assert {"schedule", "samples_per_class", "batch_norm", "bn_group", "features", "select_on"} <= seen
