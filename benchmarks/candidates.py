@@ -161,13 +161,13 @@ def both(network: nn.Module) -> None:
 
 CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
     "as it is": None,
+    "batch norm and groups by kernel": kernels,
     "1x1 as products": pointwise_as_products,
-    "groups of 32 channels": functools.partial(merge_groups, width=32),
-    "groups of 64 channels": functools.partial(merge_groups, width=64),
-    "all groups in one": functools.partial(merge_groups, width=None),
-    "1x1 as products, groups of 64 channels": both,
     "batch norm by kernel": use_fused_batch_norm,
     "groups by kernel": kernel_groups,
-    "batch norm and groups by kernel": kernels,
+    "groups of 64 channels": functools.partial(merge_groups, width=64),
+    "groups of 32 channels": functools.partial(merge_groups, width=32),
+    "all groups in one": functools.partial(merge_groups, width=None),
+    "1x1 as products, groups of 64 channels": both,
     "blocks recomputed": recompute_blocks,
 }

@@ -1,6 +1,7 @@
 """Everything that needs a GPU, in one command under nine minutes: correctness first, then the figures.
 
     python -m benchmarks.gpu --out DIR                    # on a GPU
+    python -m benchmarks.gpu --out DIR --only candidates  # then what the time did not suffice for
     python -m benchmarks.gpu --out DIR --device cpu --quick   # the same parts, small, to see that they run
 
 Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that what
@@ -80,49 +81,56 @@ def run_part(name: str, args: Arguments) -> None:
         (args.out / f"{name}.json").write_text(json.dumps(machine | found, indent=1) + "\n")
 
 
-def run_all(args: Arguments) -> int:
-    """Run every part, correctness first."""
-    began = time.monotonic()
-
-    def left() -> float:
-        return max(10.0, LIMIT_S - (time.monotonic() - began))
-
-    if run("correctness", args, "tests/kernels/correctness.py", "--device", args.device, limit_s=left()):
-        print("a kernel is wrong: nothing is timed")
-        return 1
-    quick = ["--quick"] if args.quick else []
-    common = ["--out", str(args.out), "--device", args.device, *quick]
+def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
+    """Return (name, Python command, seconds it may take) of all that is timed, the most wanted first."""
+    common = ["--out", str(args.out), "--device", args.device, *(["--quick"] if args.quick else [])]
     part = ["-m", "benchmarks.gpu", *common, "--part"]
     ops = ["benchmarks/bench_ops.py", "--device", args.device, "--quick", "--out", str(args.out / "ops.json")]
-    jobs: tuple[tuple[str, list[str], float], ...]
     if args.quick:
         small = ("--batch-size", "8")
-        jobs = (
+        return [
             ("ops", ops, 120),
             ("step", step(args, "step", *small, "--repeats", "2", "--variants", "plain", "fastlt eager"), 90),
             ("loader", loader(args, "loader", *small, "--images", "16"), 90),
             ("tune", loader(args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
             *((name, [*part, name], 120) for name in PARTS),
-        )
-    else:
-        others = [name for name in NETWORKS if name != HEADLINE]
-        files = ("--images", "4096", "--batch-size", "256")
-        # The most wanted first, since time may run out
-        jobs = (
-            ("step", step(args, "step", "--backbones", HEADLINE, "--variants", "plain", *SOUGHT), 150),
-            ("end_to_end", [*part, "end_to_end"], 100),
-            ("ops", ops, 90),
-            ("lws", [*part, "lws"], 40),
-            ("profile", [*part, "profile"], 40),
-            ("evaluation", [*part, "evaluation"], 60),
-            ("loss_curve", [*part, "loss_curve"], 120),
-            ("loader", loader(args, "loader", *files), 60),
-            ("candidates", [*part, "candidates"], 120),
-            ("switches", step(args, "switches", "--backbones", HEADLINE, "--variants", "fastlt", *SWITCHES), 150),
-            ("networks", step(args, "networks", "--backbones", *others, "--variants", *SOUGHT[-3:]), 200),
-            ("tune", loader(args, "tune", "--tune", *files), LIMIT_S),
-        )
-    statuses = [run(name, args, *command, limit_s=min(limit_s, left())) for name, command, limit_s in jobs]
+        ]
+    others = [name for name in NETWORKS if name != HEADLINE]
+    files = ("--images", "4096", "--batch-size", "256")
+    return [
+        ("step", step(args, "step", "--backbones", HEADLINE, "--variants", "plain", *SOUGHT), 150),
+        ("end_to_end", [*part, "end_to_end"], 100),
+        ("ops", ops, 90),
+        ("lws", [*part, "lws"], 40),
+        ("profile", [*part, "profile"], 40),
+        ("candidates", [*part, "candidates"], 200),
+        ("evaluation", [*part, "evaluation"], 60),
+        ("loss_curve", [*part, "loss_curve"], 120),
+        ("loader", loader(args, "loader", *files), 60),
+        ("switches", step(args, "switches", "--backbones", HEADLINE, "--variants", "fastlt", *SWITCHES), 150),
+        ("networks", step(args, "networks", "--backbones", *others, "--variants", *SOUGHT[-3:]), 200),
+        ("tune", loader(args, "tune", "--tune", *files), LIMIT_S),
+    ]
+
+
+def run_all(args: Arguments) -> int:
+    """Run correctness and then every job; with ``--only`` those jobs alone, as long as there is time."""
+    began = time.monotonic()
+
+    def left() -> float:
+        return max(10.0, LIMIT_S - (time.monotonic() - began))
+
+    wanted = jobs(args)
+    if args.only:
+        unknown = set(args.only) - {name for name, _, _ in wanted}
+        if unknown:
+            print(f"--only: got {', '.join(sorted(unknown))}; choose of {', '.join(name for name, _, _ in wanted)}")
+            return 2
+        wanted = [(name, command, LIMIT_S) for name, command, _ in wanted if name in args.only]
+    elif run("correctness", args, "tests/kernels/correctness.py", "--device", args.device, limit_s=left()):
+        print("a kernel is wrong: nothing is timed")
+        return 1
+    statuses = [run(name, args, *command, limit_s=min(limit_s, left())) for name, command, limit_s in wanted]
     (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
     return int(any(statuses))
 
@@ -133,6 +141,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that the parts run")
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--only", nargs="+", help="time these alone, for want of time in the first run")
     parser.add_argument("--part", choices=list(PARTS), help="run this part only, in this process")
     args = parser.parse_args()
     args.out = args.out.resolve()

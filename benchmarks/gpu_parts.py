@@ -93,7 +93,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
         with chosen(variant):
             step, found["precision"] = build(backbone, variant, device=device, batch_size=batch, image_size=size)
             alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
-            for backend in ("memory", "dali", "pillow"):
+            for backend in ("dali", "device", "memory", "pillow"):
                 try:
                     loader = train_loader(
                         dataset, sampler, Augmentation(size=size), num_steps=2 * steps, device=device, backend=backend

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,15 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert found["tune"]["best"]["num_threads"] == 1
     assert found["loss_curve"]["resnet8"]["largest_gap"] < 0.5
     assert len(found["step"]["results"]) == 2
+
+
+@pytest.mark.slow
+def test_a_part_is_run_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--device", "cpu", "--quick", "--only"]
+    settings: Any = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "timeout": 200, "check": False}
+    done = subprocess.run([*command, "profile", "everything"], capture_output=True, text=True, **settings)
+    assert done.returncode == 2
+    assert "--only: got everything; choose of ops, step" in done.stdout
+    assert subprocess.run([*command, "profile"], **settings).returncode == 0
+    assert [path.name for path in tmp_path.glob("*.json")] == ["profile.json"]
+    assert "Where the step's time goes" in (tmp_path / "summary.md").read_text()
