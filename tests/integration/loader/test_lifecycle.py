@@ -48,7 +48,8 @@ def eventually(condition: Callable[[], bool]) -> bool:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_nothing_is_left_running(backend: str, dataset: LongTailedDataset, open_train: Open) -> None:
-    list(open_train(dataset, backend, num_steps=2))  # what the libraries start once and keep
+    # What the libraries start once and keep, and our core its pool of threads
+    list(open_train(dataset, backend, num_steps=2, num_threads=2))
     threads, children = num_kernel_threads(), len(multiprocessing.active_children())
     loader = open_train(dataset, backend, num_steps=50, num_threads=2)
     for _ in zip(range(3), loader, strict=False):
