@@ -288,14 +288,12 @@ def cell(rows: Sequence[Result], name: str) -> Cell | None:
 
 
 def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
-    """Compare plain training with a rebalanced classifier to every joint training, paired by seed.
+    """Compare class means on test (on val where there is no test split), paired by seed.
 
-    The rebalanced classifier is the best on val; the comparison is of class means on test, on val where there is no
-    test split.
+    Each classifier with the joint one of its own training; then plain training with a rebalanced classifier, the best
+    on val, with every joint training.
     """
     plain = "instance_balanced"
-    if plain not in samplings:
-        return ()
     table = {(row.split, row.sampling, row.method, row.seed): row.class_mean.value for row in results}
     seeds = sorted({row.seed for row in results})
     split = "test" if any(row.split == "test" for row in results) else "val"
@@ -303,17 +301,29 @@ def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
     def values(where: str, sampling: str, method: str) -> list[float]:
         return [table[where, sampling, method, seed] for seed in seeds]
 
-    best = max(METHODS, key=lambda method: mean(values("val", plain, method)))
+    def gained(sampling: str, method: str, over: str) -> tuple[float, float | None]:
+        pairs = zip(values(split, sampling, method), values(split, over, "joint"), strict=True)
+        return over_seeds([ours - theirs for ours, theirs in pairs])
+
     lines = []
     for sampling in samplings:
-        pairs = zip(values(split, plain, best), values(split, sampling, "joint"), strict=True)
-        gain, half = over_seeds([ours - theirs for ours, theirs in pairs])
-        interval = "" if half is None else f" ± {half:.1f}"
+        gains = (f"{method} {points(*gained(sampling, method, sampling))}" for method in METHODS)
+        lines.append(f"- {sampling}, points of class mean on {split} over its joint classifier: {', '.join(gains)}.")
+    if plain not in samplings:
+        return tuple(lines)
+    best = max(METHODS, key=lambda method: mean(values("val", plain, method)))
+    for sampling in samplings:
+        gain, half = gained(plain, best, sampling)
         lines.append(
-            f"- {plain} with {best} (the best on val) less joint {sampling}: {gain:+.1f}{interval} points of class "
+            f"- {plain} with {best} (the best on val) less joint {sampling}: {points(gain, half)} points of class "
             f"mean on {split}{verdict(gain, half)}."
         )
     return tuple(lines)
+
+
+def points(gain: float, half: float | None) -> str:
+    """Return a difference with half its interval, if it has one."""
+    return f"{gain:+.1f}" + ("" if half is None else f" ± {half:.1f}")
 
 
 def verdict(gain: float, half: float | None) -> str:

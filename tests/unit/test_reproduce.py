@@ -88,8 +88,14 @@ def test_markdown_and_csv_hold_the_same_rows() -> None:
 @pytest.mark.parametrize(("gain", "verdict"), [(5, "better"), (-5, "worse"), (-1, "no clear difference")])
 def test_finding_is_said_as_it_came_out(gain: float, verdict: str) -> None:
     table = made((0, 1, 2), gain=gain)
-    assert len(table.finding) == len(SAMPLINGS)
-    for line in table.finding:
+    gains, compared = table.finding[: len(SAMPLINGS)], table.finding[len(SAMPLINGS) :]
+    assert len(compared) == len(SAMPLINGS)
+    for line, sampling in zip(gains, SAMPLINGS, strict=True):
+        assert line.startswith(
+            f"- {sampling}, points of class mean on test over its joint classifier: tau {gain:+.1f} ± "
+        )
+        assert f"lws {gain + 1:+.1f} ± " in line
+    for line in compared:
         assert "with lws" in line
         assert line.endswith(f": {verdict}.")
 
@@ -142,4 +148,6 @@ def test_torchrun_is_not_what_starts_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_one_seed_gives_no_verdict() -> None:
-    assert all("points of class mean on test." in line for line in made((0,), gain=5).finding)
+    lines = made((0,), gain=5).finding
+    assert "lws +6.0," in lines[0]
+    assert all("points of class mean on test." in line for line in lines[len(SAMPLINGS) :])
