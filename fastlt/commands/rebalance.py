@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import METHODS, RebalanceConfig
 from ..config.adopt import AdoptConfig
-from .common import RunArgument, narrow, open_run, parse, print_results, say
+from .common import RunArgument, console, narrow, open_run, parse, print_results, say
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 
@@ -40,10 +40,12 @@ def rebalance_run(parsed: Rebalance) -> None:
             "settings; drop it, or name a checkpoint first"
         )
     run = open_run(parsed)
-    from ..rebalancing.stage2 import read_results, rebalance
+    from ..rebalancing.stage2 import read_released, read_results, rebalance
 
     rebalance(run, narrow(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.method), str(run.path), parsed.json)
+    if parsed.method == "ncm":
+        console.print(read_released(run).table("as released, exactly: no linear head says the same"))
     for method in METHODS if parsed.method == "all" else (parsed.method,):
         say(f"checkpoint: {run.method(method) / 'model.safetensors'}")
 

@@ -22,6 +22,8 @@ from .batch_norm import reestimated
 from .live import check_live, fit_live
 from .methods import fit, needs_training_features
 from .problem import Problem, Rebalanced
+from .released_ncm import FILE as RELEASED
+from .released_ncm import score_released
 from .selection import cross_validated
 
 
@@ -81,6 +83,9 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     joint = [score(joint_classifier(own), split) for split in reported_splits(own)]
     for each in classifiers:
         write(each, dataclasses.replace(config, method=each.method), beside(joint, each))
+        if each.method == "ncm" and problem is not None:
+            released = score_released(each, problem.train[0], reported_splits(own))
+            checkpoint.write_json(each.path.parent / RELEASED, released.to_json())
     return run
 
 
@@ -168,3 +173,8 @@ def read_results(run: Run, method: str) -> Results:
             rows[row.split, row.method] = row
     splits = list(dict.fromkeys(split for split, _ in rows))
     return Results(tuple(row for split in splits for row in rows.values() if row.split == split))
+
+
+def read_released(run: Run) -> Results:
+    """Read the results of the released code's nearest class mean."""
+    return Results.read(run.method("ncm") / RELEASED)

@@ -15,8 +15,9 @@ from fastlt.data.image import decode_rgb
 from fastlt.data.source import open_data
 from fastlt.features import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
-from fastlt.rebalancing import tau_curve
+from fastlt.rebalancing import nearest_class_mean_predict, tau_curve
 from fastlt.rebalancing.selection import stratified_folds
+from fastlt.rebalancing.stage2 import read_released
 
 CPU = torch.device("cpu")
 
@@ -228,3 +229,13 @@ def test_a_wrong_target_is_found_before_anything_is_fitted(run_copy: Run) -> Non
     with pytest.raises(FileNotFoundError, match=r"--target: got nowhere\.csv, which is no file"):
         rebalance(run_copy, RebalanceConfig(tau="0.7", target="nowhere.csv"))
     assert not (run_copy.path / "rebalanced").exists()
+
+
+def test_the_released_nearest_class_means_are_scored_beside_their_linear_twin(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(method="ncm", device="cpu", num_threads=1))
+    rows = {(row.split, *row.params.values()): row for row in read_released(run_copy)}
+    assert len(rows) == 2 * 3 * 2
+    store = FeatureStore(run_copy, device=CPU)
+    features, labels = store.split("test").tensors(CPU)
+    said = nearest_class_mean_predict(*store.split("train").tensors(CPU), features)
+    assert rows["test", "cl2n l2"].all.value == pytest.approx(100 * float((said == labels).float().mean()))
