@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastlt.benchmark.step import NUM_CLASSES, build
 from fastlt.benchmark.traffic import median_s, training_bytes
-from fastlt.hardware import keep_freed_memory
+from fastlt.hardware import keep_freed_memory, processors
 from fastlt.models import create_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -125,12 +123,7 @@ def record(points: list[Point], device: torch.device) -> dict[str, Any]:
     """Return points and fit as JSON values."""
     solution = fit(points)
     rates = [None if value == 0 else 1 / value for value in solution[:2]]
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        processor = next(iter(names), processor)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores of {processor}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processors()
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python -m benchmarks.scaling_fit --device {device.type}",

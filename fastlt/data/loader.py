@@ -83,8 +83,8 @@ def train_loader(
         device: Where the batches go.
         backend: "memory" decodes all images once and resamples from memory; "device" keeps them in the memory of
             `device` and resamples there; "dali" decodes them anew each time, on the GPU if `device` is one; "pillow"
-            does so in processes; "auto" takes "memory" if the decoded images fit
-            into `memory_share` of the free memory, else "dali" if it is installed, else "pillow".
+            does so in processes; "auto" takes "memory" if the decoded images fit into `memory_share` of the free
+            memory, else "dali" if it is installed, else "pillow".
         num_threads: Threads or processes; default one a usable processor, at most 16.
         prefetch: As in `Tuning`.
         hw_decoder_load: As in `Tuning`.

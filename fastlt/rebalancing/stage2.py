@@ -75,7 +75,8 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
         target = classifiers[0].prior
 
         def complete(head: LinearHead, known: tuple[Tensor, Tensor]) -> LinearHead:
-            head, _ = tempered(head, known) if config.temperature else (head, 1.0)
+            if config.temperature:
+                head, _ = tempered(head, known)
             return head if target is None else adjust_to_prior(head, target, np.full(len(target), 1 / len(target)))
 
         held_out = cross_validated(problem, config, made, fit, complete)
