@@ -2,9 +2,13 @@
 
 import dataclasses
 import functools
+import os
 import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,7 @@ COLOURS = (
     (230, 130, 40),
 )
 LAST_NORM = {"resnet10": "bn2", "resnet50": "bn3"}  # of a block
+INTERRUPTED = 130  # the exit status of what SIGINT ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,5 +166,30 @@ def rebalance_checkpoint(colours: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         where = ["--data-root", str(colours), "--device", "cpu", "--num-threads", "1", "--loader", "memory"]
         monkeypatch.setattr(sys, "argv", ["fastlt", "rebalance", *map(str, arguments), *where])
         cli.main()
+
+    return run
+
+
+@pytest.fixture
+def ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], tuple[str, str]]:
+    """Run a command in the test's folder, press Ctrl-C in its second epoch and return what it said: out, err."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(command: Sequence[str]) -> tuple[str, str]:
+        out, err = tmp_path / "out", tmp_path / "err"
+        with out.open("w") as stdout, err.open("w") as stderr:
+            process = subprocess.Popen(command, cwd=tmp_path, stdout=stdout, stderr=stderr, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 60
+            while "epoch 2/" not in out.read_text():
+                assert process.poll() is None, err.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process
+            assert process.wait(60) == INTERRUPTED
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return out.read_text(), err.read_text()
 
     return run

@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,33 +160,15 @@ def command(config: TrainConfig, *flags: str) -> list[str]:
     return [sys.executable, "-m", "fastlt", "train", *data, *shape, "--gpus", "2", *flags]
 
 
-def test_gpus_starts_processes_that_write_one_run_and_stop_on_ctrl_c(small_config: TrainConfig, tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
-        process = subprocess.Popen(
-            command(small_config, "--epochs", "500"),
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while "epoch 2/" not in (tmp_path / "out").read_text():
-                assert process.poll() is None, (tmp_path / "err").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process
-            assert process.wait(60) == 130
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    error = (tmp_path / "err").read_text()
+def test_gpus_starts_processes_that_write_one_run_and_stop_on_ctrl_c(
+    small_config: TrainConfig, tmp_path: Path, ctrl_c: Callable[[Sequence[str]], tuple[str, str]]
+) -> None:
+    said, error = ctrl_c(command(small_config, "--epochs", "500"))
     assert error.count("\n") == 1
     assert "stopped by SIGINT at step" in error
     runs = [path for path in (tmp_path / "runs/folder").iterdir() if path.is_dir()]
     assert len(runs) == 1
-    assert (tmp_path / "out").read_text().count("training resnet8 on folder") == 1
+    assert said.count("training resnet8 on folder") == 1
     steps = [json.loads(line)["step"] for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
 

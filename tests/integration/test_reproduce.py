@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -119,29 +118,17 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_ctrl_c_reaches_all_processes_and_the_same_command_goes_on(small_config: TrainConfig, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_all_processes_and_the_same_command_goes_on(
+    small_config: TrainConfig, tmp_path: Path, ctrl_c: Callable[[Sequence[str]], tuple[str, str]]
+) -> None:
     config = dataclasses.replace(small_config, epochs=20, gpus=2)
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "program.py", json.dumps(config.to_json())]
-    settings = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, **settings)
-        try:
-            deadline = time.monotonic() + 60
-            while "epoch 2/" not in (tmp_path / "out").read_text():
-                assert process.poll() is None, (tmp_path / "out").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to every process
-            assert process.wait(60) == 130
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    said = (tmp_path / "out").read_text()
-    assert "stopped by SIGINT at step" in said
-    assert "Traceback" not in said
+    _, error = ctrl_c(command)
+    assert "stopped by SIGINT at step" in error
+    assert "Traceback" not in error
     assert not (tmp_path / "table" / "results.json").exists()
-    subprocess.run(command, check=True, capture_output=True, timeout=120, **settings)
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=120)
     assert len(json.loads((tmp_path / "table" / "results.json").read_text())["rows"]) == 2 * (1 + len(METHODS))
     lines = (tmp_path / "table" / "instance_balanced-seed0" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 21))
