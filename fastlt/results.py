@@ -45,8 +45,8 @@ class Accuracy:
         return (self.ci95[1] - self.ci95[0]) / 2
 
     def __str__(self) -> str:
-        """Return ``value ± half the interval``."""
-        return f"{self.value:.1f} ± {self.half_width:.1f}"
+        """Return ``value±half the interval``, without spaces: five of them and a name share a line of 80 columns."""
+        return f"{self.value:.1f}±{self.half_width:.1f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,13 +212,14 @@ def plain_table(title: str, columns: Iterable[str]) -> Table:
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("split", no_wrap=True)
     table.add_column("classifier", overflow="fold")  # where it is narrow a name goes on below; a number is never cut
     for name in columns:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     return table
 
 

@@ -22,6 +22,8 @@ def run(argv: Sequence[str]) -> None:
 
     results = evaluate(run, config=narrow(parsed, EvaluateConfig))
     print_results(results, str(run.path), parsed.json)
+    console.print()
     console.print(results.details())
     if results.comparisons:
+        console.print()
         console.print(results.paired())

@@ -45,6 +45,7 @@ def rebalance_run(parsed: Rebalance) -> None:
     rebalance(run, narrow(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.method), str(run.path), parsed.json)
     if parsed.method == "ncm":
+        console.print()
         console.print(read_released(run).table("as released, exactly: no linear head says the same"))
     for method in METHODS if parsed.method == "all" else (parsed.method,):
         say(f"checkpoint: {run.method(method) / 'model.safetensors'}")

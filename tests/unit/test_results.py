@@ -73,13 +73,14 @@ def test_the_per_class_table_leaves_unknowns_empty(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_long_name_wraps_and_numbers_stay_whole() -> None:
+def test_long_settings_wrap_and_the_method_and_numbers_stay_whole() -> None:
     params = {"strength": 1.234, "target": "estimate:some/folder/of/images"}
     console = Console(width=80, record=True)
     console.print(Results((row(params=params, few=WIDE),)).table("run"))
     text = console.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
-    assert text.count("55.5 ± 10.1") == 5
+    assert text.count("55.5±10.1") == 5
+    assert "logit_adjustment" in text
     assert "…" not in text
 
 
