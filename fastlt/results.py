@@ -173,9 +173,12 @@ class Results:
             previous = row.split
             cells = [getattr(row, name) for name in ACCURACIES]
             table.add_row(row.split, row.label, *("-" if cell is None else str(cell) for cell in cells))
-        chosen = {f"{row.method} chosen by {row.selection or row.selected_on}" for row in self.rows if row.selected_on}
-        intervals = "top-1 accuracy, %, with half the 95 % interval"
-        notes = [intervals, *sorted(chosen)]
+        chosen: dict[str, list[str]] = {}
+        for method, by in {row.method: row.selection or row.selected_on for row in self.rows}.items():
+            if by:
+                chosen.setdefault(by, []).append(method)
+        notes = ["top-1 accuracy, %, with half the 95 % interval"]
+        notes += [f"chosen by {by}: {', '.join(methods)}" for by, methods in chosen.items()]
         splits = {row.split for row in self.rows}
         if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
             notes.append("no test split here: val both chose and is reported, so it flatters (--select-on folds)")
