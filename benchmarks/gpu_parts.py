@@ -91,7 +91,9 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
         sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch)
         variant = "fastlt eager" if args.quick else "fastlt"
         with chosen(variant):
-            step, found["precision"] = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+            step, found["precision"] = build(
+                backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
+            )
             alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
             for backend in ("dali", "device", "memory", "pillow"):
                 try:

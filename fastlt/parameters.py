@@ -1,4 +1,4 @@
-"""The network to train: its start, which parts are trained and at which rate, and what its batch norm does."""
+"""The network to train: its start, which parts are trained, by which optimizer, and what its batch norm does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def build_network(config: TrainConfig, num_classes: int, device: torch.device, w
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if config.accumulate > 1:
         soften_momentum(model, config.accumulate)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     return model
 
 
@@ -91,3 +92,14 @@ def parameter_groups(model: Network, config: TrainConfig) -> list[dict[str, Any]
         if members:
             groups.append({"params": members, "rate_share": share})
     return groups
+
+
+def make_optimizer(model: Network, config: TrainConfig, device: torch.device) -> torch.optim.SGD:
+    """Return SGD over the parameters that are trained."""
+    return torch.optim.SGD(
+        parameter_groups(model, config),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=(config.fused_sgd and device.type == "cuda") or None,
+    )

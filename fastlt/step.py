@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from .config import TrainConfig
 from .data.loader import Loader
@@ -177,22 +178,25 @@ class Compiler:
 
     Args:
         wanted: Whether to compile at all.
+        cuda_graphs: Whether to replay what was compiled as CUDA graphs; gradients must be gone by the next call.
 
     Attributes:
         works: Whether functions are compiled.
     """
 
-    def __init__(self, wanted: bool = True) -> None:
-        self.works = wanted
+    def __init__(self, wanted: bool = True, *, cuda_graphs: bool = False) -> None:
+        self.works, self.cuda_graphs = wanted, cuda_graphs
 
     def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
         """Return the function, compiled anew for every shape of its arguments."""
-        compiled = torch.compile(eager, dynamic=False)
+        compiled = torch.compile(eager, dynamic=False, mode="reduce-overhead" if self.cuda_graphs else None)
 
         def call(*arguments: Tensor | None) -> T:
             if self.works:
+                if self.cuda_graphs:
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 try:
-                    return compiled(*arguments)
+                    return self.kept(compiled(*arguments))
                 except TorchDynamoException as error:
                     reason = str(error).strip().splitlines()[0]
                     log.warning("torch.compile does not work here (%s): steps run slower; see fastlt doctor", reason)
@@ -200,6 +204,13 @@ class Compiler:
             return eager(*arguments)
 
         return call
+
+    def kept(self, results: T) -> T:
+        """Return results that last: a CUDA graph writes its next ones where these are."""
+        if not self.cuda_graphs:
+            return results
+        copied: T = tree_map_only(Tensor, torch.clone, results)
+        return copied
 
 
 class Predictor:

@@ -27,7 +27,7 @@ from .losses import deferred_weights
 from .metrics import ShotAccuracy, shot_accuracy
 from .models import Network
 from .opening import check_shares, open_run
-from .parameters import build_network, parameter_groups, set_training_mode
+from .parameters import build_network, make_optimizer, set_training_mode
 from .run import Run
 from .state import Progress
 from .step import Compiler, LossFunction, Predictor, learning_rate, loss_function, worth_compiling
@@ -66,7 +66,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
         run, resolved = world.first(prepare)
         splits = splits or open_data(resolved)
         try:
-            with algorithms(deterministic=resolved.deterministic):
+            with algorithms(benchmark=resolved.cudnn_benchmark, deterministic=resolved.deterministic):
                 Trainer(run, resolved, splits, device, console or Console(), world).fit()
         except torch.OutOfMemoryError as error:
             raise ValueError(out_of_memory(resolved, device, world)) from error
@@ -109,13 +109,7 @@ class Trainer:
         self.preprocess = Preprocess(config.mean, config.std, randaugment_magnitude=config.randaugment_magnitude).to(
             device
         )
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.model, config),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=device.type == "cuda" or None,
-        )
+        self.optimizer = make_optimizer(self.model, config, device)
         sampler = make_sampler(config, splits["train"], world)
         self.streams = Streams(config, splits, sampler, world, device)
         self.steps_per_epoch = len(sampler)
@@ -125,7 +119,9 @@ class Trainer:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.class_counts = torch.from_numpy(splits["train"].class_counts).to(device)
         self.data_wait = DataWait(device)
-        self.compiler = Compiler(worth_compiling(config, device, self.num_steps))
+        self.compiler = Compiler(
+            worth_compiling(config, device, self.num_steps), cuda_graphs=config.cuda_graphs and device.type == "cuda"
+        )
         self.predictor = Predictor(self.averaged or self.model, self.preprocess, config, device, self.compiler)
         self.progress = Progress()
         self.decoder: str | None = None

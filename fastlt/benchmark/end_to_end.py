@@ -13,8 +13,8 @@ from ..data.dataset import LongTailedDataset
 from ..data.loader import Loader
 from .loader import PlainDataset
 
-Pair = tuple[Tensor, Tensor]
-"""(images, labels) of a batch, on the device."""
+Tensors = tuple[Tensor | None, ...]
+"""What a step of ``benchmark.step`` takes: images, labels and, of ours, colour factors and orders, on the device."""
 
 
 class PlainLoader:
@@ -41,28 +41,37 @@ class PlainLoader:
             drop_last=True,
         )
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[Tensors]:
         for images, labels in self.batches:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
 class OurLoader:
-    """The batches of a loader of ours as pairs: what a step of ``benchmark.step`` takes."""
+    """The batches of a loader of ours as a step of ours takes them."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[Tensors]:
         for batch in self.loader:
-            yield batch.images, batch.labels
+            yield batch.images, batch.labels, batch.jitter, batch.order
 
 
-def train_on(step: Callable[..., Tensor], batches: Iterable[Pair]) -> int:
+def train_on(step: Callable[..., Tensor], batches: Iterable[Tensors]) -> int:
     """Take a step on every batch of a pass; returns the number of images."""
-    return sum(len(labels) for images, labels in batches if step(images, labels) is not None)
+    num_images = 0
+    for batch in batches:
+        step(*batch)
+        num_images += images_in(batch)
+    return num_images
 
 
-def rate(step: Callable[..., Tensor], batches: Iterable[Pair], device: torch.device, *, num_steps: int) -> float:
+def images_in(batch: Tensors) -> int:
+    """Return the number of images of a batch."""
+    return 0 if batch[0] is None else len(batch[0])
+
+
+def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.device, *, num_steps: int) -> float:
     """Return images per second of ``num_steps`` steps that follow as many to warm up, pass after pass if need be."""
 
     def wait() -> None:
@@ -73,13 +82,13 @@ def rate(step: Callable[..., Tensor], batches: Iterable[Pair], device: torch.dev
     began = time.perf_counter()
     while True:
         before = done
-        for images, labels in batches:
+        for batch in batches:
             if done == num_steps:
                 wait()
                 began, num_images = time.perf_counter(), 0
-            step(images, labels)
+            step(*batch)
             done += 1
-            num_images += len(labels)
+            num_images += images_in(batch)
             if done == 2 * num_steps:
                 wait()
                 return num_images / (time.perf_counter() - began)

@@ -1,83 +1,56 @@
-"""The training step on this machine: each network with each switch, against what a first script would do."""
+"""The training step on this machine: the trainer's own with each switch, and what a user would train with instead."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..config import TrainConfig
 from ..data.preprocess import Preprocess
-from ..hardware import algorithms, autocast, keep_freed_memory, resolve_precision
+from ..distributed import World
+from ..hardware import algorithms, keep_freed_memory, resolve_precision
 from ..models import create_model
+from ..parameters import build_network, make_optimizer, set_training_mode
+from ..step import Compiler, loss_function
+from .batches import NUM_CLASSES, made_up
+from .peers import PEERS, build_peer
 from .traffic import bandwidth, median_s, training_bytes
 
-NUM_CLASSES = 1000
 STEPS_A_ROUND = {"cpu": 1, "cuda": 10}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Switches:
-    """What a step is built with."""
-
-    channels_last: bool = True
-    """Images and weights in channels_last memory."""
-    low_precision: bool = True
-    """bf16 autocast, where the hardware multiplies it."""
-    compile: bool = True
-    """torch.compile over jitter, normalisation, network and loss."""
-    fused_optimizer: bool = True
-    """SGD in one kernel (CUDA)."""
-    cudnn_benchmark: bool = True
-    """Let cuDNN time its convolutions first and keep the fastest (CUDA)."""
-    deterministic: bool = False
-    """Algorithms that give the same bits every time: ``--deterministic``."""
-    cuda_graphs: bool = False
-    """Replay the compiled step as CUDA graphs (CUDA)."""
-    keep_memory: bool = True
-    """Let the C allocator keep freed blocks (CPU)."""
-
-
-PLAIN = Switches(
-    channels_last=False,
-    low_precision=False,
-    compile=False,
-    fused_optimizer=False,
-    cudnn_benchmark=False,
-    keep_memory=False,
-)
-VARIANTS: dict[str, Switches] = {
-    "plain": PLAIN,
-    "plain bf16": dataclasses.replace(PLAIN, low_precision=True),
-    "channels_last bf16": dataclasses.replace(PLAIN, low_precision=True, channels_last=True),
-    "fastlt eager": Switches(compile=False),
-    "fastlt": Switches(),
-    "fastlt NCHW": Switches(channels_last=False),
-    "fastlt fp32": Switches(low_precision=False),
-    "fastlt unfused SGD": Switches(fused_optimizer=False),
-    "fastlt no cuDNN benchmark": Switches(cudnn_benchmark=False),
-    "fastlt deterministic": Switches(deterministic=True),
-    "fastlt CUDA graphs": Switches(cuda_graphs=True),
+OURS: dict[str, dict[str, Any]] = {
+    "fastlt eager": {"compile": False},
+    "fastlt": {},
+    "fastlt NCHW": {"channels_last": False},
+    "fastlt fp32": {"precision": "fp32"},
+    "fastlt unfused SGD": {"fused_sgd": False},
+    "fastlt no cuDNN benchmark": {"cudnn_benchmark": False},
+    "fastlt deterministic": {"deterministic": True},
+    "fastlt CUDA graphs": {"cuda_graphs": True},
 }
-"""From a first script's step, through ours, to ours with one switch turned. On a CPU plain comes first: the allocator's
-setting cannot be taken back."""
+"""Settings of `fastlt train`, each turned alone; the trainer's own network, optimizer and step are what is timed."""
 CUDA_ONLY = ("fastlt unfused SGD", "fastlt no cuDNN benchmark", "fastlt deterministic", "fastlt CUDA graphs")
 """Variants whose switch does nothing on a CPU."""
-PEERS = {"torchvision compiled": "torchvision", "timm compiled": "timm"}
-"""A library's network with channels_last, bf16 and torch.compile, fed float images: a good engineer's step."""
+VARIANTS = (*(name for name in PEERS if PEERS[name].library is None), *OURS, *(n for n in PEERS if PEERS[n].library))
+"""From a first script's step through ours to other libraries'. On a CPU plain comes first: the allocator's setting
+cannot be taken back."""
 
 
 def worth_timing(device: torch.device) -> tuple[str, ...]:
-    """Return the variants that differ on a device, the peers included."""
-    return tuple(name for name in (*VARIANTS, *PEERS) if device.type == "cuda" or name not in CUDA_ONLY)
+    """Return the variants that differ on a device."""
+    return tuple(name for name in VARIANTS if device.type == "cuda" or name not in CUDA_ONLY)
+
+
+def settings(variant: str) -> TrainConfig:
+    """Return the settings of a variant of ours."""
+    return dataclasses.replace(TrainConfig(lr=0.01), **OURS[variant])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +72,7 @@ def measure(
     device: torch.device,
     batch_size: int,
     image_size: int,
+    color_jitter: bool = False,
     repeats: int = 20,
 ) -> Iterator[StepResult]:
     """Time the training step of every network under every variant.
@@ -111,7 +85,14 @@ def measure(
     for backbone in backbones:
         for variant in variants:
             try:
-                step, precision = build(backbone, variant, device=device, batch_size=batch_size, image_size=image_size)
+                step, precision = build(
+                    backbone,
+                    variant,
+                    device=device,
+                    batch_size=batch_size,
+                    image_size=image_size,
+                    color_jitter=color_jitter,
+                )
             except ImportError as error:
                 yield StepResult(backbone=backbone, variant=variant, error=str(error))
                 continue
@@ -141,8 +122,10 @@ def measure(
 
 def chosen(variant: str) -> contextlib.AbstractContextManager[None]:
     """Settle, for a block, the algorithms that a variant's step is to run with."""
-    switches = VARIANTS.get(variant, Switches())
-    return algorithms(benchmark=switches.cudnn_benchmark, deterministic=switches.deterministic)
+    if variant in PEERS:
+        return algorithms(benchmark=PEERS[variant].settled)
+    config = settings(variant)
+    return algorithms(benchmark=config.cudnn_benchmark, deterministic=config.deterministic)
 
 
 def clock(step: Callable[..., Tensor], device: torch.device, *, repeats: int) -> tuple[float, float | None]:
@@ -167,82 +150,50 @@ def build(
     device: torch.device,
     batch_size: int,
     image_size: int,
+    color_jitter: bool = False,
     change: Callable[[nn.Module], None] | None = None,
 ) -> tuple[Callable[..., Tensor], str]:
     """Return a training step and the precision it computes in.
 
-    The step takes a batch (uint8 images [B, S, S, 3], labels [B]; by default always the same random one) and returns
-    its mean loss. For ``plain`` and the peers images are floats, as their loaders give them. ``change`` alters the
-    network before it is compiled: what is to be measured without being in the product.
+    The step takes a batch and returns its mean loss; by default always the same random one. Of ours a batch is uint8
+    images [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as ``Batch`` has them; of a peer
+    normalised float images [B, 3, S, S] and labels.
+
+    Args:
+        backbone: Name of the network.
+        variant: One of ``VARIANTS``.
+        device: Where it trains.
+        batch_size: B.
+        image_size: S.
+        color_jitter: Whether ours jitters the colours of the default batch, as for ImageNet-LT.
+        change: Alters a network of ours in place: what is to be measured without being in the product.
 
     Raises:
         ImportError: The variant needs a library that is not installed, or lacks the network.
     """
-    peer = PEERS.get(variant)
-    switches = Switches() if peer else VARIANTS[variant]
-    if switches.keep_memory and device.type == "cpu":
+    if variant in PEERS:
+        return build_peer(backbone, PEERS[variant], device=device, batch_size=batch_size, image_size=image_size)
+    if device.type == "cpu":
         keep_freed_memory()
-    precision = resolve_precision("auto", device) if switches.low_precision else "fp32"
-    layout = torch.channels_last if switches.channels_last else torch.contiguous_format
-    torch.manual_seed(0)
-    model: nn.Module = peer_model(peer, backbone) if peer else create_model(backbone, NUM_CLASSES)
+    config = settings(variant)
+    config = dataclasses.replace(config, backbone=backbone, precision=resolve_precision(config.precision, device))
+    model = build_network(config, NUM_CLASSES, device, World(), start=False)
     if change is not None:
         change(model)
-    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=5e-4,
-        fused=(switches.fused_optimizer and device.type == "cuda") or None,
-    )
-    preprocess = Preprocess((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).to(device)
-    images = torch.randint(0, 256, (batch_size, image_size, image_size, 3), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
-    # A first script and the peers get floats from their loader; ours normalises in the step
-    given = preprocess(images).contiguous(memory_format=layout) if peer or switches == PLAIN else images
+    set_training_mode(model, config)
+    optimizer = make_optimizer(model, config, device)
+    compiler = Compiler(config.compile, cuda_graphs=config.cuda_graphs and device.type == "cuda")
+    preprocess = Preprocess(config.mean, config.std).to(device)
+    loss_and_hits = loss_function(model, preprocess, config, device, compiler)
+    given = made_up(batch_size, image_size, device)[: 4 if color_jitter else 2]
 
-    def loss_of(batch: Tensor, labels: Tensor) -> Tensor:
-        with autocast(device, precision):
-            x = preprocess(batch).contiguous(memory_format=layout) if batch.dtype == torch.uint8 else batch
-            logits = model(x)
-        return F.cross_entropy(logits.float(), labels)
-
-    mode = "reduce-overhead" if switches.cuda_graphs else None
-    loss = torch.compile(loss_of, dynamic=False, mode=mode) if switches.compile else loss_of
-
-    def step(batch: Tensor = given, labels: Tensor = labels) -> Tensor:
-        mean_loss = loss(batch, labels)
-        mean_loss.backward()  # type: ignore[no-untyped-call]
+    def step(*batch: Tensor | None) -> Tensor:
+        loss, _ = loss_and_hits(*(batch or given))
+        if compiler.works is not config.compile:
+            raise RuntimeError("torch.compile does not work here: see fastlt doctor")
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        # A CUDA graph writes its next result where this one is
-        return mean_loss.detach().clone() if switches.cuda_graphs else mean_loss.detach()
+        return loss.detach()
 
-    return step, precision
-
-
-def peer_model(library: str, name: str) -> nn.Module:
-    """Return another library's network of a name that it shares with ours.
-
-    Args:
-        library: torchvision or timm.
-        name: Of the network.
-
-    Raises:
-        ImportError: The library is not installed, or has no such network.
-    """
-    if importlib.util.find_spec(library) is None:
-        raise ImportError(f"{library} is not installed")
-    try:
-        networks = importlib.import_module("timm" if library == "timm" else "torchvision.models")
-    except RuntimeError as error:  # torchvision was built for another version of PyTorch
-        raise ImportError(f"{library} cannot be imported: {error}") from error
-    if library == "timm":
-        make = functools.partial(networks.create_model, name) if networks.is_model(name) else None
-    else:
-        make = getattr(networks, name, None)
-    if make is None:
-        raise ImportError(f"{library} has no {name}")
-    model: nn.Module = make(num_classes=NUM_CLASSES)
-    return model
+    return step, config.precision

@@ -25,6 +25,8 @@ class BenchmarkStep(Output):
     """Images a step; by default 256 on a GPU, 128 on a CPU."""
     image_size: int | None = None
     """Side of the images, pixels; by default 224 on a GPU, 32 on a CPU."""
+    color_jitter: bool | None = None
+    """Jitter colours in our step, as ImageNet-LT is trained; by default on a GPU."""
     repeats: int = 20
     """Timed rounds; the median counts."""
     device: str = "auto"
@@ -34,18 +36,21 @@ class BenchmarkStep(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt benchmark step`."""
     parsed = parse(BenchmarkStep, argv, "benchmark step")
-    from ..benchmark.step import PEERS, VARIANTS, measure, worth_timing
+    from ..benchmark.peers import PEERS
+    from ..benchmark.step import VARIANTS, measure, worth_timing
     from ..hardware import describe_machine, resolve_device
 
     device = resolve_device(parsed.device)
     backbones, batch_size, image_size = ON_CUDA if device.type == "cuda" else ON_CPU
     batch_size = batch_size if parsed.batch_size is None else parsed.batch_size
     image_size = image_size if parsed.image_size is None else parsed.image_size
+    color_jitter = device.type == "cuda" if parsed.color_jitter is None else parsed.color_jitter
     for flag, value in (("--batch-size", batch_size), ("--image-size", image_size), ("--repeats", parsed.repeats)):
         check_range(flag, value, low=1)
     for name in parsed.variants:
-        check_choice("--variants", name, (*VARIANTS, *PEERS))
+        check_choice("--variants", name, VARIANTS)
     machine = describe_machine(device)
+    made_with = {"machine": machine, "batch_size": batch_size, "image_size": image_size, "color_jitter": color_jitter}
     results = []
     table = Table("network", "step", "img/s", "GiB", "of the bandwidth ceiling, %", "x plain")
     plain: dict[str, float] = {}
@@ -55,12 +60,12 @@ def run(argv: Sequence[str]) -> None:
         device=device,
         batch_size=batch_size,
         image_size=image_size,
+        color_jitter=color_jitter,
         repeats=parsed.repeats,
     ):
         results.append(result)
         rows = [dataclasses.asdict(each) for each in results]
-        written = {"machine": machine, "batch_size": batch_size, "image_size": image_size, "results": rows}
-        write_output(parsed.json, written)  # at once: a run that is cut short keeps what it has
+        write_output(parsed.json, made_with | {"results": rows})  # at once: a run that is cut short keeps what it has
         rate = result.images_per_s
         say(f"{result.backbone}, {result.variant}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
         if rate is None or result.bandwidth_share is None:
@@ -77,6 +82,6 @@ def run(argv: Sequence[str]) -> None:
     rates = {(result.backbone, result.variant): result.images_per_s for result in results}
     for (backbone, peer), theirs in rates.items():
         ours = rates.get((backbone, "fastlt"))
-        if peer in PEERS and ours and theirs:
+        if peer in PEERS and PEERS[peer].library and ours and theirs:
             say(f"{backbone}: fastlt makes {ours / theirs:.2f} x the images of {peer}")
     say(f"batch {batch_size}, {image_size} pixels, {machine['device']}; medians of {parsed.repeats} rounds")

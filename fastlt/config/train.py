@@ -130,6 +130,16 @@ class TrainConfig(Config):
     deterministic: bool = False
     """Compute with algorithms that give the same bits every time on one kind of GPU, whatever they cost: `fastlt
     benchmark step` measures that (variant `fastlt deterministic`). Order and augmentation never depend on it."""
+    channels_last: bool = True
+    """Keep images and weights in channels_last memory. This and the next three change the speed only: `fastlt benchmark
+    step` times each on your machine."""
+    cudnn_benchmark: bool = True
+    """CUDA: let cuDNN time its convolutions on the first batch and keep the fastest."""
+    fused_sgd: bool = True
+    """CUDA: update all weights in one kernel."""
+    cuda_graphs: bool = False
+    """CUDA: replay the compiled step as CUDA graphs, which pays where launching kernels takes longer than running them
+    (small networks and images), and takes more memory."""
     loader: str = "auto"
     """Image loader: memory (decoded once, for sets that fit), dali, pillow, or auto."""
     num_threads: int | None = None
@@ -158,6 +168,10 @@ class TrainConfig(Config):
         "data_root",
         "lists",
         "device",
+        "channels_last",
+        "cudnn_benchmark",
+        "fused_sgd",
+        "cuda_graphs",
         "loader",
         "num_threads",
         "prefetch",
@@ -256,6 +270,13 @@ class TrainConfig(Config):
             )
         if self.sync_bn and self.bn_group is not None:
             raise ValueError("--sync-bn: got it with --bn-group; statistics are of all images or of groups: drop one")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("--cuda-graphs: got it with --no-compile; the compiled step is what they replay: drop one")
+        if self.cuda_graphs and self.accumulate > 1:
+            raise ValueError(
+                f"--cuda-graphs: got it with --accumulate {self.accumulate}; a graph writes each piece's gradients "
+                "over the last one's: drop one"
+            )
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
                 f"--eval-resize: got {self.eval_resize}, smaller than the crop it is cut from; "

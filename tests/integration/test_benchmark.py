@@ -1,5 +1,6 @@
 """`fastlt benchmark step` and `fastlt benchmark loader`: what they print is what they measured."""
 
+import dataclasses
 import functools
 import importlib.machinery
 import json
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from fastlt import cli
-from fastlt.benchmark import step, tune
+from fastlt.benchmark import peers, step, tune
 from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate, train_on
 from fastlt.benchmark.loader import photographs
 from fastlt.benchmark.traffic import training_bytes
@@ -21,6 +22,8 @@ from fastlt.data.augmentation import Augmentation
 from fastlt.data.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.models import create_model
+
+CPU = torch.device("cpu")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -65,19 +68,20 @@ def test_other_libraries_networks_are_fed_floats_and_set_against_ours(
     for name in ("torchvision", "torchvision.models", "timm"):
         monkeypatch.setitem(sys.modules, name, Peers(name))
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    libraries = ["torchvision compiled", "timm compiled"]
     out = tmp_path / "step.json"
     asked = ["--batch-size", "4", "--repeats", "1", "--device", "cpu", "--json", str(out)]
-    assert run(monkeypatch, "step", *asked, "--variants", "fastlt", *step.PEERS) == 0
+    assert run(monkeypatch, "step", *asked, "--variants", "fastlt", *libraries) == 0
     ours, *theirs = json.loads(out.read_text())["results"]
-    assert [row["variant"] for row in theirs] == list(step.PEERS)
+    assert [row["variant"] for row in theirs] == libraries
     printed = capsys.readouterr().out
     for row in theirs:
         ratio = ours["images_per_s"] / row["images_per_s"]
         assert f"resnet8: fastlt makes {ratio:.2f} x the images of {row['variant']}" in printed
-    made, _ = step.build("resnet8", "timm compiled", device=torch.device("cpu"), batch_size=2, image_size=32)
+    made, _ = step.build("resnet8", "timm compiled", device=CPU, batch_size=2, image_size=32)
     assert made(torch.zeros(2, 3, 32, 32)).isfinite()
     with pytest.raises(ImportError, match="timm has no resnet9"):
-        step.peer_model("timm", "resnet9")
+        peers.network_of("timm", "resnet9")
 
 
 def test_deterministic_is_timed_with_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,10 +93,52 @@ def test_deterministic_is_timed_with_deterministic_algorithms(monkeypatch: pytes
 
     monkeypatch.setattr(step, "clock", clock)
     variants = ("plain", "fastlt eager", "fastlt deterministic", "fastlt")
-    measured = step.measure(["resnet8"], variants=variants, device=torch.device("cpu"), batch_size=2, image_size=32)
+    measured = step.measure(["resnet8"], variants=variants, device=CPU, batch_size=2, image_size=32)
     assert [result.variant for result in measured] == list(variants)
     assert seen == [(False, False), (False, True), (True, False), (False, True)]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_variant_is_the_trainers_step_with_one_setting_turned() -> None:
+    assert set(step.OURS) | set(peers.PEERS) == set(step.VARIANTS)
+    ours = dataclasses.asdict(step.settings("fastlt"))
+    for name in step.OURS:
+        changed = dataclasses.asdict(step.settings(name)).items() - ours.items()
+        assert len(changed) == (name != "fastlt"), name
+    layouts = []
+
+    def note(network: torch.nn.Module) -> None:
+        layouts.append(network.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last))
+
+    for name in ("fastlt NCHW", "fastlt fp32"):
+        step.build("resnet10", name, device=CPU, batch_size=2, image_size=32, change=note)
+    assert layouts == [False, True]
+
+
+def test_colours_are_jittered_where_that_is_asked_for() -> None:
+    losses = []
+    for color_jitter in (False, True):
+        torch.manual_seed(0)
+        train, _ = step.build(
+            "resnet8",
+            "fastlt eager",
+            device=CPU,
+            batch_size=4,
+            image_size=32,
+            color_jitter=color_jitter,
+        )
+        losses.append(train().item())
+    assert losses[0] != losses[1]
+
+
+def test_a_step_that_did_not_compile_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
+    (found,) = step.measure(["resnet8"], variants=["fastlt"], device=CPU, batch_size=2, image_size=32)
+    assert found.images_per_s is None
+    assert "torch.compile does not work here" in str(found.error)
 
 
 def test_a_cpu_is_spared_what_only_a_gpu_has() -> None:
@@ -171,22 +217,22 @@ def test_tuning_changes_what_pays(device: str, shares: set[float]) -> None:
 
 
 def test_the_plain_trainer_and_ours_train_on_the_same_files(tmp_path: Path) -> None:
-    dataset, cpu = photographs(tmp_path / "train", 20, picture=(40, 40)), torch.device("cpu")
-    plain = PlainLoader(dataset, device=cpu, batch_size=8, image_size=32, num_workers=1)
+    dataset = photographs(tmp_path / "train", 20, picture=(40, 40))
+    plain = PlainLoader(dataset, device=CPU, batch_size=8, image_size=32, num_workers=1)
     sampler = LongTailSampler(dataset.labels, batch_size=8)
     with train_loader(dataset, sampler, Augmentation(size=32), num_steps=2, backend="pillow", num_threads=1) as loader:
         for variant, batches, shape, dtype in (
             ("plain", plain, (8, 3, 32, 32), torch.float32),
             ("fastlt eager", OurLoader(loader), (8, 32, 32, 3), torch.uint8),
         ):
-            train, _ = step.build("resnet8", variant, device=cpu, batch_size=8, image_size=32)
-            assert {(images.shape, images.dtype) for images, _ in batches} == {(shape, dtype)}
+            train, _ = step.build("resnet8", variant, device=CPU, batch_size=8, image_size=32)
+            assert {(images.shape, images.dtype) for images, *_ in batches} == {(shape, dtype)}
             steps = unittest.mock.Mock(side_effect=train)
             assert train_on(steps, batches) == 16
-            assert rate(steps, batches, cpu, num_steps=2) > 0
+            assert rate(steps, batches, CPU, num_steps=2) > 0
             assert steps.call_count == 6  # two of a pass; two to warm up and two timed, a pass each
 
 
 def test_a_pass_without_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="a pass has no batch"):
-        rate(lambda *_: torch.zeros(()), [], torch.device("cpu"), num_steps=1)
+        rate(lambda *_: torch.zeros(()), [], CPU, num_steps=1)

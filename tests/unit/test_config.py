@@ -69,6 +69,8 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"protocol": "papers"}, "did you mean 'paper'"),
         ({"loader": "dally"}, "did you mean 'dali'"),
         ({"precision": "fp16"}, "choose one of auto, fp32, bf16"),
+        ({"cuda_graphs": True, "compile": False}, "--cuda-graphs: got it with --no-compile"),
+        ({"cuda_graphs": True, "accumulate": 2}, "--cuda-graphs: got it with --accumulate 2"),
         ({"crop_scale": (0.5, 1.5)}, "--crop-scale"),
         ({"crop_ratio": (2.0, 1.0)}, "--crop-ratio"),
         ({"std": (0.0, 1.0, 1.0)}, "--std"),

@@ -91,6 +91,26 @@ def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyP
     assert not any(parameter.grad_fn for parameter in model.parameters())
 
 
+def test_results_outlast_the_next_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str | None] = []
+
+    def replayed(
+        eager: Callable[[torch.Tensor], torch.Tensor], *, mode: str | None, **_: object
+    ) -> Callable[..., object]:
+        modes.append(mode)
+        buffer = torch.empty(3)
+        return lambda x: (buffer.copy_(eager(x)), None)
+
+    monkeypatch.setattr(torch, "compile", replayed)
+    for cuda_graphs in (False, True):
+        double = Compiler(cuda_graphs=cuda_graphs)(lambda x: 2 * x)
+        first, nothing = double(torch.ones(3))
+        double(torch.zeros(3))
+        assert first.tolist() == [2.0 * cuda_graphs] * 3
+        assert nothing is None
+    assert modes == [None, "reduce-overhead"]
+
+
 WITHOUT_COMPILER = """
 import logging, sys, torch
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
