@@ -13,6 +13,7 @@ from . import checkpoint
 from .calibration import calibration_errors
 from .classifier import Classifier, methods_of, open_classifier
 from .config import EvaluateConfig
+from .data.dataset import LongTailedDataset
 from .features import FeatureStore
 from .hardware import resolve_device
 from .loggers import log
@@ -26,7 +27,7 @@ from .metrics import (
     wilson_interval,
 )
 from .per_class import class_rows, write_class_table
-from .prior import adjust_to_prior, resolve_target, source_prior, unlabelled_features
+from .prior import adjust_to_prior, read_target, resolve_target, source_prior, unlabelled_features
 from .results import ACCURACIES, GROUP_NAMES, SCHEMA, Accuracy, Comparison, Result, Results, percent
 from .run import Run
 
@@ -143,7 +144,10 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
     if against not in opened:
         opened[against] = open_classifier(store, against, flag="--against")
     if config.target:
-        prior = target_of(opened[names[0]], config.target)
+        for each in opened.values():
+            check_unaimed(each, config.target)
+        target = read_target(config.target, class_names=run.data["class_names"], class_counts=run.data["class_counts"])
+        prior = target_of(opened[names[0]], target)
         opened = {name: aimed(each, config.target, prior) for name, each in opened.items()}
     chosen = [opened[name] for name in names]
     rows = [score(each, split) for split in splits for each in chosen]
@@ -204,23 +208,18 @@ def source_of(classifier: Classifier) -> NDArray[np.float64]:
     return source_prior(counts, sampling=run.config.sampling, loss=run.config.loss)
 
 
-def target_of(classifier: Classifier, spec: str) -> NDArray[np.float64]:
-    """Return the class frequencies that ``--target`` names, estimated with this classifier where it asks for that."""
-    data = classifier.store.run.data
-    check_unaimed(classifier, spec)
+def target_of(classifier: Classifier, target: NDArray[np.float64] | LongTailedDataset) -> NDArray[np.float64]:
+    """Return the class frequencies of a target, estimated with this classifier where they are not given."""
     return resolve_target(
-        spec,
+        target,
         classifier.head.to(classifier.store.device),
-        class_names=data["class_names"],
-        class_counts=data["class_counts"],
         source=source_of(classifier),
-        features=lambda folder: unlabelled_features(classifier.store, folder),
+        features=lambda images: unlabelled_features(classifier.store, images),
     )
 
 
 def aimed(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Classifier:
-    """Adjust a classifier to the class frequencies of a target."""
-    check_unaimed(classifier, spec)
+    """Adjust a classifier, no target folded into it yet, to the class frequencies of a target."""
     head = adjust_to_prior(classifier.head, prior, source_of(classifier))
     if classifier.held_out is not None:
         log.info("%s: under --target val is classified by what all of val chose, not by folds", classifier.method)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .calibration import logit_chunks
+from .data.dataset import LongTailedDataset
 from .data.unlabelled import unlabelled_images
 from .features import FeatureStore, check_finite, exact_fp32
 from .loggers import log
@@ -170,39 +171,45 @@ def source_prior(class_counts: ArrayLike, *, sampling: str, loss: str = "cross_e
     return share
 
 
-def resolve_target(
-    spec: str,
-    head: LinearHead,
-    *,
-    class_names: Sequence[str],
-    class_counts: ArrayLike,
-    source: ArrayLike,
-    features: Callable[[Path], Tensor],
-) -> NDArray[np.float64]:
-    """Return the class frequencies that a ``--target`` names, [C]: given, or estimated from unlabelled images.
+def read_target(
+    spec: str, *, class_names: Sequence[str], class_counts: ArrayLike
+) -> NDArray[np.float64] | LongTailedDataset:
+    """Return the class frequencies that a ``--target`` names, [C], or the unlabelled images to estimate them from.
 
     Args:
         spec: As for ``parse_target``, or ``estimate:DIR``, the images below a folder.
-        head: The classifier that estimates, calibrated under ``source``.
         class_names: C names.
         class_counts: [C] training images of every class.
-        source: [C] class frequencies under which the head is calibrated.
-        features: Gives the features [N, D] of the images below a folder, on the head's device.
 
     Raises:
         ValueError, FileNotFoundError: The target does not fit, or there are no images.
     """
-    if not spec.startswith(ESTIMATE):
-        return parse_target(spec, class_names, class_counts)
-    return estimate_prior(log_probabilities(head, features(folder_of(spec))), source)
-
-
-def check_target(spec: str, *, class_names: Sequence[str], class_counts: ArrayLike) -> None:
-    """Raise a ValueError or FileNotFoundError for a ``--target`` that does not fit the classes, or has no images."""
     if spec.startswith(ESTIMATE):
-        unlabelled_images([folder_of(spec)], class_names, flag="--target")
-    else:
-        parse_target(spec, class_names, class_counts)
+        return unlabelled_images([folder_of(spec)], class_names, flag="--target")
+    return parse_target(spec, class_names, class_counts)
+
+
+def resolve_target(
+    target: NDArray[np.float64] | LongTailedDataset,
+    head: LinearHead,
+    *,
+    source: ArrayLike,
+    features: Callable[[LongTailedDataset], Tensor],
+) -> NDArray[np.float64]:
+    """Return a target's class frequencies, [C]: as they were given, or estimated from its unlabelled images.
+
+    Args:
+        target: What ``read_target`` returned.
+        head: The classifier that estimates, calibrated under ``source``.
+        source: [C] class frequencies under which the head is calibrated.
+        features: Gives the features [N, D] of images, on the head's device.
+
+    Raises:
+        ValueError: An image or its features cannot be used.
+    """
+    if not isinstance(target, LongTailedDataset):
+        return target
+    return estimate_prior(log_probabilities(head, features(target)), source)
 
 
 def folder_of(spec: str) -> Path:
@@ -216,14 +223,13 @@ def folder_of(spec: str) -> Path:
 
 
 @torch.inference_mode()
-def unlabelled_features(store: FeatureStore, folder: Path) -> Tensor:
-    """Return the features [N, D] of the images below a folder under a run's backbone; they are not kept.
+def unlabelled_features(store: FeatureStore, images: LongTailedDataset) -> Tensor:
+    """Return the features [N, D] of a target's images under a run's backbone; they are not kept.
 
     Raises:
-        ValueError, FileNotFoundError: There is no such folder, no image in it, or features are not finite.
+        ValueError: Features are not finite.
     """
-    images = unlabelled_images([folder], store.run.data["class_names"], flag="--target")
     with exact_fp32(store.device), contextlib.closing(store.open_images(images)) as loader:
         features = torch.cat(list(store.through_backbone(loader)))
-    check_finite(features, f"--target: {folder}")
+    check_finite(features, f"--target: {images.root}")
     return features

@@ -16,7 +16,7 @@ from ..evaluation import Result, Results, aimed, reported_splits, score, target_
 from ..features import FeatureStore
 from ..hardware import resolve_device
 from ..models import LinearHead
-from ..prior import adjust_to_prior, check_target
+from ..prior import adjust_to_prior, read_target
 from ..run import Run
 from .batch_norm import reestimated
 from .live import check_live, fit_live
@@ -58,7 +58,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     if config.select_on == "test" and "test" not in own.names:
         raise ValueError(f"--select-on: got test; the data of {run.path} have {', '.join(own.names)}: choose val")
     names, counts = run.data["class_names"], run.data["class_counts"]
-    check_target(config.target, class_names=names, class_counts=counts)  # a mistake in it is found before the work
+    target = read_target(config.target, class_names=names, class_counts=counts)  # a mistake is found before the work
     store = reestimated(own, config) if config.reestimate_batch_norm else own
     problem = None
     if config.features == "live":
@@ -69,15 +69,16 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     selection = store.split(config.selection_split).tensors(store.device)
     classifiers = [classifier_of(store, name, each, config, selection) for name, each in made.items()]
     if config.target != "uniform":
-        prior = target_of(classifiers[0], config.target)
+        prior = target_of(classifiers[0], target)
         classifiers = [aimed(each, config.target, prior) for each in classifiers]
     if problem is not None and config.select_on == "folds":
-        target = classifiers[0].prior
+        frequencies = classifiers[0].prior
 
         def complete(head: LinearHead, known: tuple[Tensor, Tensor]) -> LinearHead:
             if config.temperature:
                 head, _ = tempered(head, known)
-            return head if target is None else adjust_to_prior(head, target, np.full(len(target), 1 / len(target)))
+            uniform = np.full(len(counts), 1 / len(counts))
+            return head if frequencies is None else adjust_to_prior(head, frequencies, uniform)
 
         held_out = cross_validated(problem, config, made, fit, complete)
         classifiers = [dataclasses.replace(each, held_out=held_out[each.method]) for each in classifiers]

@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fastlt.data.dataset import LongTailedDataset
 from fastlt.models import LinearHead
 from fastlt.prior import (
     adjust_to_prior,
-    check_target,
     estimate_prior,
     log_probabilities,
     parse_target,
+    read_target,
     resolve_target,
     source_prior,
 )
@@ -93,17 +95,15 @@ def test_impossible_frequencies_are_refused() -> None:
 def test_a_target_is_estimated_from_the_features_of_a_folder(tmp_path: Path) -> None:
     prior = [0.8, 0.15, 0.05]
     head, features, labels = drawn(prior)
-    seen: list[Path] = []
+    Image.new("RGB", (8, 8)).save(tmp_path / "some.png")
+    uniform = [1 / 3] * 3
+    target = read_target(f"estimate:{tmp_path}", class_names=NAMES, class_counts=COUNTS)
 
-    def read(folder: Path) -> torch.Tensor:
-        seen.append(folder)
+    def read(images: LongTailedDataset) -> torch.Tensor:
+        assert (images.root, images.paths) == (tmp_path, ("some.png",))
         return features
 
-    uniform = [1 / 3] * 3
-    found = resolve_target(
-        f"estimate:{tmp_path}", head, class_names=NAMES, class_counts=COUNTS, source=uniform, features=read
-    )
-    assert seen == [tmp_path]
+    found = resolve_target(target, head, source=uniform, features=read)
     np.testing.assert_allclose(found, prior, atol=0.02)
     adjusted = adjust_to_prior(head, found, uniform)
     assert (adjusted(features).argmax(1) == labels).sum() > (head(features).argmax(1) == labels).sum()
@@ -117,8 +117,8 @@ def test_a_target_that_cannot_be_is_found_early(tmp_path: Path) -> None:
         ("absent.csv", "which is no file"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            check_target(spec, class_names=NAMES, class_counts=COUNTS)
-    check_target("train", class_names=NAMES, class_counts=COUNTS)
+            read_target(spec, class_names=NAMES, class_counts=COUNTS)
+    np.testing.assert_allclose(read_target("train", class_names=NAMES, class_counts=COUNTS), [0.6, 0.3, 0.1])
 
 
 def test_the_source_is_what_sampling_showed() -> None:
