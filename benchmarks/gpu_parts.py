@@ -72,12 +72,13 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     """
     import torch
 
+    from fastlt import recipe
     from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate
     from fastlt.benchmark.loader import photographs
     from fastlt.benchmark.step import build, chosen
     from fastlt.benchmark.traffic import median_s
     from fastlt.data.augmentation import Augmentation
-    from fastlt.data.loader import train_loader
+    from fastlt.data.loader import Finish, train_loader
     from fastlt.data.sampler import LongTailSampler
     from fastlt.hardware import resolve_threads
 
@@ -95,10 +96,18 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                 backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
             )
             alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
+            dtype = torch.bfloat16 if found["precision"] == "bf16" else torch.float32
+            finish = Finish(mean=recipe("imagenet_lt").mean, std=recipe("imagenet_lt").std, dtype=dtype)
             for backend in ("dali", "device", "memory", "pillow"):
                 try:
                     loader = train_loader(
-                        dataset, sampler, Augmentation(size=size), num_steps=2 * steps, device=device, backend=backend
+                        dataset,
+                        sampler,
+                        Augmentation(size=size),
+                        num_steps=2 * steps,
+                        device=device,
+                        backend=backend,
+                        finish=finish,
                     )
                 except ValueError as error:
                     found[backend] = {"error": str(error)}

@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .data.batch import Batch
 from .data.dataset import LongTailedDataset
-from .data.loader import Loader, eval_loader, train_loader
+from .data.loader import Finish, Loader, eval_loader, train_loader
 from .data.mixing import draw_share
 from .data.randaugment import draw_operations
 from .data.sampler import LongTailSampler
@@ -177,7 +177,17 @@ class Streams:
             "prefetch": self.config.prefetch,
             "hw_decoder_load": self.config.hw_decoder_load,
             "memory_share": memory_share,
+            "finish": self.finish,
         }
+
+    @property
+    def finish(self) -> Finish | None:
+        """What the device loader does of the step's work: all before the network, unless there is more to do."""
+        config = self.config
+        if config.randaugment or config.mixup:
+            return None
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        return Finish(mean=config.mean, std=config.std, dtype=dtype)
 
     @property
     def validated(self) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Crops of RGB images to squares: an antialiased filter over the part of each image that its box covers.
 
-Legend: B images, one behind the other in one array of bytes; S the side of a square; P = S * S pixels of a square.
+Where the squares are the network's input, the same kernel jitters their colours and normalises them.
+
+Legend: B images, one behind the other in one array of bytes; S the side of a square.
 """
 
 import triton
@@ -25,25 +27,26 @@ def byte(value):
 
 
 @triton.jit
-def square_kernel(
+def resampled(
     data_ptr,
     start_ptr,
     width_ptr,
     window_ptr,
     box_ptr,
     flip_ptr,
-    out_ptr,
+    image,
+    pixels,
     S,
     CUBIC: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """Stores BP pixels of one square, uint8 [B, S, S, 3]: weighted means over the window, weights cut off at its edges.
+    """Return red, green and blue of BP pixels of a square, whole numbers in 0 .. 255 as floats.
 
-    start [B] is where an image's bytes begin and width [B] its width; window [B, 4] is x, y, width, height in it, box
-    [B, 4] left, top, right, bottom in the window, flip [B] whether the square is mirrored.
+    They are weighted means over the window, weights cut off at its edges. start [B] is where an image's bytes begin and
+    width [B] its width; window [B, 4] is x, y, width, height in it, box [B, 4] left, top, right, bottom in the window,
+    flip [B] whether the square is mirrored.
     """
-    image = tl.program_id(0)
-    pixels = tl.program_id(1) * BP + tl.arange(0, BP)
+    pixels = tl.minimum(pixels, S * S - 1)  # what is beyond the square is not stored
     row, column = pixels // S, pixels % S
     mirrored = tl.load(flip_ptr + image) != 0
     column = tl.where(mirrored, S - 1 - column, column)
@@ -86,8 +89,138 @@ def square_kernel(
         green += y_weight * byte(row_green / x_total)
         blue += y_weight * byte(row_blue / x_total)
         y_total += y_weight
+    return byte(red / y_total), byte(green / y_total), byte(blue / y_total)
+
+
+@triton.jit
+def square_kernel(
+    data_ptr,
+    start_ptr,
+    width_ptr,
+    window_ptr,
+    box_ptr,
+    flip_ptr,
+    out_ptr,
+    S,
+    CUBIC: tl.constexpr,
+    BP: tl.constexpr,
+):
+    """Store BP pixels of one square, uint8 [B, S, S, 3]."""
+    image = tl.program_id(0)
+    pixels = tl.program_id(1) * BP + tl.arange(0, BP)
+    red, green, blue = resampled(
+        data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
+    )
     out = out_ptr + (image.to(tl.int64) * S * S + pixels) * 3
     inside = pixels < S * S
-    tl.store(out, byte(red / y_total).to(tl.uint8), mask=inside)
-    tl.store(out + 1, byte(green / y_total).to(tl.uint8), mask=inside)
-    tl.store(out + 2, byte(blue / y_total).to(tl.uint8), mask=inside)
+    tl.store(out, red.to(tl.uint8), mask=inside)
+    tl.store(out + 1, green.to(tl.uint8), mask=inside)
+    tl.store(out + 2, blue.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def grey_of(red, green, blue):
+    """Luma, ITU-R 601."""
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+@triton.jit
+def blend(value, other, factor):
+    """Move away from ``other`` by a factor, within 0 .. 255."""
+    return tl.minimum(tl.maximum(other + factor * (value - other), 0.0), 255.0)
+
+
+@triton.jit
+def operation(order, PLACE: tl.constexpr):
+    """Which operation comes first, second or third: 0 brightness, 1 contrast, 2 saturation (``ops.colours``)."""
+    first = order // 2
+    lower = tl.where(first == 0, 1, 0)
+    upper = tl.where(first == 2, 1, 2)
+    second = tl.where(order % 2 == 0, lower, upper)
+    if PLACE == 0:
+        return first
+    if PLACE == 1:
+        return second
+    return 3 - first - second
+
+
+@triton.jit
+def jittered(red, green, blue, factor_ptr, order, mean, UNTIL_CONTRAST: tl.constexpr):
+    """Jitter colours; with UNTIL_CONTRAST only as far as the operation that needs the image's mean grey."""
+    ended = False
+    for place in tl.static_range(3):
+        chosen = operation(order, place)
+        factor = tl.load(factor_ptr + chosen)
+        if UNTIL_CONTRAST:
+            ended = ended | (chosen == 1)
+            factor = tl.where(ended, 1.0, factor)
+        grey = grey_of(red, green, blue)
+        other = tl.where(chosen == 0, 0.0, tl.where(chosen == 1, mean, grey))
+        red, green, blue = blend(red, other, factor), blend(green, other, factor), blend(blue, other, factor)
+    return red, green, blue
+
+
+@triton.jit
+def input_kernel(
+    data_ptr,
+    start_ptr,
+    width_ptr,
+    window_ptr,
+    box_ptr,
+    flip_ptr,
+    factor_ptr,
+    order_ptr,
+    square_ptr,
+    out_ptr,
+    red_scale,
+    green_scale,
+    blue_scale,
+    red_shift,
+    green_shift,
+    blue_shift,
+    S,
+    CUBIC: tl.constexpr,
+    JITTER: tl.constexpr,
+    BP: tl.constexpr,
+):
+    """Store one image of the network's input [B, S, S, 3]: resampled, jittered, times the scales plus the shifts.
+
+    The contrast needs the mean grey of the whole square: with JITTER it is resampled into square, uint8 [B, S, S, 3],
+    and finished in a second pass over what is in the cache by then. factor [B, 3] and order [B] are the jitter's.
+    """
+    image = tl.program_id(0)
+    first = image.to(tl.int64) * S * S * 3
+    total = tl.zeros((BP,), tl.float32)
+    if JITTER:
+        order = tl.load(order_ptr + image).to(tl.int32)
+        for begin in range(0, S * S, BP):
+            pixels = begin + tl.arange(0, BP)
+            inside = pixels < S * S
+            red, green, blue = resampled(
+                data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
+            )
+            square = square_ptr + first + pixels * 3
+            tl.store(square, red.to(tl.uint8), mask=inside)
+            tl.store(square + 1, green.to(tl.uint8), mask=inside)
+            tl.store(square + 2, blue.to(tl.uint8), mask=inside)
+            red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, 0.0, True)
+            total += tl.where(inside, grey_of(red, green, blue), 0.0)
+        mean = tl.sum(total) / (S * S)
+        tl.debug_barrier()
+    for begin in range(0, S * S, BP):
+        pixels = begin + tl.arange(0, BP)
+        inside = pixels < S * S
+        if JITTER:
+            square = square_ptr + first + pixels * 3
+            red = tl.load(square, mask=inside, other=0).to(tl.float32)
+            green = tl.load(square + 1, mask=inside, other=0).to(tl.float32)
+            blue = tl.load(square + 2, mask=inside, other=0).to(tl.float32)
+            red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, mean, False)
+        else:
+            red, green, blue = resampled(
+                data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
+            )
+        out = out_ptr + first + pixels * 3
+        tl.store(out, (red * red_scale + red_shift).to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(out + 1, (green * green_scale + green_shift).to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(out + 2, (blue * blue_scale + blue_shift).to(out_ptr.dtype.element_ty), mask=inside)

@@ -1,4 +1,6 @@
-"""Launcher of the crops; nothing here checks its arguments: fastlt.ops has."""
+"""Launchers of the crops; nothing here checks its arguments: fastlt.ops has."""
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -7,6 +9,7 @@ from torch import Tensor
 from . import image
 
 PIXELS = 128  # of a square, a program
+INPUT_PIXELS = 512  # of a square at a time, where a program has a whole one
 
 
 def squares(
@@ -28,5 +31,37 @@ def squares(
                 CUBIC=cubic,
                 BP=PIXELS,
                 num_warps=4,
+            )
+    return out
+
+
+def network_inputs(
+    data: Tensor,
+    starts: Tensor,
+    widths: Tensor,
+    windows: Tensor,
+    boxes: Tensor,
+    flips: Tensor,
+    factors: Tensor | None,
+    order: Tensor | None,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    size: int,
+    cubic: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return [B, S, S, 3] in ``dtype``; see fastlt.ops.network_inputs."""
+    out = data.new_empty((len(starts), size, size, 3), dtype=dtype)
+    jitter = factors is not None
+    square = torch.empty_like(out, dtype=torch.uint8) if jitter else None
+    if len(out):
+        with torch.cuda.device_of(data):
+            image.input_kernel[(len(out),)](
+                *(data, starts, widths, windows, boxes, flips.to(torch.uint8), factors, order, square, out),
+                *(*scale, *shift, size),
+                CUBIC=cubic,
+                JITTER=jitter,
+                BP=INPUT_PIXELS,
+                num_warps=8,
             )
     return out

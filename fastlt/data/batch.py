@@ -24,10 +24,11 @@ class Batch(NamedTuple):
     """B images of S x S pixels; permuted to [B, 3, S, S] the images are channels_last without a copy.
 
     Attributes:
-        images: uint8 [B, S, S, 3], on the device.
+        images: uint8 [B, S, S, 3], on the device; [B, S, S, 3] in the precision of a ``Finish`` where one was applied.
         labels: int64 [B], on the device.
         ids: int64 [B], the samples really used: another one of the class in place of a broken one.
-        jitter: float32 [B, 3], factors of brightness, contrast, saturation, on the device; None leaves colours alone.
+        jitter: float32 [B, 3], factors of brightness, contrast, saturation that are to be applied, on the device; None
+            leaves colours alone.
         order: uint8 [B], order of the three, on the device; None with `jitter`.
     """
 
@@ -52,6 +53,21 @@ class Tuning:
     num_threads: int
     prefetch: int = PREFETCH
     hw_decoder_load: float = HW_DECODER_LOAD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """What the device loader does to the pixels itself, in the kernel that cuts them; others leave it to the step.
+
+    Attributes:
+        mean: Of red, green and blue, in units of the full range.
+        std: As `mean`.
+        dtype: Of the images.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dtype: torch.dtype
 
 
 class PlannedLoader:

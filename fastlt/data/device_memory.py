@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
-from .batch import Batch, PlannedLoader
+from .batch import Batch, Finish, PlannedLoader
 from .memory import decode_all, decoded_bytes
 from .plan import Plan, Work
 
@@ -19,13 +19,14 @@ class DeviceMemoryLoader(PlannedLoader):
     """Crops, resamples and mirrors on the device that holds the images; what a step needs never crosses the bus.
 
     The images are decoded as by the memory loader, its arithmetic is repeated in float32: pixels may differ by 1 of
-    255 on a GPU, and not at all on a CPU.
+    255 on a GPU, and not at all on a CPU. With a finish it hands over the network's input, colours jittered.
     """
 
     name: ClassVar[str] = "device"
 
-    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int) -> None:
+    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int, finish: Finish | None = None) -> None:
         super().__init__(plan, device=device)
+        self.finish = finish
         self._data = torch.empty(decoded_bytes(plan), dtype=torch.uint8, device=device)
         self._starts = np.full(len(plan.dataset), -1, np.int64)
         self._end = 0
@@ -44,10 +45,11 @@ class DeviceMemoryLoader(PlannedLoader):
     def _batches(self) -> Generator[Batch, None, None]:
         for position in range(len(self.plan)):
             work = self.plan.work(position, self.stand_ins)
-            yield self._deliver(self._squares(work), work)
+            images = self._squares(work)
+            yield self._deliver(images, work if self.finish is None else work._replace(jitter=None, order=None))
 
     def _squares(self, work: Work) -> Tensor:
-        """Return the images of a batch, uint8 [B, S, S, 3], on the device."""
+        """Return the images of a batch on the device: uint8 [B, S, S, 3], or finished."""
         sizes = self.plan.dataset.sizes[work.ids]
         windows = work.windows
         if windows is None:
@@ -56,15 +58,29 @@ class DeviceMemoryLoader(PlannedLoader):
         if boxes is None:
             boxes = np.concatenate([np.zeros_like(windows[:, 2:]), windows[:, 2:]], axis=1)
         flips = np.zeros(len(work.ids), np.bool_) if work.flips is None else work.flips
-        return ops.squares(
-            self._data,
-            *(self._on_device(torch.from_numpy(array)) for array in (self._starts[work.ids], sizes[:, 0].copy())),
-            windows=self._on_device(torch.from_numpy(windows)),
-            boxes=self._on_device(torch.from_numpy(boxes.astype(np.float32))),
-            flips=self._on_device(torch.from_numpy(flips)),
-            size=self.plan.size,
-            interpolation=self.plan.interpolation,
+        places = self._data, self._moved(self._starts[work.ids]), self._moved(sizes[:, 0].copy())
+        crops: dict[str, Any] = {
+            "windows": self._moved(windows),
+            "boxes": self._moved(boxes.astype(np.float32)),
+            "flips": self._moved(flips),
+            "size": self.plan.size,
+            "interpolation": self.plan.interpolation,
+        }
+        if self.finish is None:
+            return ops.squares(*places, **crops)
+        return ops.network_inputs(
+            *places,
+            **crops,
+            factors=None if work.jitter is None else self._moved(work.jitter),
+            order=None if work.order is None else self._moved(work.order),
+            mean=self.finish.mean,
+            std=self.finish.std,
+            dtype=self.finish.dtype,
         )
+
+    def _moved(self, array: np.ndarray) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return self._on_device(torch.from_numpy(array))
 
     def close(self) -> None:
         """End all iterations and give back the memory."""

@@ -14,7 +14,7 @@ from ..config import LOADERS
 from ..config.train import HW_DECODER_LOAD, PREFETCH
 from ..hardware import resolve_threads
 from .augmentation import Augmentation, EvalTransform
-from .batch import Batch, Tuning
+from .batch import Batch, Finish, Tuning
 from .dataset import LongTailedDataset
 from .device_memory import DeviceMemoryLoader, free_bytes
 from .memory import MemoryLoader, available_bytes, decoded_bytes
@@ -22,7 +22,7 @@ from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 from .sampler import LongTailSampler
 
-__all__ = ["Batch", "Loader", "Replacement", "eval_loader", "train_loader", "view_loader"]
+__all__ = ["Batch", "Finish", "Loader", "Replacement", "eval_loader", "train_loader", "view_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def train_loader(
     prefetch: int = PREFETCH,
     hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
+    finish: Finish | None = None,
 ) -> Loader:
     """Open the training batches of steps start_step .. start_step + num_steps - 1.
 
@@ -89,6 +90,7 @@ def train_loader(
         prefetch: As in `Tuning`.
         hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory, which the ranks divide among them.
+        finish: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
 
     Raises:
         ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
@@ -98,7 +100,7 @@ def train_loader(
     )
     tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
     share = memory_share / sampler.world_size
-    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=share)
+    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=share, finish=finish)
 
 
 def eval_loader(
@@ -112,6 +114,7 @@ def eval_loader(
     prefetch: int = PREFETCH,
     hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
+    finish: Finish | None = None,
     indices: np.ndarray | None = None,
 ) -> Loader:
     """Open every sample once, in order; the last batch may be smaller.
@@ -126,6 +129,7 @@ def eval_loader(
         prefetch: As in `Tuning`.
         hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory.
+        finish: As for `train_loader`.
         indices: The samples to load instead of all, in this order: int [*].
 
     Raises:
@@ -134,7 +138,7 @@ def eval_loader(
     chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
     plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
     tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
-    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share)
+    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share, finish=finish)
 
 
 def view_loader(
@@ -178,7 +182,15 @@ def view_loader(
     return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share)
 
 
-def _open(plan: Plan, *, device: torch.device, backend: str, tuning: Tuning, memory_share: float) -> Loader:
+def _open(
+    plan: Plan,
+    *,
+    device: torch.device,
+    backend: str,
+    tuning: Tuning,
+    memory_share: float,
+    finish: Finish | None = None,
+) -> Loader:
     """Choose the backend and start it."""
     if backend not in LOADERS:
         raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(LOADERS)}")
@@ -195,7 +207,7 @@ def _open(plan: Plan, *, device: torch.device, backend: str, tuning: Tuning, mem
                 f"--loader device: the decoded images take {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB of {device} "
                 "are free; use --loader dali, or pack the images smaller: fastlt data pack --short-side"
             )
-        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads)
+        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads, finish=finish)
     if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
         return MemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend != "pillow":

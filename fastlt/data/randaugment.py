@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.colours import LUMA
+
 # Shapes: B batch, H = W image size, n operations an image.
 
 OPERATIONS = (
@@ -32,7 +34,6 @@ OPERATIONS = (
 )
 MAX_MAGNITUDE = 30
 STREAM = 0x72616E64  # keeps the draws apart from every other use of the seed
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
 WORDS_A_BLOCK = 4  # Philox gives four words a count
 
 

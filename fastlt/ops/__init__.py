@@ -2,7 +2,7 @@
 
 from fastlt.ops.batch_norm import batch_norm_relu
 from fastlt.ops.convolution import grouped_conv
-from fastlt.ops.crops import squares
+from fastlt.ops.crops import network_inputs, squares
 from fastlt.ops.cross_entropy import scaled_cross_entropy
 from fastlt.ops.intervals import prior_intervals, tau_intervals
 from fastlt.ops.linear import centroid_logits, scaled_logits, tau_normalized_logits
@@ -13,6 +13,7 @@ __all__ = [
     "centroid_logits",
     "grouped_conv",
     "label_rank",
+    "network_inputs",
     "prior_intervals",
     "scaled_cross_entropy",
     "scaled_logits",

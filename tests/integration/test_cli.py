@@ -328,10 +328,14 @@ def test_all_kinds_of_images_train(tmp_path: Path, fastlt: Callable[..., Outcome
         write(Path("images/val") / name, index + 10)
     (Path("images/train/cat") / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     (Path("images/train/cat") / "empty.jpg").write_bytes(b"")
-    for loader in ("memory", "pillow", "dali"):
+    losses = {}
+    for loader in ("memory", "device", "pillow", "dali"):
         status, out, err = fastlt(
             *train_arguments(Path("images"), "--batch-size", 10, "--loader", loader, "--out", f"run-{loader}")
         )
         assert status == 0, (loader, err)
         assert "skipped" in out
+        records = Path(f"run-{loader}/metrics.jsonl").read_text().splitlines()
+        losses[loader] = [json.loads(line)["loss"] for line in records]
+    assert losses["device"] == losses["memory"] == losses["pillow"]  # whoever jitters and normalises
     refused(fastlt(*train_arguments(Path("images"), "--strict", "--out", "strict")), "broken.jpg")

@@ -39,7 +39,7 @@ class Case:
     def tile(self) -> tuple[int, int, int, int]:
         """Rows, columns, depth and warps, as kernels/launch.py has them."""
         if self.module == "image":
-            return 0, 128, 0, 4
+            return (0, 512, 0, 8) if self.kernel == "input_kernel" else (0, 128, 0, 4)
         if self.module == "grouped":
             return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
         if self.module == "norm":
@@ -74,7 +74,12 @@ def cases() -> list[Case]:
         Case(kernel="apply_kernel", module="norm", absent=("residual_ptr",), flags=(("RELU", True),)),
         Case(kernel="gradient_kernel", module="norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
     ]
-    out += [Case(kernel="square_kernel", module="image", flags=(("CUBIC", cubic),)) for cubic in (False, True)]
+    for cubic in (False, True):
+        out.append(Case(kernel="square_kernel", module="image", dtype="u8", flags=(("CUBIC", cubic),)))
+        for dtype, jitter in (("bf16", True), ("fp32", False)):
+            flags = (("CUBIC", cubic), ("JITTER", jitter))
+            absent = () if jitter else ("factor_ptr", "order_ptr", "square_ptr")
+            out.append(Case(kernel="input_kernel", module="image", dtype=dtype, flags=flags, absent=absent))
     for dtype in ("bf16", "fp32"):
         for stride in (1, 2):
             flags = (("STRIDE", stride),)
@@ -119,8 +124,9 @@ def _type(case: Case, name: str) -> str:
     if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
         return f"*{case.dtype}"
     if case.module == "image":
-        own = {"data_ptr": "*u8", "out_ptr": "*u8", "flip_ptr": "*u8", "start_ptr": "*i64", "box_ptr": "*fp32"}
-        return own.get(name, "*i32" if name.endswith("_ptr") else "i32")
+        own = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "square_ptr"), "*u8") | {"start_ptr": "*i64"}
+        own |= dict.fromkeys(("box_ptr", "factor_ptr"), "*fp32")
+        return own.get(name, "*i32" if name.endswith("_ptr") else "i32" if name == "S" else "fp32")
     if name in ("y_ptr", "order_ptr"):
         return "*i64"
     if name in ("behind_ptr", "count_ptr"):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastlt import ops
 from fastlt.ops import convolution, reference
+from fastlt.ops.colours import color_jitter
 
 SHAPES = {"cpu": ((7, 33, 19), (70, 100, 64), (1, 1, 1)), "cuda": ((7, 33, 19), (252, 507, 123), (512, 8142, 2048))}
 DTYPES = {"cpu": (torch.float32, torch.float16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
@@ -201,23 +202,26 @@ def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Itera
         yield near(f"batch_norm_relu_backward {name}", kernel, plain, back, dtype)
 
 
-def check_squares(device: str, size: int, interpolation: str) -> Check:
-    """Crops of noise, mirrored and not, against the C++ resampler: apart by 1 of 255 at most, and rarely."""
-    generator = torch.Generator().manual_seed(size)
+def crops(seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Five images of noise, and windows, boxes and flips of theirs: what ``ops.squares`` takes."""
+    generator = torch.Generator().manual_seed(seed)
     sides = [(40, 31), (7, 9), (64, 50), (3, 1), (20, 90)]  # height, width
     images = [torch.randint(0, 256, (3 * h * w,), generator=generator, dtype=torch.uint8) for h, w in sides]
     lengths = torch.tensor([len(image) for image in images])
     windows = torch.tensor([[3, 5, 20, 30], [0, 0, 9, 7], [10, 10, 40, 54], [0, 0, 1, 3], [5, 2, 80, 10]])
     boxes = torch.cat([torch.zeros(5, 2), windows[:, 2:].float()], 1)
     boxes[2] = torch.tensor([3.5, 4.25, 30.0, 50.1])
-    args = {
-        "windows": windows.int(),
-        "boxes": boxes,
-        "flips": torch.tensor([False, True, True, False, True]),
-    }
-    places = torch.cat(images), lengths.cumsum(0) - lengths, torch.tensor([w for _, w in sides], dtype=torch.int32)
-    expected = ops.squares(*places, **args, size=size, interpolation=interpolation)
-    moved = [tensor.to(device) for tensor in (*places, *args.values())]
+    flips = torch.tensor([False, True, True, False, True])
+    places = [torch.cat(images), lengths.cumsum(0) - lengths, torch.tensor([w for _, w in sides], dtype=torch.int32)]
+    return places, [windows.int(), boxes, flips]
+
+
+def check_squares(device: str, size: int, interpolation: str) -> Check:
+    """Crops of noise, mirrored and not, against the C++ resampler: apart by 1 of 255 at most, and rarely."""
+    places, parts = crops(size)
+    named = dict(zip(("windows", "boxes", "flips"), parts, strict=True))
+    expected = ops.squares(*places, **named, size=size, interpolation=interpolation)
+    moved = [tensor.to(device) for tensor in (*places, *parts)]
     got = [launch_image.squares(*moved, size, interpolation == "bicubic").cpu() for _ in range(2)]
     apart = (got[0].int() - expected.int()).abs()
     good = torch.equal(*got) and int(apart.max()) <= 1 and float(apart.float().mean()) < 0.02
@@ -226,6 +230,24 @@ def check_squares(device: str, size: int, interpolation: str) -> Check:
         good,
         f"apart by {apart.max()} at most, {apart.float().mean():.4f} on average",
     )
+
+
+def check_inputs(device: str, size: int, dtype: torch.dtype, jittered: bool) -> Check:
+    """The network's input in one kernel, against squares, colour jitter and normalisation one after the other."""
+    places, parts = crops(size)
+    factors = torch.tensor([[0.6, 1.4, 1.3], [1.4, 0.7, 0.6], [1.2, 1.3, 1.4], [0.7, 0.6, 1.1], [1.0, 1.4, 0.8]])
+    colours = [factors, torch.tensor([0, 1, 3, 4, 5], dtype=torch.uint8)] if jittered else [None, None]
+    scale, shift = [0.017, 0.018, 0.0174], [-2.1, -2.0, -1.8]
+    # The other way: the kernel's own squares, so that their last bit is not in the comparison
+    x = launch_image.squares(*(tensor.to(device) for tensor in (*places, *parts)), size, False).cpu().float()
+    if jittered:
+        x = color_jitter(x, *colours)
+    expected = (x * torch.tensor(scale) + torch.tensor(shift)).to(dtype).float()
+    moved = [None if tensor is None else tensor.to(device) for tensor in (*places, *parts, *colours)]
+    got = launch_image.network_inputs(*moved, scale, shift, size, False, dtype)
+    apart = float((got.cpu().float() - expected).abs().max())
+    good = got.dtype == dtype and apart < (1e-4 if dtype == torch.float32 else 0.017)  # or a bf16's last bit
+    return f"network_inputs {size}{' jittered' * jittered} {dtype}", good, f"apart by {apart:.6f} at most"
 
 
 def check_grouped(device: str, stride: int, dtype: torch.dtype) -> Iterator[Check]:
@@ -257,6 +279,8 @@ def run(device: str) -> Iterator[Check]:
     for size in (5, 16):
         for interpolation in ("bilinear", "bicubic"):
             yield check_squares(device, size, interpolation)
+    for dtype, jittered in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        yield check_inputs(device, 27, dtype, jittered)  # more pixels than a program has at a time
     for pixels in PIXELS[device]:
         for dtype in DTYPES[device]:
             for name, good, text in check_norm(device, pixels, dtype):

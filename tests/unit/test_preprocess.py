@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from fastlt.data.preprocess import Preprocess
+from fastlt.ops.colours import color_jitter, sequence
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
@@ -36,12 +37,20 @@ def test_jitter_is_pillows_enhancement_within_its_rounding(order: int) -> None:
     expected = Image.fromarray(image)
     for op in list(itertools.permutations(range(3)))[order]:
         expected = ENHANCERS[op](expected).enhance(factors[op])
-    jittered = Preprocess((0.0,) * 3, (1.0,) * 3).color_jitter(
-        torch.from_numpy(image)[None].float(), torch.tensor([factors]), torch.tensor([order])
-    )
+    jittered = color_jitter(torch.from_numpy(image)[None].float(), torch.tensor([factors]), torch.tensor([order]))
     difference = (jittered[0] - torch.from_numpy(np.array(expected)).float()).abs()
     assert difference.max() < 3.5  # Pillow truncates to 8 bits after each of the three, here amplified by up to 1.6
     assert difference.mean() < 1.5
+
+
+def test_orders_are_counted_as_permutations_are() -> None:
+    places = torch.stack(sequence(torch.arange(6)), 1)
+    assert places.tolist() == [list(each) for each in itertools.permutations(range(3))]
+
+
+def test_finished_images_are_only_permuted() -> None:
+    images = torch.randn(2, 4, 5, 3).bfloat16()
+    assert Preprocess((0.5,) * 3, (0.25,) * 3)(images).equal(images.permute(0, 3, 1, 2))
 
 
 def test_factors_of_one_change_nothing_and_images_do_not_mix() -> None:

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from fastlt.data.augmentation import Augmentation
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Loader, train_loader
+from fastlt.data.loader import Finish, Loader, train_loader
 from fastlt.data.sampler import LongTailSampler
 
 CLASS_COUNTS = (14, 7, 4, 1)
@@ -73,6 +73,7 @@ def open_train() -> Callable[..., Loader]:
         world_size: int = 1,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
         interpolation: str = "bilinear",
+        finish: Finish | None = None,
     ) -> Loader:
         sampler = LongTailSampler(
             dataset.labels, sampling="instance_balanced", batch_size=8, seed=5, rank=rank, world_size=world_size
@@ -87,6 +88,7 @@ def open_train() -> Callable[..., Loader]:
             backend=backend,
             num_threads=num_threads,
             prefetch=prefetch,
+            finish=finish,
         )
 
     return opened

@@ -11,7 +11,8 @@ from fastlt.config import INTERPOLATIONS
 from fastlt.data.augmentation import EvalTransform
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.image import decode_rgb
-from fastlt.data.loader import Batch, Loader, eval_loader
+from fastlt.data.loader import Batch, Finish, Loader, eval_loader
+from fastlt.data.preprocess import Preprocess
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -53,6 +54,20 @@ def test_pillow_memory_and_device_make_the_same_bits(
     pillow = drain(open_train(dataset, "pillow", num_threads=2, **settings))
     assert_equal(pillow, drain(open_train(dataset, "memory", **settings)))
     assert_equal(pillow, drain(open_train(dataset, "device", **settings)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_device_hands_over_what_the_step_would_make(
+    dtype: torch.dtype, dataset: LongTailedDataset, open_train: Open
+) -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    finish = Finish(mean=mean, std=std, dtype=dtype)
+    plain, finished = (drain(open_train(dataset, "device", num_steps=2, finish=each)) for each in (None, finish))
+    for whole, raw in zip(finished, plain, strict=True):
+        assert whole.jitter is None
+        assert whole.order is None
+        expected = Preprocess(mean, std)(raw.images, raw.jitter, raw.order).to(dtype)
+        assert torch.equal(Preprocess(mean, std)(whole.images), expected)
 
 
 @needs_dali

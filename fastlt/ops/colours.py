@@ -1,0 +1,42 @@
+"""Colour jitter of images in memory, by plain PyTorch: inside a compiled step it is part of its kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Shapes: B batch, H, W image size.
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
+
+
+def color_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Blend every image with black, with its mean grey and with its own grey version, in its own order.
+
+    This is ``torchvision.transforms.ColorJitter`` without hue, in floating point: values are clamped to [0, 255] after
+    each blend as there, but not rounded.
+
+    Args:
+        x: Floating point [B, H, W, 3] in [0, 255].
+        factors: Of brightness, contrast and saturation, [B, 3]; 1 leaves the image as it is.
+        order: Which of the six orders each image takes, [B] in 0 .. 5, as ``itertools.permutations`` counts them.
+
+    Returns:
+        As ``x``.
+    """
+    for operation in sequence(order.long()):
+        factor = factors.gather(1, operation[:, None])[:, :, None, None]
+        grey = (LUMA[0] * x[..., 0] + LUMA[1] * x[..., 1] + LUMA[2] * x[..., 2])[..., None]
+        mean = grey.mean((1, 2), keepdim=True)
+        chosen = operation[:, None, None, None]
+        other = torch.where(chosen == 0, torch.zeros_like(grey), torch.where(chosen == 1, mean, grey))
+        x = (other + factor * (x - other)).clamp(0, 255)
+    return x
+
+
+def sequence(order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first, second and third operation of orders [B]: 0 brightness, 1 contrast, 2 saturation."""
+    first = order // 2
+    lower, upper = (first == 0).long(), 2 - (first == 2).long()
+    second = torch.where(order % 2 == 0, lower, upper)
+    return first, second, 3 - first - second
