@@ -33,7 +33,8 @@ def batch_norm_relu(
     count, rows = shares(num_rows, num_channels)
     tiles = int(triton.cdiv(num_channels, CHANNELS))
     means, squares = x.new_empty((2, count, num_channels), dtype=torch.float32)
-    mean, variance = x.new_empty((2, num_channels), dtype=torch.float32)
+    # An operation's results must not share memory, not even as parts of one tensor
+    mean, variance = (x.new_empty(num_channels, dtype=torch.float32) for _ in range(2))
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         norm.moments_kernel[(count, tiles)](x, means, squares, num_rows, num_channels, rows, **SUMS)
@@ -65,11 +66,11 @@ def batch_norm_relu_backward(
     sizes = num_rows, num_channels
     with torch.cuda.device_of(x):
         norm.sums_kernel[(count, tiles)](grad, x, y, mean, variance, *partial, eps, *sizes, rows, RELU=relu, **SUMS)
-        totals = partial.sum(1)
+        dbias, dweight = (share.sum(0) for share in partial)
         norm.gradient_kernel[(triton.cdiv(num_rows, PASSES["BM"]), tiles)](
-            *(grad, x, y, weight, mean, variance, *totals, dx, dresidual if with_residual else None),
+            *(grad, x, y, weight, mean, variance, dbias, dweight, dx, dresidual if with_residual else None),
             *(eps, *sizes),
             RELU=relu,
             **PASSES,
         )
-    return dx, dresidual, totals[1], totals[0]
+    return dx, dresidual, dweight, dbias

@@ -2,16 +2,20 @@
 
 import torch
 import torch.nn.functional as F
-from fastlt.kernels import launch
+from fastlt.kernels import launch, launch_grouped, launch_norm
 
 from fastlt import ops
-from fastlt.ops import cross_entropy, intervals, linear, ranking
+from fastlt.ops import batch_norm, convolution, cross_entropy, intervals, linear, ranking
 
 linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
 linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
 cross_entropy._cross_entropy.register_kernel("cpu")(launch.cross_entropy)
 intervals._intervals.register_kernel("cpu")(launch.intervals)
 ranking._label_rank.register_kernel("cpu")(launch.label_rank)
+batch_norm._batch_norm_relu.register_kernel("cpu")(launch_norm.batch_norm_relu)
+batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_norm.batch_norm_relu_backward)
+convolution._grouped_conv.register_kernel("cpu")(launch_grouped.grouped_conv)
+convolution._grouped_conv_weight.register_kernel("cpu")(launch_grouped.grouped_conv_weight)
 
 generator = torch.Generator().manual_seed(0)
 x, w = (torch.randn(size, generator=generator).requires_grad_() for size in ((9, 5), (7, 5)))
@@ -42,3 +46,15 @@ for function in (loss, torch.compile(loss, fullgraph=True)):
     got = torch.autograd.grad(function(x, w, scale, bias), (x, w, scale, bias))
     for ours, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+pixels = torch.randn(11, 5, generator=generator)
+moments = torch.rand(5, generator=generator), torch.rand(5, generator=generator) + 1
+torch.library.opcheck(batch_norm._batch_norm_relu, (pixels, pixels.clone(), *moments, 1e-5, True))
+for residual in (True, False):
+    torch.library.opcheck(
+        batch_norm._batch_norm_relu_backward,
+        (pixels, pixels.clone(), pixels.relu(), moments[1], *moments, 1e-5, True, residual),
+    )
+images, blocks = torch.randn(1, 3, 3, 16, generator=generator), torch.randn(9, 1, 16, 16, generator=generator)
+torch.library.opcheck(convolution._grouped_conv, (images, blocks, 1, False, 3, 3))
+torch.library.opcheck(convolution._grouped_conv_weight, (images, images.clone(), 1, 16))
