@@ -19,6 +19,11 @@ def _as_convolution(weight: Tensor) -> Tensor:
     return weight.permute(1, 3, 2, 0).reshape(blocks * block, block, 3, 3)
 
 
+def has_kernel(x: Tensor, block: int) -> bool:
+    """Say whether the kernels compute a type and a width of blocks: a tile's sides are powers of 2 that fit."""
+    return x.dtype is not torch.float64 and block in (16, 32, BLOCK)
+
+
 def plain_conv(x: Tensor, weight: Tensor, stride: int, transposed: bool, height: int, width: int) -> Tensor:
     """Convolve [B, H, W, C] with weights [9, K, BC, BC] to [B, height, width, C]; transposed: the input's gradient."""
     images, groups = x.permute(0, 3, 1, 2), weight.shape[1]
@@ -67,12 +72,14 @@ def _(x, grad, stride, block):  # type: ignore[no-untyped-def]
 if backend.HAS_TRITON:
 
     @_grouped_conv.register_kernel("cuda")
-    def _(*args):  # type: ignore[no-untyped-def]
-        return backend.grouped_kernels().grouped_conv(*args)
+    def _(x, weight, *args):  # type: ignore[no-untyped-def]
+        convolve = backend.grouped_kernels().grouped_conv if has_kernel(x, weight.shape[-1]) else plain_conv
+        return convolve(x, weight, *args)
 
     @_grouped_conv_weight.register_kernel("cuda")
-    def _(*args):  # type: ignore[no-untyped-def]
-        return backend.grouped_kernels().grouped_conv_weight(*args)
+    def _(x, grad, stride, block):  # type: ignore[no-untyped-def]
+        summed = backend.grouped_kernels().grouped_conv_weight if has_kernel(x, block) else plain_conv_weight
+        return summed(x, grad, stride, block)
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]

@@ -37,3 +37,12 @@ def test_what_does_not_fit_is_refused() -> None:
         ops.grouped_conv(images, weight, groups=2)
     with pytest.raises(ValueError, match="stride must be 1 or 2; got 3"):
         ops.grouped_conv(images, weight, groups=4, stride=3)
+
+
+@pytest.mark.parametrize(
+    ("block", "dtype", "taken"),
+    [(64, torch.bfloat16, True), (32, torch.float32, True), (64, torch.float64, False)]
+    + [(block, torch.bfloat16, False) for block in (8, 96, 512)],
+)
+def test_a_kernel_takes_what_tensor_cores_multiply(block: int, dtype: torch.dtype, taken: bool) -> None:
+    assert convolution.has_kernel(torch.empty(1, dtype=dtype), block) == taken
