@@ -231,13 +231,13 @@ def cross_entropy(
     num, classes = features.shape[0], weight.shape[0]
     gradients = dx, dw, ds, dshift = _gradients(features, weight, needs)
     losses = product.new(num)
-    labels = labels.clamp(0, classes - 1).contiguous()  # rows that are out of range count with weight 0 or NaN
+    labels = labels.long().clamp(0, classes - 1)  # rows that are out of range count with weight 0 or NaN
     spread = label_smoothing / classes
     total = spread * (class_weights.sum() if class_weights is not None else classes)
-    hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels.long()]
+    hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels]
     target, soft, spreads = row_weights * hit, row_weights * (hit + total), row_weights * spread
     z_stride = product.column_tiles * product.tile.columns
-    rows = max(CHUNK_ELEMENTS // classes // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
+    rows = max(CHUNK_ELEMENTS // z_stride // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
     for start in range(0, num, rows):
         here = slice(start, min(start + rows, num))
         part, length = product.rows(here.start, here.stop), here.stop - here.start
