@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,6 +50,34 @@ class Decoded(NamedTuple):
     tails: np.ndarray
 
 
+class InUse:
+    """Batches that the GPU may still read.
+
+    Memory that nothing on the host refers to goes back to DALI's streams at once, though kernels that read it may still
+    wait on PyTorch's. So a batch stays until an event behind them is reached: they are on the stream by the time that
+    the next batch is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._latest: Tensor | None = None
+        self._earlier: deque[tuple[Tensor, torch.cuda.Event]] = deque()
+
+    def add(self, images: Tensor, stream: torch.cuda.Stream) -> None:
+        """Keep a batch, and let those go that the stream is through with."""
+        if self._latest is not None:
+            self._earlier.append((self._latest, stream.record_event()))
+        self._latest = images
+        while self._earlier and self._earlier[0][1].query():  # type: ignore[no-untyped-call]
+            self._earlier.popleft()
+
+    def wait(self, stream: torch.cuda.Stream) -> None:
+        """Let all go, once the stream is through with them."""
+        if self._latest is not None:
+            stream.synchronize()
+        self._latest = None
+        self._earlier.clear()
+
+
 class ImagePipeline:
     """Decodes and resamples the batches that `source` hands over, a few of them ahead.
 
@@ -80,6 +109,7 @@ class ImagePipeline:
     ) -> None:
         self._device = device
         self._scheduled = False
+        self._in_use = InUse()
         on_gpu = device.type == "cuda"
         device_id = (device.index if device.index is not None else torch.cuda.current_device()) if on_gpu else None
         self._pipeline = Pipeline(
@@ -109,10 +139,12 @@ class ImagePipeline:
         """
         if not self._scheduled:
             self._schedule()
-        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        stream = self._stream()
         images, shapes, tails = self._pipeline.share_outputs(cuda_stream=stream)
         # The tensor owns DALI's buffer from here on: nothing is copied.
         squares = from_dlpack(images.as_tensor())
+        if stream is not None:
+            self._in_use.add(squares, stream)
         sizes, ends = np.array(shapes.as_array())[:, 1::-1], np.array(tails.as_array())
         self._pipeline.release_outputs()
         self._schedule()
@@ -124,9 +156,16 @@ class ImagePipeline:
         A traceback may keep it alive until a forked process collects it, which waits there for threads that it does
         not have.
         """
+        stream = self._stream()
+        if stream is not None:
+            self._in_use.wait(stream)
         shutdown = getattr(self._pipeline, "_shutdown", None)
         if shutdown is not None:
             shutdown()
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        """Return the stream on which PyTorch reads the batches, None on a CPU."""
+        return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
 
     def _schedule(self) -> None:
         """Put a batch to work; the first call fills the queue."""

@@ -1,0 +1,49 @@
+"""DALI's batches outlive the kernels that read them."""
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("nvidia.dali")
+
+from fastlt.data.pipeline import InUse
+
+
+class Stream:
+    """A GPU's stream that has reached as many of its events as it is told."""
+
+    def __init__(self) -> None:
+        self.recorded = self.reached = 0
+
+    def record_event(self) -> Any:
+        self.recorded += 1
+        number, stream = self.recorded, self
+
+        class Event:
+            def query(self) -> bool:
+                return number <= stream.reached
+
+        return Event()
+
+    def synchronize(self) -> None:
+        self.reached = self.recorded
+
+
+def test_a_batch_stays_until_the_gpu_has_read_it() -> None:
+    in_use, stream = InUse(), Stream()
+    kept = []
+    for _ in range(4):
+        batch = torch.zeros(1)
+        kept.append(weakref.ref(batch))
+        in_use.add(batch, stream)  # type: ignore[arg-type]
+        del batch
+    assert [each() is not None for each in kept] == [True] * 4
+    stream.reached = 2
+    batch = torch.zeros(1)
+    in_use.add(batch, stream)  # type: ignore[arg-type]
+    assert [each() is not None for each in kept] == [False, False, True, True]
+    in_use.wait(stream)  # type: ignore[arg-type]
+    assert [each() is not None for each in kept] == [False] * 4
+    assert stream.reached == stream.recorded
