@@ -13,8 +13,10 @@ is left out; with torchvision and timm their networks are timed in the same run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ from .summary import page
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 520
-SOUGHT = ("channels_last bf16", "timm compiled", "torchvision compiled", "fastlt")
+SOUGHT = ("fastlt", "torchvision compiled", "timm compiled")
 SWITCHES = (
     "fastlt CUDA graphs",
     "fastlt deterministic",
@@ -38,22 +40,23 @@ SWITCHES = (
 
 
 def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
-    """Run a Python command of the repository, its output to the screen and to NAME.txt; 124 when the time is up."""
+    """Run a Python command of the repository, its output to NAME.txt; return its status, 124 when the time is up."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" or args.device == "cpu"}
     began = time.monotonic()
-    with (args.out / f"{name}.txt").open("w") as log:
+    with (
+        (args.out / f"{name}.txt").open("w") as log,
+        # A session of its own, so that a part's workers can be ended with it
+        subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        ) as process,
+    ):
         try:
-            done = subprocess.run(
-                [sys.executable, *command],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=limit_s,
-                check=False,
-            ).returncode
+            done = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             done = 124
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # usually none is left
+                os.killpg(process.pid, signal.SIGKILL)
     print(f"{name}: {'ok' if done == 0 else f'status {done}'}, {time.monotonic() - began:.0f} s", flush=True)
     return done
 
@@ -74,11 +77,13 @@ def run_part(name: str, args: Arguments) -> None:
     """Run one part in this process, and write its JSON whenever it has a figure more."""
     import torch
 
+    from fastlt.files import replacing
     from fastlt.hardware import describe_machine
 
     machine = {"machine": describe_machine(torch.device(args.device))}
     for found in PARTS[name](args):
-        (args.out / f"{name}.json").write_text(json.dumps(machine | found, indent=1) + "\n")
+        with replacing(args.out / f"{name}.json") as partial:  # whole, if the time ends while it is written
+            partial.write_text(json.dumps(machine | found, indent=1) + "\n")
 
 
 def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
@@ -97,18 +102,21 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
         ]
     others = [name for name in NETWORKS if name != HEADLINE]
     files = ("--images", "4096", "--batch-size", "256")
+    few = ("--repeats", "4")  # rounds of ten steps: compiling takes longer
+    parts = {name: [*part, name] for name in PARTS}
+    headline = ("--backbones", HEADLINE, *few, "--variants")
     return [
-        ("step", step(args, "step", "--backbones", HEADLINE, "--variants", "plain", *SOUGHT), 150),
-        ("end_to_end", [*part, "end_to_end"], 100),
+        ("step", step(args, "step", *headline, *SOUGHT, "channels_last bf16", "plain"), 240),
+        ("end_to_end", parts["end_to_end"], 150),
+        ("lws", parts["lws"], 40),
+        ("profile", parts["profile"], 60),
+        ("candidates", parts["candidates"], 200),
         ("ops", ops, 90),
-        ("lws", [*part, "lws"], 40),
-        ("profile", [*part, "profile"], 40),
-        ("candidates", [*part, "candidates"], 200),
-        ("evaluation", [*part, "evaluation"], 60),
-        ("loss_curve", [*part, "loss_curve"], 120),
+        ("evaluation", parts["evaluation"], 60),
         ("loader", loader(args, "loader", *files), 60),
-        ("switches", step(args, "switches", "--backbones", HEADLINE, "--variants", "fastlt", *SWITCHES), 150),
-        ("networks", step(args, "networks", "--backbones", *others, "--variants", *SOUGHT[-3:]), 200),
+        ("switches", step(args, "switches", *headline, "fastlt", *SWITCHES), 200),
+        ("networks", step(args, "networks", "--backbones", *others, *few, "--variants", *SOUGHT), 300),
+        ("loss_curve", parts["loss_curve"], 120),
         ("tune", loader(args, "tune", "--tune", *files), LIMIT_S),
     ]
 

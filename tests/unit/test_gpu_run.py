@@ -1,0 +1,31 @@
+"""What a GPU run does with a part whose time is up."""
+
+import argparse
+import importlib
+import time
+from pathlib import Path
+
+import pytest
+
+WORKER = "import subprocess, sys; w = subprocess.Popen(['sleep', '60']); print(w.pid, flush=True); w.wait()"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="asks Linux for processes")
+def test_its_workers_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    gpu = importlib.import_module("benchmarks.gpu")
+    args = argparse.Namespace(out=tmp_path, device="cpu")
+    assert gpu.run("part", args, "-c", WORKER, limit_s=1.0) == 124
+    worker = int((tmp_path / "part.txt").read_text())
+    until = time.monotonic() + 5
+    while is_alive(worker) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not is_alive(worker)
+    assert gpu.run("part", args, "-c", "raise SystemExit(3)", limit_s=30.0) == 3
