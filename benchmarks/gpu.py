@@ -107,7 +107,7 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
     headline = ("--backbones", HEADLINE, *few, "--variants")
     return [
         ("step", step(args, "step", *headline, *SOUGHT, "channels_last bf16", "plain"), 240),
-        ("end_to_end", parts["end_to_end"], 150),
+        ("end_to_end", parts["end_to_end"], 200),
         ("lws", parts["lws"], 40),
         ("profile", parts["profile"], 60),
         ("candidates", parts["candidates"], 200),
