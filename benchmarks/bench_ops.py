@@ -2,13 +2,15 @@
 
     python benchmarks/bench_ops.py [--device cuda] [--quick] [--out FILE]
 
-Each ratio is taken within one process, of the fastest of several runs. "product" is the plain product of the same
+Each ratio is taken within one process, of the medians of several runs. "product" is the plain product of the same
 shape: no method can beat it. On a GPU "floor" is the share of the product's arithmetic or traffic that --tflops and
 --tb-per-s allow; pass those measured on the machine.
 """
 
 import argparse
+import datetime
 import json
+import statistics
 import sys
 import threading
 import time
@@ -98,7 +100,7 @@ def step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...
 
 
 def measure(run: Run, device: str, min_time_s: float = 0.5) -> tuple[float, float]:
-    """Fastest time in ms of at least three runs, and the peak of memory above what was there before, in MB."""
+    """Median time in ms of at least three runs, and the peak of memory above what was there before, in MB."""
     run()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -109,15 +111,14 @@ def measure(run: Run, device: str, min_time_s: float = 0.5) -> tuple[float, floa
         peak = (torch.cuda.max_memory_allocated() - before) / 1e6
     else:
         peak = peak_on_cpu(run)
-    best, spent, runs = float("inf"), 0.0, 0
-    while runs < 3 or spent < min_time_s:
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < min_time_s:
         start = time.perf_counter()
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        took = time.perf_counter() - start
-        best, spent, runs = min(best, took), spent + took, runs + 1
-    return best * 1e3, peak
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times), peak
 
 
 def peak_on_cpu(run: Run) -> float:
@@ -182,11 +183,14 @@ def main() -> int:
     args = parser.parse_args()
     args.compile |= args.device == "cuda"
     shapes = [QUICK[args.device]] if args.quick else SHAPES[args.device]
-    rows = [row for shape in shapes for row in run_shape(shape, args)]
-    if args.out:
-        about = describe_machine(torch.device(args.device)) | {"rows": rows}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about, indent=1))
+    about = {"date": datetime.date.today().isoformat(), "machine": describe_machine(torch.device(args.device))}
+    rows = []
+    for shape in shapes:
+        for row in run_shape(shape, args):
+            rows.append(row)
+            if args.out:
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps(about | {"rows": rows}, indent=1))
     return 0
 
 

@@ -1,27 +1,32 @@
-"""Turn pytest-benchmark's JSON into a dated record and its Markdown table: `python -m benchmarks.table FILE.json NAME`.
+"""Turn a run's JSON into a dated record and its Markdown table: `python -m benchmarks.table FILE.json NAME`.
 
-Writes results/NAME-<date>.json (statistics, rates, hardware, versions, clock, commit; no raw rounds, no host name) and
-the table, which sets every median against the last saved record of that name.
+FILE is pytest-benchmark's, or what `benchmarks/bench_ops.py --out FILE` wrote. Writes results/NAME-<date>.json
+(statistics, rates, hardware, versions, clock, commit; no raw rounds, no host name) and the table, which sets every
+median against the last saved record of that name. README's table of ratios is then written anew from the newest ones.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from . import headlines
+
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
 PACKAGES = ("torch", "numpy", "pillow", "nvidia-dali-cuda130")
 STATISTICS = ("name", "median_s", "iqr_s", "rounds")
 NOTABLE = 1.1  # a ratio beyond which a difference is flagged
 
 
 def slim(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return what a reader needs of pytest-benchmark's record."""
+    """Return what a reader needs of a run's JSON."""
+    if "rows" in saved:
+        return operations(saved)
     cpu, commit = saved["machine_info"]["cpu"], saved.get("commit_info", {})
     return {
         "date": saved["datetime"][:10],
@@ -43,6 +48,27 @@ def slim(saved: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def operations(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return what a reader needs of the operations' times."""
+    machine = saved["machine"]
+    return {
+        "date": saved["date"],
+        "command": "python benchmarks/bench_ops.py --out FILE",
+        "hardware": f"{machine['device']}, {machine['threads']} threads",
+        "commit": machine["commit"],
+        "versions": {"python": machine["python"], "torch": machine["torch"]},
+        "benchmarks": [
+            {
+                "name": f"{row['group']}, {row['method']}, {' x '.join(map(str, row['shape']))}",
+                "median_s": row["ms"] / 1000,
+                "times_product": row["times_product"],
+                "peak_mb": row["peak_mb"],
+            }
+            for row in saved["rows"]
+        ],
+    }
+
+
 def installed() -> list[tuple[str, str]]:
     """Return (name, version) of the packages that timings depend on, those that are there."""
     found = []
@@ -52,13 +78,6 @@ def installed() -> list[tuple[str, str]]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def last_saved(name: str, folder: Path) -> dict[str, Any] | None:
-    """Return the newest record of a name, None if there is none."""
-    dated = re.compile(re.escape(name) + r"-\d{4}-\d\d-\d\d\.json")
-    files = sorted(file for file in folder.glob("*.json") if dated.fullmatch(file.name))
-    return json.loads(files[-1].read_text()) if files else None
 
 
 def against(row: dict[str, Any], before: dict[str, float]) -> str:
@@ -94,8 +113,8 @@ def markdown(record: dict[str, Any], previous: dict[str, Any] | None = None) -> 
             for key, value in row.items()
             if key not in STATISTICS and isinstance(value, int | float)
         )
-        median, iqr = 1000 * row["median_s"], 1000 * row["iqr_s"]
-        cells = [row["name"], f"{median:,.4g}", f"{iqr:,.2g}", str(row["rounds"]), notes]
+        iqr = f"{1000 * row['iqr_s']:,.2g}" if "iqr_s" in row else "-"
+        cells = [row["name"], f"{1000 * row['median_s']:,.4g}", iqr, str(row.get("rounds", "-")), notes]
         cells += [] if previous is None else [against(row, before)]
         lines.append(f"| {' | '.join(cells)} |")
     gone = [name for name in before if name not in {row["name"] for row in record["benchmarks"]}]
@@ -109,11 +128,15 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(f"usage: python -m benchmarks.table FILE.json NAME; got {len(sys.argv) - 1} arguments")
     record = slim(json.loads(Path(sys.argv[1]).read_text()))
-    table = markdown(record, last_saved(sys.argv[2], RESULTS))
+    table = markdown(record, headlines.last_saved(sys.argv[2], RESULTS))
     stem = f"{sys.argv[2]}-{record['date']}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
     (RESULTS / f"{stem}.md").write_text(table)
     print(table)
+    try:
+        headlines.refresh(README, RESULTS)
+    except LookupError as error:
+        print(f"README is left as it is: no figure of {error} in the newest records")
 
 
 if __name__ == "__main__":

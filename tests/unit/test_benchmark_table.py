@@ -1,6 +1,6 @@
-"""`python -m benchmarks.table`: a saved run as a table, against the last one saved under its name."""
+"""`python -m benchmarks.table`: a saved run as a table, against the last one saved under its name; README's ratios."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/table.py"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks/results"
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script as a module, with a folder of results of its own."""
-    spec = importlib.util.spec_from_file_location("table", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The script as a module, with a folder of results and a README of its own."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = importlib.import_module("benchmarks.table")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(module, "README", tmp_path / "README.md")
     module.RESULTS.mkdir()
+    module.README.write_text(f"before\n{module.headlines.BEGIN}\nstale\n{module.headlines.END}\nafter\n")
     return module
 
 
@@ -80,7 +80,41 @@ def test_a_record_says_where_it_comes_from(table: Any, tmp_path: Path, monkeypat
 
 
 def test_the_records_in_the_repository_can_be_compared_with(table: Any) -> None:
-    results = SCRIPT.parent / "results"
-    record = table.last_saved("cpu", results)
+    record = table.headlines.last_saved("cpu", RESULTS)
     assert record is not None
     assert all(row.endswith("| 1.00 x faster |") for row in table.markdown(record, record).splitlines()[4:])
+
+
+def test_operations_become_a_record(table: Any) -> None:
+    row = {"shape": [8, 4, 2], "group": "rank", "method": "product", "ms": 5.0, "times_product": 1.0, "peak_mb": 3.0}
+    machine = {"device": "2 cores of a CPU", "threads": 2, "commit": "0123", "python": "3.12.0", "torch": "2.13.0"}
+    record = table.slim({"date": "2026-02-01", "machine": machine, "rows": [row | {"floor_ms": None}]})
+    assert record["hardware"] == "2 cores of a CPU, 2 threads"
+    assert "| rank, product, 8 x 4 x 2 | 5 | - | - | times_product 1, peak_mb 3 |" in table.markdown(record)
+
+
+def test_readme_has_the_ratios_of_the_newest_records(table: Any) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert table.headlines.table(RESULTS) in readme
+    assert table.headlines.BEGIN in readme
+
+
+def test_readme_is_refreshed_from_whole_records_only(
+    table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = table.README.read_text()
+    convert(table, tmp_path, monkeypatch, saved("2026-02-01", {"step": 0.25}), "cpu")
+    assert table.README.read_text() == stale
+    assert "README is left as it is" in capsys.readouterr().out
+    names = {name for _, _, pairs in table.headlines.CPU for pair in pairs for name in pair}
+    shapes = {f"tau curve, {name}, 4 x 3 x 2" for name in ("fastlt tau_intervals", "21 products eager", "product")}
+    times = {name: 8.0 if "ours" in name or "tau_intervals" in name else 16.0 for name in names | shapes}
+    for name in ("cpu", "ops-cpu"):
+        convert(table, tmp_path, monkeypatch, saved("2026-02-02", times), name)
+    text = table.README.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "stale" not in text
+    assert "| 21 products and argmaxes, a grid of 21 taus | 2.0 to 2.0x faster |" in text
+    assert "| NumPy, vectorised | 2.0x / 2.0x |" in text
+    assert "2 cores of a CPU (python" in text

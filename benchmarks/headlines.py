@@ -1,0 +1,140 @@
+"""README's table of ratios, from the newest records in results/: what `python -m benchmarks.table` writes last."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- ratios of the newest records, written by benchmarks.table -->", "<!-- end of the ratios -->"
+Medians = dict[str, float]
+
+# What was timed, against what, and pairs (ours, theirs) of benchmarks: theirs over ours is the ratio
+CPU: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "class-balanced draws with replacement, 1 and 2 threads",
+        "NumPy, vectorised",
+        (
+            ("test_draws[ours, with replacement]", "test_draws[NumPy, with replacement]"),
+            ("test_draws[ours, with replacement, 2 threads]", "test_draws[NumPy, with replacement]"),
+        ),
+    ),
+    (
+        "",
+        "`torch.utils.data.WeightedRandomSampler`",
+        (("test_draws[ours, with replacement]", "test_draws[torch WeightedRandomSampler]"),),
+    ),
+    (
+        "class-balanced draws without replacement",
+        "NumPy of the same law",
+        (("test_draws[ours, without replacement]", "test_draws[NumPy, without replacement]"),),
+    ),
+    (
+        "four images a class, as the paper's code draws",
+        "a class-aware sampler in Python",
+        (("test_draws[ours, class-aware in fours]", "test_draws[Python, class-aware in fours]"),),
+    ),
+    (
+        "the demo's training step, eager / compiled",
+        "plain fp32 NCHW eager",
+        (("test_step[fastlt eager]", "test_step[plain]"), ("test_step[fastlt]", "test_step[plain]")),
+    ),
+    (
+        "training end to end on small images: memory / DALI / Pillow",
+        "a plain trainer, DataLoader and Pillow, fp32 NCHW eager",
+        tuple((f"test_trainer[{name}]", "test_plain_trainer[plain]") for name in ("memory", "dali", "pillow")),
+    ),
+    (
+        "training images out of memory, 48 to 32 pixels",
+        "Pillow in two workers",
+        (("test_train[small-memory]", "test_train[small-pillow]"),),
+    ),
+    (
+        "the same through DALI on the CPU",
+        "Pillow in two workers",
+        (("test_train[small-dali]", "test_train[small-pillow]"),),
+    ),
+    (
+        "photographs, 500 x 375 to 224, through DALI on the CPU",
+        "Pillow in two workers",
+        (("test_train[photographs-dali]", "test_train[photographs-pillow]"),),
+    ),
+)
+
+
+def last_saved(name: str, folder: Path) -> dict[str, Any] | None:
+    """Return the newest record of a name, None if there is none."""
+    dated = re.compile(re.escape(name) + r"-\d{4}-\d\d-\d\d\.json")
+    files = sorted(file for file in folder.glob("*.json") if dated.fullmatch(file.name))
+    return json.loads(files[-1].read_text()) if files else None
+
+
+def medians(record: dict[str, Any]) -> Medians:
+    """Return the median seconds of every benchmark of a record."""
+    return {row["name"]: row["median_s"] for row in record["benchmarks"]}
+
+
+def spread(ratios: list[float]) -> str:
+    """Return the smallest and the largest ratio."""
+    return f"{figure(min(ratios))} to {figure(max(ratios))}"
+
+
+def figure(ratio: float) -> str:
+    """Return a ratio with two digits."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
+
+
+def exact_tau(times: Medians) -> list[tuple[str, str, str]]:
+    """Return the rows of the exact tau curve, over all shapes that were timed."""
+    ours, loop, product = (f"tau curve, {name}, " for name in ("fastlt tau_intervals", "21 products eager", "product"))
+    shapes = [name.removeprefix(ours) for name in times if name.startswith(ours)]
+    against_loop = [times[loop + shape] / times[ours + shape] for shape in shapes]
+    if not shapes:
+        raise LookupError(ours)
+    against_product = [times[ours + shape] / times[product + shape] for shape in shapes]
+    return [
+        (
+            "the exact accuracy at every tau (`tau_intervals`)",
+            "21 products and argmaxes, a grid of 21 taus",
+            f"{spread(against_loop)}x faster",
+        ),
+        ("", "one plain product of the same shape", f"{spread(against_product)}x its time"),
+    ]
+
+
+def rows(cpu: Medians, operations: Medians) -> list[tuple[str, str, str]]:
+    """Return (what, against what, ratio)."""
+    found = exact_tau(operations)
+    for what, against, pairs in CPU:
+        ratios = " / ".join(f"{figure(cpu[theirs] / cpu[ours])}x" for ours, theirs in pairs)
+        found.append((what, against, ratios))
+    return found
+
+
+def table(folder: Path) -> str:
+    """Return the lines between the markers, from the newest records in a folder.
+
+    Raises:
+        LookupError: A benchmark is in none of the newest records; its name is the message.
+    """
+    cpu, operations = (last_saved(name, folder) for name in ("cpu", "ops-cpu"))
+    if cpu is None or operations is None:
+        raise LookupError("cpu" if cpu is None else "ops-cpu")
+    versions = ", ".join(f"{name} {number}" for name, number in cpu["versions"].items() if name in ("python", "torch"))
+    lines = [f"On {cpu['hardware']} ({versions}), medians, each ratio from one process:", ""]
+    lines += ["| | against | ratio |", "|---|---|---:|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows(medians(cpu), medians(operations))]
+    pages = (
+        f"benchmarks/results/{name}-{record['date']}.md" for name, record in (("cpu", cpu), ("ops-cpu", operations))
+    )
+    lines += ["", "Tables: [cpu]({}) (`make benchmark`), [operations]({})".format(*pages)]
+    lines += [f"(`{operations['command']}`)."]
+    return "\n".join(lines)
+
+
+def refresh(readme: Path, folder: Path) -> None:
+    """Put the table between README's markers; raises as ``table``."""
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n\n{table(folder)}\n\n{END}{after}", encoding="utf-8")
