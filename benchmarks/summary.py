@@ -86,6 +86,34 @@ def rates_part(found: dict[str, Any]) -> Iterator[str]:
     yield from rows(("", "img/s", "x the first"), lines)
 
 
+def operations_part(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the operations, each group beside its matrix product."""
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in found["rows"]):
+        num, classes, width = shape
+        yield f"{num:,} rows, {classes:,} classes, width {width:,}."
+        yield ""
+        lines = [
+            (
+                f"{row['group']}: {row['method']}",
+                f"{row['ms']:.3f}",
+                f"{row['times_product']:.2f}",
+                f"{row['peak_mb']:.0f}",
+            )
+            for row in found["rows"]
+            if tuple(row["shape"]) == shape
+        ]
+        yield from rows(("operation", "ms", "x product", "peak MB"), lines)
+        yield ""
+
+
+def times_part(found: dict[str, Any]) -> Iterator[str]:
+    """Yield milliseconds a call."""
+    if "skipped" in found:
+        yield f"Skipped: {found['skipped']}."
+        return
+    yield from rows(("step", "ms"), [(name, f"{ms:.3f}") for name, ms in found["ms"].items()])
+
+
 def loader_part(found: dict[str, Any]) -> Iterator[str]:
     """Yield the loader's stages and backends."""
     lines = [(row["name"], row["num_threads"], figure(row["images_per_s"]) or row["error"]) for row in found["results"]]
@@ -126,6 +154,8 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "switches": ("Its switches", step_part),
     "networks": ("Other networks", step_part),
     "end_to_end": ("Loader and step together", end_to_end_part),
+    "ops": ("The operations", operations_part),
+    "lws": ("A step of learnable weight scaling", times_part),
     "profile": ("Where the step's time goes", profile_part),
     "evaluation": ("Evaluation with a smaller last batch", rates_part),
     "candidates": ("Rewritings that are not in the product", rates_part),

@@ -27,7 +27,7 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert set(found) == set(QUICK)
     summary = (tmp_path / "summary.md").read_text()
     assert "Without figures: switches, networks." in summary  # left out of the quick run
-    assert summary.count("\n## ") == 8
+    assert summary.count("\n## ") == 10
     assert found["end_to_end"]["memory"]["images_per_s"] > 0
     assert found["end_to_end"]["plain"]["images_per_s"] > 0
     assert found["evaluation"]["compiled"]["compiles"]

@@ -50,6 +50,14 @@ PROFILE = {
     "kernels": [{"name": "triton|fused", "ms": 20.0, "share": 0.4, "calls": 12.0}],
 }
 
+OPERATIONS = {
+    "machine": MACHINE,
+    "rows": [
+        {"shape": [512, 365, 64], "group": "rank", "method": method, "ms": ms, "times_product": ms / 2, "peak_mb": 1.0}
+        for method, ms in (("product", 2.0), ("fastlt label_rank", 3.0))
+    ],
+}
+
 
 @pytest.fixture(scope="module")
 def summary() -> Iterator[Any]:
@@ -63,11 +71,12 @@ def summary() -> Iterator[Any]:
 
 def test_tables_of_what_was_reached(summary: Any, tmp_path: Path) -> None:
     contents = {"step": STEP, "candidates": RATES, "end_to_end": END_TO_END, "profile": PROFILE}
+    contents |= {"ops": OPERATIONS, "lws": {"machine": MACHINE, "ms": {"eager": 1.5}}}
     for name, content in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "loader.json").write_text('{"results": [')  # killed while it wrote
     page = summary.page(tmp_path)
-    assert page.count("\n## ") == 4
+    assert page.count("\n## ") == 6
     assert "| resnet50 | fastlt | 5,000 | 20.0 | 50% | 1.25 |" in page
     assert "| resnet50 | timm compiled | - | 20.0 | 50% | torchvision is not installed |" in page
     assert "| rewritten | 1,500 | 1.50 |" in page
@@ -76,4 +85,7 @@ def test_tables_of_what_was_reached(summary: Any, tmp_path: Path) -> None:
     assert "| plain | 900 | - |" in page
     assert "| `triton/fused` | 20.000 | 40.0% | 12 |" in page
     assert "`step.json`: device a GPU, driver_version 580.10." in page
+    assert "512 rows, 365 classes, width 64." in page
+    assert "| rank: fastlt label_rank | 3.000 | 1.50 | 1 |" in page
+    assert "| eager | 1.500 |" in page
     assert "Without figures: switches, networks, evaluation, loss_curve, loader, tune." in page
