@@ -110,6 +110,7 @@ def description(classifier: Classifier, network: Network) -> dict[str, Any]:
     return {
         "architecture": config.backbone.removeprefix("timm:"),
         "num_classes": len(names),
+        **({"model_args": network.arguments} if isinstance(network, TimmNetwork) and network.arguments else {}),
         "num_features": network.num_features,
         "label_names": list(names),
         "pretrained_cfg": {

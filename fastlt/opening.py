@@ -28,8 +28,8 @@ def open_run(config: TrainConfig, device: torch.device) -> tuple[Run, TrainConfi
     config = dataclasses.replace(
         config, precision=resolve_precision(config.precision, device), init=config.init and config.init.resolve()
     )
-    # An unknown backbone or part, and weights of another one, are found before the data are read
-    model = create_model(config.backbone, 2)
+    # What is unknown or does not fit the network, weights of another one too, is found before the data are read
+    model = create_model(config.backbone, 2, config.image_size)
     freeze(model, config.train_only)
     if config.init is not None:
         start_from(model, config.init, quiet=True)

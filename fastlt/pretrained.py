@@ -90,9 +90,10 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
             f"{len(extra)} not expected ({', '.join(extra[:3])})" if extra else "",
             "; ".join(reshaped[:3]),
         ]
+        sized = " and --image-size" if reshaped and any(key.startswith(TRUNK) for key in wanted) else ""
         raise ValueError(
-            f"--init: {path}: the weights of another network: {', '.join(filter(None, reasons))}; give the --backbone "
-            "that they belong to"
+            f"--init: {path}: the weights of another network: {', '.join(filter(None, reasons))}; give the --backbone"
+            f"{sized} that they belong to"
         )
     with torch.no_grad():
         for key, value in target.items():

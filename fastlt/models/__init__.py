@@ -12,23 +12,24 @@ Network = ResNet | TimmNetwork
 __all__ = ["LinearHead", "Network", "ResNet", "create_model"]
 
 
-def create_model(name: str, num_classes: int) -> Network:
+def create_model(name: str, num_classes: int, image_size: int | None = None) -> Network:
     """Return a freshly initialised network.
 
     Args:
         name: ``resnet8`` (small images), ``resnet10``, ``resnet50``, ``resnet101``, ``resnet152``, ``resnext50_32x4d``,
             ``resnext101_32x4d``, ``resnext152_32x4d``, or ``timm:NAME``.
         num_classes: Number of classes, C.
+        image_size: Side of its images, pixels, for timm's networks that are built for one; by default timm's own.
 
     Returns:
         A module with ``features(images [B, 3, H, W]) -> [B, D]``, the head ``fc``, and logits [B, C] when called.
 
     Raises:
-        ValueError: The name is unknown, or needs a library that is not installed.
+        ValueError: The name is unknown, needs a library that is not installed, or takes no images of that size.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes: got {num_classes}; expected at least 1")
     if name.startswith("timm:"):
-        return TimmNetwork(name.removeprefix("timm:"), num_classes)
+        return TimmNetwork(name.removeprefix("timm:"), num_classes, image_size)
     check_choice("--backbone", name, (*SPECS, "timm:NAME"))
     return ResNet(SPECS[name], num_classes)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from .head import LinearHead
+
+WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for one
 
 
 class TimmNetwork(nn.Module):
     """A timm network whose last linear layer is a ``LinearHead`` named ``fc``; ``classifier`` is timm's name of it.
 
+    ``arguments`` are those that timm builds it with beyond its name: ``img_size``, where it is for another size than
+    timm's own.
+
     Args:
         name: timm's model name.
         num_classes: Number of classes, C.
+        image_size: Side of its images, pixels; by default timm's own, unchecked.
 
     Raises:
-        ValueError: timm is not installed, does not know the name, or the network ends in no linear layer.
+        ValueError: timm is not installed, does not know the name, or the network ends in no linear layer or cannot take
+            images of that size.
     """
 
-    def __init__(self, name: str, num_classes: int) -> None:
+    def __init__(self, name: str, num_classes: int, image_size: int | None = None) -> None:
         super().__init__()
         try:
             import timm
@@ -27,10 +38,10 @@ class TimmNetwork(nn.Module):
                 f"--backbone timm:{name}: timm cannot be imported ({error}); install it: pip install 'fastlt[timm]'"
             ) from error
         if not timm.is_model(name):
-            nearest = timm.list_models(f"*{name[:6]}*")[:3]
-            hint = f"; similar: {', '.join(nearest)}" if nearest else ""
-            raise ValueError(f"--backbone timm:{name}: timm has no such model{hint}")
-        self.trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)
+            nearest = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
+            hint = f"did you mean {nearest}?" if nearest else "timm.list_models() names those it has"
+            raise ValueError(f"--backbone timm:{name}: timm has no such model; {hint}")
+        self.trunk, self.arguments = build(name, num_classes, image_size)
         classifier = self.trunk.get_classifier()
         if not isinstance(classifier, nn.Linear):
             raise ValueError(
@@ -51,3 +62,33 @@ class TimmNetwork(nn.Module):
         """Map images [B, 3, H, W] to logits [B, C]."""
         logits: Tensor = self.fc(self.features(images))
         return logits
+
+
+def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str, int]]:
+    """Return timm's network, and the arguments it was built with: its own size where it takes ``size`` all the same."""
+    import timm
+
+    trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    own = trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
+    if size is None or size == own:
+        return trunk, {}
+    try:
+        try_size(trunk, size)
+    except WRONG_SIZE as refused:
+        try:
+            trunk = timm.create_model(name, pretrained=False, num_classes=num_classes, img_size=size)
+            try_size(trunk, size)
+        except WRONG_SIZE:
+            reason = str(refused).partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"--image-size: got {size}, which timm:{name} does not take ({reason}); its own size is {own}"
+            ) from refused
+        return trunk, {"img_size": size}
+    return trunk, {}
+
+
+@torch.inference_mode()
+def try_size(trunk: nn.Module, size: int) -> None:
+    """Send an image [1, 3, size, size] through a network."""
+    trunk.eval()(torch.zeros(1, 3, size, size))
+    trunk.train()

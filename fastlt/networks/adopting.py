@@ -59,14 +59,13 @@ def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
     backbone = asked.backbone or guess_backbone(path, tensors, source.settings)
     splits = open_splits(asked.data_root, lists=asked.lists)
     class_names = splits["train"].class_names
-    names = match(path, tensors, backbone, asked.head, len(class_names))
-    log.info("%s: %s, last layer %s", path, backbone, names.head)
-    trunk = getattr(create_model(backbone, 2).eval(), "trunk", None) if backbone.startswith("timm:") else None
+    trunk = getattr(create_model(backbone, 2), "trunk", None) if backbone.startswith("timm:") else None
     pretrained = dict(getattr(trunk, "pretrained_cfg", None) or {})
     preprocessing = settle_preprocessing(path, source.settings, pretrained, asked, force=force)
     if trunk is not None:
         check_pool(path, trunk, backbone, source.settings.get("config", {}).get("global_pool"))
-        check_size(trunk, backbone, preprocessing["image_size"])
+    names = match(path, tensors, backbone, asked.head, len(class_names), preprocessing["image_size"])
+    log.info("%s: %s, last layer %s", path, backbone, names.head)
     order = settle_order(path, source.settings, asked.classes, class_names)
     root, lists = (place and place.resolve() for place in (asked.data_root, asked.lists))
     config = TrainConfig(dataset="folder", data_root=root, lists=lists, backbone=backbone, **preprocessing)
@@ -121,18 +120,6 @@ def check_pool(path: Path, trunk: nn.Module, backbone: str, wanted: Any) -> None
             f"{path}: its config.json pools features with {wanted!r}, but {backbone} with {known!r}; use "
             "fastlt.rebalance_model from Python"
         )
-
-
-@torch.inference_mode()
-def check_size(trunk: nn.Module, backbone: str, size: int) -> None:
-    """Raise a ValueError unless a network of the timm library takes images [1, 3, size, size]; some are of one size."""
-    try:
-        trunk(torch.zeros(1, 3, size, size))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ValueError(
-            f"--image-size: got {size}, which {backbone} does not take ({reason}); give the size it was trained at"
-        ) from error
 
 
 def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:

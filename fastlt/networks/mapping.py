@@ -57,7 +57,14 @@ def our_name(name: str) -> str:
     return name
 
 
-def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | None, num_classes: int) -> NameMap:
+def match(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    backbone: str,
+    head: str | None,
+    num_classes: int,
+    image_size: int | None = None,
+) -> NameMap:
     """Match every tensor of a checkpoint with one of a network's.
 
     Args:
@@ -66,12 +73,13 @@ def match(path: Path, tensors: Mapping[str, Tensor], backbone: str, head: str | 
         backbone: Name of our network.
         head: Name of its last layer, or None to find it.
         num_classes: Number of classes of the data.
+        image_size: Side of its images, pixels, for timm's networks that are built for one; by default timm's own.
 
     Raises:
         ValueError: A tensor does not match, there is no last linear layer or a choice of two, or it is for another
             number of classes or of another width.
     """
-    wanted = shapes(backbone)
+    wanted = shapes(backbone, image_size)
     if head is not None:
         check_named(path, tensors, head)
     trunk = {key: shape for key, shape in wanted.items() if not key.startswith(f"{HEAD}.")}
@@ -181,7 +189,8 @@ def unmatched(
         for keys, what in ((missing, "missing"), (extra, "not expected"), (reshaped, "of another shape"))
         if keys
     ]
-    remedy = "give the --backbone that it was trained with"
+    sized = " and --image-size" if reshaped and backbone.startswith("timm:") else ""
+    remedy = f"give the --backbone{sized} that it was trained with"
     if like := resembling(tensors) if missing or reshaped else None:
         remedy = f"its tensors are those of {like}: give --backbone {like}"
     elif not missing and not reshaped:
@@ -210,10 +219,10 @@ def name_some(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def shapes(backbone: str) -> dict[str, tuple[int, ...]]:
+def shapes(backbone: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's tensors with a head of two classes; no memory is taken for a ResNet."""
     if backbone.startswith("timm:"):
-        model = create_model(backbone, 2)  # timm does not build every network without memory
+        model = create_model(backbone, 2, image_size)  # timm does not build every network without memory
     else:
         check_choice("--backbone", backbone, (*SPECS, "timm:NAME"))
         with torch.device("meta"):

@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,8 +127,45 @@ def test_timm_names_need_timm_or_give_a_network() -> None:
     images = torch.randn(2, 3, 64, 64)
     assert model.features(images).shape == (2, 512)
     assert model(images).shape == (2, 5)
-    with pytest.raises(ValueError, match="no such model"):
+    with pytest.raises(ValueError, match="no such model; did you mean resnet18"):
         create_model("timm:resnet18x", 5)
+    assert create_model("timm:vit_tiny_patch16_224", 5, 64)(images).shape == (2, 5)
+
+
+class OfOneSize(nn.Module):
+    """Stands in for a network of timm's that is built for images of one size."""
+
+    pretrained_cfg = {"input_size": (3, 32, 32)}  # noqa: RUF012
+
+    def __init__(self, num_classes: int, img_size: int = 32) -> None:
+        super().__init__()
+        if img_size < 16:
+            raise TypeError("too small")
+        self.img_size, self.head = img_size, nn.Linear(3, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[-1] == self.img_size, f"Input height doesn't match model ({self.img_size})."
+        return self.head(images.mean((2, 3)))
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, _: int) -> None:
+        self.head = nn.Identity()
+
+
+def test_a_network_of_one_size_is_built_for_the_images_or_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(_: str, *, pretrained: bool, **arguments: int) -> nn.Module:
+        assert not pretrained
+        return OfOneSize(**arguments)
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(is_model=lambda _: True, create_model=make))
+    own, other = create_model("timm:fixed", 5, 32), create_model("timm:fixed", 5, 48)
+    assert (own.arguments, other.arguments) == ({}, {"img_size": 48})
+    assert other(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
+    assert other.trunk.training
+    with pytest.raises(ValueError, match=r"^--image-size: got 8, .* match model \(32\)\); its own size is 32$"):
+        create_model("timm:fixed", 5, 8)
 
 
 def test_linear_head_is_nn_linear() -> None:
