@@ -6,18 +6,18 @@ Each seed is a whole `fastlt demo` in a process of its own; seconds are those of
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from fastlt.hardware import describe_machine, resolve_device
 from fastlt.reproduce import over_seeds
 
 MAX_SEEDS = 10
@@ -55,27 +55,28 @@ def run_demo(seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def interval(values: list[float]) -> str:
-    """Return mean and half the 95 % interval over seeds."""
-    middle, half = over_seeds(values)
-    return f"{middle:.1f} ± {half:.1f}"
+def cells(columns: Iterable[list[float]], *, sign: str = "") -> str:
+    """Return mean and half the 95 % interval over seeds of each column, as cells of a table."""
+    return " | ".join(f"{middle:{sign}.1f} ± {half:.1f}" for middle, half in map(over_seeds, columns))
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return the Markdown table of the test accuracies."""
-    header = "| test accuracy, % | " + " | ".join(name.replace("_", " ") for name in NAMES) + " |"
-    lines = [header, "|---|" + "---:|" * len(NAMES)]
-    rows = {(row["method"], run["seed"]): row for run in runs for row in run["results"]}
-    methods = list(dict.fromkeys(method for method, _ in rows))
+    """Return the Markdown table of the test accuracies: every classifier, then each one less joint, paired by seed."""
+    rows = [{row["method"].replace("_", " "): row for row in run["results"]} for run in runs]
 
     def values(method: str, name: str) -> list[float]:
-        return [rows[method, run["seed"]][name]["value"] for run in runs]
+        return [of_seed[method][name]["value"] for of_seed in rows]
 
-    for method in methods:
-        lines.append(f"| {method} | " + " | ".join(interval(values(method, name)) for name in NAMES) + " |")
-    for method in methods[1:]:
-        gains = [[b - a for a, b in zip(values("joint", n), values(method, n), strict=True)] for n in NAMES]
-        lines.append(f"| **{method} - joint, paired** | " + " | ".join(interval(gain) for gain in gains) + " |")
+    def gains(method: str, name: str) -> list[float]:
+        return [b - a for a, b in zip(values("joint", name), values(method, name), strict=True)]
+
+    lines = [f"| test accuracy, % | {' | '.join(NAMES).replace('_', ' ')} |", "|---|" + "---:|" * len(NAMES)]
+    lines += [f"| {method} | {cells(values(method, name) for name in NAMES)} |" for method in rows[0]]
+    lines += [
+        f"| **{method} - joint, paired** | {cells((gains(method, name) for name in NAMES), sign='+')} |"
+        for method in rows[0]
+        if method != "joint"
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -86,19 +87,16 @@ def main() -> None:
         raise SystemExit(f"--seeds: got {len(arguments.seeds)}; expected 2 to {MAX_SEEDS} seeds")
     with tempfile.TemporaryDirectory() as folder:
         runs = [run_demo(seed, Path(folder)) for seed in arguments.seeds]
-    processor = next(
-        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+    machine = describe_machine(resolve_device("auto"))
     stem = arguments.out / f"demo-{time.strftime('%Y-%m-%d')}"
-    record = {"processor": processor, "num_cpus": os.cpu_count(), "runs": runs}
+    record = {"machine": machine, "runs": runs}
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     seconds = ", ".join(f"{run['seconds']:.0f}" for run in runs)
     trained = ", ".join(f"{run['train_accuracy']:.1f}" for run in runs)
     text = (
-        f"`python -m benchmarks.demo_seeds --seeds {' '.join(map(str, arguments.seeds))}` on {os.cpu_count()} cores of "
-        f"{processor}, {runs[0]['precision']}, PyTorch {runs[0]['environment']['versions']['torch']}. Mean over "
-        f"{len(runs)} seeds ± half the 95 % interval (Student's t); tau chosen on val. Seconds a demo: {seconds}. "
+        f"`python -m benchmarks.demo_seeds --seeds {' '.join(map(str, arguments.seeds))}` on {machine['device']}, "
+        f"{runs[0]['precision']}, PyTorch {machine['torch']}. Mean over {len(runs)} seeds ± half the 95 % interval "
+        f"(Student's t); what a method chooses is chosen on val. Seconds a demo: {seconds}. "
         f"Train accuracy of the joint network in its last epoch: {trained} %.\n\n{table(runs)}"
     )
     stem.with_suffix(".md").write_text(text)
