@@ -22,7 +22,8 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
         features, labels = problem.selection_tensors()
         choice = prior_curve(problem.head, features, labels, problem.class_counts).best(config.select_by)
         strength, selected_on = choice.tau, problem.selected_on
-        log.info("strength = %.3f, the best %s accuracy on %s", strength, config.select_by, selected_on)
+        by = config.select_by.replace("_", " ")
+        log.info("strength = %.3f, the best %s accuracy on %s", strength, by, selected_on)
     if problem.head.bias is None:
         log.info("logit adjustment added a bias: the classifier had none")
     adjusted = adjust_logits(problem.head, problem.class_counts, strength)
