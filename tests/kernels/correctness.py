@@ -8,9 +8,14 @@ shapes odd, uninitialised memory is NaN, and each kernel runs twice: its bits mu
 """
 
 import argparse
+import functools
+import itertools
+import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -270,35 +275,58 @@ def check_grouped(device: str, stride: int, dtype: torch.dtype) -> Iterator[Chec
         yield near(f"grouped_conv{name} stride {stride}", kernel, plain, args, dtype)
 
 
-def run(device: str) -> Iterator[Check]:
-    """Every check on one device."""
-    for stride in (1, 2):
-        for dtype in DTYPES[device]:
-            for name, good, text in check_grouped(device, stride, dtype):
-                yield f"{name} {dtype}", good, text
-    for size in (5, 16):
-        for interpolation in ("bilinear", "bicubic"):
-            yield check_squares(device, size, interpolation)
-    for dtype, jittered in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
-        yield check_inputs(device, 27, dtype, jittered)  # more pixels than a program has at a time
-    for pixels in PIXELS[device]:
-        for dtype in DTYPES[device]:
-            for name, good, text in check_norm(device, pixels, dtype):
-                yield f"{name} {list(pixels)} {dtype}", good, text
-    for number, shape in enumerate(SHAPES[device]):
-        for dtype in DTYPES[device]:
-            p = problem(shape, dtype, device, number)
-            checks = [*check_values(p, dtype), check_rank(p, dtype)]
-            checks += [check_random_intervals(p, dtype, log) for log in (True, False)]
-            for name, good, text in checks:
-                yield f"{name} {list(shape)} {dtype}", good, text
-    for seed in range(3):
-        yield check_nasty_intervals(device, torch.float32, seed)
+def check_shape(device: str, number: int, dtype: torch.dtype) -> Iterator[Check]:
+    """All that a linear head's kernels do, on a problem of one shape and type."""
+    p = problem(SHAPES[device][number], dtype, device, number)
+    yield from check_values(p, dtype)
+    yield check_rank(p, dtype)
+    for log in (True, False):
+        yield check_random_intervals(p, dtype, log)
+
+
+def check_empty(device: str) -> Check:
+    """No sample at all."""
     empty = problem((0, 5, 4), torch.float32, device, 0)
     got = launch.intervals(empty["x"], empty["w"], empty["y"], empty["scale"], None, True)
-    yield "empty", got[0].shape == launch.label_rank(empty["x"], empty["w"], empty["y"], None, None).shape == (0,), ""
+    rank = launch.label_rank(empty["x"], empty["w"], empty["y"], None, None)
+    return "empty", got[0].shape == rank.shape == (0,), ""
+
+
+Group = tuple[str, Callable[..., Check | Iterator[Check]], tuple]
+
+
+def groups(device: str) -> list[Group]:
+    """(name, function, its arguments) of every check on one device, the longest first."""
+    found: list[Group] = []
+    for number in reversed(range(len(SHAPES[device]))):
+        label = str(list(SHAPES[device][number]))
+        found += [(f"{label} {dtype}", check_shape, (device, number, dtype)) for dtype in DTYPES[device]]
+    for pixels in reversed(PIXELS[device]):
+        found += [(f"{list(pixels)} {dtype}", check_norm, (device, pixels, dtype)) for dtype in DTYPES[device]]
+    for stride in (1, 2):
+        found += [(str(dtype), check_grouped, (device, stride, dtype)) for dtype in DTYPES[device]]
+    for size in (5, 16):
+        found += [("", check_squares, (device, size, name)) for name in ("bilinear", "bicubic")]
+    for dtype, jittered in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        # 27: more pixels than a program has at a time
+        found.append(("", check_inputs, (device, 27, dtype, jittered)))
+    found += [("", check_nasty_intervals, (device, torch.float32, seed)) for seed in range(3)]
+    found.append(("", check_empty, (device,)))
     if device == "cuda":
-        yield check_large()
+        found.append(("", check_large, ()))
+    return found
+
+
+def run(device: str, number: int) -> list[Check]:
+    """One group of checks; one that cannot even end has failed, and leaves the others be."""
+    torch.use_deterministic_algorithms(True)  # with it, uninitialised memory is filled with NaN
+    label, check, args = groups(device)[number]
+    try:
+        results = check(*args)
+        checks = [results] if isinstance(results, tuple) else list(results)
+    except Exception:
+        return [(f"{check.__name__} {label}", False, traceback.format_exc())]
+    return [(f"{name} {label}".strip(), good, text) for name, good, text in checks]
 
 
 def check_large() -> Check:
@@ -312,14 +340,19 @@ def check_large() -> Check:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu: under TRITON_INTERPRET=1")
-    device = parser.parse_args().device
-    if (device == "cpu") != launch.INTERPRETED:
+    parser.add_argument("--jobs", type=int, help="processes that compile and check side by side; by default 8 on a GPU")
+    args = parser.parse_args()
+    if (args.device == "cpu") != launch.INTERPRETED:
         parser.error("set TRITON_INTERPRET=1 for --device cpu, and unset it for --device cuda")
-    torch.use_deterministic_algorithms(True)  # with it, uninitialised memory is filled with NaN
+    jobs = args.jobs or (min(8, os.cpu_count() or 1) if args.device == "cuda" else 1)
+    check, numbers = functools.partial(run, args.device), range(len(groups(args.device)))
     failed = 0
-    for name, good, text in run(device):
-        failed += not good
-        print("ok  " if good else "FAIL", name, text, flush=True)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for name, good, text in itertools.chain.from_iterable(
+            map(check, numbers) if jobs == 1 else pool.map(check, numbers)
+        ):
+            failed += not good
+            print("ok  " if good else "FAIL", name, text, flush=True)
     print(f"{failed} failed")
     return 1 if failed else 0
 
