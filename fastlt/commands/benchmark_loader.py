@@ -8,7 +8,7 @@ import importlib.util
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -83,6 +83,7 @@ def run(argv: Sequence[str]) -> None:
     if parsed.tune:
         run_tuning(parsed, device, threads)
         return
+    machine = describe_machine(device)
     results = []
     with open_images(parsed) as dataset:
         num_images = len(dataset)
@@ -90,6 +91,9 @@ def run(argv: Sequence[str]) -> None:
             dataset, device=device, batch_size=parsed.batch_size, image_size=parsed.image_size, num_threads=threads
         ):
             results.append(result)
+            rows = [dataclasses.asdict(each) for each in results]
+            # At once: a run that is cut short keeps what it has
+            write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows})
             rate = result.images_per_s
             say(f"{result.name}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
     plain = next((result.images_per_s for result in results if result.name == "plain DataLoader"), None)
@@ -99,10 +103,7 @@ def run(argv: Sequence[str]) -> None:
             ratio = f"{result.images_per_s / plain:.2f}" if plain and not result.is_stage else "-"
             table.add_row(result.name, str(result.num_threads), f"{result.images_per_s:,.0f}", ratio)
     console.print(table)
-    machine = describe_machine(device)
     say(f"{num_images:,} images, batch {parsed.batch_size}, {parsed.image_size} pixels, {machine['device']}")
-    rows = [dataclasses.asdict(result) for result in results]
-    write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows})
 
 
 def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int) -> None:
@@ -110,9 +111,11 @@ def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int)
     from ..benchmark.tune import Trial, measured, tune
     from ..hardware import describe_machine
 
+    machine = describe_machine(device)
     loader = parsed.loader
     if loader == "auto":
-        loader = "dali" if importlib.util.find_spec("nvidia.dali") else "pillow"
+        found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
+        loader = "dali" if found else "pillow"
     with open_images(parsed) as dataset:
 
         def rate(trial: Trial) -> float:
@@ -122,11 +125,19 @@ def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int)
             say(f"{trial.flags(device)}: {reached:,.0f} img/s")
             return reached
 
-        *tried, (best, reached) = tune(rate, loader=loader, most_threads=most_threads, device=device)
+        def write(best: dict[str, Any]) -> None:
+            """Write what was tried so far: a run that is cut short keeps it."""
+            found = {"machine": machine, "num_images": len(dataset), "results": tried, "best": best}
+            write_output(parsed.json, found)
+
+        tried: list[dict[str, Any]] = []
+        for trial, reached in tune(rate, loader=loader, most_threads=most_threads, device=device):
+            best, row = trial, dataclasses.asdict(trial) | {"images_per_s": reached}
+            if row in tried:  # the last, which is the best once more
+                write(row)
+                break
+            tried.append(row)
+            write(max(tried, key=lambda each: each["images_per_s"]))
         num_images = len(dataset)
-    machine = describe_machine(device)
     say(f"{num_images:,} images, batch {parsed.batch_size}, {parsed.image_size} pixels, {machine['device']}")
     say(f"best: {best.flags(device)}  ({reached:,.0f} img/s)")
-    rows = [dataclasses.asdict(trial) | {"images_per_s": each} for trial, each in tried]
-    chosen = dataclasses.asdict(best) | {"images_per_s": reached}
-    write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows, "best": chosen})
