@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gc
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -209,15 +210,21 @@ def stage1(config: TrainConfig, out: Path, console: Console | None) -> Run:
     folder = out / f"{config.sampling}-seed{config.seed}"
     begun = (folder / "config.json").is_file()
     config = dataclasses.replace(config, out=folder, resume=begun)
+    let_go_of_gpu()
     if not has_processes(config):
         return train(config, console=console)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what stage 2 of the last run took of the first GPU
     base = Run.open(folder).config if begun else recipe(config.dataset)
     status = launch(["train", *flags(config, dataclasses.replace(base, out=None, resume=False))], config.gpus or 1)
     if status:
         raise SystemExit(status)
     return Run.open(folder)
+
+
+def let_go_of_gpu() -> None:
+    """Give back the GPU memory that the last stage took: other processes, and DALI, share no pool with PyTorch."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def has_processes(config: TrainConfig) -> bool:
@@ -227,6 +234,7 @@ def has_processes(config: TrainConfig) -> bool:
 
 def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:
     """Return the results of every classifier of a run: those on disk where they are of these settings."""
+    let_go_of_gpu()
     stale = [each for each in each_method(config) if not is_current(run, each)]
     if config.features == "cached" and stale:
         stale = [config]  # they share features and batches

@@ -142,7 +142,9 @@ def stored(features: Features, device: torch.device) -> Tensor:
 def free_bytes(device: torch.device) -> int:
     """Return the memory that is free on a device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     from ..data.memory import available_bytes
 
     return available_bytes()

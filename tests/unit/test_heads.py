@@ -104,6 +104,13 @@ def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatc
         assert torch.equal(one, other)
 
 
+def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 20}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert heads.free_bytes(torch.device("cuda")) == 10 + 40
+
+
 def test_every_image_comes_as_any_of_its_views() -> None:
     views = [Features(features=np.full((50, 2), view, np.float32), labels=np.zeros(50, np.int64)) for view in range(3)]
     feed = Feed(views, CPU)
