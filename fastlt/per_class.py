@@ -74,7 +74,7 @@ def write_class_table(folder: Path, split: str, rows: Sequence[ClassRow]) -> Non
     checkpoint.write_json(folder / f"per_class.{split}.json", {"schema": 1, "split": split, "classes": values})
     with (
         replacing(folder / f"per_class.{split}.csv") as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -69,7 +69,10 @@ class Predicted:
         num_named = self.classes.shape[1]
         header = ["file", "class", "probability"]
         header += [f"{name}_{place}" for place in range(2, num_named + 1) for name in ("class", "probability")]
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(header)
             for name, classes, shares in zip(

@@ -55,7 +55,7 @@ def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float
         raise FileNotFoundError(f"--target: got {path}, which is no file; expected uniform, train or FILE.csv")
     places = {name: index for index, name in enumerate(class_names)}
     found = np.full(len(class_names), math.nan)
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, row in enumerate(csv.reader(file), 1):
             where = f"--target: {path}, line {number}"
             cells = [cell.strip() for cell in row]

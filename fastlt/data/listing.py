@@ -224,7 +224,7 @@ def _names_for(folder: Path, given: tuple[str, ...] | None, class_folders: Seque
 
 def _read_class_names(folder: Path) -> tuple[str, ...] | None:
     file = folder / "classes.txt"
-    return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else None
+    return tuple(file.read_text("utf-8-sig", errors="surrogateescape").splitlines()) if file.is_file() else None
 
 
 def _names_from_paths(paths: Sequence[str], labels: np.ndarray) -> tuple[str, ...]:

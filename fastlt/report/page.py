@@ -59,7 +59,7 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
     )
     path = it.folder / "index.html"
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from fastlt import PredictConfig, RebalanceConfig, Run, predict, rebalance
 from fastlt.commands import predict as command
 from fastlt.data import image
 from fastlt.features import FeatureStore
+from fastlt.per_class import class_rows, write_class_table
+from fastlt.prediction import Predicted
+from fastlt.prior import read_frequencies
 
 
 @pytest.fixture
@@ -50,6 +54,27 @@ def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_p
         shares = [part["probability"] for part in each["top"]]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) <= 1 + 1e-9
+
+
+def test_names_that_are_no_utf8_come_out_as_they_are_on_the_disk(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    made = Predicted(
+        run="run",
+        method="joint",
+        class_names=(name,),
+        files=(f"{name}.jpg",),
+        classes=np.zeros((1, 1), np.int64),
+        probabilities=np.ones((1, 1)),
+        skipped={},
+    )
+    made.write_csv(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_bytes().splitlines()[1] == b"caf\xe9.jpg,caf\xe9,1.0"
+    truth = np.zeros(1, np.int64)
+    rows = class_rows(truth, truth, class_names=[name], class_counts=[1], norms=[1.0])
+    write_class_table(tmp_path, "val", rows)
+    assert b"caf\xe9,1,1,100.0" in (tmp_path / "per_class.val.csv").read_bytes()
+    (tmp_path / "target.csv").write_bytes(b"class,frequency\ncaf\xe9,3\n")
+    assert read_frequencies(tmp_path / "target.csv", [name]) == [1.0]
 
 
 def test_broken_files_get_no_prediction(
