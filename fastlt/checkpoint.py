@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,17 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] 
     )
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def save_pickled(path: Path, content: Any, *, zipped: bool = True) -> None:
+    """Write what torch.save makes of ``content``, atomically; ``zipped`` as other programs have written since 2020.
+
+    It is made in memory, since torch.save into a full disk fails with an error of its own that names no cause.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -76,8 +76,7 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
         checkpoint.save(out / "model.safetensors", tensors, {"method": method})
         checkpoint.write_json(out / "config.json", about)
     else:
-        with replacing(out) as temporary:
-            torch.save({key: value.clone() for key, value in plain_names(network).items()}, temporary)
+        checkpoint.save_pickled(out, {key: value.clone() for key, value in plain_names(network).items()})
     if config.format != "safetensors":
         checkpoint.write_json(out.with_suffix(".json"), about)
     return Exported(method=method, format=config.format, path=out, difference=difference)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..files import replacing
 from ..loggers import log
 from .adopting import ADOPTED, Adopted
 from .mapping import HEAD
@@ -133,8 +132,7 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
         for other in behind:
             holder[other] = holder.pop(other)
     try:
-        with replacing(out) as temporary:
-            torch.save(source.content, temporary, _use_new_zipfile_serialization=source.zipped)
+        checkpoint.save_pickled(out, source.content, zipped=source.zipped)
     finally:
         for slot, value in reversed(old):
             if value is None:
