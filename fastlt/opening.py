@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from .config import TrainConfig
 from .data.dataset import LongTailedDataset
+from .data.listing import name_some
 from .data.source import open_data
 from .distributed import World
 from .hardware import resolve_precision
+from .loggers import log
 from .models import create_model
 from .parameters import freeze
 from .pretrained import start_from
@@ -34,8 +38,37 @@ def open_run(config: TrainConfig, device: torch.device) -> tuple[Run, TrainConfi
     if config.init is not None:
         start_from(model, config.init, quiet=True)
     splits = open_data(config)
+    check_classes(config, splits)
     run = Run.create(config, splits)
     return run, run.config, splits
+
+
+def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) -> None:
+    """Refuse data of one class; warn of classes that val lacks, and of a batch larger than the data.
+
+    Raises:
+        ValueError: There is nothing to tell apart.
+    """
+    train, val = splits["train"], splits["val"]
+    if train.num_classes < 2:
+        raise ValueError(
+            f"{train.root}: all {len(train):,} train images are of one class ({train.class_names[0]}); expected at "
+            "least two, to be told apart: check the labels, or the data root (--data-root)"
+        )
+    absent = [train.class_names[at] for at in np.flatnonzero(val.class_counts == 0).tolist()]
+    if absent:
+        log.warning(
+            "val has no image of %d of %d classes (%s): its accuracies say nothing of them",
+            len(absent),
+            train.num_classes,
+            name_some(absent),
+        )
+    if config.batch_size > len(train):
+        log.warning(
+            "--batch-size %d is more than the %d training images: every step repeats some of them",
+            config.batch_size,
+            len(train),
+        )
 
 
 def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:

@@ -1,11 +1,15 @@
 """Every mistake in a data set gives one line that says what was got, what was expected and what to do."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from fastlt.config import TrainConfig
 from fastlt.data import LongTailedDataset, open_splits
+from fastlt.opening import check_classes
 
 
 @pytest.fixture(autouse=True)
@@ -241,3 +245,23 @@ def test_json_that_is_none(root):
     (root / "train.json").write_text("{")
     refuses("expected COCO-style JSON", LongTailedDataset.from_coco, root / "train.json", root)
     refuses("does not exist", LongTailedDataset.from_coco, root / "x.json", root, error=FileNotFoundError)
+
+
+def test_training_refuses_one_class(root):
+    splits = open_splits(root)
+    only = splits["train"]
+    one = dataclasses.replace(only, labels=np.zeros_like(only.labels), class_names=only.class_names[:1])
+    with pytest.raises(ValueError, match="are of one class"):
+        check_classes(TrainConfig(), {"train": one, "val": one})
+
+
+def test_training_names_classes_that_val_lacks_and_a_batch_above_the_data(root, caplog):
+    splits = open_splits(root)
+    check_classes(TrainConfig(batch_size=1), splits)
+    assert not caplog.records
+    val = splits["val"]
+    lacking = dataclasses.replace(val, labels=np.zeros_like(val.labels))
+    check_classes(TrainConfig(batch_size=1000), splits | {"val": lacking})
+    names = ", ".join(val.class_names[1:6])
+    assert f"val has no image of {val.num_classes - 1} of {val.num_classes} classes ({names}" in caplog.text
+    assert f"--batch-size 1000 is more than the {len(splits['train'])} training images" in caplog.text
