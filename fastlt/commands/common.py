@@ -95,7 +95,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
         if not error.code:
             raise
         message = boxed_message(said.getvalue())
-        message = message.removeprefix(f"Error parsing {command.__name__}: ").rstrip(".")
+        message = message.removeprefix(f"Error parsing {command.__name__}: ").removeprefix("Error parsing ").rstrip(".")
         raise ValueError(f"{message}; see fastlt {name} --help") from None
 
 

@@ -170,7 +170,7 @@ def test_data_commands(fastlt: Callable[..., Outcome]) -> None:
         ("train", ["--dataset: missing", "--data-root DIR"]),
         ("train --dataset glyph_lt", ["did you mean 'glyphs_lt'"]),
         ("train --dataset glyphs_lt --epoch 3", ["--epoch: unknown flag", "did you mean --epochs?"]),
-        ("train --dataset glyphs_lt --epochs three", ["--epochs", "'three'"]),
+        ("train --dataset glyphs_lt --epochs three", ["fastlt: --epochs: ", "'three'"]),
         ("train --dataset glyphs_lt --epochs 0", ["--epochs: got 0", "at least 1"]),
         ("train --dataset glyphs_lt --backbone resnet5", ["--backbone: got 'resnet5'", "did you mean 'resnet50'"]),
         ("train --dataset glyphs_lt --sampling balanced", ["--sampling: got 'balanced'"]),
@@ -215,6 +215,14 @@ def test_val_without_images(data_root: Path, fastlt: Callable[..., Outcome]) -> 
     for path in (root / "val").rglob("*.jpg"):
         path.unlink()
     refused(fastlt(*train_arguments(root)), "the val split is empty")
+
+
+def test_a_killed_loader_worker_is_one_line(monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
+    def killed(_argv: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(cli, "dispatch", killed)
+    refused(fastlt("train"), "DataLoader worker (pid 7) is killed by signal: Killed: out of memory?", "--num-threads")
 
 
 def test_an_existing_run_folder_is_not_overwritten(
