@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from ..files import replacing
 from .index import index_files
 from .layouts import ROOT_POINTER
 from .listing import list_images, name_some, subfolders
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,11 @@ def split_folder(
     paths = [f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found]
     bad = index_files(root, paths, source=str(root)).reasons
     skipped = {paths[at] for at in bad}
+    if bad:
+        named = name_some([f"{paths[at]} ({reason})" for at, reason in bad.items()])
+        logger.warning(
+            "%s: %d of %d files are no complete images and on no list: %s", root, len(bad), len(paths), named
+        )
 
     quotas: dict[str, tuple[int, int]] = {}
     good: dict[str, list[str]] = {}

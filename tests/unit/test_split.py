@@ -80,10 +80,11 @@ def test_repeating_is_fine_but_other_lists_are_kept(root):
     assert lists(root / "lists") == before
 
 
-def test_broken_images_are_in_no_list(root):
+def test_broken_images_are_in_no_list_and_are_named(root, caplog):
     (root / "ant" / "ant 0.png").write_bytes(b"")
     assert split_folder(root, val_per_class=2, test_per_class=2).num_skipped == 1
     assert "ant 0.png" not in "".join(lists(root / "lists").values())
+    assert "files are no complete images and on no list: ant/ant 0.png (empty file)" in caplog.text
 
 
 def test_reduced_classes_keep_most_images_in_train(tmp_path):
