@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
+import functools
+import inspect
 import io
 import itertools
+import textwrap
+import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 console = Console()
+
+UNSAID = ("None", "''", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,14 +96,61 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed: T = tyro.cli(command, prog=f"fastlt {name}", args=list(argv), default=default)  # type: ignore[assignment]
-            return parsed
+            parsed = tyro.cli(
+                described(command),
+                prog=f"fastlt {name}",
+                args=list(argv),
+                default=None if default is None else described(command)(**vars(default)),
+            )
+            return command(**vars(parsed))
     except SystemExit as error:
         if not error.code:
             raise
         message = boxed_message(said.getvalue())
         message = message.removeprefix(f"Error parsing {command.__name__}: ").removeprefix("Error parsing ").rstrip(".")
         raise ValueError(f"{message}; see fastlt {name} --help") from None
+
+
+@functools.cache
+def described(command: type[Any]) -> type[Any]:
+    """Return a dataclass with the same fields, whose help is as tidy as a reader expects.
+
+    tyro keeps the line breaks of an indented docstring, names None among the values of what may be left out, and says
+    that such a default is None or empty where the docstring says what that means.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    texts = docstrings(command)
+    fields = []
+    for field in dataclasses.fields(command):
+        about = tyro.conf.arg(
+            help=texts.get(field.name),
+            metavar=metavar(hints[field.name]),
+            help_behavior_hint=lambda default: "" if default in UNSAID else f"(default: {default})",
+        )
+        again = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
+        fields.append((field.name, Annotated[hints[field.name], about], again))
+    return dataclasses.make_dataclass(
+        command.__name__, fields, bases=(command,), namespace={"__doc__": command.__doc__}, frozen=True
+    )
+
+
+def docstrings(command: type[Any]) -> dict[str, str]:
+    """Return the docstring of every field, on one line."""
+    found = {}
+    for kind in filter(dataclasses.is_dataclass, reversed(command.__mro__)):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        for field, text in itertools.pairwise(definition.body):  # type: ignore[attr-defined]
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(field.target, ast.Name):
+                found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def metavar(hint: Any) -> str | None:
+    """Return what stands for the value of a flag that may be left out, without the None that leaves it out."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if len(kinds) != 1 or type(None) not in typing.get_args(hint):
+        return None
+    return " ".join(kind.__name__.upper() for kind in typing.get_args(kinds[0]) or kinds)
 
 
 def boxed_message(text: str) -> str:

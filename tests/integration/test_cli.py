@@ -1,6 +1,8 @@
 """The command line as a user meets it: what it prints, what it writes, how it refuses."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -70,6 +72,24 @@ def test_every_command_has_help(command: str, fastlt: Callable[..., Outcome]) ->
     status, out, _ = fastlt(*command.split(), "--help")
     assert status == 0
     assert f"fastlt {command}" in out
+
+
+def test_help_says_no_none_and_breaks_no_line_early() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings:
+        """What it is."""
+
+        out: Path | None = None
+        """Where to; by
+        default nowhere."""
+        size: int = 3
+        """Pixels."""
+
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        common.parse(Settings, ["--help"], "some")
+    words = " ".join(said.getvalue().replace("│", " ").split())
+    assert "--out PATH Where to; by default nowhere. --size INT Pixels. (default: 3)" in words
+    assert common.parse(Settings, ["--out", "there"], "some") == Settings(out=Path("there"))
 
 
 def test_train_rebalance_evaluate_report_on_somebodys_folder(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
