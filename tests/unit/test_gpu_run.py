@@ -4,6 +4,7 @@ import argparse
 import importlib
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="asks Linux for processes")
-def test_its_workers_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    gpu = importlib.import_module("benchmarks.gpu")
+    return importlib.import_module("benchmarks.gpu")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="asks Linux for processes")
+def test_its_workers_end_with_it(gpu: Any, tmp_path: Path) -> None:
     args = argparse.Namespace(out=tmp_path, device="cpu")
     assert gpu.run("part", args, "-c", WORKER, limit_s=1.0) == 124
     worker = int((tmp_path / "part.txt").read_text())
@@ -29,3 +34,22 @@ def test_its_workers_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         time.sleep(0.01)
     assert not is_alive(worker)
     assert gpu.run("part", args, "-c", "raise SystemExit(3)", limit_s=30.0) == 3
+
+
+def test_a_part_without_time_is_left_for_another_run(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = []
+
+    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
+        ran.append(name)
+        return 0
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "LIMIT_S", gpu.LEAST_S - 1)
+    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=["step", "profile"])
+    assert gpu.run_all(args) == 0
+    assert ran == []
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: no time left; run it with --only {name}" for name in ("step", "profile")
+    ]
