@@ -109,7 +109,7 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
         ("step", step(args, "step", *headline, *SOUGHT, "channels_last bf16", "plain"), 240),
         ("end_to_end", parts["end_to_end"], 200),
         ("lws", parts["lws"], 40),
-        ("profile", parts["profile"], 60),
+        ("profile", parts["profile"], 90),
         ("candidates", parts["candidates"], 200),
         ("ops", ops, 90),
         ("evaluation", parts["evaluation"], 60),

@@ -212,7 +212,7 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
     backbone, batch, size = ("resnet8", 16, 32) if args.quick else (HEADLINE, 256, 224)
     variant, steps = ("fastlt eager", 2) if args.quick else ("fastlt", 5)
     with chosen(variant):
-        step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size)
+        step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True)
         for _ in range(5):
             step()
         with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
