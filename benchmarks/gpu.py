@@ -45,9 +45,9 @@ def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
     began = time.monotonic()
     with (
         (args.out / f"{name}.txt").open("w") as log,
-        # A session of its own, so that a part's workers can be ended with it
+        # A group of its own, so that a part's workers can be ended with it
         subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log, process_group=0
         ) as process,
     ):
         try:
