@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -159,6 +160,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", help="time these alone, for want of time in the first run")
     parser.add_argument("--part", choices=list(PARTS), help="run this part only, in this process")
     args = parser.parse_args()
+    if importlib.util.find_spec("fastlt._C") is None:  # what lies here hides what is installed elsewhere
+        parser.error("fastlt is not built in this folder; run: pip install --no-build-isolation --no-deps -e .")
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part:
