@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -18,6 +20,7 @@ P = ParamSpec("P")
 DARK = ".dark"
 DPI = 180
 WIDTH = 5.2  # inches; narrow, so that the text is still legible when a phone shrinks the picture
+WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "Arial Unicode MS")
 LINE_STYLES = ("-", "--", ":")
 
 
@@ -57,6 +60,8 @@ class Theme:
         """Settings for matplotlib."""
         return {
             "font.size": 10,
+            "font.family": font_families(),
+            "text.parse_math": False,  # a class may be called a$b$c
             "text.color": self.ink,
             "axes.labelcolor": self.soft,
             "axes.titlecolor": self.ink,
@@ -79,6 +84,13 @@ class Theme:
             "figure.facecolor": "none",
             "savefig.facecolor": "none",
         }
+
+
+@functools.cache
+def font_families() -> list[str]:
+    """Return matplotlib's own font, then installed ones that have the letters it lacks."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in WIDE_FONTS if name in installed)]
 
 
 _HUES = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -112,7 +124,10 @@ def themed(
                     figure = Figure(figsize=(WIDTH, height), layout="constrained")
                     FigureCanvasAgg(figure)
                     draw(figure, theme, *args, **kwargs)
-                    figure.savefig(path.with_name(f"{path.stem}{theme.infix}{path.suffix}"), dpi=DPI)
+                    with warnings.catch_warnings():
+                        # A letter of a class name that no font has is a box in the picture; the page's text has it
+                        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+                        figure.savefig(path.with_name(f"{path.stem}{theme.infix}{path.suffix}"), dpi=DPI)
 
         return write
 

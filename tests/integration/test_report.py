@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from fastlt import RebalanceConfig, Run, rebalance
 from fastlt.calibration import Predictions
@@ -16,6 +17,7 @@ from fastlt.commands.report import run as command
 from fastlt.features import FeatureStore
 from fastlt.models import LinearHead
 from fastlt.plots.geometry import Plane
+from fastlt.plots.theme import Theme, themed
 from fastlt.report import Classifier, write_report
 from fastlt.report.figures import read_records
 from fastlt.report.planes import choose_classes, planes
@@ -59,6 +61,16 @@ def test_the_page_holds_every_picture_and_number(run_copy: Run) -> None:
     assert not re.findall(r'(?:src|srcset|href)="(?!data:)', page)
     assert "://" not in page
     assert len(page) < 5e6
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
+    @themed(1.0)
+    def draw(figure: Figure, _theme: Theme) -> None:
+        figure.suptitle("\u65e5\u672c\u8a9e a$b_{$c \U0001f98b")
+
+    draw(tmp_path / "name.png")
+    assert (tmp_path / "name.png").read_bytes() != (tmp_path / "name.dark.png").read_bytes()
 
 
 def test_the_command_takes_a_device_and_a_loader(run_copy: Run, tmp_path: Path) -> None:
