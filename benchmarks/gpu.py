@@ -114,7 +114,7 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
         ("candidates", parts["candidates"], 200),
         ("ops", ops, 90),
         ("evaluation", parts["evaluation"], 60),
-        ("loader", loader(args, "loader", *files), 60),
+        ("loader", loader(args, "loader", *files), 150),
         ("switches", step(args, "switches", *headline, "fastlt", *SWITCHES), 200),
         ("networks", step(args, "networks", "--backbones", *others, *few, "--variants", *SOUGHT), 300),
         ("loss_curve", parts["loss_curve"], 120),
