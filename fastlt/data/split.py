@@ -112,7 +112,12 @@ def split_folder(
 def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; expected one that holds a folder a class (--data-root)")
-    classes = [name for name in subfolders(root) if (root / name).resolve() != out.resolve()]
+    # Neither the lists of now nor those of an earlier split are a class
+    classes = [
+        name
+        for name in subfolders(root)
+        if (root / name).resolve() != out.resolve() and not (root / name / "train.txt").is_file()
+    ]
     if "train" in classes:
         raise ValueError(f"{root} has a train folder already; expected class folders only, there is nothing to split")
     if not classes:

@@ -80,6 +80,13 @@ def test_repeating_is_fine_but_other_lists_are_kept(root):
     assert lists(root / "lists") == before
 
 
+def test_earlier_lists_are_no_class(root, tmp_path):
+    before = split_folder(root, val_per_class=2, test_per_class=2)
+    again = split_folder(root, tmp_path / "elsewhere", val_per_class=2, test_per_class=2)
+    assert again.num_classes == before.num_classes
+    assert lists(again.out)["train.txt"] == lists(before.out)["train.txt"]
+
+
 def test_broken_images_are_in_no_list_and_are_named(root, caplog):
     (root / "ant" / "ant 0.png").write_bytes(b"")
     assert split_folder(root, val_per_class=2, test_per_class=2).num_skipped == 1
