@@ -89,7 +89,7 @@ def main() -> None:
         fail(str(error), USER_ERROR)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            fail(str(error), USER_ERROR)
+            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), USER_ERROR)
         where = f" while writing {error.filename}" if error.filename else ""
         fail(f"the disk is full{where}; free some space and run the command again (train: add --resume)", USER_ERROR)
     except KeyboardInterrupt:

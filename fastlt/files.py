@@ -22,7 +22,8 @@ def replacing(file: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(file)
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # a failed write does not know its file
+        # A failed write does not know its file, and nobody knows a temporary name
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
             error.filename = str(file)
         raise
     finally:

@@ -160,6 +160,13 @@ def test_the_fingerprint_is_of_content_and_the_same_in_every_process():
     assert output.stdout.strip() == mine
 
 
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    file = tmp_path / "some.txt"
+    with pytest.raises(FileNotFoundError) as caught, replacing(file) as partial:
+        partial.read_bytes()
+    assert caught.value.filename == str(file)
+
+
 def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
