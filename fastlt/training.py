@@ -360,6 +360,8 @@ class Trainer:
 
     def validate(self, validation: Loader) -> ShotAccuracy:
         """Return the accuracy on val."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # val's decoder is another one, and wants memory that training has kept
         with self.evaluated():
             predictions = self.predictor.predict(validation)
         set_training_mode(self.model, self.config)

@@ -122,8 +122,8 @@ class DaliLoader(PlannedLoader):
         broken = self._read(set(np.concatenate([work.ids for work in works]).tolist()))
         if not broken:
             raise RuntimeError(
-                f"DALI failed between batches {position} and {last - 1}, though Pillow decodes all their images; "
-                "use --loader pillow or --loader memory"
+                f"DALI failed between batches {position} and {last - 1} ({str(error).strip().partition(chr(10))[0]}), "
+                "though Pillow decodes all their images; use --loader pillow or --loader memory"
             ) from error
         return broken
 

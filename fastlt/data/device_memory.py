@@ -86,8 +86,3 @@ class DeviceMemoryLoader(PlannedLoader):
         """End all iterations and give back the memory."""
         super().close()
         self._data = self._data.new_empty(0)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the memory of a GPU that nothing uses."""
-    return int(torch.cuda.mem_get_info(device)[0])

@@ -16,8 +16,8 @@ from ..hardware import resolve_threads
 from .augmentation import Augmentation, EvalTransform
 from .batch import Batch, Finish, Tuning
 from .dataset import LongTailedDataset
-from .device_memory import DeviceMemoryLoader, free_bytes
-from .memory import MemoryLoader, available_bytes, decoded_bytes
+from .device_memory import DeviceMemoryLoader
+from .memory import MemoryLoader, available_bytes, decoded_bytes, free_bytes
 from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 from .sampler import LongTailSampler
@@ -201,7 +201,7 @@ def _open(
             "use --loader dali or --loader pillow"
         )
     if backend == "device":
-        room = free_bytes(device) if device.type == "cuda" else free
+        room = free_bytes(device)
         if needed > room:
             raise ValueError(
                 f"--loader device: the decoded images take {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB of {device} "

@@ -126,6 +126,15 @@ def available_bytes() -> int:
     return min(free)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return the memory of a device that this process may still take."""
+    if device.type != "cuda":
+        return available_bytes()
+    # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
     """Yield the groups around this process and the files of their limit, usage, and what of it is cache that yields."""
     with contextlib.suppress(OSError):

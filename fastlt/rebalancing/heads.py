@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import RebalanceConfig
+from ..data.memory import free_bytes
 from ..data.sampler import LongTailSampler
 from ..features import Features
 from ..hardware import autocast, resolve_precision
@@ -137,17 +138,6 @@ def stored(features: Features, device: torch.device) -> Tensor:
     if array.dtype == np.uint16:
         return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16).to(device)
     return features.tensors(device)[0]
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the memory that is free on a device."""
-    if device.type == "cuda":
-        # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    from ..data.memory import available_bytes
-
-    return available_bytes()
 
 
 def train_heads(
