@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -186,6 +187,8 @@ class Compiler:
 
     def __init__(self, wanted: bool = True, *, cuda_graphs: bool = False) -> None:
         self.works, self.cuda_graphs = wanted, cuda_graphs
+        # Inductor would have fp32 products rounded, and says so in a bf16 run as well
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
 
     def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
         """Return the function, compiled anew for every shape of its arguments."""
