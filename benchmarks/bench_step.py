@@ -6,6 +6,9 @@ to end a DataLoader with Pillow in its workers; `plain bf16` adds autocast. With
 CPU compiles long runs only, and a round is a pass over small JPEG files. The plain ones run first: the allocator's
 setting cannot be taken back. `FASTLT_BENCH_THREADS` sets workers and loader threads (default 2), `FASTLT_BENCH_IMAGES`
 the number of files. Results hold `images_per_s` and `times_plain`, the ratio to the plain trainer in the same run.
+
+`test_candidate` times the rewritings of ResNeXt-50 in `benchmarks/candidates.py`, but for those by kernels, beside the
+network as it is; `python -m benchmarks.gpu` times all of them on a GPU.
 """
 
 import os
@@ -20,9 +23,12 @@ from fastlt.data.augmentation import Augmentation
 from fastlt.data.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 
+from .candidates import CANDIDATES
+
 NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
 NUM_IMAGES = int(os.environ.get("FASTLT_BENCH_IMAGES", "2048"))
 BATCH, SIZE, PICTURE = 128, 32, (48, 48)
+CANDIDATE_BATCH, CANDIDATE_SIZE = 8, 64
 CPU = torch.device("cpu")
 
 
@@ -83,3 +89,16 @@ def test_trainer(benchmark, dataset, record, backend):
         num_images = benchmark.pedantic(train_on, (step, OurLoader(loader)), rounds=3, warmup_rounds=1)
     assert num_images == num_steps * BATCH
     record(benchmark, "trainer", backend, num_images)
+
+
+@pytest.mark.parametrize("name", [name for name in CANDIDATES if "kernel" not in name])
+def test_candidate(benchmark, name):
+    step, _ = build(
+        *("resnext50_32x4d", "fastlt eager"),
+        device=CPU,
+        batch_size=CANDIDATE_BATCH,
+        image_size=CANDIDATE_SIZE,
+        change=CANDIDATES[name],
+    )
+    benchmark.pedantic(step, rounds=10, warmup_rounds=3)
+    benchmark.extra_info["images_per_s"] = CANDIDATE_BATCH / benchmark.stats.stats.median
