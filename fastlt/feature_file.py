@@ -92,10 +92,18 @@ def sync(file: BinaryIO) -> None:
 
 
 def is_complete(record: Path, key: dict[str, Any], *files: Path) -> bool:
-    """Say whether all features of a key are stored."""
+    """Say whether all features of a key are stored, in arrays that are as long as they say."""
     known = read_record(record)
     complete = known.get("key") == key and known.get("num_done") == known.get("shape", [None])[0]
-    return complete and all(file.is_file() for file in files)
+    return complete and all(map(_is_whole, files))
+
+
+def _is_whole(array: Path) -> bool:
+    try:
+        np.load(array, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Features in memory and in files: their two precisions, their checks, and files that are written in several tries."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,8 @@ def test_a_file_holds_the_features_in_its_precision(tmp_path: Path, precision: s
     assert stored.features.nbytes == 20 * 6 * (4 if precision == "fp32" else 2)
     assert is_complete(tmp_path / "x.json", key(precision), tmp_path / "x.partial")
     assert not is_complete(tmp_path / "x.json", key("other"), tmp_path / "x.partial")
+    os.truncate(tmp_path / "x.partial", 150)  # as a copy that was cut short
+    assert not is_complete(tmp_path / "x.json", key(precision), tmp_path / "x.partial")
 
 
 def test_an_interrupted_file_goes_on_after_its_last_recorded_block(
