@@ -127,7 +127,10 @@ def main() -> None:
     """Convert one file."""
     if len(sys.argv) != 3:
         raise SystemExit(f"usage: python -m benchmarks.table FILE.json NAME; got {len(sys.argv) - 1} arguments")
-    record = slim(json.loads(Path(sys.argv[1]).read_text()))
+    try:
+        record = slim(json.loads(Path(sys.argv[1]).read_text()))
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"{sys.argv[1]}: expected what pytest --benchmark-json writes; got {error!r}") from None
     table = markdown(record, headlines.last_saved(sys.argv[2], RESULTS))
     stem = f"{sys.argv[2]}-{record['date']}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")

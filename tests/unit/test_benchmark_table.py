@@ -118,3 +118,11 @@ def test_readme_is_refreshed_from_whole_records_only(
     assert "| 21 products and argmaxes, a grid of 21 taus | 2.0 to 2.0x faster |" in text
     assert "| NumPy, vectorised | 2.0x / 2.0x |" in text
     assert "2 cores of a CPU (python" in text
+
+
+def test_another_file_is_refused_in_one_line(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    for name in ("other.json", "absent.json"):
+        monkeypatch.setattr(sys, "argv", ["table", str(tmp_path / name), "cpu"])
+        with pytest.raises(SystemExit, match="expected what pytest --benchmark-json writes; got"):
+            table.main()
