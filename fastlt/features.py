@@ -342,6 +342,6 @@ def load_model(config: TrainConfig, tensors: dict[str, Tensor], num_classes: int
     Raises:
         ValueError: The weights are another network's.
     """
-    model = create_model(config.backbone, num_classes)
+    model = create_model(config.backbone, num_classes, config.image_size)
     checkpoint.load_into(model, tensors, source=source)
     return model.eval()

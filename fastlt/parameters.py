@@ -32,7 +32,7 @@ def build_network(config: TrainConfig, num_classes: int, device: torch.device, w
         ValueError, FileNotFoundError: The settings do not fit the network.
     """
     torch.manual_seed(config.seed)
-    model = create_model(config.backbone, num_classes)
+    model = create_model(config.backbone, num_classes, config.image_size)
     if config.init is not None and start:
         start_from(model, config.init)
     freeze(model, config.train_only)

@@ -57,7 +57,7 @@ def build_peer(
     precision = resolve_precision("auto", device) if peer.bf16 else "fp32"
     layout = torch.channels_last if peer.channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    model = network_of(peer.library, backbone) if peer.library else create_model(backbone, NUM_CLASSES)
+    model = network_of(peer.library, backbone) if peer.library else create_model(backbone, NUM_CLASSES, image_size)
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(),

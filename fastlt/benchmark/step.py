@@ -110,7 +110,7 @@ def measure(
                 gc.collect()
                 torch._dynamo.reset()
             rate = batch_size / seconds
-            needed = training_bytes(create_model(backbone, NUM_CLASSES), image_size, precision)
+            needed = training_bytes(create_model(backbone, NUM_CLASSES, image_size), image_size, precision)
             yield StepResult(
                 backbone=backbone,
                 variant=variant,
@@ -176,7 +176,8 @@ def build(
     if device.type == "cpu":
         keep_freed_memory()
     config = settings(variant)
-    config = dataclasses.replace(config, backbone=backbone, precision=resolve_precision(config.precision, device))
+    precision = resolve_precision(config.precision, device)
+    config = dataclasses.replace(config, backbone=backbone, image_size=image_size, precision=precision)
     model = build_network(config, NUM_CLASSES, device, World(), start=False)
     if change is not None:
         change(model)
@@ -196,4 +197,4 @@ def build(
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    return step, config.precision
+    return step, precision
