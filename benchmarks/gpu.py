@@ -42,7 +42,9 @@ SWITCHES = (
 
 def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
     """Run a Python command of the repository, its output to NAME.txt; return its status, 124 when the time is up."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" or args.device == "cpu"}
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if args.device == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
     began = time.monotonic()
     with (
         (args.out / f"{name}.txt").open("w") as log,
