@@ -8,7 +8,7 @@ setting cannot be taken back. `FASTLT_BENCH_THREADS` sets workers and loader thr
 the number of files. Results hold `images_per_s` and `times_plain`, the ratio to the plain trainer in the same run.
 
 `test_candidate` times the rewritings of ResNeXt-50 in `benchmarks/candidates.py`, but for those by kernels, beside the
-network as it is; `python -m benchmarks.gpu` times all of them on a GPU.
+network as it is, run eagerly; `python -m benchmarks.gpu` times all of them on a GPU.
 """
 
 import os
@@ -22,13 +22,15 @@ from fastlt.benchmark.step import VARIANTS, build, chosen, worth_timing
 from fastlt.data.augmentation import Augmentation
 from fastlt.data.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
+from fastlt.hardware import autocast, resolve_precision
+from fastlt.models import create_model
 
 from .candidates import CANDIDATES
 
 NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
 NUM_IMAGES = int(os.environ.get("FASTLT_BENCH_IMAGES", "2048"))
 BATCH, SIZE, PICTURE = 128, 32, (48, 48)
-CANDIDATE_BATCH, CANDIDATE_SIZE = 8, 64
+CANDIDATE_BATCH = 8
 CPU = torch.device("cpu")
 
 
@@ -92,13 +94,27 @@ def test_trainer(benchmark, dataset, record, backend):
 
 
 @pytest.mark.parametrize("name", [name for name in CANDIDATES if "kernel" not in name])
-def test_candidate(benchmark, name):
-    step, _ = build(
-        *("resnext50_32x4d", "fastlt eager"),
-        device=CPU,
-        batch_size=CANDIDATE_BATCH,
-        image_size=CANDIDATE_SIZE,
-        change=CANDIDATES[name],
-    )
-    benchmark.pedantic(step, rounds=10, warmup_rounds=3)
+@pytest.mark.parametrize(("use", "size"), [("training", 64), ("training", 224), ("inference", 64)])
+def test_candidate(benchmark, use, size, name):
+    network, change = "resnext50_32x4d", CANDIDATES[name]
+    if use == "training":
+        run, _ = build(network, "fastlt eager", device=CPU, batch_size=CANDIDATE_BATCH, image_size=size, change=change)
+    else:
+        run = inference(network, change, size)
+    benchmark.pedantic(run, rounds=5, warmup_rounds=2)
     benchmark.extra_info["images_per_s"] = CANDIDATE_BATCH / benchmark.stats.stats.median
+
+
+def inference(network, change, size):
+    model = create_model(network, 1000).eval().to(memory_format=torch.channels_last)
+    if change is not None:
+        change(model)
+    images = torch.randn(CANDIDATE_BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
+    precision = resolve_precision("auto", CPU)
+
+    @torch.inference_mode()
+    def run():
+        with autocast(CPU, precision):
+            return model(images)
+
+    return run
