@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import read_json, write_json
 from .config import TrainConfig
+from .loggers import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,6 +117,24 @@ class Run:
     def method(self, name: str) -> Path:
         """Return the folder of a classifier: ``joint``, or a rebalancing method's."""
         return self.path / "joint" if name == "joint" else self.path / "rebalanced" / name
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run meanwhile.
+
+        Raises:
+            ValueError: Another one does.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"{self.path}: another process is training this run; wait for its end, or stop it first"
+                ) from error
+            except OSError as error:  # a file system without locks
+                log.info("%s cannot be locked (%s): see that no other process trains this run", self.path, error)
+            yield
 
     def check_data(self, splits: Mapping[str, LongTailedDataset]) -> None:
         """Raise a ValueError unless ``splits`` are the very data the run was trained on."""

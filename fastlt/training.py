@@ -54,12 +54,13 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
         ReportedElsewhereError: Training failed, and the process of rank 0 raises the reason.
     """
     device = resolve_device(distributed.local_device(config.device))
-    with distributed.join(device) as world:
+    with distributed.join(device) as world, contextlib.ExitStack() as stack:
         splits: dict[str, LongTailedDataset] = {}
 
         def prepare() -> tuple[Run, TrainConfig]:
             check_shares(config, world)
             run, resolved, data = open_run(config, device)
+            stack.enter_context(run.held())
             splits.update(data)
             return run, resolved
 

@@ -121,3 +121,18 @@ def test_resuming_on_other_data_is_refused(run_copy: Run, data_root: Path, tmp_p
     config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True, data_root=changed)
     with pytest.raises(ValueError, match="its train data is not what it was trained on"):
         train(config)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(5, patch, signal.SIGTERM)
+        with pytest.raises(InterruptedTrainingError):
+            train(dataclasses.replace(small_config, out=Path("run")))
+    run = Run.open(Path("run"))
+    resumed = dataclasses.replace(run.config, resume=True)
+    with run.held(), pytest.raises(ValueError, match="run: another process is training this run"):
+        train(resumed)
+    train(resumed)
