@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +35,17 @@ def configure_logging(console: Console) -> None:
     """Send fastlt's messages to the console."""
     log.handlers[:] = [ConsoleHandler(console)]
     log.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def only_warnings() -> Iterator[None]:
+    """Say nothing less important meanwhile: for work that repeats what was told."""
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def clock(seconds: float) -> str:

@@ -181,7 +181,7 @@ class Results:
         notes += [f"chosen by {by}: {', '.join(methods)}" for by, methods in chosen.items()]
         splits = {row.split for row in self.rows}
         if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
-            notes.append("no test split here: val both chose and is reported, so it flatters (--select-on folds)")
+            notes.append("val both chose and is reported, so it flatters (--select-on folds)")
         table.caption = "; ".join(notes)
         return table
 

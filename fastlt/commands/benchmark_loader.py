@@ -68,6 +68,7 @@ def run(argv: Sequence[str]) -> None:
         ("--images", parsed.images),
         ("--batch-size", parsed.batch_size),
         ("--image-size", parsed.image_size),
+        ("--num-threads", 1 if parsed.num_threads is None else parsed.num_threads),
     ):
         check_range(flag, value, low=1)
     if parsed.data_root is None and parsed.images < max(10, parsed.batch_size):

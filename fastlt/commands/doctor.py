@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from .common import Output, console, parse, write_output
 
@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> None:
     from ..doctor import examine
 
     findings = examine()
-    table = Table("what", "state", "found", "what to do")
+    table = Table(*(Column(head, overflow="fold") for head in ("what", "state", "found", "what to do")))
     style = {"ok": "green", "absent": "yellow", "broken": "red"}
     for finding in findings:
         state = f"[{style[finding.state]}]{finding.state}[/]"

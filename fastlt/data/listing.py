@@ -202,7 +202,8 @@ def check_labels(listing: Listing, *, complete: bool) -> None:
         names = [str(at) if known_names.get(at, str(at)) == str(at) else f"{at} ({known_names[at]})" for at in empty]
         raise ValueError(
             f"{listing.source}: {highest + 1 - present.size} of {highest + 1} classes have no train image: "
-            f"{name_some(names)}; labels must be contiguous from 0: give each class an image, or drop it and renumber"
+            f"{name_some(names)}; labels must be contiguous from 0: give each class an image, or drop "
+            "it (its folder, or its number in the lists, with those above renumbered)"
         )
     if present[-1] >= num_classes:
         at = int(np.argmax(listing.labels >= num_classes))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..calibration import Predictions, predict
 from ..config import RebalanceConfig
+from ..loggers import only_warnings
 from ..models import LinearHead
 from .problem import Problem, Rebalanced
 
@@ -65,8 +66,9 @@ def cross_validated(
     for fold in range(NUM_FOLDS):
         rest = dataclasses.replace(problem, selection=problem.selection.take(np.flatnonzero(folds != fold)))
         chosen = dict(made)
-        for name in choosing:
-            chosen |= fit(rest, dataclasses.replace(config, method=name))
+        with only_warnings():  # what all of val chose has been said
+            for name in choosing:
+                chosen |= fit(rest, dataclasses.replace(config, method=name))
         inside = problem.selection.take(np.flatnonzero(folds == fold)).tensors(problem.device)
         for name, each in chosen.items():
             head = complete(each.head, rest.selection_tensors()).to(problem.device)
