@@ -56,7 +56,10 @@ def dataset(tmp_path_factory):
 
 
 def make_step(variant):
-    step, precision = build("resnet8", variant, device=CPU, batch_size=BATCH, image_size=SIZE)
+    try:
+        step, precision = build("resnet8", variant, device=CPU, batch_size=BATCH, image_size=SIZE)
+    except ImportError as error:  # a peer
+        pytest.skip(str(error))
     if precision == "fp32" and variant.endswith("bf16"):
         pytest.skip("this processor does not multiply bf16 in hardware")
     return step

@@ -141,8 +141,8 @@ class TrainConfig(Config):
     """CUDA: replay the compiled step as CUDA graphs, which pays where launching kernels takes longer than running them
     (small networks and images), and takes more memory."""
     loader: str = "auto"
-    """Image loader: memory (decoded once, for sets that fit), device (the same in the GPU's memory; its pixels may differ
-    by 1 of 255, so auto never takes it), dali, pillow, or auto."""
+    """Image loader: memory (decoded once, for sets that fit), device (the same in the GPU's memory, where pixels may
+    differ by 1 of 255: auto never takes it), dali, pillow, or auto."""
     num_threads: int | None = None
     """Loader threads or workers; by default one a processor that the process and its container may use, at most 16.
     `fastlt benchmark loader --tune` finds the best number, and the next two settings, on a machine."""
