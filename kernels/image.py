@@ -185,8 +185,9 @@ def input_kernel(
 ):
     """Store one image of the network's input [B, S, S, 3]: resampled, jittered, times the scales plus the shifts.
 
-    The contrast needs the mean grey of the whole square: with JITTER it is resampled into square, uint8 [B, S, S, 3],
-    and finished in a second pass over what is in the cache by then. factor [B, 3] and order [B] are the jitter's.
+    The contrast needs the mean grey of the whole square: with JITTER one program resamples it into square, uint8 [B, S,
+    S, 3], and finishes it in a second pass over what is in the cache by then. factor [B, 3] and order [B] are the
+    jitter's.
     """
     image = tl.program_id(0)
     first = image.to(tl.int64) * S * S * 3
@@ -207,7 +208,8 @@ def input_kernel(
             total += tl.where(inside, grey_of(red, green, blue), 0.0)
         mean = tl.sum(total) / (S * S)
         tl.debug_barrier()
-    for begin in range(0, S * S, BP):
+    # Without JITTER an image's pixels are shared among programs
+    for begin in range(tl.program_id(1) * BP, S * S, tl.num_programs(1) * BP):
         pixels = begin + tl.arange(0, BP)
         inside = pixels < S * S
         if JITTER:

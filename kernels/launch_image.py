@@ -9,7 +9,8 @@ from torch import Tensor
 from . import image
 
 PIXELS = 128  # of a square, a program
-INPUT_PIXELS = 512  # of a square at a time, where a program has a whole one
+INPUT_PIXELS = 256  # of a square at a time, where a program goes through many
+TURNS = 2  # that it takes, unless it has a whole square
 
 
 def squares(
@@ -56,7 +57,8 @@ def network_inputs(
     square = torch.empty_like(out, dtype=torch.uint8) if jitter else None
     if len(out):
         with torch.cuda.device_of(data):
-            image.input_kernel[(len(out),)](
+            programs = 1 if jitter else triton.cdiv(size * size, TURNS * INPUT_PIXELS)
+            image.input_kernel[(len(out), programs)](
                 *(data, starts, widths, windows, boxes, flips.to(torch.uint8), factors, order, square, out),
                 *(*scale, *shift, size),
                 CUBIC=cubic,

@@ -39,7 +39,7 @@ class Case:
     def tile(self) -> tuple[int, int, int, int]:
         """Rows, columns, depth and warps, as kernels/launch.py has them."""
         if self.module == "image":
-            return (0, 512, 0, 8) if self.kernel == "input_kernel" else (0, 128, 0, 4)
+            return (0, 256, 0, 8) if self.kernel == "input_kernel" else (0, 128, 0, 4)
         if self.module == "grouped":
             return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
         if self.module == "norm":
