@@ -201,11 +201,13 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
 
 
 def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Where a step's time goes: the kernels that take most of it, in milliseconds a step."""
+    """Where a step's time goes: the kernels that take most of it, and what the bytes that must move would take."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from fastlt.benchmark.step import build, chosen
+    from fastlt.benchmark.step import NUM_CLASSES, build, chosen
+    from fastlt.benchmark.traffic import bandwidth, training_bytes
+    from fastlt.models import create_model
 
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
@@ -228,11 +230,15 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
     if not total:
         raise RuntimeError("the profiler saw no kernel: it may lack the right to this GPU's counters")
     top = sorted(rows, key=lambda row: -row[1])[:40]
+    needed, copied = batch * training_bytes(create_model(backbone, NUM_CLASSES), size, precision), bandwidth(device)
     yield {
         "backbone": backbone,
         "batch_size": batch,
         "precision": precision,
         "ms_a_step": total,
+        "gb_a_step": needed / 1e9,
+        "copied_gb_per_s": copied / 1e9,
+        "share_of_ceiling": 1000 * needed / copied / total,
         "kernels": [{"name": key[:160], "ms": ms, "share": ms / total, "calls": n / steps} for key, ms, n in top],
     }
 

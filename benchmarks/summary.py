@@ -130,6 +130,10 @@ def tune_part(found: dict[str, Any]) -> Iterator[str]:
 def profile_part(found: dict[str, Any]) -> Iterator[str]:
     """Yield the kernels that take most of a step."""
     yield f"{found['backbone']}, batch {found['batch_size']}, {found['precision']}: {found['ms_a_step']:.2f} ms a step."
+    yield (
+        f"It must move {found['gb_a_step']:.1f} GB (by a model), and memory is copied at "
+        f"{found['copied_gb_per_s']:,.0f} GB/s: {found['share_of_ceiling']:.0%} of that ceiling is reached."
+    )
     yield ""
     lines = [
         (

@@ -47,6 +47,9 @@ PROFILE = {
     "batch_size": 256,
     "precision": "bf16",
     "ms_a_step": 50.0,
+    "gb_a_step": 100.0,
+    "copied_gb_per_s": 4000.0,
+    "share_of_ceiling": 0.5,
     "kernels": [{"name": "triton|fused", "ms": 20.0, "share": 0.4, "calls": 12.0}],
 }
 
@@ -83,6 +86,7 @@ def test_tables_of_what_was_reached(summary: Any, tmp_path: Path) -> None:
     assert "| too large | - | out of memory |" in page
     assert "| dali | 4,800 | 96% |" in page
     assert "| plain | 900 | - |" in page
+    assert "It must move 100.0 GB (by a model), and memory is copied at 4,000 GB/s: 50% of that ceiling" in page
     assert "| `triton/fused` | 20.000 | 40.0% | 12 |" in page
     assert "`step.json`: device a GPU, driver_version 580.10." in page
     assert "512 rows, 365 classes, width 64." in page
