@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -179,20 +179,27 @@ class Compiler:
 
     Args:
         wanted: Whether to compile at all.
+        channels_last: Whether convolutions are to have their images in channels_last memory, grouped ones too, which
+            Inductor would except.
         cuda_graphs: Whether to replay what was compiled as CUDA graphs; gradients must be gone by the next call.
 
     Attributes:
         works: Whether functions are compiled.
     """
 
-    def __init__(self, wanted: bool = True, *, cuda_graphs: bool = False) -> None:
+    def __init__(self, wanted: bool = True, *, channels_last: bool = True, cuda_graphs: bool = False) -> None:
         self.works, self.cuda_graphs = wanted, cuda_graphs
+        self.options: dict[str, str | int | bool | Callable[..., Any]] = {
+            "layout_optimization": channels_last,
+            "force_layout_optimization": channels_last,
+            "triton.cudagraphs": cuda_graphs,
+        }
         # Inductor would have fp32 products rounded, and says so in a bf16 run as well
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
 
     def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
         """Return the function, compiled anew for every shape of its arguments."""
-        compiled = torch.compile(eager, dynamic=False, mode="reduce-overhead" if self.cuda_graphs else None)
+        compiled = torch.compile(eager, dynamic=False, options=self.options)
 
         def call(*arguments: Tensor | None) -> T:
             if self.works:

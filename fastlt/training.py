@@ -107,9 +107,12 @@ class Trainer:
         begun = config.resume and run.checkpoint("last").exists()  # its weights will be those of the run
         self.model = build_network(config, splits["train"].num_classes, device, world, start=not begun)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
-        self.preprocess = Preprocess(config.mean, config.std, randaugment_magnitude=config.randaugment_magnitude).to(
-            device
-        )
+        self.preprocess = Preprocess(
+            config.mean,
+            config.std,
+            randaugment_magnitude=config.randaugment_magnitude,
+            channels_last=config.channels_last,
+        ).to(device)
         self.optimizer = make_optimizer(self.model, config, device)
         sampler = make_sampler(config, splits["train"], world)
         self.streams = Streams(config, splits, sampler, world, device)
@@ -121,7 +124,9 @@ class Trainer:
         self.class_counts = torch.from_numpy(splits["train"].class_counts).to(device)
         self.data_wait = DataWait(device)
         self.compiler = Compiler(
-            worth_compiling(config, device, self.num_steps), cuda_graphs=config.cuda_graphs and device.type == "cuda"
+            worth_compiling(config, device, self.num_steps),
+            channels_last=config.channels_last,
+            cuda_graphs=config.cuda_graphs and device.type == "cuda",
         )
         self.predictor = Predictor(self.averaged or self.model, self.preprocess, config, device, self.compiler)
         self.progress = Progress()

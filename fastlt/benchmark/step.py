@@ -183,8 +183,12 @@ def build(
         change(model)
     set_training_mode(model, config)
     optimizer = make_optimizer(model, config, device)
-    compiler = Compiler(config.compile, cuda_graphs=config.cuda_graphs and device.type == "cuda")
-    preprocess = Preprocess(config.mean, config.std).to(device)
+    compiler = Compiler(
+        config.compile,
+        channels_last=config.channels_last,
+        cuda_graphs=config.cuda_graphs and device.type == "cuda",
+    )
+    preprocess = Preprocess(config.mean, config.std, channels_last=config.channels_last).to(device)
     loss_and_hits = loss_function(model, preprocess, config, device, compiler)
     given = made_up(batch_size, image_size, device)[: 4 if color_jitter else 2]
 

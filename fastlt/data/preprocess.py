@@ -12,12 +12,13 @@ from .randaugment import RandAugment
 
 
 class Preprocess(nn.Module):
-    """Turn uint8 [B, H, W, 3] into the normalised float input [B, 3, H, W], in channels_last memory.
+    """Turn uint8 [B, H, W, 3] into the normalised float input [B, 3, H, W].
 
     Args:
         mean: Mean of each channel, in units of the full range.
         std: Standard deviation of each channel, in units of the full range.
         randaugment_magnitude: Strength of RandAugment's operations, 0 to 30.
+        channels_last: Whether the input is to lie in channels_last memory, or else contiguous.
     """
 
     scale: Tensor
@@ -29,8 +30,10 @@ class Preprocess(nn.Module):
         std: tuple[float, float, float],
         *,
         randaugment_magnitude: float = 9.0,
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
+        self.channels_last = channels_last
         m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self.register_buffer("scale", (1 / (255 * s)).float(), persistent=False)
         self.register_buffer("shift", (-m / s).float(), persistent=False)
@@ -52,13 +55,18 @@ class Preprocess(nn.Module):
             operations: uint8 [B, n], RandAugment's, or None for none.
 
         Returns:
-            float32 [B, 3, H, W], finished ones as they came; permuted, not copied.
+            float32 [B, 3, H, W], finished ones as they came; in channels_last memory permuted, not copied.
         """
         if images.is_floating_point():
-            return images.permute(0, 3, 1, 2)
+            return self.laid_out(images)
         x = images.float()
         if jitter is not None and order is not None:
             x = color_jitter(x, jitter, order)
         if operations is not None:
             x = self.randaugment(x, operations)
-        return (x * self.scale + self.shift).permute(0, 3, 1, 2)
+        return self.laid_out(x * self.scale + self.shift)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Permute [B, H, W, 3] to [B, 3, H, W] in the memory format that is wanted."""
+        x = x.permute(0, 3, 1, 2)
+        return x if self.channels_last else x.contiguous()

@@ -92,7 +92,8 @@ def test_a_run_compiles_its_step_and_its_evaluation_once_each(
     eager = train(dataclasses.replace(config, out=tmp_path / "eager"))
     monkeypatch.setattr(step, "MIN_STEPS_TO_COMPILE_ON_CPU", 0)
     graphs = CompileCounterWithBackend("eager")
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=graphs, fullgraph=True))
+    compiled = functools.partial(torch.compile, backend=graphs, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", lambda function, options, **settings: compiled(function, **settings))
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
         run = train(config)

@@ -12,6 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._functorch import config as functorch_config
+from torch._inductor import config as inductor_config
+from torch._inductor.graph import GraphLowering
 
 from fastlt import recipe
 from fastlt.data.preprocess import Preprocess
@@ -79,7 +82,8 @@ def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkey
 
 def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = CompileCounterWithBackend("eager")
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=graphs, fullgraph=True))
+    compiled = functools.partial(torch.compile, backend=graphs, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", lambda function, options, **settings: compiled(function, **settings))
     torch._dynamo.reset()
     config = dataclasses.replace(recipe("glyphs_lt"), precision="fp32")
     model, preprocess = create_model("resnet8", 5), Preprocess(config.mean, config.std)
@@ -92,12 +96,7 @@ def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyP
 
 
 def test_results_outlast_the_next_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[str | None] = []
-
-    def replayed(
-        eager: Callable[[torch.Tensor], torch.Tensor], *, mode: str | None, **_: object
-    ) -> Callable[..., object]:
-        modes.append(mode)
+    def replayed(eager: Callable[..., torch.Tensor], **_: object) -> Callable[..., object]:
         buffer = torch.empty(3)
         return lambda x: (buffer.copy_(eager(x)), None)
 
@@ -108,7 +107,25 @@ def test_results_outlast_the_next_replay(monkeypatch: pytest.MonkeyPatch) -> Non
         double(torch.zeros(3))
         assert first.tolist() == [2.0 * cuda_graphs] * 3
         assert nothing is None
-    assert modes == [None, "reduce-overhead"]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_inductor_keeps_to_the_layout_that_is_wanted(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = []
+    decide = GraphLowering.decide_layout_opt
+
+    def watched(*graph: object, **settings: object) -> bool:
+        decided.append(decide(*graph, **settings))  # type: ignore[arg-type]
+        return decided[-1]
+
+    monkeypatch.setattr(GraphLowering, "decide_layout_opt", staticmethod(watched))
+    torch._dynamo.reset()
+    grouped = torch.nn.Conv2d(8, 8, 3, groups=4)
+    compiler = Compiler(channels_last=channels_last)
+    with inductor_config.patch(fx_graph_cache=False), functorch_config.patch(enable_autograd_cache=False):
+        assert compiler(grouped)(torch.randn(2, 8, 5, 5)).shape == (2, 8, 3, 3)
+    assert compiler.works
+    assert decided == [channels_last]
 
 
 WITHOUT_COMPILER = """
