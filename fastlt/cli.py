@@ -95,7 +95,7 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except Exception as error:
-        if "DataLoader worker" in str(error):  # PyTorch raises it wherever the process is, in a step too
+        if str(error).startswith("DataLoader worker"):  # PyTorch raises it wherever the process is, in a step too
             cause = str(error).strip().rstrip(".")
             fail(f"{cause}: out of memory? Try fewer --num-threads or --loader dali (train: with --resume)", USER_ERROR)
         signum = getattr(error, "signum", None)

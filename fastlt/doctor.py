@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .hardware import cpu_multiplies_bf16, resolve_threads
+from .loggers import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +88,7 @@ def check_compiler() -> Finding:
     try:
         torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(3))
     except Exception as error:  # whatever the compiler stack raises is the finding
-        reason = str(error).strip().splitlines()[0][:100]
+        reason = first_line(error)[:100]
         return Finding("torch.compile", "broken", reason, SLOWER)
     return Finding("torch.compile", "ok", f"with {compiler}")
 
@@ -121,7 +122,7 @@ def check_dali() -> Finding:
     try:
         by_dali, by_pillow = load_test_image("dali"), load_test_image("pillow")
     except Exception as error:  # whatever DALI raises is the finding
-        reason = str(error).strip().splitlines()[0][:100]
+        reason = first_line(error)[:100]
         return Finding("DALI", "broken", f"{version}: {reason}", "train with --loader pillow")
     difference = (by_dali.float() - by_pillow.float()).abs().mean().item()
     if difference > MAX_DIFFERENCE:

@@ -48,6 +48,11 @@ def only_warnings() -> Iterator[None]:
         log.setLevel(before)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, its kind where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def clock(seconds: float) -> str:
     """Return a duration as m:ss or h:mm:ss."""
     minutes, second = divmod(round(seconds), 60)

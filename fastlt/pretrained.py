@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
-from .loggers import log
+from .loggers import first_line, log
 from .models import Network
 
 HEAD = "fc."
@@ -36,7 +36,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ValueError(
             f"--init: {path}: expected a .pth file of tensors or a .safetensors file, but it is incomplete, of another "
             f"kind, or holds Python objects ({reason})"

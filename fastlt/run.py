@@ -35,7 +35,7 @@ class Run:
 
     Files below ``path``: config.json (settings as resolved), environment.json (versions, hardware), data.json
     (fingerprints, classes, counts), metrics.jsonl (a record an epoch), checkpoints/{best,last}.safetensors,
-    features/, joint/, rebalanced/<method>/, report/.
+    features/, joint/, rebalanced/<method>/, report/, .lock (held while it is trained).
     """
 
     path: Path
@@ -192,9 +192,13 @@ def stamp() -> str:
 
 
 def unused(path: Path) -> Path:
-    """Return ``path``, or the first of ``path-2``, ``path-3`` ... that does not exist."""
+    """Make the folder ``path``, or the first of ``path-2``, ``path-3`` ... that nobody has; return which."""
     candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+        else:
+            return candidate

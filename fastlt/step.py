@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .data.loader import Loader
 from .data.mixing import neighbours
 from .hardware import autocast
-from .loggers import log
+from .loggers import first_line, log
 from .losses import loss_terms
 from .models import Network
 
@@ -28,8 +28,8 @@ T = TypeVar("T")
 MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not earn the half minute of compiling back
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
-"""(images uint8 [B, H, W, 3], labels [B], jitter [B, 3], order [B], and the rest of ``TrainingLoss.forward``) -> (mean
-loss, number classified right)."""
+"""(images as a ``Batch`` has them, labels [B], jitter [B, 3], order [B], and the rest of ``TrainingLoss.forward``) ->
+(mean loss, number classified right)."""
 
 
 def cosine(epoch: int, epochs: int) -> float:
@@ -95,7 +95,7 @@ class TrainingLoss(nn.Module):
         """Return (mean loss, number of images classified as the larger part of their blend).
 
         Args:
-            images: uint8 [B, H, W, 3].
+            images: uint8 [B, H, W, 3], or finished floating-point ones (``data.batch.Finish``).
             labels: [B].
             jitter: Colour factors, [B, 3].
             order: Their order, [B].
@@ -208,8 +208,9 @@ class Compiler:
                 try:
                     return self.kept(compiled(*arguments))
                 except TorchDynamoException as error:
-                    reason = str(error).strip().splitlines()[0]
-                    log.warning("torch.compile does not work here (%s): steps run slower; see fastlt doctor", reason)
+                    log.warning(
+                        "torch.compile does not work here (%s): steps run slower; see fastlt doctor", first_line(error)
+                    )
                     self.works = False
             return eager(*arguments)
 

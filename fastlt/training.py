@@ -49,7 +49,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
         The finished run, with its checkpoints ``best`` (highest val top-1) and ``last``.
 
     Raises:
-        ValueError, FileNotFoundError: Settings or data cannot be used.
+        ValueError, FileNotFoundError: Settings or data cannot be used, or another process trains the run.
         InterruptedTrainingError: SIGINT or SIGTERM arrived; the run can be resumed.
         ReportedElsewhereError: Training failed, and the process of rank 0 raises the reason.
     """
@@ -85,6 +85,7 @@ def out_of_memory(config: TrainConfig, device: torch.device, world: World) -> st
         f"{device} ({memory_in_use(device)}); "
         + (f"take them in pieces (--accumulate {more[0]}), or give " if more else "give ")
         + f"--batch-size {half} --lr {config.lr * half / config.batch_size:g}"
+        + (", or leave the images out of it (--loader auto)" if config.loader == "device" else "")
     )
 
 

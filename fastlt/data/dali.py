@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..files import replacing
+from ..loggers import first_line
 from .batch import Batch, PlannedLoader, Tuning
 from .dataset import LongTailedDataset
 from .index import cache_dir
@@ -122,7 +123,7 @@ class DaliLoader(PlannedLoader):
         broken = self._read(set(np.concatenate([work.ids for work in works]).tolist()))
         if not broken:
             raise RuntimeError(
-                f"DALI failed between batches {position} and {last - 1} ({str(error).strip().partition(chr(10))[0]}), "
+                f"DALI failed between batches {position} and {last - 1} ({first_line(error)}), "
                 "though Pillow decodes all their images; use --loader pillow or --loader memory"
             ) from error
         return broken

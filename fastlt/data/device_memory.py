@@ -16,7 +16,7 @@ from .plan import Plan, Work
 
 
 class DeviceMemoryLoader(PlannedLoader):
-    """Crops, resamples and mirrors on the device that holds the images; what a step needs never crosses the bus.
+    """Crops, resamples and mirrors on the device that holds the images; no pixel crosses the bus.
 
     The images are decoded as by the memory loader, its arithmetic is repeated in float32: pixels may differ by 1 of
     255 on a GPU, and not at all on a CPU. With a finish it hands over the network's input, colours jittered.

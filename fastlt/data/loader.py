@@ -1,4 +1,4 @@
-"""Loaders: batches of uint8 images that depend on data, seed and step alone, whichever backend makes them."""
+"""Loaders: batches of images that depend on data, seed and step alone, whichever backend makes them."""
 
 from __future__ import annotations
 

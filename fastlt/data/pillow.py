@@ -108,7 +108,7 @@ class PillowLoader(PlannedLoader):
                 yield self._deliver(made.images, made.work)
         except (ConnectionError, EOFError) as error:
             # What is left of a worker that was killed while it handed over a batch.
-            raise RuntimeError("DataLoader worker exited unexpectedly; was it killed, or out of memory?") from error
+            raise RuntimeError("DataLoader worker exited unexpectedly") from error
         finally:
             # An error's traceback keeps the iterator alive, and with it the workers.
             made_batches._shutdown_workers()  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..loggers import first_line
 from .head import LinearHead
 
 WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for one
@@ -79,7 +80,7 @@ def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str,
             trunk = timm.create_model(name, pretrained=False, num_classes=num_classes, img_size=size)
             try_size(trunk, size)
         except WRONG_SIZE:
-            reason = str(refused).partition("\n")[0].rstrip(".")
+            reason = first_line(refused).rstrip(".")
             raise ValueError(
                 f"--image-size: got {size}, which timm:{name} does not take ({reason}); its own size is {own}"
             ) from refused

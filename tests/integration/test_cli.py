@@ -244,6 +244,13 @@ def test_a_killed_loader_worker_is_one_line(monkeypatch: pytest.MonkeyPatch, fas
     monkeypatch.setattr(cli, "dispatch", killed)
     refused(fastlt("train"), "DataLoader worker (pid 7) is killed by signal: Killed: out of memory?", "--num-threads")
 
+    def mistaken(_argv: object) -> None:
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...")
+
+    monkeypatch.setattr(cli, "dispatch", mistaken)
+    with pytest.raises(RuntimeError, match="Caught RuntimeError"):  # ours, not the user's
+        fastlt("train")
+
 
 def test_an_existing_run_folder_is_not_overwritten(
     run_copy: Run, data_root: Path, fastlt: Callable[..., Outcome]
