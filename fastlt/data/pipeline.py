@@ -50,6 +50,9 @@ class Decoded(NamedTuple):
     tails: np.ndarray
 
 
+MOST_IN_USE = 4  # batches that the GPU may be behind; then the host waits for it
+
+
 class InUse:
     """Batches that the GPU may still read.
 
@@ -67,8 +70,8 @@ class InUse:
         if self._latest is not None:
             self._earlier.append((self._latest, stream.record_event()))
         self._latest = images
-        while self._earlier and self._earlier[0][1].query():  # type: ignore[no-untyped-call]
-            self._earlier.popleft()
+        while self._earlier and (len(self._earlier) > MOST_IN_USE or self._earlier[0][1].query()):  # type: ignore[no-untyped-call]
+            self._earlier.popleft()[1].synchronize()
 
     def wait(self, stream: torch.cuda.Stream) -> None:
         """Let all go, once the stream is through with them."""

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("nvidia.dali")
 
-from fastlt.data.pipeline import InUse
+from fastlt.data.pipeline import MOST_IN_USE, InUse
 
 
 class Stream:
@@ -24,6 +24,9 @@ class Stream:
         class Event:
             def query(self) -> bool:
                 return number <= stream.reached
+
+            def synchronize(self) -> None:
+                stream.reached = max(stream.reached, number)
 
         return Event()
 
@@ -47,3 +50,15 @@ def test_a_batch_stays_until_the_gpu_has_read_it() -> None:
     in_use.wait(stream)  # type: ignore[arg-type]
     assert [each() is not None for each in kept] == [False] * 4
     assert stream.reached == stream.recorded
+
+
+def test_the_host_waits_for_a_gpu_that_is_far_behind() -> None:
+    in_use, stream = InUse(), Stream()
+    kept = []
+    for _ in range(8):
+        batch = torch.zeros(1)
+        kept.append(weakref.ref(batch))
+        in_use.add(batch, stream)  # type: ignore[arg-type]
+        del batch
+    assert sum(each() is not None for each in kept) == MOST_IN_USE + 1
+    assert stream.reached == 3
