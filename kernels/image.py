@@ -183,16 +183,16 @@ def input_kernel(
     JITTER: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """Store one image of the network's input [B, S, S, 3]: resampled, jittered, times the scales plus the shifts.
+    """Store one image, or without JITTER a program's share of it, of the network's input [B, S, S, 3].
 
-    The contrast needs the mean grey of the whole square: with JITTER one program resamples it into square, uint8 [B, S,
-    S, 3], and finishes it in a second pass over what is in the cache by then. factor [B, 3] and order [B] are the
-    jitter's.
+    It is resampled, jittered, and multiplied by the scales plus the shifts. The contrast needs the mean grey of the
+    whole square: with JITTER one program resamples it into square, uint8 [B, S, S, 3], and finishes it in a second pass
+    over what is in the cache by then. factor [B, 3] and order [B] are the jitter's.
     """
     image = tl.program_id(0)
     first = image.to(tl.int64) * S * S * 3
-    total = tl.zeros((BP,), tl.float32)
     if JITTER:
+        total = tl.zeros((BP,), tl.float32)
         order = tl.load(order_ptr + image).to(tl.int32)
         for begin in range(0, S * S, BP):
             pixels = begin + tl.arange(0, BP)
@@ -208,7 +208,6 @@ def input_kernel(
             total += tl.where(inside, grey_of(red, green, blue), 0.0)
         mean = tl.sum(total) / (S * S)
         tl.debug_barrier()
-    # Without JITTER an image's pixels are shared among programs
     for begin in range(tl.program_id(1) * BP, S * S, tl.num_programs(1) * BP):
         pixels = begin + tl.arange(0, BP)
         inside = pixels < S * S

@@ -28,7 +28,7 @@ def squares(
     if len(out):
         with torch.cuda.device_of(data):
             image.square_kernel[(len(out), triton.cdiv(size * size, PIXELS))](
-                *(data, starts, widths, windows, boxes, flips.to(torch.uint8), out, size),
+                *(data, starts, widths, windows, boxes, flips.view(torch.uint8), out, size),
                 CUBIC=cubic,
                 BP=PIXELS,
                 num_warps=4,
@@ -59,7 +59,7 @@ def network_inputs(
         with torch.cuda.device_of(data):
             programs = 1 if jitter else triton.cdiv(size * size, TURNS * INPUT_PIXELS)
             image.input_kernel[(len(out), programs)](
-                *(data, starts, widths, windows, boxes, flips.to(torch.uint8), factors, order, square, out),
+                *(data, starts, widths, windows, boxes, flips.view(torch.uint8), factors, order, square, out),
                 *(*scale, *shift, size),
                 CUBIC=cubic,
                 JITTER=jitter,
