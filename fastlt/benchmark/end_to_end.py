@@ -13,7 +13,7 @@ from ..data.dataset import LongTailedDataset
 from ..data.loader import Loader
 from .loader import PlainDataset
 
-Tensors = tuple[Tensor | None, ...]
+Tensors = tuple[Tensor, *tuple[Tensor | None, ...]]
 """What a step of ``benchmark.step`` takes: images, labels and, of ours, colour factors and orders, on the device."""
 
 
@@ -59,16 +59,7 @@ class OurLoader:
 
 def train_on(step: Callable[..., Tensor], batches: Iterable[Tensors]) -> int:
     """Take a step on every batch of a pass; returns the number of images."""
-    num_images = 0
-    for batch in batches:
-        step(*batch)
-        num_images += images_in(batch)
-    return num_images
-
-
-def images_in(batch: Tensors) -> int:
-    """Return the number of images of a batch."""
-    return 0 if batch[0] is None else len(batch[0])
+    return sum(len(batch[0]) for batch in batches if step(*batch) is not None)
 
 
 def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.device, *, num_steps: int) -> float:
@@ -88,7 +79,7 @@ def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.
                 began, num_images = time.perf_counter(), 0
             step(*batch)
             done += 1
-            num_images += images_in(batch)
+            num_images += len(batch[0])
             if done == 2 * num_steps:
                 wait()
                 return num_images / (time.perf_counter() - began)

@@ -21,6 +21,7 @@ from ..data.dataset import LongTailedDataset
 from ..data.image import decode_rgb
 from ..data.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
+from ..loggers import first_line
 from .traffic import median_s
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
@@ -68,13 +69,13 @@ def measure(
     num_threads: int,
     repeats: int = 3,
 ) -> Iterator[LoaderResult]:
-    """Time the stages on one thread, then every backend and the plain DataLoader whole.
+    """Time the stages on one thread, then every backend and the plain DataLoader whole; the data have a batch.
 
     Yields:
         Images per second, medians over passes. A backend that keeps nothing decodes anew in each pass, with the start
         of its workers in it; ``memory`` decodes before the clock starts.
     """
-    num_steps = max(1, len(dataset) // batch_size)
+    num_steps = len(dataset) // batch_size
     augmentation = Augmentation(size=image_size)
     for name, rate in stages(dataset, augmentation, device):
         yield LoaderResult(name=name, num_threads=1, is_stage=True, images_per_s=rate)
@@ -92,14 +93,14 @@ def measure(
             ) as loader:
                 seconds = median_s(functools.partial(drain, loader), device, repeats=repeats, warmup=1)
         except (ValueError, RuntimeError) as error:  # one that does not work here does not stop the others
-            yield LoaderResult(name=backend, num_threads=num_threads, error=str(error).strip().partition("\n")[0])
+            yield LoaderResult(name=backend, num_threads=num_threads, error=first_line(error))
             continue
         yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=num_steps * batch_size / seconds)
     plain = DataLoader(
         PlainDataset(dataset, image_size), batch_size=batch_size, shuffle=True, num_workers=num_threads, drop_last=True
     )
     seconds = median_s(lambda: sum(len(images.to(device)) for images, _ in plain), device, repeats=repeats, warmup=1)
-    images = max(1, len(plain)) * batch_size
+    images = len(plain) * batch_size
     yield LoaderResult(name="plain DataLoader", num_threads=num_threads, images_per_s=images / seconds)
 
 
@@ -126,11 +127,8 @@ def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch
         square = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box))
         made.append(square[:, ::-1] if flip else square)
     yield "augment", len(files) / (time.perf_counter() - began)
-    began = time.perf_counter()
-    batch = torch.from_numpy(np.stack(made)).to(device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    yield "hand-over", len(batch) / (time.perf_counter() - began)
+    seconds = median_s(lambda: torch.from_numpy(np.stack(made)).to(device), device, repeats=3, warmup=1)
+    yield "hand-over", len(made) / seconds
 
 
 class PlainDataset(Dataset[tuple[Tensor, int]]):

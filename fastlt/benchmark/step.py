@@ -16,6 +16,7 @@ from ..config import TrainConfig
 from ..data.preprocess import Preprocess
 from ..distributed import World
 from ..hardware import algorithms, keep_freed_memory, resolve_precision
+from ..loggers import first_line
 from ..models import create_model
 from ..parameters import build_network, make_optimizer, set_training_mode
 from ..step import Compiler, loss_function
@@ -82,8 +83,9 @@ def measure(
         bytes a step must move (``traffic.training_bytes``) over what the device's memory copies in that time.
     """
     bytes_per_s = bandwidth(device)
-    for backbone in backbones:
-        for variant in variants:
+    # Variant by variant: on a CPU what the first script's allocator does cannot be had again
+    for variant in variants:
+        for backbone in backbones:
             try:
                 step, precision = build(
                     backbone,
@@ -103,7 +105,7 @@ def measure(
                 yield StepResult(backbone=backbone, variant=variant, error=f"out of memory at batch {batch_size}")
                 continue
             except RuntimeError as error:  # a switch that does not work here does not stop the others
-                yield StepResult(backbone=backbone, variant=variant, error=str(error).strip().partition("\n")[0])
+                yield StepResult(backbone=backbone, variant=variant, error=first_line(error))
                 continue
             finally:
                 del step

@@ -53,7 +53,13 @@ def open_images(parsed: BenchmarkLoader) -> Iterator[LongTailedDataset]:
     if parsed.data_root is not None:
         from ..data.dataset import open_splits
 
-        yield open_splits(parsed.data_root, lists=parsed.lists)["train"]
+        dataset = open_splits(parsed.data_root, lists=parsed.lists)["train"]
+        if len(dataset) < parsed.batch_size:
+            raise ValueError(
+                f"--batch-size: got {parsed.batch_size}, but {dataset.root} has {len(dataset)} train images; give a "
+                "smaller one"
+            )
+        yield dataset
         return
     from ..benchmark.loader import photographs
 
