@@ -163,6 +163,7 @@ def run_shape(shape: tuple[int, int, int], args: argparse.Namespace) -> Iterator
             try:
                 ms, peak = measure(run, args.device)
             except (torch.OutOfMemoryError, RuntimeError, TypeError) as error:
+                product = float("nan") if method == "product" else product
                 print(f"{shape} {group:10} {method:30} failed: {str(error)[:80]}", flush=True)
                 continue
             product = ms if method == "product" else product

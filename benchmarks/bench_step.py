@@ -18,7 +18,8 @@ import torch
 
 from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, train_on
 from fastlt.benchmark.loader import photographs
-from fastlt.benchmark.step import VARIANTS, build, chosen, worth_timing
+from fastlt.benchmark.peers import PEERS
+from fastlt.benchmark.step import OURS, build, chosen, worth_timing
 from fastlt.data.augmentation import Augmentation
 from fastlt.data.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
@@ -56,10 +57,7 @@ def dataset(tmp_path_factory):
 
 
 def make_step(variant):
-    try:
-        step, precision = build("resnet8", variant, device=CPU, batch_size=BATCH, image_size=SIZE)
-    except ImportError as error:  # a peer
-        pytest.skip(str(error))
+    step, precision = build("resnet8", variant, device=CPU, batch_size=BATCH, image_size=SIZE)
     if precision == "fp32" and variant.endswith("bf16"):
         pytest.skip("this processor does not multiply bf16 in hardware")
     return step
@@ -75,7 +73,7 @@ def test_plain_trainer(benchmark, dataset, record, name):
     record(benchmark, "trainer", name, num_images)
 
 
-@pytest.mark.parametrize("name", [name for name in worth_timing(CPU) if name in VARIANTS])
+@pytest.mark.parametrize("name", [name for name in worth_timing(CPU) if name in OURS or not PEERS[name].library])
 def test_step(benchmark, record, name):
     step = make_step(name)
     with chosen(name):

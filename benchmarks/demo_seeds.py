@@ -85,6 +85,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     if not 2 <= len(arguments.seeds) <= MAX_SEEDS:
         raise SystemExit(f"--seeds: got {len(arguments.seeds)}; expected 2 to {MAX_SEEDS} seeds")
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         runs = [run_demo(seed, Path(folder)) for seed in arguments.seeds]
     machine = describe_machine(resolve_device("auto"))

@@ -29,6 +29,7 @@ from .summary import page
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S, LEAST_S = 520, 20  # of a run, and of a part: less is not worth its start
 SOUGHT = ("fastlt", "torchvision compiled", "timm compiled")
+FIRST_SCRIPTS = ("channels_last bf16", "plain")
 SWITCHES = (
     "fastlt CUDA graphs",
     "fastlt deterministic",
@@ -64,16 +65,10 @@ def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
     return done
 
 
-def step(args: Arguments, name: str, *flags: str) -> list[str]:
-    """Return the command of the step benchmark, whose figures go into NAME.json."""
+def benchmark(what: str, args: Arguments, name: str, *flags: str) -> list[str]:
+    """Return the command of `fastlt benchmark`, whose figures go into NAME.json."""
     where = ["--device", args.device, "--json", str(args.out / f"{name}.json")]
-    return ["-m", "fastlt", "benchmark", "step", *where, *flags]
-
-
-def loader(args: Arguments, name: str, *flags: str) -> list[str]:
-    """Return the command of the loader benchmark, whose figures go into NAME.json."""
-    where = ["--device", args.device, "--json", str(args.out / f"{name}.json")]
-    return ["-m", "fastlt", "benchmark", "loader", *where, *flags]
+    return ["-m", "fastlt", "benchmark", what, *where, *flags]
 
 
 def run_part(name: str, args: Arguments) -> None:
@@ -98,9 +93,13 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
         small = ("--batch-size", "8")
         return [
             ("ops", ops, 120),
-            ("step", step(args, "step", *small, "--repeats", "2", "--variants", "plain", "fastlt eager"), 90),
-            ("loader", loader(args, "loader", *small, "--images", "16"), 90),
-            ("tune", loader(args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
+            (
+                "step",
+                benchmark("step", args, "step", *small, "--repeats", "2", "--variants", "plain", "fastlt eager"),
+                90,
+            ),
+            ("loader", benchmark("loader", args, "loader", *small, "--images", "16"), 90),
+            ("tune", benchmark("loader", args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
             *((name, [*part, name], 120) for name in PARTS),
         ]
     others = [name for name in NETWORKS if name != HEADLINE]
@@ -109,18 +108,18 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
     parts = {name: [*part, name] for name in PARTS}
     headline = ("--backbones", HEADLINE, *few, "--variants")
     return [
-        ("step", step(args, "step", *headline, *SOUGHT, "channels_last bf16", "plain"), 240),
+        ("step", benchmark("step", args, "step", *headline, *SOUGHT, *FIRST_SCRIPTS), 240),
         ("end_to_end", parts["end_to_end"], 200),
         ("lws", parts["lws"], 40),
         ("profile", parts["profile"], 90),
         ("candidates", parts["candidates"], 200),
         ("ops", ops, 90),
         ("evaluation", parts["evaluation"], 60),
-        ("loader", loader(args, "loader", *files), 150),
-        ("switches", step(args, "switches", *headline, "fastlt", *SWITCHES), 200),
-        ("networks", step(args, "networks", "--backbones", *others, *few, "--variants", *SOUGHT), 300),
+        ("loader", benchmark("loader", args, "loader", *files), 150),
+        ("switches", benchmark("step", args, "switches", *headline, "fastlt", *SWITCHES), 200),
+        ("networks", benchmark("step", args, "networks", "--backbones", *others, *few, "--variants", *SOUGHT), 300),
         ("loss_curve", parts["loss_curve"], 120),
-        ("tune", loader(args, "tune", "--tune", *files), LIMIT_S),
+        ("tune", benchmark("loader", args, "tune", "--tune", *files), LIMIT_S),
     ]
 
 

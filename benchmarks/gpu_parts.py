@@ -29,11 +29,6 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
     return start.elapsed_time(end) / repeats
 
 
-def first_line(error: Exception) -> str:
-    """Return what a table says of an error."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
     """Learnable weight scaling's step at N = 512, C = 8142, D = 2048: eager, compiled, fused, under a CUDA graph."""
     import torch
@@ -90,6 +85,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.data.loader import Finish, train_loader
     from fastlt.data.sampler import LongTailSampler
     from fastlt.hardware import resolve_threads
+    from fastlt.loggers import first_line
 
     device = torch.device(args.device)
     backbone, batch, size, images, steps = "resnext50_32x4d", 256, 224, 4096, 40
@@ -250,6 +246,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
 
     from fastlt.benchmark.step import build, chosen, clock
+    from fastlt.loggers import first_line
 
     from .candidates import CANDIDATES
 

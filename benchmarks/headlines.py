@@ -121,6 +121,9 @@ def table(folder: Path) -> str:
     cpu, operations = (last_saved(name, folder) for name in ("cpu", "ops-cpu"))
     if cpu is None or operations is None:
         raise LookupError("cpu" if cpu is None else "ops-cpu")
+    same_torch = operations["versions"]["torch"] == cpu["versions"]["torch"]
+    if not (same_torch and operations["hardware"].startswith(cpu["hardware"])):
+        raise LookupError("both cpu and ops-cpu on one machine and PyTorch")
     versions = ", ".join(f"{name} {number}" for name, number in cpu["versions"].items() if name in ("python", "torch"))
     lines = [f"On {cpu['hardware']} ({versions}), medians, each ratio from one process:", ""]
     lines += ["| | against | ratio |", "|---|---|---:|"]
@@ -134,7 +137,9 @@ def table(folder: Path) -> str:
 
 
 def refresh(readme: Path, folder: Path) -> None:
-    """Put the table between README's markers; raises as ``table``."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """Put the table between README's markers; raises as ``table``, and where there are none."""
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise LookupError(f"the markers in {readme.name}")
     readme.write_text(f"{before}{BEGIN}\n\n{table(folder)}\n\n{END}{after}", encoding="utf-8")

@@ -34,7 +34,7 @@ def slim(saved: dict[str, Any]) -> dict[str, Any]:
         "hardware": f"{cpu.get('count')} cores of {cpu.get('brand_raw', platform.processor())}",
         "clock": cpu.get("hz_actual_friendly") or cpu.get("hz_advertised_friendly"),
         "commit": f"{commit['id'][:12]}{'+' if commit.get('dirty') else ''}" if commit.get("id") else None,
-        "versions": {"python": platform.python_version()} | dict(installed()),
+        "versions": {"python": saved["machine_info"]["python_version"]} | dict(installed()),
         "benchmarks": [
             {
                 "name": row["name"],
@@ -129,8 +129,9 @@ def main() -> None:
         raise SystemExit(f"usage: python -m benchmarks.table FILE.json NAME; got {len(sys.argv) - 1} arguments")
     try:
         record = slim(json.loads(Path(sys.argv[1]).read_text()))
-    except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"{sys.argv[1]}: expected what pytest --benchmark-json writes; got {error!r}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        writers = "pytest --benchmark-json or bench_ops.py --out"
+        raise SystemExit(f"{sys.argv[1]}: expected what {writers} writes; got {error!r}") from None
     table = markdown(record, headlines.last_saved(sys.argv[2], RESULTS))
     stem = f"{sys.argv[2]}-{record['date']}"
     (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fastlt.benchmark.step import VARIANTS
+
 WORKER = "import subprocess, sys; w = subprocess.Popen(['sleep', '60']); print(w.pid, flush=True); w.wait()"
 
 
@@ -53,3 +55,7 @@ def test_a_part_without_time_is_left_for_another_run(
     assert capsys.readouterr().out.splitlines() == [
         f"{name}: no time left; run it with --only {name}" for name in ("step", "profile")
     ]
+
+
+def test_the_variants_that_only_a_gpu_times_exist(gpu: Any) -> None:
+    assert {*gpu.SOUGHT, *gpu.FIRST_SCRIPTS, *gpu.SWITCHES} <= {*VARIANTS}
