@@ -128,7 +128,5 @@ def test_another_file_is_refused_in_one_line(table: Any, tmp_path: Path, monkeyp
     (tmp_path / "other.json").write_text("{}")
     for name in ("other.json", "absent.json"):
         monkeypatch.setattr(sys, "argv", ["table", str(tmp_path / name), "cpu"])
-        with pytest.raises(
-            SystemExit, match=r"expected what pytest --benchmark-json or bench_ops\.py --out writes"
-        ):
+        with pytest.raises(SystemExit, match=r"expected what pytest --benchmark-json or bench_ops\.py --out writes"):
             table.main()
