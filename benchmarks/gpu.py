@@ -91,13 +91,13 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
     ops = ["benchmarks/bench_ops.py", "--device", args.device, "--quick", "--out", str(args.out / "ops.json")]
     if args.quick:
         small = ("--batch-size", "8")
+        once = (*small, "--repeats", "1", "--variants")
+        tiny = ("--backbones", *NETWORKS, "--image-size", "32", *once)
         return [
             ("ops", ops, 120),
-            (
-                "step",
-                benchmark("step", args, "step", *small, "--repeats", "2", "--variants", "plain", "fastlt eager"),
-                90,
-            ),
+            ("step", benchmark("step", args, "step", *once, "plain", "fastlt eager"), 90),
+            ("switches", benchmark("step", args, "switches", *once, "fastlt NCHW", "fastlt deterministic"), 120),
+            ("networks", benchmark("step", args, "networks", *tiny, "fastlt eager"), 120),
             ("loader", benchmark("loader", args, "loader", *small, "--images", "16"), 90),
             ("tune", benchmark("loader", args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
             *((name, [*part, name], 120) for name in PARTS),

@@ -137,9 +137,9 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.benchmark.step import build, chosen
 
     device = torch.device(args.device)
-    networks, batch, size, steps = (("resnet8",), 16, 32, 20) if args.quick else (NETWORKS, 64, 128, 300)
+    batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 300)
     found: dict[str, Any] = {}
-    for backbone in networks:
+    for backbone in NETWORKS:
         curves = {}
         for variant in ("fastlt", "fastlt fp32"):
             step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size)
