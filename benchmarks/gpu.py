@@ -1,13 +1,14 @@
-"""Everything that needs a GPU, in one command under nine minutes: correctness first, then the figures.
+"""Everything that needs a GPU, in one command of at most nine minutes: correctness first, then the figures.
 
-    python -m benchmarks.gpu --out DIR                    # on a GPU
-    python -m benchmarks.gpu --out DIR --only candidates  # then what the time did not suffice for
+    python -m benchmarks.gpu --out DIR                    # on a GPU; once more for what the time did not suffice for
+    python -m benchmarks.gpu --out DIR --only candidates  # some parts, whether they have figures or not
     python -m benchmarks.gpu --out DIR --device cpu --quick   # the same parts, small, to see that they run
 
 Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that what
-was measured survives what fails; summary.md shows all of it as tables. A wrong kernel stops everything, since only what
-is right gets timed. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI its loader
-is left out; with torchvision and timm their networks are timed in the same run.
+was measured survives what fails; summary.md shows all of it as tables. Compiling takes most of the time, so the most
+wanted parts come first, and the same command goes on with those that have not ended well in DIR. A wrong kernel stops
+everything, since only what is right gets timed. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton
+3.7. Without DALI its loader is left out; with torchvision and timm their networks are timed in the same run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .gpu_parts import HEADLINE, NETWORKS, PARTS, Arguments
 from .summary import page
 
 ROOT = Path(__file__).resolve().parents[1]
+ENDED = "ended.txt"
 LIMIT_S, LEAST_S = 520, 20  # of a run, and of a part: less is not worth its start
 SOUGHT = ("fastlt", "torchvision compiled", "timm compiled")
 FIRST_SCRIPTS = ("channels_last bf16", "plain")
@@ -142,14 +144,25 @@ def run_all(args: Arguments) -> int:
             "the kernels' checks took too long" if status == 124 else "a kernel is wrong", "nothing is timed", sep=": "
         )
         return 1
+    else:
+        wanted = [job for job in wanted if job[0] not in ended(args.out)]
     failed = False
     for name, command, limit_s in wanted:
         if left() < LEAST_S:
-            print(f"{name}: no time left; run it with --only {name}", flush=True)
+            print(f"{name}: no time left; the same command goes on with it", flush=True)
             continue
-        failed |= bool(run(name, args, *command, limit_s=min(limit_s, left())))
+        status = run(name, args, *command, limit_s=min(limit_s, left()))
+        failed |= bool(status)
+        names = ended(args.out) - {name} if status else ended(args.out) | {name}
+        (args.out / ENDED).write_text("".join(f"{each}\n" for each in sorted(names)))
         (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
     return int(failed)
+
+
+def ended(out: Path) -> set[str]:
+    """Return the parts that have all their figures in a folder."""
+    file = out / ENDED
+    return set(file.read_text().split()) if file.is_file() else set()
 
 
 def main() -> int:
@@ -158,7 +171,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that the parts run")
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--only", nargs="+", help="time these alone, for want of time in the first run")
+    parser.add_argument("--only", nargs="+", help="time these alone, and anew")
     parser.add_argument("--part", choices=list(PARTS), help="run this part only, in this process")
     args = parser.parse_args()
     if importlib.util.find_spec("fastlt._C") is None:  # what lies here hides what is installed elsewhere

@@ -53,8 +53,30 @@ def test_a_part_without_time_is_left_for_another_run(
     assert gpu.run_all(args) == 0
     assert ran == []
     assert capsys.readouterr().out.splitlines() == [
-        f"{name}: no time left; run it with --only {name}" for name in ("step", "profile")
+        f"{name}: no time left; the same command goes on with it" for name in ("step", "profile")
     ]
+
+
+def test_the_same_command_goes_on_with_what_has_not_ended_well(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
+        ran.append(name)
+        return 124 if name == "profile" and ran.count(name) == 1 else 0
+
+    monkeypatch.setattr(gpu, "run", run)
+    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
+    names = [name for name, _, _ in gpu.jobs(args)]
+    assert gpu.run_all(args) == 1
+    assert ran == ["correctness", *names]
+    assert gpu.run_all(args) == 0
+    assert gpu.run_all(args) == 0
+    assert ran[len(names) + 1 :] == ["correctness", "profile", "correctness"]
+    args.only = ["step"]
+    assert gpu.run_all(args) == 0
+    assert ran[-1] == "step"
 
 
 def test_the_variants_that_only_a_gpu_times_exist(gpu: Any) -> None:
