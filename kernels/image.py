@@ -93,29 +93,11 @@ def resampled(
 
 
 @triton.jit
-def square_kernel(
-    data_ptr,
-    start_ptr,
-    width_ptr,
-    window_ptr,
-    box_ptr,
-    flip_ptr,
-    out_ptr,
-    S,
-    CUBIC: tl.constexpr,
-    BP: tl.constexpr,
-):
-    """Store BP pixels of one square, uint8 [B, S, S, 3]."""
-    image = tl.program_id(0)
-    pixels = tl.program_id(1) * BP + tl.arange(0, BP)
-    red, green, blue = resampled(
-        data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
-    )
-    out = out_ptr + (image.to(tl.int64) * S * S + pixels) * 3
-    inside = pixels < S * S
-    tl.store(out, red.to(tl.uint8), mask=inside)
-    tl.store(out + 1, green.to(tl.uint8), mask=inside)
-    tl.store(out + 2, blue.to(tl.uint8), mask=inside)
+def store_pixels(place, red, green, blue, inside):
+    """Store pixels' three channels from ``place`` on, in its type."""
+    tl.store(place, red.to(place.dtype.element_ty), mask=inside)
+    tl.store(place + 1, green.to(place.dtype.element_ty), mask=inside)
+    tl.store(place + 2, blue.to(place.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -183,11 +165,12 @@ def input_kernel(
     JITTER: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """Store one image, or without JITTER a program's share of it, of the network's input [B, S, S, 3].
+    """Store one image, or without JITTER a program's share of it, of the squares or the network's input [B, S, S, 3].
 
-    It is resampled, jittered, and multiplied by the scales plus the shifts. The contrast needs the mean grey of the
-    whole square: with JITTER one program resamples it into square, uint8 [B, S, S, 3], and finishes it in a second pass
-    over what is in the cache by then. factor [B, 3] and order [B] are the jitter's.
+    It is resampled, jittered, and multiplied by the scales plus the shifts; squares, uint8, are scaled by 1. The
+    contrast needs the mean grey of the whole square: with JITTER one program resamples it into square, uint8 [B, S, S,
+    3], and finishes it in a second pass over what is in the cache by then. factor [B, 3] and order [B] are the
+    jitter's.
     """
     image = tl.program_id(0)
     first = image.to(tl.int64) * S * S * 3
@@ -200,10 +183,7 @@ def input_kernel(
             red, green, blue = resampled(
                 data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
             )
-            square = square_ptr + first + pixels * 3
-            tl.store(square, red.to(tl.uint8), mask=inside)
-            tl.store(square + 1, green.to(tl.uint8), mask=inside)
-            tl.store(square + 2, blue.to(tl.uint8), mask=inside)
+            store_pixels(square_ptr + first + pixels * 3, red, green, blue, inside)
             red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, 0.0, True)
             total += tl.where(inside, grey_of(red, green, blue), 0.0)
         mean = tl.sum(total) / (S * S)
@@ -221,7 +201,9 @@ def input_kernel(
             red, green, blue = resampled(
                 data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
             )
-        out = out_ptr + first + pixels * 3
-        tl.store(out, (red * red_scale + red_shift).to(out_ptr.dtype.element_ty), mask=inside)
-        tl.store(out + 1, (green * green_scale + green_shift).to(out_ptr.dtype.element_ty), mask=inside)
-        tl.store(out + 2, (blue * blue_scale + blue_shift).to(out_ptr.dtype.element_ty), mask=inside)
+        red, green, blue = (
+            red * red_scale + red_shift,
+            green * green_scale + green_shift,
+            blue * blue_scale + blue_shift,
+        )
+        store_pixels(out_ptr + first + pixels * 3, red, green, blue, inside)

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from . import image
 
-PIXELS = 128  # of a square, a program
-INPUT_PIXELS = 256  # of a square at a time, where a program goes through many
-TURNS = 2  # that it takes, unless it has a whole square
+PIXELS = 256  # of a square, at a time
+TURNS = 2  # that a program takes, unless it has a whole square
 
 
 def squares(
@@ -24,16 +23,8 @@ def squares(
     cubic: bool,
 ) -> Tensor:
     """Return uint8 [B, S, S, 3]; see fastlt.ops.squares."""
-    out = data.new_empty((len(starts), size, size, 3))
-    if len(out):
-        with torch.cuda.device_of(data):
-            image.square_kernel[(len(out), triton.cdiv(size * size, PIXELS))](
-                *(data, starts, widths, windows, boxes, flips.view(torch.uint8), out, size),
-                CUBIC=cubic,
-                BP=PIXELS,
-                num_warps=4,
-            )
-    return out
+    crops = (data, starts, widths, windows, boxes, flips)
+    return network_inputs(*crops, None, None, (1.0,) * 3, (0.0,) * 3, size, cubic, torch.uint8)
 
 
 def network_inputs(
@@ -57,13 +48,13 @@ def network_inputs(
     square = torch.empty_like(out, dtype=torch.uint8) if jitter else None
     if len(out):
         with torch.cuda.device_of(data):
-            programs = 1 if jitter else triton.cdiv(size * size, TURNS * INPUT_PIXELS)
+            programs = 1 if jitter else triton.cdiv(size * size, TURNS * PIXELS)
             image.input_kernel[(len(out), programs)](
                 *(data, starts, widths, windows, boxes, flips.view(torch.uint8), factors, order, square, out),
                 *(*scale, *shift, size),
                 CUBIC=cubic,
                 JITTER=jitter,
-                BP=INPUT_PIXELS,
+                BP=PIXELS,
                 num_warps=8,
             )
     return out

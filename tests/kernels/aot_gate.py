@@ -39,7 +39,7 @@ class Case:
     def tile(self) -> tuple[int, int, int, int]:
         """Rows, columns, depth and warps, as kernels/launch.py has them."""
         if self.module == "image":
-            return (0, 256, 0, 8) if self.kernel == "input_kernel" else (0, 128, 0, 4)
+            return 0, 256, 0, 8
         if self.module == "grouped":
             return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
         if self.module == "norm":
@@ -75,8 +75,7 @@ def cases() -> list[Case]:
         Case(kernel="gradient_kernel", module="norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
     ]
     for cubic in (False, True):
-        out.append(Case(kernel="square_kernel", module="image", dtype="u8", flags=(("CUBIC", cubic),)))
-        for dtype, jitter in (("bf16", True), ("fp32", False)):
+        for dtype, jitter in (("u8", False), ("bf16", True), ("fp32", False)):
             flags = (("CUBIC", cubic), ("JITTER", jitter))
             absent = () if jitter else ("factor_ptr", "order_ptr", "square_ptr")
             out.append(Case(kernel="input_kernel", module="image", dtype=dtype, flags=flags, absent=absent))
