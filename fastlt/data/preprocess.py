@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops.colours import color_jitter
+from ..ops.colours import color_jitter, normalisation
 from .randaugment import RandAugment
 
 # Shapes: B batch, H height, W width.
@@ -34,9 +34,9 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         self.channels_last = channels_last
-        m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-        self.register_buffer("scale", (1 / (255 * s)).float(), persistent=False)
-        self.register_buffer("shift", (-m / s).float(), persistent=False)
+        scale, shift = normalisation(mean, std)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32), persistent=False)
         self.randaugment = RandAugment(randaugment_magnitude)
 
     def forward(

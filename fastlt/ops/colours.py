@@ -1,6 +1,8 @@
-"""Colour jitter of images in memory, by plain PyTorch: inside a compiled step it is part of its kernels."""
+"""Colour jitter and normalisation of images in memory: inside a compiled step they are part of its kernels."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,6 +10,11 @@ from torch import Tensor
 # Shapes: B batch, H, W image size.
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return what bytes of each channel are multiplied by, and what is added: mean and std are of the full range."""
+    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 def color_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:

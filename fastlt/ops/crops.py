@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastlt import _C
 from fastlt.ops import backend
-from fastlt.ops.colours import color_jitter
+from fastlt.ops.colours import color_jitter, normalisation
 
 
 @torch.library.custom_op("fastlt::squares", mutates_args=())
@@ -158,7 +158,7 @@ def network_inputs(
         raise ValueError(
             f"mean and std must be three numbers each, dtype float32 or bfloat16; got {mean}, {std}, {dtype}"
         )
-    scale, shift = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    scale, shift = normalisation(mean, std)
     crops = (data, starts, widths, windows, boxes, flips)
     result: Tensor = _network_inputs(*crops, factors, order, scale, shift, size, interpolation == "bicubic", dtype)
     return result
