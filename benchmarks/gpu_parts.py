@@ -82,10 +82,11 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.benchmark.step import build, chosen
     from fastlt.benchmark.traffic import median_s
     from fastlt.data.augmentation import Augmentation
-    from fastlt.data.loader import Finish, train_loader
+    from fastlt.data.loader import train_loader
     from fastlt.data.sampler import LongTailSampler
     from fastlt.hardware import resolve_threads
     from fastlt.loggers import first_line
+    from fastlt.streams import finish_of
 
     device = torch.device(args.device)
     backbone, batch, size, images, steps = "resnext50_32x4d", 256, 224, 4096, 40
@@ -101,8 +102,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                 backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
             )
             alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
-            dtype = torch.bfloat16 if found["precision"] == "bf16" else torch.float32
-            finish = Finish(mean=recipe("imagenet_lt").mean, std=recipe("imagenet_lt").std, dtype=dtype)
+            finish = finish_of(dataclasses.replace(recipe("imagenet_lt"), precision=found["precision"]))
             for backend in ("dali", "device", "memory", "pillow"):
                 try:
                     with train_loader(

@@ -28,6 +28,14 @@ def decoder_of(backend: str) -> str:
     return "dali" if backend == "dali" else "pillow"
 
 
+def finish_of(config: TrainConfig) -> Finish | None:
+    """Return what the device loader does of the step's work: all before the network, unless there is more to do."""
+    if config.randaugment or config.mixup:
+        return None
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Finish(mean=config.mean, std=config.std, dtype=dtype)
+
+
 def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) -> LongTailSampler:
     """Return the order of this process's images."""
     return LongTailSampler(
@@ -177,17 +185,8 @@ class Streams:
             "prefetch": self.config.prefetch,
             "hw_decoder_load": self.config.hw_decoder_load,
             "memory_share": memory_share,
-            "finish": self.finish,
+            "finish": finish_of(self.config),
         }
-
-    @property
-    def finish(self) -> Finish | None:
-        """What the device loader does of the step's work: all before the network, unless there is more to do."""
-        config = self.config
-        if config.randaugment or config.mixup:
-            return None
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        return Finish(mean=config.mean, std=config.std, dtype=dtype)
 
     @property
     def validated(self) -> np.ndarray:
