@@ -150,10 +150,10 @@ class FeatureStore:
         """Return the store of the same images under another checkpoint: itself if only the head differs.
 
         Args:
-            tensors: The checkpoint's tensors.
+            tensors: The checkpoint's tensors, on any device.
             name: The folder within ``features/`` for a trunk that has none yet.
         """
-        trunk = {key: value for key, value in tensors.items() if not key.startswith(HEAD)}
+        trunk = {key: value.cpu() for key, value in tensors.items() if not key.startswith(HEAD)}
         if all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in trunk.items()):
             return self
         other = copy.copy(self)

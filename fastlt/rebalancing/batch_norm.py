@@ -114,5 +114,4 @@ def estimate(store: FeatureStore, config: RebalanceConfig, num_batches: int, bat
         for batch in images:
             model.features(preprocess(batch.images, batch.jitter, batch.order))
     log.info("BatchNorm: statistics of %d class-balanced batches of %d images", num_batches, batch_size)
-    # To the CPU, where a store has its tensors and compares others with them
-    return {key: value.cpu() for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    return {key: value for key, value in model.state_dict().items() if not torch.equal(value, before[key])}

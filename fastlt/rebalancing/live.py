@@ -126,8 +126,7 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
             if (step + 1) % steps_per_epoch == 0:
                 report(step // steps_per_epoch + 1, epochs, losses, candidates)
     model.eval()
-    # On the CPU, where a store has its tensors and compares others with them
-    moved = store.under({key: value.cpu() for key, value in model.state_dict().items()}, config.method)
+    moved = store.under(model.state_dict(), config.method)
     return {config.method: choose(candidates, moved, config)}, moved
 
 
