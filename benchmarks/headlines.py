@@ -89,9 +89,9 @@ def exact_tau(times: Medians) -> list[tuple[str, str, str]]:
     """Return the rows of the exact tau curve, over all shapes that were timed."""
     ours, loop, product = (f"tau curve, {name}, " for name in ("fastlt tau_intervals", "21 products eager", "product"))
     shapes = [name.removeprefix(ours) for name in times if name.startswith(ours)]
-    against_loop = [times[loop + shape] / times[ours + shape] for shape in shapes]
     if not shapes:
         raise LookupError(ours)
+    against_loop = [times[loop + shape] / times[ours + shape] for shape in shapes]
     against_product = [times[ours + shape] / times[product + shape] for shape in shapes]
     return [
         (

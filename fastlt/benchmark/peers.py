@@ -33,9 +33,8 @@ class Peer:
     """cuDNN times its convolutions, SGD is one kernel, and on a CPU the C allocator keeps freed blocks."""
 
 
-PLAIN = Peer(channels_last=False, bf16=False, compile=False, settled=False)
 PEERS: dict[str, Peer] = {
-    "plain": PLAIN,
+    "plain": Peer(channels_last=False, bf16=False, compile=False, settled=False),
     "plain bf16": Peer(channels_last=False, compile=False, settled=False),
     "channels_last bf16": Peer(compile=False, settled=False),
     "torchvision compiled": Peer(library="torchvision"),

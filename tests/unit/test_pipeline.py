@@ -34,14 +34,19 @@ class Stream:
         self.reached = self.recorded
 
 
-def test_a_batch_stays_until_the_gpu_has_read_it() -> None:
-    in_use, stream = InUse(), Stream()
+def add(in_use: InUse, stream: Stream, number: int) -> list[weakref.ref[torch.Tensor]]:
+    """Hand over batches of which only the pipeline has hold then."""
     kept = []
-    for _ in range(4):
+    for _ in range(number):
         batch = torch.zeros(1)
         kept.append(weakref.ref(batch))
         in_use.add(batch, stream)  # type: ignore[arg-type]
-        del batch
+    return kept
+
+
+def test_a_batch_stays_until_the_gpu_has_read_it() -> None:
+    in_use, stream = InUse(), Stream()
+    kept = add(in_use, stream, 4)
     assert [each() is not None for each in kept] == [True] * 4
     stream.reached = 2
     batch = torch.zeros(1)
@@ -54,11 +59,6 @@ def test_a_batch_stays_until_the_gpu_has_read_it() -> None:
 
 def test_the_host_waits_for_a_gpu_that_is_far_behind() -> None:
     in_use, stream = InUse(), Stream()
-    kept = []
-    for _ in range(8):
-        batch = torch.zeros(1)
-        kept.append(weakref.ref(batch))
-        in_use.add(batch, stream)  # type: ignore[arg-type]
-        del batch
+    kept = add(in_use, stream, 8)
     assert sum(each() is not None for each in kept) == MOST_IN_USE + 1
     assert stream.reached == 3
