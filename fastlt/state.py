@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import checkpoint
 from .models import Network
+from .run import Run
 
 
 @dataclass
@@ -34,6 +36,26 @@ def pack(model: Network, optimizer: torch.optim.SGD, average: Network | None) ->
     if average is not None:
         tensors |= {f"ema.{key}": value for key, value in average.state_dict().items()}
     return tensors
+
+
+def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the state that a run last saved: (what ``pack`` returned, the metadata beside it).
+
+    Raises:
+        ValueError: It is cut short or no checkpoint; the message says what the best checkpoint, if whole, is good for.
+    """
+    try:
+        return checkpoint.load(run.checkpoint("last"))
+    except ValueError as error:
+        best = run.checkpoint("best")
+        try:
+            checkpoint.load(best)
+        except (ValueError, FileNotFoundError):
+            raise error from None
+        raise ValueError(
+            f"{error}; {best} is whole: rebalance or evaluate it (fastlt rebalance {run.path}), or begin a new run "
+            f"from it (--init {best})"
+        ) from error
 
 
 def unpack(

@@ -148,7 +148,7 @@ class Trainer:
             log.info("%s stopped before its first checkpoint: starting from the first step", self.run.path)
             self.world.first(lambda: drop_records_after(self.run.metrics, 0))
             return
-        tensors, metadata = checkpoint.load(path)
+        tensors, metadata = state.read_last(self.run)
         if metadata.get("config") != self.run.config.fingerprint():
             raise ValueError(
                 f"{path}: saved under other settings than {self.run.path / 'config.json'}; restore that file"

@@ -8,6 +8,8 @@ import torch
 
 from fastlt import checkpoint
 from fastlt.models import create_model
+from fastlt.run import Run
+from fastlt.state import read_last
 
 
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
@@ -46,6 +48,18 @@ def test_a_half_written_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"model\.safetensors: expected a safetensors file"):
         checkpoint.load(path)
+
+
+def test_a_half_written_last_checkpoint_says_whether_the_best_is_whole(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for name in ("best", "last"):
+        checkpoint.save(run.checkpoint(name), {"a": torch.zeros(1)})
+    run.checkpoint("last").write_bytes(run.checkpoint("last").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"last\.safetensors: expected .*best\.safetensors is whole: .*--init"):
+        read_last(run)
+    run.checkpoint("best").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"last\.safetensors: expected (?!.*best\.safetensors)"):
+        read_last(run)
 
 
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
