@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .listing import Listing, is_image, list_folder, name_some, read_coco, read_list, subfolders
+from .listing import Listing, is_image, list_folder, lists_folder, name_some, read_coco, read_list, subfolders
 
 ROOT_POINTER = "root.txt"
 """File in a folder of list files that names the folder their paths start from."""
@@ -29,18 +29,16 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
     if named:
         sources = {split: _find_named(root, lists, name) for split, name in named.items()}
     elif lists is not None:
-        sources = _find_lists(lists if lists.is_dir() else root / lists)
+        folder = lists_folder(root, lists)
+        sources = _find_lists(folder)
         if not sources:
-            raise FileNotFoundError(f"{lists} holds no train.txt; expected list files (train.txt, val.txt) (--lists)")
+            raise FileNotFoundError(f"{folder} holds no train.txt; expected list files (train.txt, val.txt) (--lists)")
     else:
         sources = _find_unnamed(root)
     if "train" not in sources:
         raise ValueError(_explain_no_train(root))
     if "val" not in sources:
-        raise ValueError(
-            f"{root} has a train split ({sources['train'].name}) but no val split; expected val/, val.txt or "
-            f"val*.json beside it: make one with `fastlt data split {root}`, or name it"
-        )
+        raise ValueError(_explain_no_val(sources["train"], named=bool(named)))
     first: Listing | None = None
     for split, source in sources.items():
         listing = _list_source(root, source, first)
@@ -131,6 +129,20 @@ def _explain_no_train(root: Path) -> str:
     if any(is_image(entry.name) for entry in os.scandir(root)):
         return f"{root} holds images without class folders, {wanted}: sort them into a folder a class"
     return f"{root} holds no data set, {wanted}: check the data root (--data-root)"
+
+
+def _explain_no_val(train: Path, *, named: bool) -> str:
+    """Say what was looked for where the train split was found, and what to do without it."""
+    if named:
+        return f"{train} is named for train, but nothing is for val; name both"
+    if train.is_dir():
+        return (
+            f"{train.parent} has a train split ({train.name}/) but no val split; expected val/<class>/<image> beside "
+            f"it: add it, or make val from train with `fastlt data split {train}` and give {train} as data root "
+            "(--data-root)"
+        )
+    wanted = "val*.json" if train.suffix.lower() == ".json" else "val.txt or *_val.txt"
+    return f"{train.parent} has {train.name} but no list for val; expected {wanted} beside it"
 
 
 def _holds_image(folder: Path) -> bool:

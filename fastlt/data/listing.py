@@ -109,6 +109,18 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
+def lists_folder(root: Path, lists: Path) -> Path:
+    """Return the folder of the list files that ``lists`` names, from the working folder or else from ``root``.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    for folder in (lists, root / lists):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"--lists: {lists} is no folder; expected the folder of the list files")
+
+
 def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = None) -> Listing:
     """Read a list file; `LongTailedDataset.from_list` states the arguments and errors."""
     if not file.is_file():

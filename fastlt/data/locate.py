@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .benchmarks import BENCHMARKS, Benchmark, class_folder
-from .listing import Listing, name_some, read_coco, read_list, subfolders
+from .listing import Listing, lists_folder, name_some, read_coco, read_list, subfolders
 
 _NUM_PROBED = 48
 _MOST_FOLDERS = 500
@@ -35,12 +35,7 @@ def find_lists(benchmark: Benchmark, root: Path, lists: Path | None = None) -> d
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise FileNotFoundError(f"--data-root: {root} {found}; expected the folder with the images")
-    if lists is None:
-        folders = [root, root / "lists", root / "annotations"]
-    else:
-        folders = [lists if lists.is_dir() else root / lists]
-        if not folders[0].is_dir():
-            raise FileNotFoundError(f"--lists: {lists} is no folder; expected the folder of the list files")
+    folders = [root, root / "lists", root / "annotations"] if lists is None else [lists_folder(root, lists)]
     for folder in filter(Path.is_dir, folders):
         sources = {split: file for split in benchmark.splits if (file := _find_list(benchmark, folder, split))}
         if "train" not in sources:

@@ -92,7 +92,7 @@ def test_no_val(root):
     for name in ("ant", "bee"):
         remove(root / "val" / name)
     (root / "val").rmdir()
-    refuses("no val split.*`fastlt data split", open_splits, root)
+    refuses("no val split.*`fastlt data split .*train` and", open_splits, root)
 
 
 def test_empty_val(root):
@@ -199,6 +199,14 @@ def test_absent_lists(root, tmp_path):
     refuses("list file .* does not exist", LongTailedDataset.from_list, root / "x.txt", root, error=FileNotFoundError)
     refuses("the folder that the paths", LongTailedDataset.from_list, lists(root, GOOD) / "train.txt", root / "no",
             error=FileNotFoundError)  # fmt: skip
+
+
+def test_a_missing_val_list_is_looked_for_beside_that_of_train(root, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.txt").write_text(GOOD)
+    refuses(r"mine has train.txt but no list for val; expected val.txt", open_splits, root, lists=tmp_path / "mine")
+    refuses("train.txt is named for train, but", open_splits, root, train=str(tmp_path / "mine" / "train.txt"))
+    refuses("--lists: no is no folder", open_splits, root, lists="no", error=FileNotFoundError)
 
 
 def test_several_lists_of_a_split(root):
