@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastlt import calibration
 from fastlt.calibration import (
     Predictions,
     calibration_error,
@@ -41,11 +42,50 @@ def test_folding_it_keeps_predictions_and_mends_confidences() -> None:
     assert after.log_likelihoods.mean() > before.log_likelihoods.mean()
 
 
+def test_every_class_weighs_the_same_in_the_fit() -> None:
+    # Logits are a gap of 1 apart; the larger one is right on 80 % of class 0, and on 60 % of class 1, which is rarer
+    head = LinearHead(torch.tensor([[0.5], [-0.5]]))
+    features = torch.cat([torch.ones(80), -torch.ones(20), -torch.ones(6), torch.ones(4)])[:, None]
+    labels = torch.tensor([0] * 100 + [1] * 10)
+    for weights, share in ((None, 0.7), (torch.full((110,), 7.0), 86 / 110)):
+        found = fit_temperature(head, features, labels, weights=weights)
+        assert found == pytest.approx(1 / np.log(share / (1 - share)), rel=1e-4)
+
+
+def test_the_bias_counts_and_is_divided_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, features, labels = sampled(1.0, num=300)
+    biased = LinearHead(head.weight.detach(), torch.tensor([3.0, -2.0, 1.0, 0.0, -1.0]))
+    for temperature in (1.0, 2.5):
+        shares = (biased(features).detach().double() / temperature).softmax(1)
+        said = predict(with_temperature(biased, temperature), features, labels)
+        np.testing.assert_array_equal(said.classes, shares.argmax(1))
+        np.testing.assert_allclose(said.confidences, shares.max(1).values, rtol=1e-5)
+        np.testing.assert_allclose(said.log_likelihoods, shares.log()[torch.arange(300), labels], rtol=1e-4, atol=1e-5)
+    whole = fit_temperature(biased, features, labels), predict(biased, features, labels)
+    monkeypatch.setattr(calibration, "ROWS", 70)
+    assert fit_temperature(biased, features, labels) == pytest.approx(whole[0], rel=1e-6)
+    for got, expected in zip(predict(biased, features, labels), whole[1], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 def test_calibration_error_by_hand() -> None:
     confidences = np.array([0.5, 0.5, 0.9, 0.9])
     correct = np.array([True, False, True, False])
     assert calibration_error(confidences, correct, num_bins=2) == pytest.approx((0 + 0.8) / 4)
+    # Sorted 0.5, 0.6 | 0.9, with gaps of 0.5 - 1, 0.6 - 0 and 0.9 - 1: bins weigh by their samples
+    shuffled = calibration_error(np.array([0.9, 0.5, 0.6]), np.array([True, True, False]), num_bins=2)
+    assert shuffled == pytest.approx((0.1 + 0.1) / 3)
     assert calibration_error(np.empty(0), np.empty(0, dtype=bool)) is None
+
+
+def test_fifteen_bins_of_equal_mass() -> None:
+    # 15 runs of 4 samples, in turn all right and all wrong: any other cut lets some of the gaps cancel
+    confidences, correct = np.linspace(0.4, 0.6, 60), np.arange(60) // 4 % 2 == 0
+    expected = np.abs(confidences - correct).mean()
+    assert calibration_error(confidences, correct) == pytest.approx(expected)
+    labels = np.zeros(60, dtype=np.int64)
+    found = calibration_errors(Predictions(labels, 1 - correct, confidences, np.zeros(60)), {"many": np.array([True])})
+    assert found == {"all": pytest.approx(expected), "many": pytest.approx(expected)}
 
 
 def test_huge_logits_and_a_head_that_is_always_right() -> None:
@@ -67,3 +107,9 @@ def test_errors_by_group_and_none_for_an_empty_one() -> None:
     assert found["few"] == pytest.approx(0.75)
     assert found["all"] == pytest.approx(1.25 / 3)
     assert found["medium"] is None
+
+
+def test_a_group_is_that_of_the_true_class() -> None:
+    predictions = Predictions(np.array([0, 1, 1]), np.array([1, 0, 1]), np.array([0.5, 0.75, 1.0]), np.zeros(3))
+    found = calibration_errors(predictions, {"many": np.array([True, False]), "few": np.array([False, True])})
+    assert (found["many"], found["few"]) == (pytest.approx(0.5), pytest.approx(0.375))

@@ -75,13 +75,17 @@ def test_pieces_with_the_mean_weight_of_the_whole_give_its_loss() -> None:
     assert abs(torch.stack(apart).mean() - whole) > 0.1
 
 
-def test_label_smoothing() -> None:
+@pytest.mark.parametrize("name", ["cross_entropy", "balanced_softmax"])
+def test_label_smoothing(name: str) -> None:
+    labels = torch.tensor([1, 0])  # with LABELS what smoothing adds to one image it takes from the other
+    shifts = [math.log(int(n)) if name == "balanced_softmax" else 0.0 for n in COUNTS]
     expected = 0.0
-    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
-        each = [negative_log_softmax(row, index) for index in range(3)]
+    for row, label in zip(LOGITS.tolist(), labels.tolist(), strict=True):
+        each = [negative_log_softmax([z + s for z, s in zip(row, shifts, strict=True)], index) for index in range(3)]
         expected += (0.1 * each[label] + 0.9 * sum(each) / 3) / 2
-    got = loss_terms("cross_entropy", LOGITS, LABELS, None, label_smoothing=0.9)
+    got = loss_terms(name, LOGITS, labels, COUNTS, label_smoothing=0.9)
     assert got.item() == pytest.approx(expected, rel=1e-6)
+    assert abs(got.item() - loss_terms(name, LOGITS, labels, COUNTS).item()) > 0.1
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "balanced_softmax", "cb_focal", "ldam"])

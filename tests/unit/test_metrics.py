@@ -9,6 +9,7 @@ from fastlt.metrics import (
     class_precision,
     macro_f1,
     paired_difference,
+    resampled_means,
     shot_accuracy,
     shot_groups,
     weighted_class_accuracy,
@@ -21,6 +22,12 @@ def test_groups_at_the_boundaries() -> None:
     assert groups["few"].tolist() == [True, False, False, False]
     assert groups["medium"].tolist() == [False, True, True, False]
     assert groups["many"].tolist() == [False, False, False, True]
+    touching = shot_groups([9, 10], many=9, few=10)  # none is left between them
+    assert [touching[name].tolist() for name in ("many", "medium", "few")] == [
+        [False, True],
+        [False, False],
+        [True, False],
+    ]
 
 
 def test_shot_accuracy_is_the_mean_of_class_accuracies() -> None:
@@ -32,6 +39,8 @@ def test_shot_accuracy_is_the_mean_of_class_accuracies() -> None:
     assert result.few == 0.0
     assert result.class_mean == pytest.approx((0.75 + 0.5 + 0) / 3)
     assert result.all == pytest.approx(4 / 7)
+    moved = shot_accuracy(predictions, labels, [500, 50, 5], many=40, few=5)
+    assert (moved.many, moved.medium, moved.few) == (pytest.approx(0.625), 0.0, None)
 
 
 def test_an_empty_group_is_none() -> None:
@@ -111,11 +120,19 @@ def test_f1_counts_only_classes_with_samples() -> None:
 
 def test_weighted_accuracy_by_hand_and_without_classes() -> None:
     hits, totals = np.array([10, 5, 0]), np.array([10, 10, 0])
-    value, (low, high) = weighted_class_accuracy(hits, totals, [0.4, 0.4, 0.2])
-    assert value == pytest.approx(0.75)
+    value, (low, high) = weighted_class_accuracy(hits, totals, [0.6, 0.2, 0.2])
+    assert value == pytest.approx(0.875)
     assert low < value < high
     assert weighted_class_accuracy(hits, totals, [1, 0, 0]) == (1.0, (1.0, 1.0))
     assert weighted_class_accuracy(hits, totals, [0, 0, 1]) is None
+
+
+def test_weighted_interval_has_the_spread_of_binomials() -> None:
+    hits, totals = np.array([200, 900]), np.array([400, 3600])
+    value, (low, high) = weighted_class_accuracy(hits, totals, [3, 1], num_resamples=20_000)
+    spread = 1.96 * np.sqrt(0.75**2 * 0.25 / 400 + 0.25**2 * 0.1875 / 3600)
+    assert value == pytest.approx(0.75 * 0.5 + 0.25 * 0.25)
+    assert (low, high) == pytest.approx((value - spread, value + spread), abs=0.0015)
 
 
 def test_paired_difference_by_hand() -> None:
@@ -127,6 +144,8 @@ def test_paired_difference_by_hand() -> None:
     assert found["many"][0] == pytest.approx(0.5)
     assert found["few"][0] == pytest.approx(-0.5)
     assert found["all"][0] == pytest.approx(1 / 6)
+    unseen = {"many": np.array([True, False, False]), "few": np.array([False, False, True])}  # of a class not here
+    assert paired_difference(a, b, labels, unseen)["few"] is None
     same = paired_difference(a, a, labels, masks)
     assert same["all"] == same["many"] == (0.0, (0.0, 0.0))
     with pytest.raises(ValueError, match="hits_a, hits_b"):
@@ -149,6 +168,14 @@ def test_paired_interval_matches_resampling_images_and_is_narrower_than_unpaired
     assert high - low < 0.7 * unpaired
 
 
+def test_paired_interval_where_each_is_right_where_the_other_is_wrong() -> None:
+    labels, a = np.zeros(400, int), np.arange(400) < 240
+    value, (low, high) = paired_difference(a, ~a, labels, {}, num_resamples=20_000)["all"]
+    spread = 1.96 * np.sqrt((1 - 0.2**2) / 400)  # of a mean of 400 values of +1 (0.6) and -1 (0.4)
+    assert value == pytest.approx(0.2)
+    assert (low, high) == pytest.approx((0.2 - spread, 0.2 + spread), abs=0.006)
+
+
 def test_blocks_of_resamples_change_nothing_that_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     hits, totals = np.array([6, 3]), np.array([10, 10])
     whole = weighted_class_accuracy(hits, totals, [1, 1])
@@ -156,3 +183,5 @@ def test_blocks_of_resamples_change_nothing_that_matters(monkeypatch: pytest.Mon
     pieces = weighted_class_accuracy(hits, totals, [1, 1])
     assert whole[0] == pieces[0]
     assert whole[1] == pytest.approx(pieces[1], abs=0.03)
+    drawn = resampled_means(lambda rng, rows: rng.random((rows, 2)), np.eye(2), num_resamples=100, seed=0)
+    assert drawn.shape == (100, 2)

@@ -76,10 +76,19 @@ def test_bayes_rule_gains_accuracy_under_the_target() -> None:
     assert torch.isfinite(adjust_to_prior(head, [1.0, 0.0, 0.0], [1 / 3] * 3).bias).all()
 
 
-def test_the_prior_of_unlabelled_images_is_found() -> None:
+def test_bayes_rule_by_hand() -> None:
+    bias = torch.tensor([0.5, -1.0, 2.0])
+    target, source = [2, 6, 0], [30, 10, 10]  # counts: only their ratios matter
+    got = adjust_to_prior(LinearHead(torch.eye(3), bias), target, source).bias.detach() - bias
+    np.testing.assert_allclose(got, [np.log(0.25 / 0.6), np.log(0.75 / 0.2), -30], rtol=1e-6)
+
+
+@pytest.mark.parametrize("source", [[1 / 3] * 3, [0.2, 0.3, 0.5]])
+def test_the_prior_of_unlabelled_images_is_found(source: list[float]) -> None:
     prior = [0.7, 0.25, 0.05]
-    head, features, _ = drawn(prior)
-    found = estimate_prior(log_probabilities(head, features), [1 / 3] * 3)
+    balanced, features, _ = drawn(prior)
+    head = adjust_to_prior(balanced, source, [1 / 3] * 3)
+    found = estimate_prior(log_probabilities(head, features), source)
     np.testing.assert_allclose(found, prior, atol=0.02)
     assert found.sum() == pytest.approx(1)
 
@@ -93,19 +102,19 @@ def test_impossible_frequencies_are_refused() -> None:
 
 
 def test_a_target_is_estimated_from_the_features_of_a_folder(tmp_path: Path) -> None:
-    prior = [0.8, 0.15, 0.05]
-    head, features, labels = drawn(prior)
+    prior, source = [0.8, 0.15, 0.05], [0.2, 0.3, 0.5]
+    balanced, features, labels = drawn(prior)
+    head = adjust_to_prior(balanced, source, [1 / 3] * 3)
     Image.new("RGB", (8, 8)).save(tmp_path / "some.png")
-    uniform = [1 / 3] * 3
     target = read_target(f"estimate:{tmp_path}", class_names=NAMES, class_counts=COUNTS)
 
     def read(images: LongTailedDataset) -> torch.Tensor:
         assert (images.root, images.paths) == (tmp_path, ("some.png",))
         return features
 
-    found = resolve_target(target, head, source=uniform, features=read)
+    found = resolve_target(target, head, source=source, features=read)
     np.testing.assert_allclose(found, prior, atol=0.02)
-    adjusted = adjust_to_prior(head, found, uniform)
+    adjusted = adjust_to_prior(head, found, source)
     assert (adjusted(features).argmax(1) == labels).sum() > (head(features).argmax(1) == labels).sum()
 
 
