@@ -75,6 +75,22 @@ def test_equal_neighbours_are_one_plateau_and_the_range_cuts_it() -> None:
     assert got.best("many", low=0.5, high=0.7) == pytest.approx((0.6, 0.5, 0.7, 1 / 3))
 
 
+def test_a_single_image_more_is_better() -> None:
+    got = curve([0.0] * 400 + [0.3], [2.0] * 400 + [0.4], [0] * 401, [200])
+    assert got.best("all") == pytest.approx((0.35, 0.3, 0.4, 1.0))
+
+
+def test_groups_have_the_thresholds_that_are_asked_for(split: tuple) -> None:
+    _, _, labels, counts = split
+    for make in (tau_curve, prior_curve):
+        plain, moved = make(*split), make(*split, many=200, few=50)
+        right = (moved.low < 0.7) & (moved.high > 0.7)
+        by_class = np.array([right[labels.numpy() == c].mean() for c in range(29)])
+        for got, many, few in ((plain, 100, 20), (moved, 200, 50)):
+            assert got.value(0.7, "many") == pytest.approx(by_class[counts[:29] > many].mean())
+            assert got.value(0.7, "few") == pytest.approx(by_class[counts[:29] < few].mean())
+
+
 def test_never_right_and_the_open_ends() -> None:
     got = curve([INF, 0.2], [-INF, 0.8], [0, 0], [200])
     assert got.value([0.2, 0.5, 0.8]).tolist() == pytest.approx([0.0, 0.5, 0.0])
@@ -98,6 +114,13 @@ def test_bands_cover_the_value_and_repeat(split: tuple) -> None:
     np.testing.assert_array_equal(lower, again[0])
     narrow = got.band(taus, "few", num_resamples=200, level=0.5)
     assert (narrow[1] - narrow[0] <= upper - lower).all()
+
+
+def test_bands_are_as_wide_as_their_level_says() -> None:
+    got = curve([0.0] * 400, [2.0] * 200 + [0.5] * 200, [0] * 400, [500])
+    for level, deviations in ((0.95, 1.96), (0.6827, 1.0)):
+        (lower,), (upper,) = got.band([1.0], level=level, num_resamples=4000)
+        assert (upper - lower) / 2 == pytest.approx(deviations * 0.5 / 20, rel=0.07)
 
 
 def test_resampling_stays_within_classes() -> None:

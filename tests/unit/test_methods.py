@@ -17,11 +17,13 @@ from fastlt.rebalancing import (
     learn_weight_scaling,
     nearest_class_mean,
     retrain_classifier,
+    tau_normalize,
 )
 from fastlt.rebalancing.crt import cross_entropy
+from fastlt.rebalancing.curve import prior_curve, tau_curve
 from fastlt.rebalancing.heads import Recipe, train_heads
 from fastlt.rebalancing.linear_stack import LinearStack, started
-from fastlt.rebalancing.methods import MAKERS, fit
+from fastlt.rebalancing.methods import MAKERS, fit, needs_training_features
 from fastlt.rebalancing.problem import Problem, problem_of
 
 CPU = torch.device("cpu")
@@ -82,6 +84,32 @@ def test_all_fits_every_method_and_each_helps_the_tail(problem: Problem) -> None
 def test_the_losses_help_the_tail_too(loss: str, problem: Problem) -> None:
     made = fit(problem, RebalanceConfig(method="crt", loss=loss, **SETTINGS))["crt"]
     assert class_mean(made.head) > class_mean(problem.head) + 0.02
+
+
+@pytest.mark.parametrize("select_by", ["all", "class_mean", "few"])
+def test_the_accuracy_that_is_asked_for_chooses_tau_and_strength(select_by: str, problem: Problem) -> None:
+    selection = split(4, np.geomspace(200, 3, C).astype(np.int64))  # long-tailed too: the accuracies disagree
+    tailed = dataclasses.replace(problem, selection=selection)
+    x, y = selection.tensors(CPU)
+    for name, key, curve, make in (
+        ("tau", "tau", tau_curve, tau_normalize),
+        ("logit_adjustment", "strength", prior_curve, lambda head, tau: adjust_logits(head, COUNTS, tau)),
+    ):
+        made = fit(tailed, RebalanceConfig(method=name, select_by=select_by))[name]
+        whole = curve(problem.head, x, y, COUNTS)
+        choices = {each: whole.best(each).tau for each in ("all", "class_mean", "few")}
+        assert len(set(choices.values())) == 3
+        assert (made.params, made.selected_on) == ({key: choices[select_by]}, "val")
+        expected = make(problem.head, choices[select_by])
+        for got, wanted in zip(made.head.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(got, wanted)
+
+
+def test_only_what_looks_at_the_training_images_needs_their_features() -> None:
+    without = {name for name in METHODS if not needs_training_features(RebalanceConfig(method=name))}
+    assert without == {"tau", "logit_adjustment"}
+    assert needs_training_features(RebalanceConfig(method="tau", tau="learned"))
+    assert needs_training_features(RebalanceConfig(method="all"))
 
 
 def test_learned_tau(problem: Problem) -> None:

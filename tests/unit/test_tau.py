@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from fastlt.features import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import tau_normalize
+from fastlt.rebalancing.problem import problem_of
+from fastlt.rebalancing.tau import learn_tau
 
 
 def head() -> LinearHead:
@@ -55,3 +59,28 @@ def test_weights_of_a_diverged_run() -> None:
 def test_a_tau_that_leaves_the_range_of_floats() -> None:
     with pytest.raises(ValueError, match="--tau: got 1000, which takes weights out of"):
         tau_normalize(LinearHead(head().weight.detach() / 100), 1000.0)
+
+
+@pytest.mark.parametrize("true", [-0.5, 0.46, 1.55, 2.6])
+def test_learned_tau_is_the_best_of_a_fine_scan(true: float) -> None:
+    """The labels follow a head's products at a tau; class-balanced cross entropy, norms relative, without the bias."""
+    generator = torch.Generator().manual_seed(2)
+    directions, features = (
+        F.normalize(torch.randn(8, 6, generator=generator)),
+        torch.randn(3000, 6, generator=generator),
+    )
+    norms = torch.logspace(0.5, -0.5, 8)
+    labels = torch.multinomial((features @ (4 * directions * norms[:, None]).T).softmax(1), 1, generator=generator)[
+        :, 0
+    ]
+    head = LinearHead(4 * directions * norms[:, None] ** (1 / (1 - true)), torch.linspace(-2, 2, 8))
+    logs = head.weight.detach().norm(dim=1).double().log()
+    products, share = features.double() @ head.weight.detach().double().T, 1 / labels.bincount()[labels].double()
+    taus = [index / 100 for index in range(201)]
+    losses = [
+        (share * F.cross_entropy(products * torch.exp(-tau * (logs - logs.mean())), labels, reduction="none")).sum()
+        for tau in taus
+    ]
+    best = taus[int(torch.stack(losses).argmin())]
+    found = learn_tau(problem_of(head, Features.of(features, labels), torch.device("cpu")))
+    assert found == pytest.approx(best, abs=0.0065)

@@ -1,0 +1,71 @@
+"""Cross-validation on val: what chooses never sees what it is scored on, and answers come back in val's order."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastlt import RebalanceConfig
+from fastlt.features import Features
+from fastlt.models import LinearHead
+from fastlt.rebalancing.problem import Problem, Rebalanced
+from fastlt.rebalancing.selection import NUM_FOLDS, cross_validated, stratified_folds
+
+CPU = torch.device("cpu")
+N, C = 43, 6
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(C, size=N)
+# The class that a plain head says, [N, C], and in the last column the number of the image
+SAID = RNG.integers(C, size=N)
+FEATURES = np.column_stack([np.eye(C)[SAID], np.arange(N)]).astype(np.float32)
+PLAIN = LinearHead(torch.eye(C, C + 1), torch.zeros(C))
+VAL = Problem(
+    head=PLAIN,
+    train=(),
+    selection=Features(features=FEATURES, labels=LABELS),
+    selected_on="folds",
+    class_counts=np.arange(C, 0, -1),
+    device=CPU,
+)
+
+
+def test_every_fold_is_scored_by_what_the_others_chose() -> None:
+    fitted: list[set[int]] = []
+    completed: dict[str, list[set[int]]] = {"tau": [], "ncm": []}
+
+    def known(features: Tensor) -> set[int]:
+        return set(features[:, -1].long().tolist())
+
+    def fit(problem: Problem, config: RebalanceConfig) -> Mapping[str, Rebalanced]:
+        assert config.method == "tau"  # the other chose nothing
+        fitted.append(known(problem.selection_tensors()[0]))
+        head = LinearHead(torch.zeros(C, C + 1), torch.eye(C)[len(fitted) - 1])  # says the number of its fold
+        return {"tau": Rebalanced(head=head, params={}, selected_on="folds")}
+
+    def complete(head: LinearHead, others: tuple[Tensor, Tensor]) -> LinearHead:
+        assert np.array_equal(others[1], LABELS[sorted(known(others[0]))])
+        completed["ncm" if head.weight.any() else "tau"].append(known(others[0]))
+        return LinearHead(head.weight.detach() * 2, head.bias.detach() * 2)  # type: ignore[union-attr]
+
+    made = {
+        "tau": Rebalanced(head=PLAIN, params={}, selected_on="folds"),
+        "ncm": Rebalanced(head=PLAIN, params={}, selected_on=None),
+    }
+    found = cross_validated(VAL, RebalanceConfig(method="all", seed=3), made, fit, complete)
+    folds = stratified_folds(LABELS, seed=3)
+    assert fitted == [set(np.flatnonzero(folds != fold).tolist()) for fold in range(NUM_FOLDS)]
+    assert completed == {"tau": fitted, "ncm": fitted}
+    assert np.array_equal(found["tau"].classes, folds)
+    assert np.array_equal(found["ncm"].classes, SAID)
+    sure = np.exp(2) / (np.exp(2) + C - 1)
+    for each in found.values():
+        assert np.array_equal(each.labels, LABELS)
+        np.testing.assert_allclose(each.confidences, sure, rtol=1e-6)
+        expected = np.where(each.right, sure, (1 - sure) / (C - 1))
+        np.testing.assert_allclose(each.log_likelihoods, np.log(expected), rtol=1e-5)
+
+
+def test_the_odd_images_go_to_any_fold() -> None:
+    larger = {int(np.bincount(stratified_folds(np.zeros(6, int), seed=seed)).argmax()) for seed in range(60)}
+    assert larger == set(range(NUM_FOLDS))
