@@ -13,7 +13,7 @@ from fastlt.config import TrainConfig
 from fastlt.distributed import World
 from fastlt.models import create_model
 from fastlt.models.batch_norm import GhostBatchNorm2d, use_ghost_batch_norm
-from fastlt.parameters import build_network, freeze, parameter_groups, set_training_mode
+from fastlt.parameters import build_network, freeze, is_part, make_optimizer, parameter_groups, set_training_mode
 from fastlt.pretrained import start_from
 
 CPU = torch.device("cpu")
@@ -85,6 +85,12 @@ def test_only_the_named_parts_are_trained() -> None:
     assert TrainConfig(train_only=("layer4,fc",)).train_only == ("layer4", "fc")
 
 
+def test_a_part_is_a_whole_name() -> None:
+    assert is_part("layer1.0.conv1", ("fc", "layer1"))
+    assert is_part("layer1", ("layer1",))
+    assert not is_part("layer10.0.conv1", ("layer1",))
+
+
 def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
     expected = r"--train-only: got 'layer9'; expected parts of the network: conv1, bn1, layer1, layer2, layer3, fc"
     with pytest.raises(ValueError, match=expected):
@@ -115,6 +121,27 @@ def test_the_trunk_has_a_rate_of_its_own() -> None:
     assert len(parameter_groups(build_network(only_head, 7, CPU, World(), start=True), only_head)) == 1
 
 
+def test_the_optimizer_has_the_settings_of_the_run() -> None:
+    config = TrainConfig(backbone="resnet8", lr=0.1, trunk_lr=0.01, momentum=0.8, weight_decay=3e-4)
+    optimizer = make_optimizer(build_network(config, 7, CPU, World(), start=True), config, CPU)
+    for group in optimizer.param_groups:
+        told = {key: group[key] for key in ("momentum", "weight_decay", "dampening", "nesterov")}
+        assert told == {"momentum": 0.8, "weight_decay": 3e-4, "dampening": 0, "nesterov": False}
+
+
+def test_pieces_of_a_batch_move_the_running_statistics_as_one_would() -> None:
+    config = TrainConfig(backbone="resnet8", accumulate=4, batch_size=8)
+    pieces, whole = (
+        build_network(each, 7, CPU, World(), start=True).bn1 for each in (config, TrainConfig(backbone="resnet8"))
+    )
+    x = torch.randn(8, *pieces.weight.shape, 4, 4, generator=torch.Generator().manual_seed(0)) + 3
+    for _ in range(4):
+        pieces(x)
+    whole(x)
+    torch.testing.assert_close(pieces.running_mean, whole.running_mean)
+    torch.testing.assert_close(pieces.running_var, whole.running_var)
+
+
 def test_ghost_batch_norm_is_batch_norm_in_every_group() -> None:
     torch.manual_seed(0)
     plain, x = nn.BatchNorm2d(3), torch.randn(8, 3, 5, 4, requires_grad=True)
@@ -134,6 +161,8 @@ def test_ghost_batch_norm_is_batch_norm_in_every_group() -> None:
     # Its statistics move once, towards the mean of the groups'
     means = torch.stack([x[:4].mean((0, 2, 3)), x[4:].mean((0, 2, 3))]).mean(0)
     torch.testing.assert_close(ghost.running_mean, 0.1 * means)
+    variances = torch.stack([x[:4].var((0, 2, 3)), x[4:].var((0, 2, 3))]).mean(0)
+    torch.testing.assert_close(ghost.running_var, 0.9 + 0.1 * variances)
     assert ghost.num_batches_tracked == 1
     torch.testing.assert_close(
         ghost.eval()(x), nn.functional.batch_norm(x, ghost.running_mean, ghost.running_var, ghost.weight, ghost.bias)

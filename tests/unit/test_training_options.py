@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
+from torch.nn import functional as F
 
 from fastlt.averaging import MovingAverage, with_cosine_head
 from fastlt.config import TrainConfig
 from fastlt.data.mixing import draw_share, neighbours
 from fastlt.data.preprocess import Preprocess
 from fastlt.data.randaugment import OPERATIONS, RandAugment, draw_operations
+from fastlt.losses import loss_terms
 from fastlt.models import create_model
 from fastlt.step import TrainingLoss, learning_rate
 
@@ -117,6 +119,41 @@ def test_mixup_of_share_one_is_none_and_is_linear_in_the_labels() -> None:
     assert (half - plain).abs() > 1e-4
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "balanced_softmax", "cb_focal", "ldam"])
+def test_the_steps_loss_by_hand(loss: str, mixed: bool) -> None:
+    smoothing = 0.0 if loss == "cb_focal" else 0.2
+    config = TrainConfig(precision="fp32", loss=loss, label_smoothing=smoothing)
+    counts, labels, swapped = torch.tensor([50, 20, 10, 5, 2]), torch.tensor([0, 1, 2, 4]), [1, 0, 3, 2]
+    torch.manual_seed(0)
+    model = create_model("resnet8", 5).eval()
+    torch.nn.init.normal_(model.fc.bias)
+    module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), config, CPU, counts)
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    late, mean_weight, share = torch.tensor(0.9), torch.tensor(0.7, dtype=torch.float64), 0.7 if mixed else 1.0
+    given = {"share": torch.tensor(share)} if mixed else {}
+    got, hits = module(images, labels, epoch_share=late, mean_weight=mean_weight, **given)
+
+    x = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    features = model.features(share * x + (1 - share) * x[swapped])
+    logits = model.fc(features)
+    if loss == "ldam":
+        logits = F.normalize(features) @ F.normalize(model.fc.weight).T
+    settings = {"epoch_fraction": 0.9, "label_smoothing": smoothing, "mean_weight": mean_weight}
+    ours, others = (loss_terms(loss, logits, y, counts, **settings) for y in (labels, labels[swapped]))
+    expected = share * ours + (1 - share) * others
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert hits == (logits.argmax(1) == labels).sum()
+
+
+def test_hits_are_counted() -> None:
+    model = create_model("resnet8", 5).eval()
+    torch.nn.init.zeros_(model.fc.weight)
+    model.fc.bias.data = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
+    module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), TrainConfig(precision="fp32"), CPU)
+    assert module(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([2, 1, 2, 2]))[1] == 3
+
+
 def test_ldam_sees_cosines_and_reweights_late() -> None:
     config = TrainConfig(precision="fp32", loss="ldam")
     early, module = loss_of(config, epoch_share=torch.tensor(0.5))
@@ -126,6 +163,8 @@ def test_ldam_sees_cosines_and_reweights_late() -> None:
     cosines = module.logits(x)
     assert cosines.abs().max() <= 1 + 1e-6
     model = module.model
+    with torch.no_grad():
+        model.fc.bias.copy_(torch.tensor([9.0, -9.0, 5.0, -5.0, 0.0]))  # of no effect on cosines
     nn_bias = model.fc.bias.detach().clone()
     with with_cosine_head(model, enabled=True):
         assert torch.equal(model(x).argmax(1), cosines.argmax(1))
