@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -39,6 +40,7 @@ def run(argv: Sequence[str]) -> None:
     from ..benchmark.peers import PEERS
     from ..benchmark.step import VARIANTS, measure, worth_timing
     from ..hardware import describe_machine, resolve_device
+    from ..models import create_model
 
     device = resolve_device(parsed.device)
     backbones, batch_size, image_size = ON_CUDA if device.type == "cuda" else ON_CPU
@@ -48,6 +50,11 @@ def run(argv: Sequence[str]) -> None:
         check_range(flag, value, low=1)
     for name in parsed.variants:
         check_choice("--variants", name, VARIANTS)
+    for name in parsed.backbones:  # before any of them is timed
+        try:
+            create_model(name, 2, image_size)
+        except ValueError as error:
+            raise ValueError(re.sub(r"--backbone\b", "--backbones", str(error))) from None
     machine = describe_machine(device)
     made_with = {
         "machine": machine,

@@ -167,7 +167,7 @@ def test_loader_times_every_stage_and_backend(tmp_path: Path, monkeypatch: pytes
     ("arguments", "message"),
     [
         (["step", "--variants", "fastest"], "--variants: got 'fastest'"),
-        (["step", "--backbones", "resnet9"], "--backbone: got 'resnet9'"),
+        (["step", "--backbones", "resnet8", "resnet9"], "--backbones: got 'resnet9'"),
         (["step", "--repeats", "0"], "--repeats: got 0"),
         (["loader", "--tune", "--loader", "memory"], "--loader: got 'memory'"),
         (["loader", "--images", "4"], "--images: got 4; expected at least 10"),
