@@ -32,17 +32,16 @@ def training_images(
     *,
     num_steps: int,
     batch_size: int,
-    sampling: str = "class_balanced",
 ) -> Loader:
     """Open stage 1's training images, augmented as there, in stage 2's order."""
     train = store.run.config
     dataset = store.splits["train"]
     sampler = LongTailSampler(
         dataset.labels,
-        sampling=sampling,
+        sampling="class_balanced",
         batch_size=batch_size,
         seed=config.seed,
-        samples_per_class=4 if sampling == "class_balanced" and config.protocol == "released" else 1,
+        samples_per_class=4 if config.protocol == "released" else 1,
         num_classes=dataset.num_classes,
     )
     return train_loader(

@@ -22,6 +22,7 @@ from ..models.timm import TimmNetwork
 from .batch_norm import batch_norms, fresh_model, len_train, training_images
 from .heads import selection_accuracy
 from .linear_stack import scaled
+from .los import default_rate
 from .problem import Problem, Rebalanced
 from .schedule import LR_PER_IMAGE, MOMENTUM, cosine, default_epochs, default_weight_decay
 
@@ -94,18 +95,19 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
     model = fresh_model(store)
     parts = trained_parts(model, config.fine_tune)
     trunk = [parameter for part in parts for parameter in part.parameters()]
-    candidates = make_candidates(model, trunk, config, batch_size, default_weight_decay(train.dataset))
+    if config.lr:
+        rates = config.lr
+    elif config.method == "los":
+        rates = (default_rate(store.split("train"), model.fc.num_classes, store.device),)
+    else:
+        rates = (LR_PER_IMAGE * batch_size,)
+    decays = config.weight_decay or (default_weight_decay(train.dataset),)
+    candidates = make_candidates(model, trunk, config, rates, decays)
     set_modes(model, parts, drift=config.protocol == "released")
     preprocess = Preprocess(train.mean, train.std).to(store.device)
     precision = resolve_precision(train.precision, store.device)
     smoothing = config.label_smoothing if config.method == "los" else 0.0
-    images = training_images(
-        store,
-        config,
-        num_steps=epochs * steps_per_epoch,
-        batch_size=batch_size,
-        sampling="instance_balanced" if config.method == "los" else "class_balanced",
-    )
+    images = training_images(store, config, num_steps=epochs * steps_per_epoch, batch_size=batch_size)
     log.info(
         "%s on live images: %d epochs of %d steps of %d images", config.method, epochs, steps_per_epoch, batch_size
     )
@@ -158,17 +160,22 @@ def check_live(config: RebalanceConfig) -> None:
 
 
 def make_candidates(
-    model: Network, trunk: list[nn.Parameter], config: RebalanceConfig, batch_size: int, weight_decay: float
+    model: Network,
+    trunk: list[nn.Parameter],
+    config: RebalanceConfig,
+    rates: tuple[float, ...],
+    decays: tuple[float, ...],
 ) -> list[Candidate]:
     """Return one classifier for every pair of learning rate and weight decay, all from the same start."""
-    rates = config.lr or (LR_PER_IMAGE * batch_size,)
-    decays = config.weight_decay or (weight_decay,)
     found = []
     device = model.fc.weight.device
     for lr, decay in itertools.product(rates, decays):
         module: LinearHead | ClassScales
         if config.method == "lws":
             module = ClassScales(model.fc)
+        elif config.method == "los":
+            weight = torch.zeros(model.fc.num_classes, model.fc.num_features, device=device)
+            module = LinearHead(weight, torch.zeros(len(weight), device=device))
         else:
             generator = torch.Generator().manual_seed(config.seed)
             module = LinearHead.initialised(model.fc.num_classes, model.fc.num_features, generator=generator).to(device)

@@ -32,7 +32,7 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     """
     check_features(problem.train, problem.head, problem.head.num_classes)
     num_classes = problem.head.num_classes
-    rates = config.lr or (num_classes / largest_moment(problem.train[0], problem.device),)
+    rates = config.lr or (default_rate(problem.train[0], num_classes, problem.device),)
     recipe = Recipe.of("los", problem, dataclasses.replace(config, lr=rates))
     weight = torch.zeros(num_classes, problem.head.num_features, device=problem.device)
     stack = LinearStack([LinearHead(weight) for _ in recipe.seeds], len(recipe.settings))
@@ -41,13 +41,17 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     return choose(stack, recipe, problem, config, smoothing=config.label_smoothing)
 
 
+def default_rate(features: Features, num_classes: int, device: torch.device) -> float:
+    """Return the learning rate for features [N, D]: the inverse of cross entropy's curvature at uniform predictions.
+
+    Gradient descent with momentum 0.9 is stable up to 3.8 times that.
+    """
+    return num_classes / largest_moment(features, device)
+
+
 @torch.inference_mode()
 def largest_moment(features: Features, device: torch.device) -> float:
-    """Return the largest eigenvalue of the features' second moment E[x x^T], by power iteration on a sample.
-
-    Over C it is the curvature of cross entropy at uniform predictions; gradient descent with momentum 0.9 is stable up
-    to 3.8 times its inverse.
-    """
+    """Return the largest eigenvalue of the features' second moment E[x x^T], by power iteration on a sample."""
     ids = np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).round().astype(np.int64)
     x = features.rows(ids, device)
     vector = torch.ones(x.shape[1], device=device)

@@ -15,7 +15,7 @@ from fastlt.data.preprocess import Preprocess
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.source import open_data
 from fastlt.data.synth import synthesize
-from fastlt.features import augmentation
+from fastlt.features import FeatureStore, augmentation
 from fastlt.models import LinearHead, Network, create_model
 
 BATCH, LR, DECAY = 16, 0.2 * 16 / 512, 5e-4
@@ -91,8 +91,17 @@ def stage2(run: Run, method: str, protocol: str, epochs: int) -> dict[str, torch
     return tensors
 
 
-def by_hand(run: Run, method: str, protocol: str, rates: list[float]) -> dict[str, torch.Tensor]:
-    """Stage 2 written out: an epoch of two steps for every learning rate; momentum 0.9, decay on everything."""
+def base_rate(run: Run, method: str) -> float:
+    """The learning rate by default: by the batch, or over-smoothing's by the curvature of its loss at zero."""
+    if method != "los":
+        return LR
+    x = torch.from_numpy(FeatureStore(run, device=torch.device("cpu"), loader="pillow").split("train").features)
+    return 5 / torch.linalg.eigvalsh(x.T.double() @ x.double() / len(x))[-1].item()
+
+
+def by_hand(run: Run, method: str, protocol: str, shares: tuple[float, ...]) -> dict[str, torch.Tensor]:
+    """Stage 2 written out: an epoch of two steps for every share of the rate; momentum 0.9, decay on everything."""
+    rate = base_rate(run, method)
     model = stage1_model(run)
     model.eval()
     samples_per_class = 1
@@ -103,26 +112,29 @@ def by_hand(run: Run, method: str, protocol: str, rates: list[float]) -> dict[st
     if method == "crt":
         fresh = LinearHead.initialised(5, model.num_features, generator=torch.Generator().manual_seed(0))
         parameters = [fresh.weight.detach().clone(), fresh.bias.detach().clone()]
+    elif method == "los":
+        parameters = [torch.zeros_like(weight), torch.zeros_like(bias)]
     else:
         parameters = [torch.ones(5)]
     velocity = [torch.zeros_like(p) for p in parameters]
-    for step, (x, y) in enumerate(batches(run, samples_per_class, 2 * len(rates))):
+    for step, (x, y) in enumerate(batches(run, samples_per_class, 2 * len(shares))):
         with torch.no_grad():
             features = model.features(x)
         leaves = [p.clone().requires_grad_() for p in parameters]
-        logits = features @ leaves[0].T + leaves[1] if method == "crt" else (features @ weight.T + bias) * leaves[0]
-        gradients = torch.autograd.grad(F.cross_entropy(logits, y), leaves)
+        logits = (features @ weight.T + bias) * leaves[0] if method == "lws" else features @ leaves[0].T + leaves[1]
+        loss = F.cross_entropy(logits, y, label_smoothing=0.98 if method == "los" else 0.0)
+        gradients = torch.autograd.grad(loss, leaves)
         for index, gradient in enumerate(gradients):
             velocity[index] = 0.9 * velocity[index] + gradient + DECAY * parameters[index]
-            parameters[index] = parameters[index] - rates[step // 2] * velocity[index]
-    if method == "crt":
-        weight, bias = parameters
-    else:
+            parameters[index] = parameters[index] - rate * shares[step // 2] * velocity[index]
+    if method == "lws":
         weight, bias = weight * parameters[0][:, None], bias * parameters[0]
+    else:
+        weight, bias = parameters
     return {**model.state_dict(), "fc.weight": weight, "fc.bias": bias}
 
 
-@pytest.mark.parametrize("method", ["crt", "lws"])
+@pytest.mark.parametrize("method", ["crt", "lws", "los"])
 @pytest.mark.parametrize(
     ("protocol", "shares"),
     # cosine over T = 3 epochs: cos(pi t / 3) = 1, .5, -.5, -1; the released code begins at t = 1
@@ -130,7 +142,7 @@ def by_hand(run: Run, method: str, protocol: str, rates: list[float]) -> dict[st
 )
 def test_stage_2_is_what_the_protocol_says(run: Run, method: str, protocol: str, shares: tuple[float, ...]) -> None:
     got = stage2(run, method, protocol, epochs=3)
-    expected = by_hand(run, method, protocol, [LR * share for share in shares])
+    expected = by_hand(run, method, protocol, shares)
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
     before, _ = checkpoint.load(run.checkpoint("best"))
