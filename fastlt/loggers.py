@@ -38,10 +38,10 @@ def configure_logging(console: Console) -> None:
 
 
 @contextlib.contextmanager
-def only_warnings() -> Iterator[None]:
-    """Say nothing less important meanwhile: for work that repeats what was told."""
+def only(level: int) -> Iterator[None]:
+    """Say nothing below a level of logging meanwhile: for work that repeats what was told."""
     before = log.level
-    log.setLevel(logging.WARNING)
+    log.setLevel(level)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 
@@ -22,7 +23,7 @@ from .data.source import open_data
 from .distributed import ReportedElsewhereError, World
 from .hardware import algorithms, keep_freed_memory, memory_in_use, resolve_device
 from .interrupts import InterruptedTrainingError, catch_signals
-from .loggers import TrainingLog, drop_records_after, log
+from .loggers import TrainingLog, drop_records_after, log, only
 from .losses import deferred_weights
 from .metrics import ShotAccuracy, shot_accuracy
 from .models import Network
@@ -65,7 +66,9 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
             return run, resolved
 
         run, resolved = world.first(prepare)
-        splits = splits or open_data(resolved)
+        if not splits:
+            with only(logging.ERROR):  # the process that writes has told what is wrong with them
+                splits.update(open_data(resolved))
         try:
             with algorithms(benchmark=resolved.cudnn_benchmark, deterministic=resolved.deterministic):
                 Trainer(run, resolved, splits, device, console or Console(), world).fit()

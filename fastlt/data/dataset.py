@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,7 +276,8 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
 
 
 def _report_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...], *, strict: bool) -> None:
-    what = f"{listing.source}: {len(skipped)} of {len(listing.paths)} {split} files are no complete images"
+    # Resolved, so that a command that opens the data again, by the path that its run remembers, says the same line
+    what = f"{listing.source.resolve()}: {len(skipped)} of {len(listing.paths)} {split} files are no complete images"
     if strict:
         raise ValueError(f"{what}: {_name(skipped)}; replace or remove them, or leave out --strict to skip them")
     report = cache_dir() / "index" / f"{index_key(listing.root, listing.paths)}.skipped.txt"
@@ -283,9 +285,15 @@ def _report_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ..
     try:
         with replacing(report) as partial:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        logger.warning("%s and are skipped; they are named in %s", what, report)
+        _warn_once(f"{what} and are skipped; they are named in {report}")
     except OSError:
-        logger.warning("%s and are skipped: %s", what, _name(skipped))
+        _warn_once(f"{what} and are skipped: {_name(skipped)}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning, the first time that this process has it."""
+    logger.warning(message)
 
 
 def _name(skipped: tuple[SkippedFile, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..calibration import Predictions, predict
 from ..config import RebalanceConfig
-from ..loggers import only_warnings
+from ..loggers import only
 from ..models import LinearHead
 from .problem import Problem, Rebalanced
 
@@ -66,7 +67,7 @@ def cross_validated(
     for fold in range(NUM_FOLDS):
         rest = dataclasses.replace(problem, selection=problem.selection.take(np.flatnonzero(folds != fold)))
         chosen = dict(made)
-        with only_warnings():  # what all of val chose has been said
+        with only(logging.WARNING):  # what all of val chose has been said
             for name in choosing:
                 chosen |= fit(rest, dataclasses.replace(config, method=name))
         inside = problem.selection.take(np.flatnonzero(folds == fold)).tensors(problem.device)

@@ -192,6 +192,18 @@ def test_unreadable_files_are_skipped_named_and_counted(root, caplog, tmp_path):
     ]
 
 
+def test_skipped_files_are_told_once_however_the_root_is_spelled(root, caplog, monkeypatch):
+    (root / "train" / "ant" / "image 000.jpg").write_bytes(b"")
+    monkeypatch.chdir(root.parent)
+    with caplog.at_level(logging.WARNING):
+        for spelled in (root, root.name, root):
+            assert len(open_splits(spelled)["train"].skipped) == 1
+        assert caplog.text.count("1 of 154 train files") == 1
+        (root / "train" / "ant" / "image 001.jpg").write_bytes(b"")
+        open_splits(root)
+    assert caplog.text.count("2 of 154 train files") == 1
+
+
 def test_strict_stops_and_names_the_first_ten(root):
     for number in range(12):
         (root / "train" / "ant" / f"image {number:03d}.jpg").write_bytes(b"")
