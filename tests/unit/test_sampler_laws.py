@@ -172,6 +172,13 @@ def test_progress_over_a_single_epoch_stays_with_the_instances():
     np.testing.assert_array_equal(sampler.class_probabilities(1), [0.75, 0.25])
 
 
+def test_an_epoch_that_the_training_cuts_short_is_one_of_its_epochs():
+    """Two steps an epoch and five steps in all: the mixture arrives in the third, of one step."""
+    sampler = LongTailSampler([0, 0, 0, 1], sampling="progressively_balanced", batch_size=2, num_steps=5)
+    shares = [sampler.class_probabilities(step)[0] for step in range(5)]
+    np.testing.assert_allclose(shares, [0.75, 0.75, 0.625, 0.625, 0.5])
+
+
 @pytest.mark.parametrize("sampling", ["instance_balanced", "class_balanced", "square_root", "progressively_balanced"])
 @pytest.mark.parametrize("replacement", [False, True])
 def test_the_smallest_sets(sampling, replacement):

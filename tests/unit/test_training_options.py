@@ -53,7 +53,10 @@ def test_operations_without_a_sign_are_pillows() -> None:
     image = Image.fromarray(picture())
     # 15 of 30: 8 - 2 bits; half the range; the full stretch of each channel
     np.testing.assert_array_equal(augmented("posterize", magnitude=15), np.array(ImageOps.posterize(image, 6)))
+    np.testing.assert_array_equal(augmented("posterize", magnitude=5), np.array(ImageOps.posterize(image, 7)))
     np.testing.assert_array_equal(augmented("solarize", magnitude=15), np.array(ImageOps.solarize(image, 128)))
+    at_threshold, solarize = torch.full((1, 4, 4, 3), 204.0), torch.tensor([[2 * OPERATIONS.index("solarize")]])
+    assert (RandAugment(6)(at_threshold, solarize) == 255 - 204).all()
     assert np.abs(augmented("autocontrast", magnitude=9) - np.array(ImageOps.autocontrast(image))).max() < 1.01
 
 
@@ -96,7 +99,7 @@ def test_operations_are_a_function_of_seed_and_slot() -> None:
 def test_mixup_pairs_neighbours_and_draws_by_step() -> None:
     assert neighbours(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
     shares = [draw_share(step, alpha=0.4, seed=3) for step in range(2000)]
-    assert shares[5] == draw_share(5, alpha=0.4, seed=3)
+    assert shares[5] == draw_share(5, alpha=0.4, seed=3) != draw_share(5, alpha=0.4, seed=4)
     assert min(shares) >= 0.5
     # max(x, 1 - x) of Beta(a, a): the variance of x about 1/2 is 1 / (4 (2 a + 1))
     assert np.mean((np.array(shares) - 0.5) ** 2) == pytest.approx(1 / (4 * 1.8), rel=0.06)
