@@ -13,6 +13,7 @@ from torch import Tensor
 from . import checkpoint
 from .loggers import first_line, log
 from .models import Network
+from .models.timm import TimmNetwork, own_size
 
 HEAD = "fc."
 TRUNK = "trunk."  # where a network of the timm library keeps its own names
@@ -55,6 +56,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
     """Copy a file's weights into a network; the head only if it is for as many classes.
 
+    Position embeddings of a transformer for images of another size are resampled (``TimmNetwork.resampled``).
+
     Args:
         model: The network.
         path: A .pth or .safetensors file.
@@ -64,11 +67,14 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
         FileNotFoundError, ValueError: The file cannot be read, or is of another network; the message names the first
             tensors that do not match.
     """
-    weights = {key.removeprefix("module."): value for key, value in read_weights(path).items()}
+    weights: Mapping[str, Tensor] = {key.removeprefix("module."): value for key, value in read_weights(path).items()}
     wanted = model.state_dict()
     if any(key.startswith(TRUNK) for key in wanted) and not any(key.startswith(TRUNK) for key in weights):
         # timm's own file: its names lack our prefix, and its classifier has another name in every network
         weights = {TRUNK + key: value for key, value in weights.items() if TRUNK + key in wanted}
+    resampled = ""
+    if isinstance(model, TimmNetwork):
+        weights, resampled = model.resampled(weights)
     head = {key: value for key, value in weights.items() if key.startswith(HEAD)}
     ours = {key: value for key, value in wanted.items() if key.startswith(HEAD)}
     fits = {key: value.shape for key, value in head.items()} == {key: value.shape for key, value in ours.items()}
@@ -90,7 +96,11 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
             f"{len(extra)} not expected ({', '.join(extra[:3])})" if extra else "",
             "; ".join(reshaped[:3]),
         ]
-        sized = " and --image-size" if reshaped and any(key.startswith(TRUNK) for key in wanted) else ""
+        sized = ""
+        if reshaped and isinstance(model, TimmNetwork):
+            size = model.arguments.get("img_size")
+            sizes = f" (got {size}; timm's own is {own_size(model.trunk)})" if size else ""
+            sized = f" and --image-size{sizes}"
         raise ValueError(
             f"--init: {path}: the weights of another network: {', '.join(filter(None, reasons))}; give the --backbone"
             f"{sized} that they belong to"
@@ -100,4 +110,4 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
             if key in source:
                 value.copy_(source[key])
     if not quiet:
-        log.info("started from %s: %d tensors", path, len(source))
+        log.info("started from %s: %d tensors%s", path, len(source), resampled)

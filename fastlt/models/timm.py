@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from ..loggers import first_line
 from .head import LinearHead
 
+POSITIONS = "trunk.pos_embed"
 WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for one
 
 
@@ -64,13 +67,40 @@ class TimmNetwork(nn.Module):
         logits: Tensor = self.fc(self.features(images))
         return logits
 
+    def resampled(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """Fit the position embeddings of a transformer that was trained at another image size to ours.
+
+        They lie on a grid of patches, behind those of the class token and its like, and are interpolated bicubically
+        by timm, as it does with its own files; after Dosovitskiy et al., ICLR 2021, section 3.2.
+
+        Args:
+            weights: By our names; square images are assumed.
+
+        Returns:
+            (the weights, what was done to them: nothing where they fit, or are of no such network).
+        """
+        theirs, ours = weights.get(POSITIONS), self.state_dict().get(POSITIONS)
+        grid = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None)
+        if theirs is None or ours is None or grid is None or not theirs.ndim == ours.ndim == 3:
+            return weights, ""
+        before = ours.shape[1] - math.prod(grid)
+        side = math.isqrt(max(0, theirs.shape[1] - before))
+        if before < 0 or side == grid[0] or theirs.shape != (1, before + side**2, ours.shape[2]):
+            return weights, ""
+        from timm.layers import resample_abs_pos_embed
+
+        fitted = resample_abs_pos_embed(theirs, list(grid), [side, side], before)
+        pixels = self.trunk.patch_embed.patch_size[0]
+        done = f"; position embeddings resampled from images of {side * pixels} pixels to {grid[0] * pixels}"
+        return {**weights, POSITIONS: fitted}, done
+
 
 def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str, int]]:
     """Return timm's network, and the arguments it was built with: its own size where it takes ``size`` all the same."""
     import timm
 
     trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    own = trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]
+    own = own_size(trunk)
     if size is None or size == own:
         return trunk, {}
     try:
@@ -86,6 +116,12 @@ def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str,
             ) from refused
         return trunk, {"img_size": size}
     return trunk, {}
+
+
+def own_size(trunk: nn.Module) -> int:
+    """Return the side of the images that timm trains a network on, pixels; 0 where it does not say."""
+    side: int = trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]  # type: ignore[union-attr, operator]
+    return side
 
 
 @torch.inference_mode()

@@ -77,6 +77,31 @@ def test_files_that_cannot_be_a_start_are_named(tmp_path: Path) -> None:
         assert str(raised.value).startswith("--init: ")
 
 
+def test_position_embeddings_of_another_image_size_are_resampled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("timm")
+    theirs = create_model("timm:vit_tiny_patch16_224", 7).state_dict()
+    theirs["trunk.pos_embed"][0, 1:] = torch.arange(14.0).repeat_interleave(14)[:, None]  # the row of the patch
+    torch.save(theirs, tmp_path / "vit.pth")
+    model = create_model("timm:vit_tiny_patch16_224", 7, 64)
+    with caplog.at_level(logging.INFO, logger="fastlt"):
+        start_from(model, tmp_path / "vit.pth")
+    assert "position embeddings resampled from images of 224 pixels to 64" in caplog.text
+    ours = model.state_dict()
+    assert torch.equal(ours["trunk.pos_embed"][:, 0], theirs["trunk.pos_embed"][:, 0])
+    rows = ours["trunk.pos_embed"][0, 1:].unflatten(0, (4, 4))
+    torch.testing.assert_close(rows, rows[:, :1, :1].expand_as(rows))
+    assert (rows[1:] > rows[:-1] + 2).all()
+    assert torch.equal(ours["trunk.blocks.0.attn.qkv.weight"], theirs["trunk.blocks.0.attn.qkv.weight"])
+    theirs["trunk.pos_embed"] = theirs["trunk.pos_embed"][:, 1:]
+    torch.save(theirs, tmp_path / "vit.pth")
+    with pytest.raises(
+        ValueError, match=r"pos_embed is \[1, 196, 192\], expected \[1, 17, 192\].*got 64; timm's own is 224"
+    ):
+        start_from(model, tmp_path / "vit.pth")
+
+
 def test_only_the_named_parts_are_trained() -> None:
     model = create_model("resnet8", 7)
     freeze(model, ("layer3", "fc"))
