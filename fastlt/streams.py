@@ -157,7 +157,7 @@ class Streams:
             eval_transform(self.config),
             batch_size=self.sampler.local_batch_size,
             indices=self.validated,
-            **self.settings(backend, self.config.memory_share / self.world.size),
+            **self.settings(backend),
         )
         return training, validation
 
@@ -170,10 +170,10 @@ class Streams:
             augmentation(config),
             start_step=step,
             num_steps=self.sampler.steps_per_epoch * config.epochs - step,
-            **self.settings(backend, config.memory_share),
+            **self.settings(backend),
         )
 
-    def settings(self, backend: str, memory_share: float) -> dict[str, Any]:
+    def settings(self, backend: str) -> dict[str, Any]:
         """Return what both loaders are opened with; the processes of a machine divide its processors."""
         threads = resolve_threads(self.config.num_threads)
         if self.config.num_threads is None:
@@ -184,7 +184,7 @@ class Streams:
             "num_threads": threads,
             "prefetch": self.config.prefetch,
             "hw_decoder_load": self.config.hw_decoder_load,
-            "memory_share": memory_share,
+            "memory_share": self.config.memory_share / self.world.size,
             "finish": finish_of(self.config),
         }
 

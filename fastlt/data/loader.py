@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 from .sampler import LongTailSampler
 
-__all__ = ["Batch", "Finish", "Loader", "Replacement", "eval_loader", "train_loader", "view_loader"]
+__all__ = ["Batch", "Finish", "Loader", "LoaderSettings", "Replacement", "eval_loader", "train_loader", "view_loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,31 @@ class Loader(Protocol):
         ...
 
 
+class LoaderSettings(TypedDict, total=False):
+    """How a loader is opened; which samples, windows, flips and jitter it yields does not depend on it.
+
+    Attributes:
+        device: Where the batches go; by default the CPU.
+        backend: "memory" decodes all images once and resamples from memory; "device" keeps them in the memory of
+            `device` and resamples there; "dali" decodes them anew each time, on the GPU if `device` is one; "pillow"
+            does so in processes; "auto", the default, takes "memory" if the decoded images fit into `memory_share` of
+            the free memory, else "dali" if it is installed, else "pillow".
+        num_threads: Threads or processes; by default one a usable processor, at most 16.
+        prefetch: As in `Tuning`.
+        hw_decoder_load: As in `Tuning`.
+        memory_share: Share of the free memory that the decoded images of this process may take; by default 0.25.
+        finish: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
+    """
+
+    device: torch.device
+    backend: str
+    num_threads: int | None
+    prefetch: int
+    hw_decoder_load: float
+    memory_share: float
+    finish: Finish | None
+
+
 def train_loader(
     dataset: LongTailedDataset,
     sampler: LongTailSampler,
@@ -62,13 +87,7 @@ def train_loader(
     *,
     start_step: int = 0,
     num_steps: int,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
-    backend: str = "auto",
-    num_threads: int | None = None,
-    prefetch: int = PREFETCH,
-    hw_decoder_load: float = HW_DECODER_LOAD,
-    memory_share: float = 0.25,
-    finish: Finish | None = None,
+    **settings: Unpack[LoaderSettings],
 ) -> Loader:
     """Open the training batches of steps start_step .. start_step + num_steps - 1.
 
@@ -81,16 +100,7 @@ def train_loader(
         augmentation: Says which windows, flips and jitter.
         start_step: Global step of the first batch.
         num_steps: Number of batches.
-        device: Where the batches go.
-        backend: "memory" decodes all images once and resamples from memory; "device" keeps them in the memory of
-            `device` and resamples there; "dali" decodes them anew each time, on the GPU if `device` is one; "pillow"
-            does so in processes; "auto" takes "memory" if the decoded images fit into `memory_share` of the free
-            memory, else "dali" if it is installed, else "pillow".
-        num_threads: Threads or processes; default one a usable processor, at most 16.
-        prefetch: As in `Tuning`.
-        hw_decoder_load: As in `Tuning`.
-        memory_share: Share of the free memory, which the ranks divide among them.
-        finish: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
+        settings: How it is opened.
 
     Raises:
         ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
@@ -98,9 +108,7 @@ def train_loader(
     plan = TrainPlan(
         dataset=dataset, sampler=sampler, augmentation=augmentation, start_step=start_step, num_steps=num_steps
     )
-    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
-    share = memory_share / sampler.world_size
-    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=share, finish=finish)
+    return _open(plan, **settings)
 
 
 def eval_loader(
@@ -108,14 +116,8 @@ def eval_loader(
     transform: EvalTransform,
     *,
     batch_size: int,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
-    backend: str = "auto",
-    num_threads: int | None = None,
-    prefetch: int = PREFETCH,
-    hw_decoder_load: float = HW_DECODER_LOAD,
-    memory_share: float = 0.25,
-    finish: Finish | None = None,
     indices: np.ndarray | None = None,
+    **settings: Unpack[LoaderSettings],
 ) -> Loader:
     """Open every sample once, in order; the last batch may be smaller.
 
@@ -123,22 +125,15 @@ def eval_loader(
         dataset: The images.
         transform: Resizing and central crop.
         batch_size: Images of a full batch.
-        device: Where the batches go.
-        backend: As for `train_loader`.
-        num_threads: As for `train_loader`.
-        prefetch: As in `Tuning`.
-        hw_decoder_load: As in `Tuning`.
-        memory_share: Share of the free memory.
-        finish: As for `train_loader`.
         indices: The samples to load instead of all, in this order: int [*].
+        settings: How it is opened.
 
     Raises:
         ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
     """
     chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
     plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
-    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
-    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share, finish=finish)
+    return _open(plan, **settings)
 
 
 def view_loader(
@@ -149,12 +144,7 @@ def view_loader(
     seed: int,
     batch_size: int,
     start: int = 0,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
-    backend: str = "auto",
-    num_threads: int | None = None,
-    prefetch: int = PREFETCH,
-    hw_decoder_load: float = HW_DECODER_LOAD,
-    memory_share: float = 0.25,
+    **settings: Unpack[LoaderSettings],
 ) -> Loader:
     """Open every sample from ``start`` on once, in order, augmented as in training; the last batch may be smaller.
 
@@ -165,12 +155,7 @@ def view_loader(
         seed: Of the draws.
         batch_size: Images of a full batch.
         start: The first sample.
-        device: Where the batches go.
-        backend: As for `train_loader`.
-        num_threads: As for `train_loader`.
-        prefetch: As in `Tuning`.
-        hw_decoder_load: As in `Tuning`.
-        memory_share: Share of the free memory.
+        settings: How it is opened.
 
     Raises:
         ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
@@ -178,22 +163,24 @@ def view_loader(
     plan = ViewPlan(
         dataset=dataset, augmentation=augmentation, batch_size=batch_size, seed=seed, view=view, start=start
     )
-    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
-    return _open(plan, device=device, backend=backend, tuning=tuning, memory_share=memory_share)
+    return _open(plan, **settings)
 
 
 def _open(
     plan: Plan,
     *,
-    device: torch.device,
-    backend: str,
-    tuning: Tuning,
-    memory_share: float,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    backend: str = "auto",
+    num_threads: int | None = None,
+    prefetch: int = PREFETCH,
+    hw_decoder_load: float = HW_DECODER_LOAD,
+    memory_share: float = 0.25,
     finish: Finish | None = None,
 ) -> Loader:
     """Choose the backend and start it."""
     if backend not in LOADERS:
         raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(LOADERS)}")
+    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
     needed, free = decoded_bytes(plan), available_bytes()
     if backend == "memory" and needed > free:
         raise ValueError(
