@@ -1,10 +1,14 @@
 """Nearest class mean against the definitions, variant by variant."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
-from fastlt.rebalancing import nearest_class_mean, nearest_class_mean_predict
+from fastlt.features import Features
+from fastlt.rebalancing import nearest_class_mean, nearest_class_mean_predict, released_ncm
+from fastlt.results import Accuracy, Result
 
 GENERATOR = torch.Generator().manual_seed(3)
 CENTRES = torch.randn(7, 12, generator=GENERATOR)
@@ -33,6 +37,26 @@ def test_the_six_released_variants(center: bool, normalize: bool, metric: str) -
     expected = by_definition(center, normalize, metric)
     got = nearest_class_mean_predict(TRAIN, TRAIN_LABELS, TEST, center=center, normalize=normalize, metric=metric)
     assert torch.equal(got, expected)
+
+
+def test_each_is_scored_under_the_released_codes_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, some = torch.arange(7).repeat(40), Accuracy(value=0.0, ci95=(0.0, 0.0), n=1)
+    beside = Result(
+        **dict.fromkeys(("run", "dataset", "backbone", "sampling", "method", "split", "checkpoint"), ""),
+        **dict.fromkeys(("all", "class_mean", "many", "medium", "few"), some),
+        **{"seed": 0, "params": {}, "selected_on": None},
+    )
+    monkeypatch.setattr(released_ncm, "score", lambda *_: beside)
+    run = SimpleNamespace(data={"class_counts": torch.bincount(TRAIN_LABELS).tolist()})
+    store = SimpleNamespace(run=run, device=torch.device("cpu"), split=lambda _: Features.of(TEST, labels))
+    rows = released_ncm.score_released(SimpleNamespace(store=store), Features.of(TRAIN, TRAIN_LABELS), ("test",))
+    variants = {"un": (False, False), "l2n": (False, True), "cl2n": (True, True)}
+    expected = {
+        f"{name} {metric}": 100 * (by_definition(*variant, metric) == labels).double().mean().item()
+        for name, variant in variants.items()
+        for metric in ("l2", "cos")
+    }
+    assert {row.params["released"]: row.all.value for row in rows} == pytest.approx(expected)
 
 
 def test_the_variants_differ() -> None:

@@ -148,6 +148,18 @@ def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
         train_heads(stack_of("linear", recipe), (TRAIN,), recipe, cross_entropy(problem()), CPU)
 
 
+def test_groups_are_those_of_the_training_images_wherever_settings_are_chosen() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.arange(C).repeat(12)
+    said = np.where(rng.random(12 * C) < 0.5, labels, rng.integers(C, size=12 * C))
+    selection = Features(features=np.eye(D, dtype=np.float32)[said], labels=labels)
+    counts = np.array([200, 150, 50, 30, 9, 8])
+    given = dataclasses.replace(problem(), selection=selection, selected_on="val", class_counts=counts)
+    right = said == labels
+    for name, members in (("many", labels < 2), ("medium", labels // 2 == 1), ("few", labels > 3)):
+        assert selection_accuracy(LinearHead(torch.eye(C, D)), given, name) == pytest.approx(right[members].mean())
+
+
 def test_a_group_without_images_cannot_choose() -> None:
     with pytest.raises(ValueError, match="--select-by: got many, a group without images in train"):
         selection_accuracy(problem().head, problem(), "many")

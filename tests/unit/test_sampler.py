@@ -100,6 +100,9 @@ def test_a_state_counts_consumed_batches_whatever_was_fetched():
         ({"sampling": "square_root"}, "sampling was"),
         ({"samples_per_class": 2}, "samples_per_class was 1 and is 2"),
         ({"unique_batches": True}, "unique_batches"),
+        ({"shuffle_batches": True}, "shuffle_batches"),
+        ({"replacement": True}, "replacement was False and is True"),
+        ({"sampling": "instance_balanced", "class_weights": np.arange(1, 11)}, "class_weights was None"),
         ({"labels": np.roll(LABELS, 1)}, "labels was"),
     ],
 )
@@ -108,6 +111,15 @@ def test_a_state_of_other_labels_or_settings_is_refused(change, reason):
     other = make(**{"sampling": "class_balanced", **change})
     with pytest.raises(ValueError, match=reason):
         other.load_state_dict(state)
+
+
+def test_a_state_of_another_ramp_or_other_weights_is_refused():
+    for one, other, reason in (
+        ({"sampling": "progressively_balanced"}, {"num_epochs": 6}, r"ramp was \[15, 4\] and is \[15, 5\]"),
+        ({"class_weights": np.arange(1, 11)}, {"class_weights": np.arange(2, 12)}, "class_weights was"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            make(**{**one, **other}).load_state_dict(make(**one).state_dict(step=3))
 
 
 def test_a_state_fits_another_world_size_but_must_be_whole():
@@ -125,7 +137,9 @@ def test_pickling_keeps_the_order(sampling):
     sampler = make(sampling=sampling, rank=1, world_size=3)
     sampler.set_epoch(2)
     copy = pickle.loads(pickle.dumps(sampler))
-    np.testing.assert_array_equal(list(copy), list(sampler))
+    batches = list(sampler)
+    np.testing.assert_array_equal(list(copy), batches)
+    np.testing.assert_array_equal(batches[0], sampler.batch(2 * len(sampler)))
     assert copy.fingerprint == sampler.fingerprint
 
 
