@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 from ..config import METHODS, RebalanceConfig
@@ -33,4 +32,4 @@ def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
         ValueError: Features or settings do not fit.
     """
     names = METHODS if config.method == "all" else (config.method,)
-    return {name: MAKERS[name](problem, dataclasses.replace(config, method=name)) for name in names}
+    return {name: MAKERS[name](problem, config) for name in names}
