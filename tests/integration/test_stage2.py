@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
+from fastlt.calibration import fit_temperature, with_temperature
 from fastlt.checkpoint import load
+from fastlt.classifier import FOLDS
 from fastlt.data.augmentation import EvalTransform
 from fastlt.data.image import decode_rgb
 from fastlt.data.source import open_data
 from fastlt.features import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
-from fastlt.rebalancing import nearest_class_mean_predict, tau_curve
+from fastlt.prior import adjust_to_prior
+from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize
 from fastlt.rebalancing.selection import stratified_folds
 from fastlt.rebalancing.stage2 import read_released
 
@@ -205,6 +208,24 @@ def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
     row = next(r for r in results(run_copy) if (r["method"], r["split"]) == ("tau", "val"))
     assert row["selection"] == "class_mean on val"
     assert evaluate(run_copy, config=EvaluateConfig(method="tau", device="cpu")).find("tau", "val").to_json() == row
+
+
+def test_folds_fit_their_temperature_and_aim_without_what_they_score(run_copy: Run) -> None:
+    rebalance(run_copy, RebalanceConfig(select_on="folds", target="train", device="cpu", num_threads=1))
+    store, counts = FeatureStore(run_copy, device=CPU), np.array(run_copy.data["class_counts"])
+    features, labels = store.split("val").tensors(CPU)
+    folds = torch.from_numpy(stratified_folds(labels.numpy()))
+    with np.load(run_copy.method("tau") / FOLDS) as said:
+        assert np.array_equal(said["labels"], labels)
+        for fold in range(5):
+            rest = folds != fold
+            tau = tau_curve(store.head, features[rest], labels[rest], counts).best("class_mean").tau
+            head = tau_normalize(store.head, tau)
+            head = with_temperature(head, fit_temperature(head, features[rest], labels[rest]))
+            head = adjust_to_prior(head, counts, np.ones(len(counts)))
+            shares = head(features[~rest]).detach().softmax(1)
+            np.testing.assert_allclose(said["confidences"][~rest], shares.max(1).values, rtol=1e-4)
+            assert np.array_equal(said["classes"][~rest], shares.argmax(1))
 
 
 def test_a_target_is_estimated_and_reported_under(run_copy: Run, data_root: Path) -> None:
