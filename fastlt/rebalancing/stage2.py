@@ -101,12 +101,7 @@ def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
         selected_on=config.select_on,
         class_counts=np.asarray(store.run.data["class_counts"], dtype=np.int64),
         device=store.device,
-        stage1={
-            "batch_size": train.batch_size,
-            "lr": train.lr,
-            "weight_decay": train.weight_decay,
-            "dataset": train.dataset,
-        },
+        stage1={"batch_size": train.batch_size, "dataset": train.dataset},
     )
 
 

@@ -20,7 +20,7 @@ from fastlt.metrics import shot_accuracy
 from fastlt.prior import adjust_to_prior
 from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize
 from fastlt.rebalancing.selection import stratified_folds
-from fastlt.rebalancing.stage2 import read_released
+from fastlt.rebalancing.stage2 import pose, read_released
 
 CPU = torch.device("cpu")
 
@@ -183,6 +183,15 @@ def test_a_target_prior_moves_the_bias(run_copy: Run) -> None:
     counts = torch.tensor(run_copy.data["class_counts"]).double()
     torch.testing.assert_close(tensors["fc.bias"].double(), (counts / counts.mean()).log(), atol=1e-5, rtol=1e-5)
     assert metadata["params"]["target"] == "train"
+
+
+def test_a_problem_has_the_split_that_chooses_and_stage_1s_batch(run_copy: Run) -> None:
+    store = FeatureStore(run_copy, device=CPU)
+    for name, config in (("val", RebalanceConfig()), ("test", RebalanceConfig(select_on="test", force=True))):
+        problem = pose(store, config)
+        assert (problem.selected_on, len(problem.selection)) == (name, len(store.split(name)))
+        assert problem.stage1 == {"batch_size": 32, "dataset": "folder"}
+        assert problem.class_counts.tolist() == run_copy.data["class_counts"]
 
 
 def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
