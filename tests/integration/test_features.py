@@ -62,7 +62,9 @@ def test_views_are_augmented_and_the_same_every_time(run_copy: Run) -> None:
     evaluated = store_of(run_copy).split("train")
     assert np.array_equal(evaluated.features, first[0].features)
     kept = np.array(first[1].features)
-    for path in (run_copy.path / "features").glob("train.view1.*"):
+    stored = list((run_copy.path / "features").glob("train.view1.*"))
+    assert len(stored) == 2
+    for path in stored:
         path.unlink()
     np.testing.assert_allclose(store_of(run_copy, loader="pillow").views(2)[1].features, kept, atol=1e-5)
 

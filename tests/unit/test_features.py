@@ -1,18 +1,22 @@
 """Features in memory and in files: their two precisions, their checks, and files that are written in several tries."""
 
+import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fastlt import feature_file
-from fastlt.data.augmentation import Augmentation
+from fastlt.config import TrainConfig
+from fastlt.data.augmentation import Augmentation, EvalTransform
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.plan import StandIns, ViewPlan
 from fastlt.feature_file import FeatureWriter, is_complete
-from fastlt.features import Features, hash_tensors
+from fastlt.features import Features, FeatureStore, augmentation, eval_transform, hash_tensors
 from fastlt.rebalancing.selection import stratified_folds
 
 CPU = torch.device("cpu")
@@ -111,6 +115,74 @@ def test_progress_under_another_key_is_not_used(tmp_path: Path) -> None:
 def test_a_file_that_ended_early_is_not_called_complete(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="8 of 20 images"):
         write(tmp_path, random_features(), "fp32", [slice(0, 8)])
+
+
+CONFIG = TrainConfig(image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), seed=1)
+
+
+def key_of(view: int, *, split: str = "train", precision: str = "fp32", fingerprint: str = "d", **changes: Any) -> dict:
+    store = object.__new__(FeatureStore)
+    store.trunk_hash = changes.pop("trunk_hash", "w")
+    store.precision = precision
+    data = {"splits": {name: {"fingerprint": fingerprint} for name in ("train", "val")}}
+    store.run = SimpleNamespace(config=dataclasses.replace(CONFIG, **changes), data=data)
+    return store.key(split, view)
+
+
+def test_features_are_known_by_all_that_they_depend_on() -> None:
+    always = [
+        {"trunk_hash": "x"},
+        {"fingerprint": "e"},
+        {"precision": "bf16"},
+        {"image_size": 33, "eval_resize": 37},
+        {"eval_resize": 40},
+        {"mean": (0.5, 0.4, 0.2)},
+        {"std": (0.2, 0.3, 0.5)},
+        {"interpolation": "bicubic"},
+    ]
+    of_views = [
+        {"crop_scale": (0.2, 1.0)},
+        {"crop_ratio": (0.5, 2.0)},
+        {"flip": 0.3},
+        {"color_jitter": 0.1},
+        {"seed": 2},
+    ]
+    for view in (0, 1):
+        keys = [key_of(view), key_of(1 - view)] + [key_of(view, **change) for change in always]
+        keys += [key_of(view, **change) for change in of_views if view]
+        assert all(one != other for at, one in enumerate(keys) for other in keys[:at])
+        for change in ({"lr": 0.3}, {"epochs": 7}, *([] if view else of_views)):
+            assert key_of(view, **change) == key_of(view)
+    assert key_of(0, split="val", precision="bf16") == key_of(0, split="val")
+
+
+def test_another_trunk_has_features_of_its_own_and_another_head_has_not(tmp_path: Path) -> None:
+    store = object.__new__(FeatureStore)
+    store.run, store.folder = SimpleNamespace(path=tmp_path), tmp_path / "features"
+    store.tensors, store.trunk_hash = {"conv.weight": torch.ones(2), "fc.weight": torch.ones(3)}, "w"
+    store.__dict__ |= {"model": "the old one", "head": "the old one"}
+    assert store.under({"conv.weight": torch.ones(2), "fc.weight": torch.zeros(3)}, "crt") is store
+    moved = [store.under({"conv.weight": torch.full((2,), value)}, "crt") for value in (2.0, 3.0)]
+    assert len({"w", *(each.trunk_hash for each in moved)}) == 3
+    for value, each in zip((2.0, 3.0), moved, strict=True):
+        assert each.folder == tmp_path / "features" / "crt"
+        assert (each.tensors["conv.weight"] == value).all()
+        assert (each.tensors["fc.weight"] == 1).all()  # the head of stage 1 stays
+        assert "model" not in vars(each)
+        assert "head" not in vars(each)
+    assert vars(store)["model"] == "the old one"
+    # Features that are there already under another name are used again
+    (tmp_path / "features" / "lws").mkdir(parents=True)
+    feature_file.write_json(tmp_path / "features" / "lws" / "val.json", {"key": {"weights": moved[1].trunk_hash}})
+    assert store.under({"conv.weight": torch.full((2,), 3.0)}, "crt").folder == tmp_path / "features" / "lws"
+
+
+def test_views_are_cut_as_stage_1_cuts_and_the_others_as_it_evaluates() -> None:
+    settings = {"crop_scale": (0.3, 0.9), "crop_ratio": (0.6, 1.5), "flip": 0.1, "color_jitter": 0.7}
+    config = dataclasses.replace(CONFIG, interpolation="bicubic", **settings)
+    cut = Augmentation(size=32, scale=(0.3, 0.9), ratio=(0.6, 1.5), flip=0.1, jitter=0.7, interpolation="bicubic")
+    assert augmentation(config) == cut
+    assert eval_transform(config) == EvalTransform(size=32, resize=config.resize, interpolation="bicubic")
 
 
 def test_hashes_tell_names_shapes_and_values_apart() -> None:
