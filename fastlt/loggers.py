@@ -20,15 +20,21 @@ log = logging.getLogger("fastlt")
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages as they are, one a line, above any progress bar."""
+    """Print messages as they are, one a line, above any progress bar; a warning only once."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
+        self.warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        self.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        message = self.format(record)
+        if record.levelno >= logging.WARNING:
+            if message in self.warned:
+                return
+            self.warned.add(message)
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def configure_logging(console: Console) -> None:

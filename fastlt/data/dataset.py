@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,15 +284,9 @@ def _report_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ..
     try:
         with replacing(report) as partial:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        _warn_once(f"{what} and are skipped; they are named in {report}")
+        logger.warning("%s and are skipped; they are named in %s", what, report)
     except OSError:
-        _warn_once(f"{what} and are skipped: {_name(skipped)}")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """Log a warning, the first time that this process has it."""
-    logger.warning(message)
+        logger.warning("%s and are skipped: %s", what, _name(skipped))
 
 
 def _name(skipped: tuple[SkippedFile, ...]) -> str:

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import pickle
@@ -5,8 +6,10 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from fastlt.data import LongTailedDataset, SkippedFile, open_splits
+from fastlt.loggers import ConsoleHandler
 
 COUNTS = {"train": {"ant": 130, "bee": 20, "cow eye": 4}, "val": {"ant": 2, "bee": 2, "cow eye": 2}}
 
@@ -192,16 +195,17 @@ def test_unreadable_files_are_skipped_named_and_counted(root, caplog, tmp_path):
     ]
 
 
-def test_skipped_files_are_told_once_however_the_root_is_spelled(root, caplog, monkeypatch):
+def test_a_command_tells_of_skipped_files_once_however_the_root_is_spelled(root, monkeypatch):
     (root / "train" / "ant" / "image 000.jpg").write_bytes(b"")
     monkeypatch.chdir(root.parent)
-    with caplog.at_level(logging.WARNING):
-        for spelled in (root, root.name, root):
-            assert len(open_splits(spelled)["train"].skipped) == 1
-        assert caplog.text.count("1 of 154 train files") == 1
-        (root / "train" / "ant" / "image 001.jpg").write_bytes(b"")
-        open_splits(root)
-    assert caplog.text.count("2 of 154 train files") == 1
+    console = Console(file=io.StringIO())
+    monkeypatch.setattr(logging.getLogger("fastlt"), "handlers", [ConsoleHandler(console)])
+    for spelled in (root, root.name, root):
+        open_splits(spelled)
+    assert console.file.getvalue().count("1 of 154 train files") == 1
+    (root / "train" / "ant" / "image 001.jpg").write_bytes(b"")
+    open_splits(root)
+    assert console.file.getvalue().count("2 of 154 train files") == 1
 
 
 def test_strict_stops_and_names_the_first_ten(root):
