@@ -75,7 +75,7 @@ def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
     train = store.run.config
     batch_size = config.batch_size or train.batch_size
     num_batches = min(NUM_BATCHES, max(1, len_train(store) // batch_size))
-    key = {"features": store.key("train"), "seed": config.seed, "batch_size": batch_size, "protocol": config.protocol}
+    key = {"features": store.key("train"), "seed": config.seed, "batch_size": batch_size}
     path = store.run.path / "features" / NAME / "batch_norm.safetensors"
     statistics: dict[str, Tensor] = {}
     if path.is_file():

@@ -97,6 +97,9 @@ def test_reestimated_statistics_are_written_and_scored(run_copy: Run, monkeypatc
     monkeypatch.setattr("fastlt.rebalancing.batch_norm.estimate", lambda *_: pytest.fail("estimated again"))
     rebalance(run_copy, config)
     assert (run_copy.method("tau") / "results.json").read_bytes() == first
+    for change in ({"seed": 1}, {"batch_size": 16}):
+        with pytest.raises(pytest.fail.Exception, match="estimated again"):
+            rebalance(run_copy, dataclasses.replace(config, **change))
 
 
 @pytest.mark.parametrize(
