@@ -57,6 +57,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         norm.running_mean.normal_(std=0.1)
         norm.running_var.uniform_(0.8, 1.2)
         norm.num_batches_tracked.fill_(100)
+    nn.init.normal_(model.fc.bias)
     checkpoint.save(run.checkpoint("best"), model.state_dict(), {})
     return run
 
