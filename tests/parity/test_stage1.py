@@ -1,0 +1,140 @@
+"""Stage 1 written out: every step's rates, the averages of the weights, the records and the best epoch."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastlt import TrainConfig, checkpoint, recipe, train
+from fastlt.data.loader import eval_loader, train_loader
+from fastlt.data.preprocess import Preprocess
+from fastlt.data.sampler import LongTailSampler
+from fastlt.data.source import open_data
+from fastlt.data.synth import synthesize
+from fastlt.features import augmentation, eval_transform
+from fastlt.metrics import shot_accuracy
+from fastlt.models import Network, create_model
+
+EPOCHS, BATCH = 4, 16
+# Two steps an epoch: the first epoch warms up, to the cosine over four epochs
+RATES = [0.1 * share for share in (0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * epoch / 4)) for epoch in (1, 1, 2, 2, 3, 3)))]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """Five classes of 20 to 4 images, 40 in all."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    root = synthesize(
+        tmp_path / "data",
+        num_classes=5,
+        num_images=40,
+        max_count=20,
+        min_count=4,
+        size=32,
+        val_per_class=5,
+        test_per_class=2,
+        num_workers=1,
+    )
+    for label, folder in enumerate(
+        sorted((root / "val").iterdir())
+    ):  # unequal classes: their mean is not that of images
+        for file in sorted(folder.iterdir())[label + 1 :]:
+            file.unlink()
+    return dataclasses.replace(
+        recipe("glyphs_lt"),
+        dataset="folder",
+        data_root=root,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        lr=0.1,
+        trunk_lr=0.03,
+        warmup_epochs=1,
+        weight_decay=0.01,
+        label_smoothing=0.1,
+        color_jitter=0.3,
+        seed=5,
+        precision="fp32",
+        device="cpu",
+        loader="pillow",
+        num_threads=1,
+        out=tmp_path / "run",
+    )
+
+
+def follow(average: Network, model: Network, decay: float, step: int) -> None:
+    """Move the averages of floating-point tensors after a step, from 1."""
+    kept = min(decay, (1 + step) / (10 + step))
+    for one, other in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        one.copy_(kept * one + (1 - kept) * other if one.is_floating_point() else other)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.15])
+def test_stage_1_step_by_step(config: TrainConfig, ema: float) -> None:
+    config = dataclasses.replace(config, ema=ema)
+    run = train(config)
+    got, _ = checkpoint.load(run.checkpoint("last"))
+    best, said = checkpoint.load(run.checkpoint("best"))
+    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+    splits = open_data(config)
+    sampler = LongTailSampler(splits["train"].labels, batch_size=BATCH, seed=5, num_epochs=EPOCHS, num_classes=5)
+    preprocess = Preprocess(config.mean, config.std)
+    with eval_loader(
+        splits["val"], eval_transform(config), batch_size=15, indices=np.arange(15), backend="pillow", num_threads=1
+    ) as images:
+        (val,) = [preprocess(batch.images) for batch in images]
+    torch.manual_seed(5)
+    model = create_model(config.backbone, 5, config.image_size).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model)
+    trunk = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
+    # PyTorch's own order of operations: a network of rectifiers makes much of a last bit
+    groups = [{"params": trunk, "share": 0.3}, {"params": list(model.fc.parameters()), "share": 1.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
+    losses, hits, states = [], [], []
+    with train_loader(
+        splits["train"], sampler, augmentation(config), num_steps=8, backend="pillow", num_threads=1
+    ) as images:
+        for step, batch in enumerate(images):
+            logits = model.train()(preprocess(batch.images, batch.jitter, batch.order))
+            loss = F.cross_entropy(logits, batch.labels, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = RATES[step] * group["share"]
+            optimizer.step()
+            with torch.no_grad():
+                follow(average, model, ema, step + 1)
+            losses.append(loss.item())
+            hits.append(int((logits.argmax(1) == batch.labels).sum()))
+            if step % 2:
+                network: nn.Module = average if ema else model
+                with torch.no_grad():
+                    predictions = network.eval()(val).argmax(1).numpy()
+                accuracy = shot_accuracy(predictions, splits["val"].labels, splits["train"].class_counts)
+                states.append((accuracy, {key: value.clone() for key, value in network.state_dict().items()}))
+
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(got[f"model.{key}"], value, rtol=1e-3, atol=1e-4)
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state[parameter]["momentum_buffer"]
+        torch.testing.assert_close(got[f"momentum.{name}"], buffer, rtol=1e-3, atol=1e-4)
+    assert len(records) == EPOCHS
+    for epoch, (record, (accuracy, _)) in enumerate(zip(records, states, strict=True)):
+        assert (record["epoch"], record["step"]) == (epoch + 1, 2 * epoch + 2)
+        assert record["learning_rate"] == pytest.approx(RATES[2 * epoch + 1])
+        assert record["loss"] == pytest.approx(np.mean(losses[2 * epoch : 2 * epoch + 2]), rel=1e-4)
+        assert record["train_accuracy"] == pytest.approx(100 * sum(hits[2 * epoch : 2 * epoch + 2]) / (2 * BATCH))
+        expected = {key: None if value is None else 100 * value for key, value in vars(accuracy).items()}
+        assert record["val"] == pytest.approx(expected)
+    values = [accuracy.all for accuracy, _ in states]
+    first = values.index(max(values))
+    assert (said["epoch"], said["val_all"]) == (first + 1, pytest.approx(100 * values[first]))
+    for key, value in states[first][1].items():
+        torch.testing.assert_close(best[key], value, rtol=1e-3, atol=1e-4)
