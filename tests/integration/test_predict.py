@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fastlt import PredictConfig, RebalanceConfig, Run, predict, rebalance
+from fastlt.classifier import open_classifier
 from fastlt.commands import predict as command
 from fastlt.data import image
 from fastlt.features import FeatureStore
@@ -36,6 +37,16 @@ def test_probabilities_are_the_folded_heads_on_the_stored_features(rebalanced: R
     np.testing.assert_allclose(made.probabilities, expected.values.numpy(), rtol=1e-5)
     # In the order of the files, which is that of the split
     assert [int(Path(file).parent.name) for file in made.files] == labels.tolist()
+
+
+def test_a_head_with_a_bias_speaks_of_the_features_it_was_made_for(run_copy: Run, data_root: Path) -> None:
+    live = RebalanceConfig(method="lws", features="live", protocol="released", epochs=1, device="cpu", num_threads=1)
+    rebalance(run_copy, live)  # batch norm drifts: the features are no longer stage 1's
+    made = predict(run_copy, data_root / "test", config=PredictConfig(top=99, device="cpu", num_threads=1))
+    assert made.classes.shape == (80, 10)
+    said = open_classifier(FeatureStore(run_copy, device=torch.device("cpu")), "lws").predictions("test")
+    assert np.array_equal(made.classes[:, 0], said.classes)
+    np.testing.assert_allclose(made.probabilities[:, 0], said.confidences, rtol=1e-4)
 
 
 def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:

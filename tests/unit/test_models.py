@@ -178,6 +178,13 @@ def test_linear_head_is_nn_linear() -> None:
     torch.testing.assert_close(head.norms(), linear.weight.norm(dim=1))
 
 
+def test_a_new_head_starts_as_nn_linear_by_the_width_of_its_features() -> None:
+    made = LinearHead.initialised(50, 400, generator=torch.Generator().manual_seed(0))
+    assert 0.0499 < made.weight.abs().max() <= 0.05  # 1 / sqrt(400)
+    assert 0.045 < made.bias.abs().max() <= 0.05
+    assert made.weight.std().item() == pytest.approx(0.05 / 3**0.5, rel=0.02)
+
+
 def test_linear_head_without_bias() -> None:
     head = LinearHead(torch.eye(3))
     assert head.bias is None

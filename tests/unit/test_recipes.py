@@ -66,7 +66,17 @@ def test_the_papers_benchmarks_have_its_settings(
     assert (config.lr, config.weight_decay, config.momentum) == (lr, weight_decay, 0.9)
     assert (config.image_size, config.resize, config.crop_scale) == (224, 256, (0.08, 1.0))
     assert config.color_jitter == (0.0 if name == "inat2018" else 0.4)
+    assert config.epochs == (30 if name == "places_lt" else 90)
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    own = ((0.466, 0.471, 0.38), (0.195, 0.194, 0.192))
+    assert (config.mean, config.std) == (own if name == "inat2018" else imagenet)
     assert (config.trunk_lr, config.train_only) == ((0.01, ("layer4", "fc")) if name == "places_lt" else (None, ()))
+
+
+def test_both_cifars_have_the_usual_settings() -> None:
+    ten, hundred = recipe("cifar10_lt"), recipe("cifar100_lt")
+    assert (ten.epochs, ten.batch_size, ten.lr, ten.weight_decay) == (200, 128, 0.1, 2e-4)
+    assert hundred == dataclasses.replace(ten, dataset="cifar100_lt")
 
 
 @pytest.mark.parametrize("name", RECIPES)
