@@ -18,6 +18,7 @@ from fastlt.data.sampler import LongTailSampler
 from fastlt.data.source import open_data
 from fastlt.data.synth import synthesize
 from fastlt.features import augmentation, eval_transform
+from fastlt.losses import loss_terms
 from fastlt.metrics import shot_accuracy
 from fastlt.models import Network, create_model
 
@@ -75,9 +76,17 @@ def follow(average: Network, model: Network, decay: float, step: int) -> None:
         one.copy_(kept * one + (1 - kept) * other if one.is_floating_point() else other)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.15])
-def test_stage_1_step_by_step(config: TrainConfig, ema: float) -> None:
-    config = dataclasses.replace(config, ema=ema)
+def logits_of(model: Network, x: torch.Tensor, loss: str) -> torch.Tensor:
+    """Logits, or the cosines of LDAM."""
+    return F.normalize(model.features(x)) @ F.normalize(model.fc.weight).T if loss == "ldam" else model(x)
+
+
+@pytest.mark.parametrize(
+    ("loss", "ema", "pieces"),
+    [("cross_entropy", 0.0, 1), ("cross_entropy", 0.9, 1), ("cross_entropy", 0.0, 2), ("ldam", 0.0, 1)],
+)
+def test_stage_1_step_by_step(config: TrainConfig, loss: str, ema: float, pieces: int) -> None:
+    config = dataclasses.replace(config, loss=loss, ema=ema, accumulate=pieces)
     run = train(config)
     got, _ = checkpoint.load(run.checkpoint("last"))
     best, said = checkpoint.load(run.checkpoint("best"))
@@ -92,37 +101,49 @@ def test_stage_1_step_by_step(config: TrainConfig, ema: float) -> None:
         (val,) = [preprocess(batch.images) for batch in images]
     torch.manual_seed(5)
     model = create_model(config.backbone, 5, config.image_size).to(memory_format=torch.channels_last)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1 - 0.9 ** (1 / pieces)  # as far over the pieces of a batch as over the whole
+    if loss == "ldam":
+        nn.init.zeros_(model.fc.bias.requires_grad_(False))
     average = copy.deepcopy(model)
     trunk = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
     # PyTorch's own order of operations: a network of rectifiers makes much of a last bit
-    groups = [{"params": trunk, "share": 0.3}, {"params": list(model.fc.parameters()), "share": 1.0}]
+    head = [p for p in model.fc.parameters() if p.requires_grad]
+    groups = [{"params": trunk, "share": 0.3}, {"params": head, "share": 1.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
+    counts = torch.from_numpy(splits["train"].class_counts)
     losses, hits, states = [], [], []
     with train_loader(
         splits["train"], sampler, augmentation(config), num_steps=8, backend="pillow", num_threads=1
     ) as images:
         for step, batch in enumerate(images):
-            logits = model.train()(preprocess(batch.images, batch.jitter, batch.order))
-            loss = F.cross_entropy(logits, batch.labels, label_smoothing=0.1)
+            x = preprocess(batch.images, batch.jitter, batch.order)
+            model.train()
             optimizer.zero_grad()
-            loss.backward()
+            mean, right = 0.0, 0
+            for inputs, labels in zip(x.chunk(pieces), batch.labels.chunk(pieces), strict=True):
+                logits, done = logits_of(model, inputs, loss), step // 2 / EPOCHS
+                part = loss_terms(loss, logits, labels, counts, epoch_fraction=done, label_smoothing=0.1) / pieces
+                part.backward()
+                mean += part.item()
+                right += int((logits.argmax(1) == labels).sum())
             for group in optimizer.param_groups:
                 group["lr"] = RATES[step] * group["share"]
             optimizer.step()
             with torch.no_grad():
                 follow(average, model, ema, step + 1)
-            losses.append(loss.item())
-            hits.append(int((logits.argmax(1) == batch.labels).sum()))
+            losses.append(mean)
+            hits.append(right)
             if step % 2:
-                network: nn.Module = average if ema else model
+                network = average if ema else model
                 with torch.no_grad():
-                    predictions = network.eval()(val).argmax(1).numpy()
+                    predictions = logits_of(network.eval(), val, loss).argmax(1).numpy()
                 accuracy = shot_accuracy(predictions, splits["val"].labels, splits["train"].class_counts)
                 states.append((accuracy, {key: value.clone() for key, value in network.state_dict().items()}))
 
     for key, value in model.state_dict().items():
         torch.testing.assert_close(got[f"model.{key}"], value, rtol=1e-3, atol=1e-4)
-    for name, parameter in model.named_parameters():
+    for name, parameter in ((name, p) for name, p in model.named_parameters() if p.requires_grad):
         buffer = optimizer.state[parameter]["momentum_buffer"]
         torch.testing.assert_close(got[f"momentum.{name}"], buffer, rtol=1e-3, atol=1e-4)
     assert len(records) == EPOCHS
@@ -136,5 +157,7 @@ def test_stage_1_step_by_step(config: TrainConfig, ema: float) -> None:
     values = [accuracy.all for accuracy, _ in states]
     first = values.index(max(values))
     assert (said["epoch"], said["val_all"]) == (first + 1, pytest.approx(100 * values[first]))
+    if loss == "ldam":  # kept as the linear head that decides alike
+        states[first][1]["fc.weight"] = F.normalize(states[first][1]["fc.weight"])
     for key, value in states[first][1].items():
         torch.testing.assert_close(best[key], value, rtol=1e-3, atol=1e-4)
