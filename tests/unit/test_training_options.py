@@ -11,9 +11,12 @@ from fastlt.config import TrainConfig
 from fastlt.data.mixing import draw_share, neighbours
 from fastlt.data.preprocess import Preprocess
 from fastlt.data.randaugment import OPERATIONS, RandAugment, draw_operations
+from fastlt.data.sampler import LongTailSampler
+from fastlt.distributed import World
 from fastlt.losses import loss_terms
 from fastlt.models import create_model
 from fastlt.step import TrainingLoss, learning_rate
+from fastlt.streams import Streams
 
 CPU = torch.device("cpu")
 
@@ -94,6 +97,16 @@ def test_operations_are_a_function_of_seed_and_slot() -> None:
     many = draw_operations(0, 26_000, num_operations=1, seed=0)
     counts = np.bincount(many[:, 0], minlength=2 * len(OPERATIONS))
     assert ((counts - 1000) ** 2 / 1000).sum() < 60  # chi-squared with 25 degrees of freedom: 1 in 10,000 is above
+
+
+def test_a_process_draws_by_the_runs_seed_for_its_own_slots() -> None:
+    sampler = LongTailSampler(np.arange(20) % 5, batch_size=4, rank=1, world_size=2)
+    streams = Streams(TrainConfig(mixup=0.4, randaugment=2, seed=9), {}, sampler, World(), CPU)
+    operations, share = streams.draws(3)
+    np.testing.assert_array_equal(operations, draw_operations(3 * 4 + 2, 2, num_operations=2, seed=9))
+    assert share is not None
+    assert share.item() == pytest.approx(draw_share(3, alpha=0.4, seed=9), rel=1e-6)
+    assert Streams(TrainConfig(), {}, sampler, World(), CPU).draws(3) == (None, None)
 
 
 def test_mixup_pairs_neighbours_and_draws_by_step() -> None:
