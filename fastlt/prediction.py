@@ -102,7 +102,6 @@ def predict(run: Run, images: Sequence[Path | str] | Path | str, *, config: Pred
     own = FeatureStore(run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads)
     classifier = open_classifier(own, default_method(run, config.method))
     store, head = classifier.store, classifier.head.to(own.device)
-    num_named = min(config.top, len(class_names))
     classes, shares = [], []
     began = time.perf_counter()
     with exact_fp32(store.device), contextlib.closing(store.open_images(dataset)) as loader:
@@ -110,8 +109,8 @@ def predict(run: Run, images: Sequence[Path | str] | Path | str, *, config: Pred
             probabilities = F.linear(features, head.weight, head.bias).double().softmax(1)
             # Stable, so that of two equal ones the lower index comes first, as argmax has it
             order = probabilities.sort(stable=True, dim=1, descending=True)
-            classes.append(order.indices[:, :num_named].cpu())
-            shares.append(order.values[:, :num_named].cpu())
+            classes.append(order.indices[:, : config.top].cpu())
+            shares.append(order.values[:, : config.top].cpu())
         replaced = {each.path: each.reason for each in loader.replaced}
     log.info("%s images by %s: %.1f s", f"{len(dataset):,}", classifier.method, time.perf_counter() - began)
     # Another image stood in for one that broke since it was listed: nothing is said of that one
