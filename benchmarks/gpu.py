@@ -5,10 +5,11 @@
     python -m benchmarks.gpu --out DIR --device cpu --quick   # the same parts, small, to see that they run
 
 Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that what
-was measured survives what fails; summary.md shows all of it as tables. Compiling takes most of the time, so the most
-wanted parts come first, and the same command goes on with those that have not ended well in DIR. A wrong kernel stops
-everything, since only what is right gets timed. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton
-3.7. Without DALI its loader is left out; with torchvision and timm their networks are timed in the same run.
+was measured survives what fails; summary.md shows all of it as tables. Compiling would take most of the time, so all
+steps are compiled first, several at once, while the kernels are checked; a wrong one stops everything, since only what
+is right gets timed. Then the parts are timed one by one, the most wanted first, and the same command goes on with those
+that have not ended well in DIR. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI
+its loader is left out; with torchvision its networks are timed in the same run.
 """
 
 from __future__ import annotations
@@ -21,31 +22,27 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .gpu_parts import HEADLINE, NETWORKS, PARTS, Arguments
+from .gpu_parts import MATRIX, NETWORKS, PARTS, Arguments
 from .summary import page
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDED = "ended.txt"
-LIMIT_S, LEAST_S = 520, 20  # of a run, and of a part: less is not worth its start
-SOUGHT = ("fastlt", "torchvision compiled", "timm compiled")
-FIRST_SCRIPTS = ("channels_last bf16", "plain")
-SWITCHES = (
-    "fastlt CUDA graphs",
-    "fastlt deterministic",
-    "fastlt no cuDNN benchmark",
-    "fastlt unfused SGD",
-    "fastlt NCHW",
-    "fastlt eager",
-    "fastlt fp32",
-)
+ENDING = threading.Lock()
+CACHE = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir()) / "fastlt-benchmarks")
+LIMIT_S, LEAST_S = 530, 20  # of a run, and of a part: less is not worth its start
+CHECKS = ("loss_curve", "compile")  # run at once, beside the kernels' checks: nothing is timed in them
 
 
 def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
     """Run a Python command of the repository, its output to NAME.txt; return its status, 124 when the time is up."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(CACHE)
     if args.device == "cpu":
         environment["TRITON_INTERPRET"] = "1"
     began = time.monotonic()
@@ -87,9 +84,9 @@ def run_part(name: str, args: Arguments) -> None:
 
 
 def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
-    """Return (name, Python command, seconds it may take) of all that is timed, the most wanted first."""
+    """Return (name, Python command, seconds it may take) of all parts, the most wanted first."""
     common = ["--out", str(args.out), "--device", args.device, *(["--quick"] if args.quick else [])]
-    part = ["-m", "benchmarks.gpu", *common, "--part"]
+    parts = {name: ["-m", "benchmarks.gpu", *common, "--part", name] for name in PARTS}
     ops = ["benchmarks/bench_ops.py", "--device", args.device, "--quick", "--out", str(args.out / "ops.json")]
     if args.quick:
         small = ("--batch-size", "8")
@@ -102,61 +99,71 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
             ("networks", benchmark("step", args, "networks", *tiny, "fastlt eager"), 120),
             ("loader", benchmark("loader", args, "loader", *small, "--images", "16"), 90),
             ("tune", benchmark("loader", args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
-            *((name, [*part, name], 120) for name in PARTS),
+            *((name, command, 120) for name, command in parts.items()),
         ]
-    others = [name for name in NETWORKS if name != HEADLINE]
-    files = ("--images", "4096", "--batch-size", "256")
-    few = ("--repeats", "4")  # rounds of ten steps: compiling takes longer
-    parts = {name: [*part, name] for name in PARTS}
-    headline = ("--backbones", HEADLINE, *few, "--variants")
+    files = ("--images", "1024", "--batch-size", "256")
+
+    def steps(name: str) -> list[str]:
+        backbones, variants = MATRIX[name]
+        # Rounds of ten steps: starting takes longer
+        return benchmark("step", args, name, "--backbones", *backbones, "--repeats", "4", "--variants", *variants)
+
     return [
-        ("step", benchmark("step", args, "step", *headline, *SOUGHT, *FIRST_SCRIPTS), 240),
-        ("end_to_end", parts["end_to_end"], 200),
+        ("loss_curve", parts["loss_curve"], 220),
+        ("compile", parts["compile"], 220),
+        ("step", steps("step"), 150),
+        ("end_to_end", parts["end_to_end"], 150),
         ("lws", parts["lws"], 40),
         ("profile", parts["profile"], 90),
         ("candidates", parts["candidates"], 200),
         ("ops", ops, 90),
         ("evaluation", parts["evaluation"], 60),
-        ("loader", benchmark("loader", args, "loader", *files), 150),
-        ("switches", benchmark("step", args, "switches", *headline, "fastlt", *SWITCHES), 200),
-        ("networks", benchmark("step", args, "networks", "--backbones", *others, *few, "--variants", *SOUGHT), 300),
-        ("loss_curve", parts["loss_curve"], 120),
+        ("loader", benchmark("loader", args, "loader", *files), 120),
+        ("switches", steps("switches"), 200),
+        ("networks", steps("networks"), 150),
         ("tune", benchmark("loader", args, "tune", "--tune", *files), LIMIT_S),
     ]
 
 
 def run_all(args: Arguments) -> int:
-    """Run correctness and then every job; with ``--only`` those jobs alone, as long as there is time."""
+    """Run the checks at once, then every part; with ``--only`` those parts alone, as long as there is time."""
     began = time.monotonic()
 
     def left() -> float:
         return LIMIT_S - (time.monotonic() - began)
 
+    def finish(name: str, command: list[str], limit_s: float) -> bool:
+        if left() < LEAST_S:
+            print(f"{name}: no time left; the same command goes on with it", flush=True)
+            return True
+        well = run(name, args, *command, limit_s=min(limit_s, left())) == 0
+        with ENDING:  # checks end at the same time
+            names = ended(args.out) | {name} if well else ended(args.out) - {name}
+            (args.out / ENDED).write_text("".join(f"{each}\n" for each in sorted(names)))
+            (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
+        return well
+
     wanted = jobs(args)
+    checks = [("correctness", ["tests/kernels/correctness.py", "--device", args.device], 220.0)]
     if args.only:
         unknown = set(args.only) - {name for name, _, _ in wanted}
         if unknown:
             print(f"--only: got {', '.join(sorted(unknown))}; choose of {', '.join(name for name, _, _ in wanted)}")
             return 2
-        wanted = [(name, command, LIMIT_S) for name, command, _ in wanted if name in args.only]
-    elif status := run("correctness", args, "tests/kernels/correctness.py", "--device", args.device, limit_s=left()):
-        print(
-            "the kernels' checks took too long" if status == 124 else "a kernel is wrong", "nothing is timed", sep=": "
-        )
-        return 1
+        wanted, checks = [(name, command, LIMIT_S) for name, command, _ in wanted if name in args.only], []
     else:
         wanted = [job for job in wanted if job[0] not in ended(args.out)]
-    failed = False
-    for name, command, limit_s in wanted:
-        if left() < LEAST_S:
-            print(f"{name}: no time left; the same command goes on with it", flush=True)
-            continue
-        status = run(name, args, *command, limit_s=min(limit_s, left()))
-        failed |= bool(status)
-        names = ended(args.out) - {name} if status else ended(args.out) | {name}
-        (args.out / ENDED).write_text("".join(f"{each}\n" for each in sorted(names)))
-        (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
-    return int(failed)
+    names = [name for name, _, _ in wanted]
+    checks += [(name, [*command, "--ahead", *names], limit_s) for name, command, limit_s in wanted if name in CHECKS]
+    with ThreadPoolExecutor() as pool:
+        well = list(pool.map(finish, *zip(*checks, strict=True))) if checks else []
+    for choice in CACHE.rglob("*.best_config"):  # of a kernel's blocks, made while others ran
+        choice.unlink()
+    if not args.only and not well[0]:
+        print("a kernel is wrong, or the checks took too long: nothing is timed; correctness.txt says more")
+        return 1
+    well += [finish(*job) for job in wanted if job[0] not in CHECKS]
+    return int(not all(well))
 
 
 def ended(out: Path) -> set[str]:
@@ -173,6 +180,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--only", nargs="+", help="time these alone, and anew")
     parser.add_argument("--part", choices=list(PARTS), help="run this part only, in this process")
+    parser.add_argument("--ahead", nargs="+", default=[], help="parts whose steps are compiled ahead")
     args = parser.parse_args()
     if importlib.util.find_spec("fastlt._C") is None:  # what lies here hides what is installed elsewhere
         parser.error("fastlt is not built in this folder; run: pip install --no-build-isolation --no-deps -e .")

@@ -11,6 +11,12 @@ from typing import Any
 
 NETWORKS = ("resnet50", "resnext50_32x4d", "resnext101_32x4d", "resnet152")
 HEADLINE = "resnext50_32x4d"
+MATRIX = {
+    "step": ((HEADLINE,), ("fastlt", "torchvision compiled", "channels_last bf16", "plain")),
+    "switches": ((HEADLINE,), ("fastlt", "fastlt CUDA graphs", "fastlt deterministic", "fastlt NCHW")),
+    "networks": (tuple(name for name in NETWORKS if name != HEADLINE), ("fastlt",)),
+}
+"""Networks and variants of the parts that time steps."""
 Arguments = argparse.Namespace
 
 
@@ -27,6 +33,28 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / repeats
+
+
+def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
+    """Compile the steps of the parts that ``--ahead`` names, before any is timed: the seconds each took."""
+    from .candidates import CANDIDATES
+    from .compile_ahead import Step, compile_all
+
+    if args.quick:
+        steps, batch, size = [Step("resnet8", "plain"), Step("resnext50_32x4d", "fastlt eager", "as it is")], 2, 32
+    else:
+        steps = []
+        for name in args.ahead:  # in the order of their being timed
+            networks, variants = MATRIX.get(name, ((), ()))
+            steps += [Step(network, variant) for network in networks for variant in variants]
+            if name == "candidates":
+                steps += [Step(HEADLINE, "fastlt", candidate) for candidate in CANDIDATES]
+        steps = list(dict.fromkeys(step for step in steps if step.is_compiled))
+        batch, size = 256, 224
+    found: dict[str, Any] = {"steps": []}
+    for step, seconds, error in compile_all(steps, args.device, batch, size):
+        found["steps"].append(dataclasses.asdict(step) | ({"error": error} if error else {"seconds": seconds}))
+        yield found
 
 
 def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
@@ -89,7 +117,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.streams import finish_of
 
     device = torch.device(args.device)
-    backbone, batch, size, images, steps = "resnext50_32x4d", 256, 224, 4096, 40
+    backbone, batch, size, images, steps = HEADLINE, 256, 224, 4096, 40
     if args.quick:
         backbone, batch, size, images, steps = "resnet8", 16, 32, 64, 8
     found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
@@ -137,7 +165,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.benchmark.step import build, chosen
 
     device = torch.device(args.device)
-    batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 300)
+    batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 200)
     found: dict[str, Any] = {}
     for backbone in NETWORKS:
         curves = {}
@@ -240,7 +268,7 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
 
 
 def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Rewritings of the network that are not in the product: faster or not, and by how much."""
+    """Rewritings of the network that are not in the product: faster or not, by how much, in two blocks a stage."""
     import gc
 
     import torch
@@ -248,16 +276,24 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.benchmark.step import build, chosen, clock
     from fastlt.loggers import first_line
 
-    from .candidates import CANDIDATES
+    from .candidates import CANDIDATES, change_of
 
     device = torch.device(args.device)
-    backbone, batch, size = ("resnext50_32x4d", 2, 32) if args.quick else (HEADLINE, 256, 224)
+    batch, size = (2, 32) if args.quick else (256, 224)
     variant = "fastlt eager" if args.quick else "fastlt"
-    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
-    for name, change in CANDIDATES.items():
+    found: dict[str, Any] = {"backbone": f"{HEADLINE}, two blocks a stage", "batch_size": batch}
+    for name in CANDIDATES:
         try:
             with chosen(variant):
-                step, _ = build(backbone, variant, device=device, batch_size=batch, image_size=size, change=change)
+                step, _ = build(
+                    HEADLINE,
+                    variant,
+                    device=device,
+                    batch_size=batch,
+                    image_size=size,
+                    color_jitter=True,
+                    change=change_of(name),
+                )
                 seconds, peak = clock(step, device, repeats=2 if args.quick else 4)
             found[name] = {"images_per_s": batch / seconds, "peak_gib": peak}
         except Exception as error:  # of PyTorch or Triton, for want of memory or of anything: the others go on
@@ -270,6 +306,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
 
 
 PARTS: dict[str, Callable[[Arguments], Iterator[dict[str, Any]]]] = {
+    "compile": part_compile,
     "lws": part_lws,
     "end_to_end": part_end_to_end,
     "evaluation": part_evaluation,

@@ -153,6 +153,15 @@ def loss_part(found: dict[str, Any]) -> Iterator[str]:
     yield from rows(("network", "largest gap of the smoothed losses"), lines)
 
 
+def compile_part(found: dict[str, Any]) -> Iterator[str]:
+    """Yield how long each step took to compile, beside others."""
+    lines = [
+        (row["backbone"], row["variant"], row["candidate"], figure(row.get("seconds")) or row["error"])
+        for row in found["steps"]
+    ]
+    yield from rows(("network", "step", "rewriting", "s"), lines)
+
+
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "step": ("The training step", step_part),
     "switches": ("Its switches", step_part),
@@ -166,6 +175,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "loss_curve": ("Losses in bf16 against fp32", loss_part),
     "loader": ("The loader", loader_part),
     "tune": ("The loader's best settings", tune_part),
+    "compile": ("Compiling, several steps at once", compile_part),
 }
 
 

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 COMMANDS = ("ops", "step", "switches", "networks", "loader", "tune")
-QUICK = (*COMMANDS, "lws", "end_to_end", "evaluation", "loss_curve", "profile", "candidates")
-NETWORKS = {"resnet50", "resnext50_32x4d", "resnext101_32x4d", "resnet152"}
+QUICK = (*COMMANDS, "lws", "end_to_end", "evaluation", "loss_curve", "profile", "candidates", "compile")
+HEADLINE = "resnext50_32x4d"
+NETWORKS = {"resnet50", HEADLINE, "resnext101_32x4d", "resnet152"}
 
 
 @pytest.mark.slow
@@ -29,15 +30,16 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert set(found) == set(QUICK)
     summary = (tmp_path / "summary.md").read_text()
     assert "Without figures" not in summary
-    assert summary.count("\n## ") == 12
+    assert summary.count("\n## ") == 13
     assert found["end_to_end"]["memory"]["images_per_s"] > 0
     assert found["end_to_end"]["plain"]["images_per_s"] > 0
     assert found["evaluation"]["compiled"]["compiles"]
     assert found["evaluation"]["num_graphs"] == 1  # none for the smaller last batch
     assert found["evaluation"]["compiled"]["head"] == found["evaluation"]["eager"]["head"]
     assert sum(kernel["share"] for kernel in found["profile"]["kernels"]) == pytest.approx(1, abs=0.2)
-    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 10
+    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 7
     assert found["tune"]["best"]["num_threads"] == 1
+    assert [step["backbone"] for step in found["compile"]["steps"] if step["seconds"] > 0] == ["resnet8", HEADLINE]
     gaps = {name: row["largest_gap"] for name, row in found["loss_curve"].items() if name != "machine"}
     assert gaps.keys() == NETWORKS
     assert max(gaps.values()) < 0.5

@@ -13,10 +13,7 @@ from fastlt.models import create_model
 
 NAMES = (
     "1x1 as products",
-    "groups of 32 channels",
     "groups of 64 channels",
-    "all groups in one",
-    "1x1 as products, groups of 64 channels",
     "batch norm by kernel",
     "groups by kernel",
     "batch norm and groups by kernel",
@@ -72,8 +69,19 @@ def test_all_are_tested(candidates: Any) -> None:
     assert set(candidates.CANDIDATES) == {"as it is", *NAMES}
 
 
-@pytest.mark.parametrize(("width", "groups"), [(32, 4), (64, 2), (100, 1), (None, 1), (1, 32)])
-def test_groups_are_merged_to_a_width(candidates: Any, width: int | None, groups: int) -> None:
+@pytest.mark.parametrize(("width", "groups"), [(32, 4), (64, 2), (100, 1), (1000, 1), (1, 32)])
+def test_groups_are_merged_to_a_width(candidates: Any, width: int, groups: int) -> None:
     layer = torch.nn.Sequential(torch.nn.Conv2d(128, 128, 3, groups=32))
     candidates.merge_groups(layer, width)
     assert layer[0].groups == groups
+
+
+def test_a_candidate_is_timed_in_two_blocks_a_stage(candidates: Any) -> None:
+    assert candidates.change_of("") is None
+    as_it_is, products = network(), network()
+    candidates.change_of("as it is")(as_it_is)
+    candidates.change_of("1x1 as products")(products)
+    for short in (as_it_is, products):
+        assert [len(stage) for stage in (short.layer1, short.layer2, short.layer3, short.layer4)] == [2] * 4
+    replaced = [module for module in products.modules() if isinstance(module, candidates.PointwiseAsProduct)]
+    assert len(replaced) == 2 * 8 + 4  # a block's two, and a shortcut for each stage

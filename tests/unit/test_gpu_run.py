@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def test_the_same_command_goes_on_with_what_has_not_ended_well(
     args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
     names = [name for name, _, _ in gpu.jobs(args)]
     assert gpu.run_all(args) == 1
-    assert ran == ["correctness", *names]
+    checks, timed = ran[: 1 + len(gpu.CHECKS)], ran[1 + len(gpu.CHECKS) :]
+    assert set(checks) == {"correctness", *gpu.CHECKS}
+    assert timed == [name for name in names if name not in gpu.CHECKS]
     assert gpu.run_all(args) == 0
     assert gpu.run_all(args) == 0
     assert ran[len(names) + 1 :] == ["correctness", "profile", "correctness"]
@@ -80,4 +83,50 @@ def test_the_same_command_goes_on_with_what_has_not_ended_well(
 
 
 def test_the_variants_that_only_a_gpu_times_exist(gpu: Any) -> None:
-    assert {*gpu.SOUGHT, *gpu.FIRST_SCRIPTS, *gpu.SWITCHES} <= {*VARIANTS}
+    assert {variant for _, variants in gpu.MATRIX.values() for variant in variants} <= {*VARIANTS}
+
+
+def test_what_the_wanted_parts_time_is_compiled_ahead_in_their_order(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = importlib.import_module("benchmarks.gpu_parts")
+    ahead = importlib.import_module("benchmarks.compile_ahead")
+    given: list[Any] = []
+
+    def compile_all(steps: list[Any], device: str, batch_size: int, image_size: int) -> Iterator[Any]:
+        given.extend(steps)
+        yield steps[0], 0.0, "no compiler"
+
+    monkeypatch.setattr(ahead, "compile_all", compile_all)
+    args = argparse.Namespace(device="cpu", quick=False, ahead=["profile", "step", "candidates", "switches"])
+    [found] = list(parts.part_compile(args))
+    assert found == {
+        "steps": [{"backbone": "resnext50_32x4d", "variant": "fastlt", "candidate": "", "error": "no compiler"}]
+    }
+    assert [step.variant for step in given if not step.candidate] == [
+        "fastlt",
+        "torchvision compiled",
+        "fastlt CUDA graphs",
+        "fastlt deterministic",
+        "fastlt NCHW",
+    ]
+    assert [step.candidate for step in given[2:-3]] == list(importlib.import_module("benchmarks.candidates").CANDIDATES)
+
+
+def test_choices_made_while_others_ran_are_forgotten(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, choice = tmp_path / "ab" / "kernel.py", tmp_path / "ab" / "kernel.best_config"
+    kept.parent.mkdir()
+
+    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
+        if name == "compile":
+            kept.touch()
+            choice.touch()
+        else:
+            assert name in ("correctness", *gpu.CHECKS) or not choice.exists()
+        return 0
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "CACHE", tmp_path)
+    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
+    assert gpu.run_all(args) == 0
+    assert kept.exists()

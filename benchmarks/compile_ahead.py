@@ -1,0 +1,79 @@
+"""Compiles steps before they are timed, several at once: the compiler's cache then has them when their turn comes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import torch
+
+from fastlt.benchmark.peers import PEERS
+from fastlt.benchmark.step import build, chosen, settings
+from fastlt.hardware import resolve_threads
+from fastlt.loggers import first_line
+
+from .candidates import change_of
+
+GIB_A_PROCESS = 24  # of GPU memory, for 256 images of 224 pixels
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step to be timed: a network, a variant of ``fastlt.benchmark.step`` and a rewriting, or none."""
+
+    backbone: str
+    variant: str
+    candidate: str = ""
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether there is anything to compile."""
+        return (PEERS[self.variant] if self.variant in PEERS else settings(self.variant)).compile
+
+
+def compile_all(
+    steps: Sequence[Step], device: str, batch_size: int, image_size: int
+) -> Iterator[tuple[Step, float, str]]:
+    """Yield each step as it is compiled, with the seconds that took and what went wrong, if anything did.
+
+    Each has a process of its own, since the interpreter compiles one at a time.
+    """
+    threads = resolve_threads(None)
+    at_once = min(max(1, threads // 2), room(device))
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, threads // at_once))
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(at_once, mp_context=spawning, max_tasks_per_child=1) as pool:
+        tasks = {pool.submit(compile_one, step, device, batch_size, image_size): step for step in steps}
+        for task in as_completed(tasks):
+            error = task.exception()
+            yield tasks[task], 0.0 if error else task.result(), first_line(error) if error else ""
+
+
+def room(device: str) -> int:
+    """Return how many steps fit the device's memory at once."""
+    if device == "cpu":
+        return 1
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, free // (GIB_A_PROCESS << 30))
+
+
+def compile_one(step: Step, device: str, batch_size: int, image_size: int) -> float:
+    """Run one step of what is to be timed, which compiles it; return the seconds that took."""
+    began = time.perf_counter()
+    with chosen(step.variant):
+        torch.backends.cudnn.benchmark = False  # algorithms are timed when nothing else runs
+        run, _ = build(
+            step.backbone,
+            step.variant,
+            device=torch.device(device),
+            batch_size=batch_size,
+            image_size=image_size,
+            color_jitter=True,
+            change=change_of(step.candidate),
+        )
+        run().item()
+    return time.perf_counter() - began
