@@ -1,15 +1,19 @@
 """Rewritings of a network that compute the same, to be measured on a GPU before any of them enters the product.
 
 Memory traffic bounds these networks, not arithmetic, so more of it may cost nothing where a kernel moves fewer bytes or
-reaches more of the bandwidth. Each candidate changes a network in place and keeps its parameters.
+reaches more of the bandwidth. Each candidate changes a network in place and keeps its parameters, or is a setting of
+Inductor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -167,6 +171,12 @@ CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
 }
 
 
+INDUCTOR: dict[str, dict[str, Any]] = {
+    "reductions in one kernel": {"triton.cooperative_reductions": True},
+    "more block sizes tried": {"max_autotune_pointwise": True},
+}
+
+
 def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
     """Return what makes a network the short one of a candidate; nothing changes without a name."""
     if not candidate:
@@ -174,8 +184,14 @@ def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
 
     def change(network: nn.Module) -> None:
         shorten(network)
-        rewrite = CANDIDATES[candidate]
+        rewrite = CANDIDATES.get(candidate)
         if rewrite is not None:
             rewrite(network)
 
     return change
+
+
+def inductor_of(candidate: str) -> contextlib.AbstractContextManager[None]:
+    """Set for a block what a candidate sets in Inductor, for most nothing."""
+    settings: contextlib.AbstractContextManager[None] = inductor_config.patch(INDUCTOR.get(candidate, {}))
+    return settings

@@ -16,7 +16,7 @@ from fastlt.benchmark.step import build, chosen, settings
 from fastlt.hardware import resolve_threads
 from fastlt.loggers import first_line
 
-from .candidates import change_of
+from .candidates import change_of, inductor_of
 
 GIB_A_PROCESS = 24  # of GPU memory, for 256 images of 224 pixels
 
@@ -64,7 +64,7 @@ def room(device: str) -> int:
 def compile_one(step: Step, device: str, batch_size: int, image_size: int) -> float:
     """Run one step of what is to be timed, which compiles it; return the seconds that took."""
     began = time.perf_counter()
-    with chosen(step.variant):
+    with chosen(step.variant), inductor_of(step.candidate):
         torch.backends.cudnn.benchmark = False  # algorithms are timed when nothing else runs
         run, _ = build(
             step.backbone,

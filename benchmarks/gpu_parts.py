@@ -37,7 +37,7 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
 
 def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
     """Compile the steps of the parts that ``--ahead`` names, before any is timed: the seconds each took."""
-    from .candidates import CANDIDATES
+    from .candidates import CANDIDATES, INDUCTOR
     from .compile_ahead import Step, compile_all
 
     if args.quick:
@@ -48,7 +48,7 @@ def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
             networks, variants = MATRIX.get(name, ((), ()))
             steps += [Step(network, variant) for network in networks for variant in variants]
             if name == "candidates":
-                steps += [Step(HEADLINE, "fastlt", candidate) for candidate in CANDIDATES]
+                steps += [Step(HEADLINE, "fastlt", candidate) for candidate in (*CANDIDATES, *INDUCTOR)]
         steps = list(dict.fromkeys(step for step in steps if step.is_compiled))
         batch, size = 256, 224
     found: dict[str, Any] = {"steps": []}
@@ -268,7 +268,7 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
 
 
 def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Rewritings of the network that are not in the product: faster or not, by how much, in two blocks a stage."""
+    """What is not in the product: faster or not, by how much, in a network of two blocks a stage."""
     import gc
 
     import torch
@@ -276,15 +276,15 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.benchmark.step import build, chosen, clock
     from fastlt.loggers import first_line
 
-    from .candidates import CANDIDATES, change_of
+    from .candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
 
     device = torch.device(args.device)
     batch, size = (2, 32) if args.quick else (256, 224)
     variant = "fastlt eager" if args.quick else "fastlt"
     found: dict[str, Any] = {"backbone": f"{HEADLINE}, two blocks a stage", "batch_size": batch}
-    for name in CANDIDATES:
+    for name in (*CANDIDATES, *INDUCTOR):
         try:
-            with chosen(variant):
+            with chosen(variant), inductor_of(name):
                 step, _ = build(
                     HEADLINE,
                     variant,

@@ -171,7 +171,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "lws": ("A step of learnable weight scaling", times_part),
     "profile": ("Where the step's time goes", profile_part),
     "evaluation": ("Evaluation with a smaller last batch", rates_part),
-    "candidates": ("Rewritings that are not in the product", rates_part),
+    "candidates": ("What is not in the product", rates_part),
     "loss_curve": ("Losses in bf16 against fp32", loss_part),
     "loader": ("The loader", loader_part),
     "tune": ("The loader's best settings", tune_part),

@@ -37,7 +37,7 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert found["evaluation"]["num_graphs"] == 1  # none for the smaller last batch
     assert found["evaluation"]["compiled"]["head"] == found["evaluation"]["eager"]["head"]
     assert sum(kernel["share"] for kernel in found["profile"]["kernels"]) == pytest.approx(1, abs=0.2)
-    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 7
+    assert sum("images_per_s" in row for row in found["candidates"].values() if isinstance(row, dict)) == 9
     assert found["tune"]["best"]["num_threads"] == 1
     assert [step["backbone"] for step in found["compile"]["steps"] if step["seconds"] > 0] == ["resnet8", HEADLINE]
     gaps = {name: row["largest_gap"] for name, row in found["loss_curve"].items() if name != "machine"}

@@ -85,3 +85,16 @@ def test_a_candidate_is_timed_in_two_blocks_a_stage(candidates: Any) -> None:
         assert [len(stage) for stage in (short.layer1, short.layer2, short.layer3, short.layer4)] == [2] * 4
     replaced = [module for module in products.modules() if isinstance(module, candidates.PointwiseAsProduct)]
     assert len(replaced) == 2 * 8 + 4  # a block's two, and a shortcut for each stage
+
+
+def test_inductor_has_the_settings_of_candidates(candidates: Any) -> None:
+    from torch._inductor import config
+
+    before = config.get_config_copy()
+    for name, settings in candidates.INDUCTOR.items():
+        with candidates.inductor_of(name):
+            now = config.get_config_copy()
+            assert {key: now[key] for key in settings} == settings
+            assert {key: before[key] for key in settings} != settings
+    with candidates.inductor_of("as it is"):
+        assert config.get_config_copy() == before
