@@ -20,6 +20,8 @@ import tyro
 from fastlt.hardware import describe_machine, resolve_device
 from fastlt.reproduce import over_seeds
 
+from .markdown import rows
+
 MAX_SEEDS = 10
 NAMES = ("many", "medium", "few", "class_mean", "all")
 
@@ -55,29 +57,29 @@ def run_demo(seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def cells(columns: Iterable[list[float]], *, sign: str = "") -> str:
+def cells(columns: Iterable[list[float]], *, sign: str = "") -> list[str]:
     """Return mean and half the 95 % interval over seeds of each column, as cells of a table."""
-    return " | ".join(f"{middle:{sign}.1f} ± {half:.1f}" for middle, half in map(over_seeds, columns))
+    return [f"{middle:{sign}.1f} ± {half:.1f}" for middle, half in map(over_seeds, columns)]
 
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Return the Markdown table of the test accuracies: every classifier, then each one less joint, paired by seed."""
-    rows = [{row["method"].replace("_", " "): row for row in run["results"]} for run in runs]
+    found = [{row["method"].replace("_", " "): row for row in run["results"]} for run in runs]
 
     def values(method: str, name: str) -> list[float]:
-        return [of_seed[method][name]["value"] for of_seed in rows]
+        return [of_seed[method][name]["value"] for of_seed in found]
 
     def gains(method: str, name: str) -> list[float]:
         return [b - a for a, b in zip(values("joint", name), values(method, name), strict=True)]
 
-    lines = [f"| test accuracy, % | {' | '.join(NAMES).replace('_', ' ')} |", "|---|" + "---:|" * len(NAMES)]
-    lines += [f"| {method} | {cells(values(method, name) for name in NAMES)} |" for method in rows[0]]
+    heads = ["test accuracy, %", *(name.replace("_", " ") for name in NAMES)]
+    lines = [[method, *cells(values(method, name) for name in NAMES)] for method in found[0]]
     lines += [
-        f"| **{method} - joint, paired** | {cells((gains(method, name) for name in NAMES), sign='+')} |"
-        for method in rows[0]
+        [f"**{method} - joint, paired**", *cells((gains(method, name) for name in NAMES), sign="+")]
+        for method in found[0]
         if method != "joint"
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(rows(heads, lines)) + "\n"
 
 
 def main() -> None:

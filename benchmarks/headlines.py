@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .markdown import rows
+
 BEGIN, END = "<!-- ratios of the newest records, written by benchmarks.table -->", "<!-- end of the ratios -->"
 Medians = dict[str, float]
 
@@ -103,7 +105,7 @@ def exact_tau(times: Medians) -> list[tuple[str, str, str]]:
     ]
 
 
-def rows(cpu: Medians, operations: Medians) -> list[tuple[str, str, str]]:
+def compared(cpu: Medians, operations: Medians) -> list[tuple[str, str, str]]:
     """Return (what, against what, ratio)."""
     found = exact_tau(operations)
     for what, against, pairs in CPU:
@@ -126,8 +128,7 @@ def table(folder: Path) -> str:
         raise LookupError("both cpu and ops-cpu on one machine and PyTorch")
     versions = ", ".join(f"{name} {number}" for name, number in cpu["versions"].items() if name in ("python", "torch"))
     lines = [f"On {cpu['hardware']} ({versions}), medians, each ratio from one process:", ""]
-    lines += ["| | against | ratio |", "|---|---|---:|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows(medians(cpu), medians(operations))]
+    lines += rows(("", "against", "ratio"), compared(medians(cpu), medians(operations)), left=(0, 1))
     pages = (
         f"benchmarks/results/{name}-{record['date']}.md" for name, record in (("cpu", cpu), ("ops-cpu", operations))
     )

@@ -25,6 +25,8 @@ from fastlt.evaluation import compare
 from fastlt.features import FeatureStore
 from fastlt.reproduce import over_seeds
 
+from .markdown import rows
+
 METHODS = ("crt", "lws")
 WAYS: dict[str, dict[str, Any]] = {
     "cached": {},
@@ -74,8 +76,8 @@ def measure(source: Path, folder: Path) -> dict[str, Any]:
 def table(records: list[dict[str, Any]]) -> str:
     """Return the Markdown table: class means over seeds, and differences paired by seed and image."""
     others = [way for way in WAYS if way != BASE]
-    header = ["test class mean, %", BASE, *(f"{way} less {BASE}" for way in others)]
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * len(WAYS)]
+    heads = ["test class mean, %", BASE, *(f"{way} less {BASE}" for way in others)]
+    lines = []
     for method in METHODS:
         base = [
             each["class_mean"]["value"]
@@ -92,8 +94,8 @@ def table(records: list[dict[str, Any]]) -> str:
                 if (each["method"], each["way"]) == (method, way)
             ]
             cells.append(text(gains, sign="+"))
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([method, *cells])
+    return "\n".join(rows(heads, lines)) + "\n"
 
 
 def text(values: list[float], *, sign: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from fastlt.benchmark.traffic import BYTES, count_elements, training_bytes
 from fastlt.models import create_model
 
+from .markdown import rows
 from .scaling_fit import RESULTS, operations
 
 OUT = RESULTS / "scaling.md"
@@ -142,10 +143,10 @@ GROWTH = """\
 """
 
 
-def rows() -> Iterator[str]:
+def costs() -> Iterator[str]:
     """Yield the lines of the table."""
-    yield "| data set, network | machine | img/s | bound by | an epoch | the run | reproduce (4 samplings) |"
-    yield "|---|---|---:|---|---:|---:|---:|"
+    heads = ("data set, network", "machine", "img/s", "bound by", "an epoch", "the run", "reproduce (4 samplings)")
+    lines = []
     for job in JOBS:
         for machine in MACHINES:
             found = cost(machine, job)
@@ -153,7 +154,8 @@ def rows() -> Iterator[str]:
             cells = [f"{job.name}, {job.backbone}", machine.name, f"{found.images_per_s:,.0f}", found.bound]
             cells += [duration(epoch), f"{job.epochs} epochs: {duration(job.epochs * epoch)}"]
             cells += [duration(job.num_stage1 * job.epochs * epoch)]
-            yield "| " + " | ".join(cells) + " |"
+            lines.append(cells)
+    yield from rows(heads, lines, left=(0, 1, 3))
 
 
 def measured() -> Iterator[str]:
@@ -164,12 +166,13 @@ def measured() -> Iterator[str]:
             continue
         yield f"## Measured: {fit['hardware']}\n"
         yield f"`{fit['command']}`, {fit['date']}, PyTorch {fit['torch']}. {law(fit)}\n"
-        yield "| network | pixels | images a step | measured, s | modelled, s | predicted from the others |"
-        yield "|---|---:|---:|---:|---:|---:|"
+        heads = ("network", "pixels", "images a step", "measured, s", "modelled, s", "predicted from the others")
+        lines = []
         for point in fit["points"]:
             cells = [point["backbone"], str(point["image_size"]), str(point["batch_size"]), f"{point['seconds']:.3f}"]
             cells += [f"{point['modelled_s']:.3f}", f"{100 * point['error_from_the_others']:+.0f} %"]
-            yield "| " + " | ".join(cells) + " |"
+            lines.append(cells)
+        yield from rows(heads, lines)
         yield ""
 
 
@@ -197,7 +200,7 @@ def page() -> str:
         cores=h200.num_cores,
         decode=h200.num_cores * DECODE_PER_CORE,
     )
-    return "\n".join(["# What a run costs\n", INTRO.format(decode=DECODE_PER_CORE), *rows(), "", *measured(), growth])
+    return "\n".join(["# What a run costs\n", INTRO.format(decode=DECODE_PER_CORE), *costs(), "", *measured(), growth])
 
 
 def main() -> None:

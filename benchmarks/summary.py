@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .markdown import rows
+
 NUM_KERNELS = 15
-
-
-def rows(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Yield a table: text to the left in its first column, figures to the right in the others."""
-    yield f"| {' | '.join(heads)} |"
-    yield f"|---|{'---:|' * (len(heads) - 1)}"
-    for line in lines:
-        yield f"| {' | '.join('-' if cell is None else str(cell) for cell in line)} |"
 
 
 def figure(value: float | None, form: str = ",.0f") -> str | None:
@@ -159,7 +153,7 @@ def compile_part(found: dict[str, Any]) -> Iterator[str]:
         (row["backbone"], row["variant"], row["candidate"], figure(row.get("seconds")) or row["error"])
         for row in found["steps"]
     ]
-    yield from rows(("network", "step", "rewriting", "s"), lines)
+    yield from rows(("network", "step", "rewriting", "s"), lines, left=(0, 1, 2))
 
 
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import headlines
+from .markdown import rows
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -96,17 +97,16 @@ def markdown(record: dict[str, Any], previous: dict[str, Any] | None = None) -> 
     about += [record["clock"]] if record.get("clock") else []
     about += [f"commit {record['commit']}"] if record.get("commit") else []
     lines = [f"{', '.join(about)}; {versions}. Medians over the rounds.", ""]
-    heads, rule = ["benchmark", "median, ms", "interquartile range, ms", "rounds", ""], "|---|---:|---:|---:|---|"
+    heads = ["benchmark", "median, ms", "interquartile range, ms", "rounds", ""]
     before: dict[str, float] = {}
     if previous is not None:
         before = {row["name"]: row["median_s"] for row in previous["benchmarks"]}
         heads.append(f"against {previous['date']}")
-        rule += "---|"
         same = previous["hardware"] == record["hardware"]
         lines[0] += f" Bold: a change beyond {NOTABLE - 1:.0%}." + (
             "" if same else f" The last record is from {previous['hardware']}: its ratios compare machines."
         )
-    lines += [f"| {' | '.join(heads)} |", rule]
+    table = []
     for row in record["benchmarks"]:
         notes = ", ".join(
             f"{key} {value:,.4g}" if isinstance(value, float) and value < 1000 else f"{key} {value:,.0f}"
@@ -116,7 +116,8 @@ def markdown(record: dict[str, Any], previous: dict[str, Any] | None = None) -> 
         iqr = f"{1000 * row['iqr_s']:,.2g}" if "iqr_s" in row else "-"
         cells = [row["name"], f"{1000 * row['median_s']:,.4g}", iqr, str(row.get("rounds", "-")), notes]
         cells += [] if previous is None else [against(row, before)]
-        lines.append(f"| {' | '.join(cells)} |")
+        table.append(cells)
+    lines += rows(heads, table, left=(0, 4, 5))
     gone = [name for name in before if name not in {row["name"] for row in record["benchmarks"]}]
     if gone:
         lines += ["", f"No longer measured: {', '.join(gone)}."]
