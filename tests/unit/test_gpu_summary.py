@@ -92,4 +92,4 @@ def test_tables_of_what_was_reached(summary: Any, tmp_path: Path) -> None:
     assert "512 rows, 365 classes, width 64." in page
     assert "| rank: fastlt label_rank | 3.000 | 1.50 | 1 |" in page
     assert "| eager | 1.500 |" in page
-    assert "Without figures: switches, networks, evaluation, loss_curve, loader, tune." in page
+    assert "Without figures: switches, networks, evaluation, loss_curve, loader, tune, compile." in page
