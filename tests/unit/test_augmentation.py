@@ -149,8 +149,21 @@ def test_wrong_sizes_are_refused():
         Augmentation(size=8).draw(0, np.zeros((3, 3), np.int32), seed=0)
     with pytest.raises(ValueError, match=r"expected \[N, 2\]"):
         EvalTransform(size=8, resize=9).boxes(np.ones((3, 3), np.int32))
+    with pytest.raises(ValueError, match=r"shape \[2, 2\]; expected \[N, 2\], all at least 1"):
+        EvalTransform(size=8, resize=9).boxes(np.int32([[5, 0], [3, 3]]))
     with pytest.raises(ValueError, match="1 to resize"):
         EvalTransform(size=9, resize=8)
+    with pytest.raises(ValueError, match="interpolation: got 'nearest'"):
+        EvalTransform(size=8, resize=8, interpolation="nearest")
+
+
+def test_sizes_may_be_of_any_integer_type_and_any_length():
+    sizes = [[2_000_000_000, 1], [3, 1_900_000_000]]
+    draws = Augmentation(size=8).draw(0, np.array(sizes, np.int32), seed=3)
+    for same, each in zip(draws, Augmentation(size=8).draw(0, np.array(sizes, np.int64), seed=3), strict=True):
+        np.testing.assert_array_equal(same, each)
+    boxes = EvalTransform(size=8, resize=12).boxes(np.array(sizes, np.int32))
+    np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], [[8 / 12] * 2, [2.0] * 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (32, 37), (8, 8), (15, 18)])

@@ -30,6 +30,14 @@ def test_normalisation() -> None:
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_memory_format_is_the_one_asked_for_and_no_checkpoint_holds_the_constants() -> None:
+    images = torch.from_numpy(np.stack([picture(0), picture(1)]))
+    preprocess = Preprocess((0.5,) * 3, (0.25,) * 3, channels_last=False)
+    assert preprocess(images).is_contiguous()
+    assert preprocess(images).equal(Preprocess((0.5,) * 3, (0.25,) * 3)(images))
+    assert not preprocess.state_dict()
+
+
 @pytest.mark.parametrize("order", range(6))
 def test_jitter_is_pillows_enhancement_within_its_rounding(order: int) -> None:
     factors = (0.63, 1.31, 1.22)

@@ -33,6 +33,10 @@ def settle(settings: dict[str, Any], pretrained: dict[str, Any] | None = None, *
             "bilinear",
         ),
         ({"size": {"height": 224, "width": 224}, "resample": 2}, 224, 224, "bilinear"),
+        # a share rounds down, and a cut is never larger than what it is made from
+        ({"size": {"shortest_edge": 383}, "crop_pct": 0.9}, 383, 425, "bilinear"),
+        ({"size": {"shortest_edge": 200}, "crop_size": 224, "resample": 3}, 224, 224, "bicubic"),
+        ({"do_resize": True}, 224, None, "bilinear"),
     ],
 )
 def test_transformers_processors(processor: dict[str, Any], size: int, resize: int, interpolation: str) -> None:
@@ -64,6 +68,64 @@ def test_flags_come_first_and_a_new_size_takes_the_resize_along() -> None:
 def test_nothing_known_is_imagenets() -> None:
     expected = {"image_size": 224, "eval_resize": None, "interpolation": "bilinear"}
     assert settle({}) == expected | IMAGENET
+
+
+def test_a_timm_configuration_may_be_short() -> None:
+    found = settle({}, {"std": [0.25] * 3, "mean": [0.5]})
+    assert (found["image_size"], found["eval_resize"]) == (224, 256)
+    assert (found["mean"], found["std"]) == (IMAGENET["mean"], (0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "squeezed"),
+    [
+        ({"preprocessor_config": {"size": {"height": 224, "width": 224}}}, True),
+        ({"preprocessor_config": {"size": {"shortest_edge": 384}, "crop_pct": 0.875}}, True),
+        ({"preprocessor_config": {"size": {"shortest_edge": 383}, "crop_pct": 0.875}}, False),
+        ({"preprocessor_config": {"size": {"shortest_edge": 384}}}, False),
+        ({"config": {"pretrained_cfg": TIMM | {"crop_mode": "squash"}}}, True),
+        ({"config": {"pretrained_cfg": TIMM}}, False),
+    ],
+)
+def test_squeezing_is_told(settings: dict[str, Any], squeezed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        settle(settings)
+    assert ("it squeezes images to a square" in caplog.text) is squeezed
+
+
+def test_means_of_its_own_are_taken_and_another_filter_only_by_force(caplog: pytest.LogCaptureFixture) -> None:
+    own = {"size": 224, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 1}
+    with pytest.raises(ValueError, match=r"expects images resized with lanczos .*--force"):
+        settle({"preprocessor_config": own})
+    found = settle_preprocessing(HERE, {"preprocessor_config": own}, {}, AdoptConfig(), force=True)
+    assert (found["mean"], found["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert found["interpolation"] == "bilinear"
+    assert "lanczos interpolation asked for; bilinear is used instead" in caplog.text
+
+
+def test_names_are_counted_as_numbers() -> None:
+    names = tuple(f"class {letter}" for letter in "abcdefghijkl")
+    labels = {str(place): names[-1 - place] for place in sorted(range(12), key=str)}
+    assert settle_order(HERE, {"config": {"id2label": labels}}, None, names) == tuple(reversed(range(12)))
+
+
+@pytest.mark.parametrize(
+    ("listed", "pattern"),
+    [
+        (["a", "b", "a"], "names a twice; expected each of the data's 3 classes once"),
+        (["a", "b"], r"2 names .* 3 classes: it lacks c;"),
+        (["a", "b", "c", "d"], r"4 names .* 3 classes: the data have no d;"),
+        (["b", "c", "d"], "it lacks a; the data have no d;"),
+    ],
+)
+def test_names_that_do_not_match_are_refused(listed: list[str], pattern: str) -> None:
+    with pytest.raises(ValueError, match=pattern):
+        settle_order(HERE, {"config": {"label_names": listed}}, None, ("a", "b", "c"))
+
+
+def test_keys_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="id2label whose keys are no numbers"):
+        settle_order(HERE, {"config": {"id2label": {"0": "a", "x": "b"}}}, None, ("a", "b"))
 
 
 @pytest.mark.parametrize("config", [{"id2label": {"0": "b", "2": "a", "1": "c"}}, {"label_names": ["b", "c", "a"]}])

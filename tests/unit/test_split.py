@@ -3,6 +3,12 @@ from PIL import Image
 
 from fastlt.data import open_splits, split_folder
 
+GOLDEN_VAL = [
+    *(f"ant/ant {number}.png 0" for number in (25, 27, 36, 55)),
+    *(f"bee/bee {number}.png 1" for number in (16, 18, 22, 24)),
+    "cow/cow 4.png 2",
+]
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -36,6 +42,26 @@ def test_it_is_stratified_and_balanced_and_the_tail_stays_in_train(root):
     assert splits["train"].class_counts.tolist() == [48, 13, 3]
     assert splits["val"].class_counts.tolist() == [4, 4, 1]
     assert splits["test"].class_counts.tolist() == [8, 8, 1]
+
+
+def test_the_lists_of_a_seed_are_a_promise(root):
+    split_folder(root, val_per_class=4, test_per_class=8, seed=3)
+    found = lists(root / "lists")
+    assert set(found) == {"train.txt", "val.txt", "test.txt", "classes.txt"}  # no root.txt where it is not needed
+    assert found["classes.txt"] == "ant\nbee\ncow\n"
+    assert found["val.txt"].splitlines() == GOLDEN_VAL
+    for split in ("train", "val", "test"):
+        lines = [line.rpartition(" ") for line in found[f"{split}.txt"].splitlines()]
+        assert lines == sorted(lines, key=lambda line: (int(line[2]), line[0]))
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_without_a_test_split_three_images_suffice(tmp_path, count):
+    folder = write(tmp_path / "few", {"ant": 9, "bee": count})
+    numbers = split_folder(folder, val_per_class=2, test_per_class=0).num_images
+    assert numbers == {"train": 7 + count - 1, "val": 3, "test": 0}
+    with pytest.raises(ValueError, match=rf"bee \({count}\); expected at least 5"):
+        split_folder(folder, tmp_path / "lists", val_per_class=2, test_per_class=1)
 
 
 def test_every_image_is_in_one_list_and_none_is_moved(root):
