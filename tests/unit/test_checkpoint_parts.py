@@ -63,8 +63,9 @@ def test_the_average_comes_first_and_the_weights_before_what_stands_beside_them(
     released = {"feat_model": numbers("module.a"), "classifier": numbers("module.fc.weight")}
     assert list(find_slots(HERE, {"state_dict_best": released, "acc": 0.5})) == ["a", "fc.weight"]
     assert list(find_slots(HERE, released)) == ["a", "fc.weight"]
-    for nothing in ({"model": {}}, {"epoch": 3}, [torch.zeros(1)]):
-        with pytest.raises(ValueError, match="it holds no state dict but a (dict of (model|epoch)|list)"):
+    nothings: list[Any] = [{"model": {}}, {"epoch": 3}, [torch.zeros(1)]]
+    for nothing in nothings:
+        with pytest.raises(ValueError, match=r"it holds no state dict but a (dict of (model|epoch)|list)"):
             find_slots(HERE, nothing)
 
 
@@ -72,13 +73,13 @@ def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> Non
     save_file(numbers("a"), tmp_path / "one.safetensors")
     assert list(read_folder(tmp_path).slots) == ["a"]
     save_file(numbers("b"), tmp_path / "two.safetensors")
-    with pytest.raises(ValueError, match="several checkpoints .one.safetensors, two.safetensors"):
+    with pytest.raises(ValueError, match=r"several checkpoints .one.safetensors, two.safetensors"):
         read_folder(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors"}}))
     assert list(read_folder(tmp_path).slots) == ["b"]
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors", "c": "three.safetensors"}}))
-    with pytest.raises(FileNotFoundError, match="it lacks three.safetensors, 1 of the 2 shards"):
+    with pytest.raises(FileNotFoundError, match=r"it lacks three.safetensors, 1 of the 2 shards"):
         read_folder(tmp_path)
     for places in ({"b": "../two.safetensors"}, {}, ["two.safetensors"]):
         index.write_text(json.dumps({"weight_map": places}))
