@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastlt import Run, TrainConfig, cli
@@ -250,6 +251,16 @@ def test_a_killed_loader_worker_is_one_line(monkeypatch: pytest.MonkeyPatch, fas
     monkeypatch.setattr(cli, "dispatch", mistaken)
     with pytest.raises(RuntimeError, match="Caught RuntimeError"):  # ours, not the user's
         fastlt("train")
+
+
+def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
+    def full(_argv: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
+
+    monkeypatch.setattr(cli, "dispatch", full)
+    refused(fastlt("evaluate"), "CUDA out of memory. Tried to allocate 2.00 GiB; end what else", "--device cpu")
 
 
 def test_an_existing_run_folder_is_not_overwritten(
