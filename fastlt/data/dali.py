@@ -78,16 +78,22 @@ class DaliLoader(PlannedLoader):
             alive.append(self._feed(work))
             return alive[-1]
 
-        return ImagePipeline(
-            source,
-            boxes=isinstance(self.plan, EvalPlan),
-            size=self.plan.size,
-            interpolation=self.plan.interpolation,
-            batch_size=self.plan.batch_size,
-            device=self.device,
-            tuning=self._tuning,
-            packed=self._files.packed,
-        )
+        try:
+            return ImagePipeline(
+                source,
+                boxes=isinstance(self.plan, EvalPlan),
+                size=self.plan.size,
+                interpolation=self.plan.interpolation,
+                batch_size=self.plan.batch_size,
+                device=self.device,
+                tuning=self._tuning,
+                packed=self._files.packed,
+            )
+        except RuntimeError as error:  # its driver is too old for DALI's CUDA, for one
+            raise ValueError(
+                f"--loader dali: DALI does not work on {self.device} ({first_line(error)}); see fastlt doctor, or use "
+                "--loader pillow"
+            ) from error
 
     def _feed(self, work: Work) -> Feed:
         given = self._files.encoded if self._files.packed else self._files.encoded_path

@@ -179,3 +179,17 @@ def test_without_dali_its_backend_says_so(
 def test_dali_is_imported_only_when_asked_for() -> None:
     code = "import sys, fastlt.data.loader; assert not any(name.startswith('nvidia.dali') for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_dali
+def test_a_dali_that_cannot_start_is_one_line(
+    dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastlt.data import dali
+
+    def old_driver(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA runtime API error (36):\nAPI call is not supported in the installed CUDA driver")
+
+    monkeypatch.setattr(dali, "ImagePipeline", old_driver)
+    with pytest.raises(ValueError, match=r"^--loader dali: DALI does not work on cpu \(CUDA .*36\):\); .*pillow$"):
+        next(iter(open_train(dataset, "dali", num_steps=1)))
