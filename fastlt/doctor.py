@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hardware import cpu_multiplies_bf16, resolve_threads
+from .hardware import cpu_multiplies_bf16, resolve_device, resolve_threads
 from .loggers import first_line
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def check_compiler() -> Finding:
     if compiler is None:
         return Finding("torch.compile", "absent", "no C++ compiler found", SLOWER)
     try:
-        torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(3))
+        torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(3, device=resolve_device("auto")))
     except Exception as error:  # whatever the compiler stack raises is the finding
         reason = first_line(error)[:100]
         return Finding("torch.compile", "broken", reason, SLOWER)
@@ -132,20 +132,21 @@ def check_dali() -> Finding:
 
 
 def load_test_image(backend: str) -> Tensor:
-    """Write a JPEG of a grey ramp and load it: uint8 [1, 64, 64, 3]."""
+    """Write a JPEG of a grey ramp and load it as training would, on a GPU if there is one: uint8 [1, 64, 64, 3]."""
     from PIL import Image
 
     from .data.augmentation import EvalTransform
     from .data.dataset import LongTailedDataset
-    from .data.loader import eval_loader
+    from .data.loader import LoaderSettings, eval_loader
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "ramp").mkdir()
         Image.linear_gradient("L").save(Path(folder) / "ramp" / "ramp.jpg", quality=95)
         dataset = LongTailedDataset.from_folder(Path(folder), cache=False)
         transform = EvalTransform(size=64, resize=64)
-        with eval_loader(dataset, transform, batch_size=1, backend=backend, num_threads=1) as loader:
-            return next(iter(loader)).images
+        settings: LoaderSettings = {"device": resolve_device("auto"), "backend": backend, "num_threads": 1}
+        with eval_loader(dataset, transform, batch_size=1, **settings) as loader:
+            return next(iter(loader)).images.cpu()
 
 
 def check_extra(name: str, module: str, purpose: str) -> Finding:

@@ -4,8 +4,10 @@ import importlib.metadata
 import shutil
 
 import pytest
+import torch
 
 from fastlt import doctor
+from fastlt.data import loader
 
 
 def absent(name: str) -> str:
@@ -28,3 +30,20 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.state == "absent"
     assert "slower steps" in finding.advice
     assert "install" in finding.advice
+
+
+def test_it_compiles_and_decodes_where_a_training_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[torch.device] = []
+
+    def decoded(*_: object, device: torch.device, **__: object) -> None:
+        used.append(device)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(doctor, "resolve_device", lambda _: torch.device("meta"))
+    monkeypatch.setattr(shutil, "which", lambda _: "g++")
+    monkeypatch.setattr(torch, "compile", lambda _: lambda x: used.append(x.device))
+    monkeypatch.setattr(loader, "eval_loader", decoded)
+    assert doctor.check_compiler().state == "ok"
+    with pytest.raises(RuntimeError, match="seen"):
+        doctor.load_test_image("dali")
+    assert [device.type for device in used] == ["meta", "meta"]
