@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .loggers import log
 
@@ -75,6 +76,13 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the autocast context of a precision; it does nothing for fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on a device. A copy from memory that is not pinned would wait for the GPU first."""
+    if tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

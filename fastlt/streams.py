@@ -19,7 +19,7 @@ from .data.randaugment import draw_operations
 from .data.sampler import LongTailSampler
 from .distributed import World
 from .features import augmentation, eval_transform
-from .hardware import resolve_threads
+from .hardware import on_device, resolve_threads
 from .loggers import log
 
 
@@ -155,7 +155,8 @@ class Streams:
         validation = eval_loader(
             self.splits["val"],
             eval_transform(self.config),
-            batch_size=self.sampler.local_batch_size,
+            # A piece at a time: more may not fit, which would show at the end of the first epoch only
+            batch_size=self.sampler.local_batch_size // self.config.accumulate,
             indices=self.validated,
             **self.settings(backend),
         )
@@ -216,13 +217,7 @@ class Streams:
                 num_operations=config.randaugment,
                 seed=config.seed,
             )
-            operations = self.on_device(torch.from_numpy(drawn))
+            operations = on_device(torch.from_numpy(drawn), self.device)
         if config.mixup:
-            share = self.on_device(torch.tensor(draw_share(step, alpha=config.mixup, seed=config.seed)))
+            share = on_device(torch.tensor(draw_share(step, alpha=config.mixup, seed=config.seed)), self.device)
         return operations, share
-
-    def on_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor on the device without waiting for the GPU."""
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)

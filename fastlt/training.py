@@ -21,7 +21,7 @@ from .data.loader import Loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
 from .distributed import ReportedElsewhereError, World
-from .hardware import algorithms, keep_freed_memory, memory_in_use, resolve_device
+from .hardware import algorithms, keep_freed_memory, memory_in_use, on_device, resolve_device
 from .interrupts import InterruptedTrainingError, catch_signals
 from .loggers import TrainingLog, drop_records_after, log, only
 from .losses import deferred_weights
@@ -293,7 +293,7 @@ class Trainer:
         if self.config.loss == "ldam":
             # A tensor, so that the compiled step does not change with it
             done = self.progress.step // self.steps_per_epoch / self.config.epochs
-            epoch_share = self.streams.on_device(torch.tensor(done))
+            epoch_share = on_device(torch.tensor(done), self.device)
             weights = deferred_weights(self.class_counts, epoch_share).double()
             # Of the whole batch: its pieces and processes weigh their images alike
             mean_weight = self.world.total(weights[batch.labels].mean()) / self.world.size

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config.train import HW_DECODER_LOAD, PREFETCH
+from ..hardware import on_device
 from .plan import Plan, Replacement, StandIns, Work
 
 T = TypeVar("T")
@@ -139,10 +140,8 @@ class PlannedLoader:
         )
 
     def _on_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor on the device. A copy from memory that is not pinned would wait for the GPU first."""
-        if tensor.device.type == self.device.type:
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        """Return the tensor on the device."""
+        return on_device(tensor, self.device)
 
 
 class _Failure(NamedTuple):

@@ -18,7 +18,7 @@ from ..config import RebalanceConfig
 from ..data.memory import free_bytes
 from ..data.sampler import LongTailSampler
 from ..features import Features
-from ..hardware import autocast, resolve_precision
+from ..hardware import autocast, on_device, resolve_precision
 from ..metrics import shot_accuracy
 from ..models import LinearHead
 from .problem import Problem, Rebalanced
@@ -122,14 +122,14 @@ class Feed:
         out = torch.empty(len(ids), self.views[0].num_features, device=self.device)
         for view in np.unique(chosen):
             places = np.flatnonzero(chosen == view)
-            out[torch.from_numpy(places).to(self.device)] = self.rows(int(view), ids[places])
+            out[on_device(torch.from_numpy(places), self.device)] = self.rows(int(view), ids[places])
         return out
 
     def rows(self, view: int, ids: NDArray[np.int64]) -> Tensor:
         """Return rows of one view, float32."""
         if self.tensors is None:
             return self.views[view].rows(ids, self.device)
-        return self.tensors[view][torch.from_numpy(ids).to(self.device)].float()
+        return self.tensors[view][on_device(torch.from_numpy(ids), self.device)].float()
 
 
 def stored(features: Features, device: torch.device) -> Tensor:
@@ -176,7 +176,7 @@ def train_heads(
         epoch = step // steps_per_epoch
         ids = [sampler.batch(step) for sampler in samplers]
         x = torch.stack([feed.take(each, (seed, step)) for each, seed in zip(ids, recipe.seeds, strict=True)])
-        y = feed.labels[torch.from_numpy(np.stack(ids)).to(device)][:, None]
+        y = feed.labels[on_device(torch.from_numpy(np.stack(ids)), device)][:, None]
         with autocast(device, precision):
             logits = stack.logits(x)
         losses = terms(logits.float(), y, epoch / recipe.epochs)

@@ -100,3 +100,23 @@ def test_a_gpu_without_triton_is_told_of_once(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert [resolve_device(name).type for name in ("auto", "cuda", "cuda:0")] == ["cuda"] * 3
     assert [record.message.partition(":")[0] for record in caplog.records] == ["no Triton"]
+
+
+def test_a_copy_to_a_gpu_starts_from_pinned_memory_and_is_not_waited_for() -> None:
+    calls: list[object] = []
+
+    class Recorded:
+        device = torch.device("cpu")
+
+        def pin_memory(self) -> "Recorded":
+            calls.append("pinned")
+            return self
+
+        def to(self, device: torch.device, *, non_blocking: bool = False) -> "Recorded":
+            calls.append((device.type, non_blocking))
+            return self
+
+    hardware.on_device(Recorded(), torch.device("cuda"))  # type: ignore[arg-type]
+    assert calls == ["pinned", ("cuda", True)]
+    tensor = torch.zeros(3)
+    assert hardware.on_device(tensor, torch.device("cpu")) is tensor

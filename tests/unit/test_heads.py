@@ -214,3 +214,17 @@ def test_inaturalists_classes_take_bounded_memory(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     # A head of 67 MB, its momentum and gradients, and logits of 17 MB; the features of 246 MB are never held
     assert float(done.stdout) < 700
+
+
+def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+
+    def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(tensor.numel())
+        return tensor.to(device)
+
+    monkeypatch.setattr(heads, "on_device", on_device)
+    stack = stack_of("linear", RECIPE)
+    train_heads(stack, [TRAIN], RECIPE, cross_entropy(problem()), CPU)
+    steps = RECIPE.epochs * (len(LABELS) // RECIPE.batch_size)
+    assert moved == [24, 24, 48] * steps  # the rows of either seed's features, and all labels

@@ -1,11 +1,14 @@
 """Mixup, RandAugment, moving averages, warm-up and the losses' place in the step; all are off by default."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch.nn import functional as F
 
+from fastlt import streams
 from fastlt.averaging import MovingAverage, with_cosine_head
 from fastlt.config import TrainConfig
 from fastlt.data.mixing import draw_share, neighbours
@@ -101,12 +104,24 @@ def test_operations_are_a_function_of_seed_and_slot() -> None:
 
 def test_a_process_draws_by_the_runs_seed_for_its_own_slots() -> None:
     sampler = LongTailSampler(np.arange(20) % 5, batch_size=4, rank=1, world_size=2)
-    streams = Streams(TrainConfig(mixup=0.4, randaugment=2, seed=9), {}, sampler, World(), CPU)
-    operations, share = streams.draws(3)
+    run = Streams(TrainConfig(mixup=0.4, randaugment=2, seed=9), {}, sampler, World(), CPU)
+    operations, share = run.draws(3)
     np.testing.assert_array_equal(operations, draw_operations(3 * 4 + 2, 2, num_operations=2, seed=9))
     assert share is not None
     assert share.item() == pytest.approx(draw_share(3, alpha=0.4, seed=9), rel=1e-6)
     assert Streams(TrainConfig(), {}, sampler, World(), CPU).draws(3) == (None, None)
+
+
+def test_val_comes_in_pieces_as_large_as_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    monkeypatch.setattr(streams, "train_loader", lambda *_, **__: SimpleNamespace(name="memory"))
+    monkeypatch.setattr(streams, "eval_loader", lambda *_, batch_size, **__: opened.append(batch_size))
+    labels = np.arange(96) % 5
+    sampler = LongTailSampler(labels, batch_size=24, rank=1, world_size=2)
+    for accumulate in (1, 4):
+        config = TrainConfig(batch_size=24, accumulate=accumulate)
+        Streams(config, {"train": labels, "val": labels}, sampler, World(), CPU).open(0, None)  # type: ignore[dict-item]
+    assert opened == [12, 3]
 
 
 def test_mixup_pairs_neighbours_and_draws_by_step() -> None:
