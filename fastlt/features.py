@@ -282,13 +282,14 @@ class FeatureStore:
 
     @property
     def loader_settings(self) -> dict[str, Any]:
-        """What every loader is opened with."""
+        """What every loader is opened with; where memory was short in stage 1, a piece at a time."""
+        config = self.run.config
         return {
-            "batch_size": self.run.config.batch_size,
+            "batch_size": max(1, config.batch_size // config.accumulate),
             "device": self.device,
             "backend": self.loader,
             "num_threads": self.num_threads,
-            "memory_share": self.run.config.memory_share,
+            "memory_share": config.memory_share,
         }
 
 

@@ -233,3 +233,11 @@ def test_folds_share_every_class_evenly() -> None:
     assert not np.array_equal(folds, stratified_folds(labels, seed=6))
     with pytest.raises(ValueError, match="--select-on: got folds with 4 val images; expected at least 5"):
         stratified_folds(labels[:4])
+
+
+def test_images_come_in_pieces_as_large_as_those_of_training() -> None:
+    config = TrainConfig(batch_size=24, accumulate=4)
+    store = SimpleNamespace(
+        run=SimpleNamespace(config=config), device=torch.device("cpu"), loader="auto", num_threads=1
+    )
+    assert FeatureStore.loader_settings.fget(store)["batch_size"] == 6  # type: ignore[attr-defined]
