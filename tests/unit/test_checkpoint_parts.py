@@ -63,9 +63,9 @@ def test_the_average_comes_first_and_the_weights_before_what_stands_beside_them(
     released = {"feat_model": numbers("module.a"), "classifier": numbers("module.fc.weight")}
     assert list(find_slots(HERE, {"state_dict_best": released, "acc": 0.5})) == ["a", "fc.weight"]
     assert list(find_slots(HERE, released)) == ["a", "fc.weight"]
-    nothings: list[Any] = [{"model": {}}, {"epoch": 3}, [torch.zeros(1)]]
+    nothings: list[Any] = [{"model": {}}, {"feat_model": {}}, {"epoch": 3}, [torch.zeros(1)]]
     for nothing in nothings:
-        with pytest.raises(ValueError, match=r"it holds no state dict but a (dict of (model|epoch)|list)"):
+        with pytest.raises(ValueError, match=r"it holds no state dict but a (dict of (model|feat_model|epoch)|list)"):
             find_slots(HERE, nothing)
 
 
@@ -92,7 +92,12 @@ def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> Non
 
 
 def test_a_shard_keeps_its_order_its_bytes_and_its_notes(tmp_path: Path) -> None:
-    old = {"z": torch.arange(3.0), "fc.weight": torch.ones(2, 3).half(), "a": torch.arange(5)}
+    old = {
+        "z": torch.arange(3.0),
+        "fc.weight": torch.ones(2, 3).half(),
+        "a": torch.arange(5),
+        "z.weight": torch.ones(1).half(),
+    }
     save_file(old, tmp_path / "old.safetensors", metadata={"format": "pt"})
     shard = read_shard(tmp_path / "old.safetensors")
     write_shard(shard, {}, tmp_path / "same.safetensors")
@@ -177,6 +182,8 @@ def test_the_network_is_guessed_by_what_says_it_best() -> None:
     assert guess_backbone(HERE, {}, {"config": transformers}) == "resnet50"
     basic = {"model_type": "resnet", "layer_type": "basic", "depths": [1] * 4, "hidden_sizes": [64, 128, 256, 512]}
     assert guess_backbone(HERE, {}, {"config": basic}) == "resnet10"
+    with pytest.raises(ValueError, match=r"--backbone: missing; name the network of net.pth: timm:NAME"):
+        guess_backbone(HERE, numbers("trunk.a", "fc.weight"), {})
     for odd in ({"downsample_in_bottleneck": True}, {"downsample_in_first_stage": True}, {"embedding_size": 32},
                 {"hidden_act": "gelu"}, {"depths": [3, 4, 6, 4]}):  # fmt: skip
         with pytest.raises(ValueError, match="that fastlt does not have"):
@@ -228,6 +235,8 @@ def test_a_file_says_which_network_it_is_of(tmp_path: Path) -> None:
     assert found.settings == {"config": {"architecture": "resnet50"}}
     assert found.zipped
     assert found.slots == {"a": Slot(found.content["state_dict"], "a")}
+    save_file(numbers("a"), tmp_path / "net.safetensors")
+    assert read_checkpoint(tmp_path / "net.safetensors").content is None
     torch.save(numbers("a"), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert not read_checkpoint(tmp_path / "old.pth").zipped
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastlt.config import EvaluateConfig, RebalanceConfig, TrainConfig, check_choice
+from fastlt.config.adopt import AdoptConfig
+from fastlt.config.base import check_range
 from fastlt.recipes import RECIPES, recipe
 
 
@@ -77,6 +80,7 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"mean": (float("inf"), 1.0, 1.0)}, "--mean"),
         ({"eval_resize": 100}, "--eval-resize: got 100, smaller than the crop"),
         ({"seed": -1}, "--seed"),
+        ({"seed": 2**63 + 2048}, "--seed"),
         ({"num_threads": 0}, "--num-threads"),
         ({"loss": "focal"}, "--loss: got 'focal'; did you mean 'cb_focal'"),
         ({"schedule": "release"}, "--schedule: got 'release'; did you mean 'released'"),
@@ -104,6 +108,36 @@ def test_bad_tau_is_refused(tau: str) -> None:
 def test_tau_is_a_number_or_auto() -> None:
     assert RebalanceConfig(tau="0.7").fixed_tau() == 0.7
     assert RebalanceConfig(tau="auto").fixed_tau() is None
+
+
+def test_a_range_says_which_ends_it_has() -> None:
+    for value, options, expected in (
+        (-1, {"low": 0}, "at least 0"),
+        (0, {"low": 0, "low_open": True}, "more than 0"),
+        (7, {"low": 0, "high": 6}, "at least 0 and at most 6"),
+        (0, {"low": 1, "unit": "pixels"}, "at least 1 pixels"),
+    ):
+        with pytest.raises(ValueError, match=f"^--x: got {value}; expected a finite number, {expected}$"):
+            check_range("--x", value, **options)
+    check_range("--x", 6, low=6, high=6)
+    TrainConfig(seed=2**63 - 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": (0.0, 1.0, 1.0)}, "--std: got .* three positive"),
+        ({"std": (1.0, 1.0, float("inf"))}, "--std"),
+        ({"mean": (float("nan"), 1.0, 1.0)}, "--mean: got .* three finite"),
+        ({"image_size": 0}, "--image-size: got 0"),
+        ({"eval_resize": 0}, "--eval-resize: got 0"),
+        ({"interpolation": "nearest"}, "--interpolation: got 'nearest'"),
+    ],
+)
+def test_what_is_said_of_a_checkpoint_has_to_work(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdoptConfig(**change)
+    assert AdoptConfig(mean=(0.0, -1.0, 1.0), image_size=1).given() == ("--image-size", "--mean")
 
 
 def test_check_choice_without_a_near_name_lists_all() -> None:

@@ -90,6 +90,16 @@ def test_the_stride_is_on_the_3x3_convolution() -> None:
     assert model.layer1[0].conv2.stride == (1, 1)
 
 
+def test_the_stems_shrink_as_torchvisions_does_or_less() -> None:
+    images = torch.randn(1, 3, 64, 64)
+    for name, side in (("resnet10", 16), ("resnet8", 32)):
+        model = create_model(name, 7)
+        assert model.maxpool(model.conv1(images)).shape[-1] == side
+    pool = create_model("resnet10", 7).maxpool
+    ramp = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert pool(ramp).flatten().tolist() == [5, 7, 13, 15]  # windows of 3 from -1 on
+
+
 def test_convolutions_start_at_fan_out_and_batch_norms_at_one() -> None:
     torch.manual_seed(0)
     model = create_model("resnet10", 7)

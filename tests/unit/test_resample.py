@@ -107,6 +107,17 @@ def test_a_box_may_lie_anywhere_and_sees_what_is_round_it(
     np.testing.assert_array_equal(got[0], expected)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("interpolation", list(FILTERS))
+def test_a_box_of_whole_pixels_and_of_the_size_asked_for_is_cut_out(flip: bool, interpolation: str) -> None:
+    image = noise(40, 30)
+    boxes = row(6, 8, 16, 18, dtype=np.float64)
+    got = resample([image], 10, windows=row(3, 5, 30, 20), boxes=boxes, flips=np.array([flip]),
+                   interpolation=interpolation)  # fmt: skip
+    cut = image[13:23, 9:19]
+    np.testing.assert_array_equal(got[0], cut[:, ::-1] if flip else cut)
+
+
 def test_a_box_is_relative_to_its_window() -> None:
     image = noise(60, 50)
     got = resample([image], 16, windows=row(7, 5, 40, 30), boxes=row(3.5, 2.25, 30.75, 29, dtype=np.float64))

@@ -10,7 +10,7 @@ from fastlt.data.unlabelled import unlabelled_images
 NAMES = ("ant", "bee")
 
 
-def test_images_are_found_at_any_depth_and_broken_ones_named(tmp_path: Path) -> None:
+def test_images_are_found_at_any_depth_and_broken_ones_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for path in (tmp_path / "x.png", tmp_path / "a" / "b" / "y.png"):
         Image.new("RGB", (8, 6)).save(path)
@@ -18,8 +18,11 @@ def test_images_are_found_at_any_depth_and_broken_ones_named(tmp_path: Path) -> 
     found = unlabelled_images([tmp_path], NAMES, flag="IMAGES")
     assert (found.root, found.paths) == (tmp_path, ("x.png", "a/b/y.png"))
     assert [file.path for file in found.skipped] == ["broken.png"]
+    assert found.sizes.tolist() == [[8, 6], [8, 6]]
+    assert caplog.messages == ["IMAGES: 1 of 3 files are no complete images"]
     mixed = unlabelled_images([tmp_path / "a", tmp_path / "x.png"], NAMES, flag="IMAGES")
     assert (mixed.root, mixed.paths) == (tmp_path, ("a/b/y.png", "x.png"))
+    assert len(caplog.messages) == 1  # nothing is wrong with these
 
 
 def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fastlt.data import pack
 from fastlt.data.benchmarks import BENCHMARKS, Benchmark, SplitSpec
 from fastlt.data.source import open_benchmark
 from fastlt.data.synth import count_profile
-from fastlt.data.verify import check_counts, verify
+from fastlt.data.verify import _decode, _spread, check_counts, verify
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +126,25 @@ def test_the_published_numbers_agree_with_each_other(name: str) -> None:
     checks = check_counts(benchmark, "train", np.repeat(np.arange(benchmark.num_classes), counts))
     assert all(check.ok for check in checks if "few" not in check.what)
     assert benchmark.groups is None or sum(benchmark.groups) == benchmark.num_classes
+
+
+def test_a_sample_is_spread_over_all_and_no_image_is_in_it_twice() -> None:
+    assert _spread(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    spread = _spread(np.arange(1000, 2000))
+    assert (len(spread), spread[0], spread[-1]) == (32, 1000, 1999)
+    assert set(np.diff(spread)) == {32, 33}
+
+
+def test_the_time_is_that_of_an_image_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(content: bytes) -> None:
+        if content == b"bad":
+            raise ValueError("image bytes: corrupt; expected a readable image")
+
+    ticks = iter((0.0, 0.002, 1.0, 2.0, 2.004))
+    monkeypatch.setattr("fastlt.data.verify.decode_rgb", decode)
+    monkeypatch.setattr("fastlt.data.verify.time.perf_counter", lambda: next(ticks))
+    sample = {"a": lambda: b"good", "b": lambda: b"bad", "c": lambda: b"good"}
+    decode_ms, unreadable = _decode(sample)
+    assert decode_ms == pytest.approx(3)
+    assert unreadable == ("b (corrupt)",)
+    assert _decode({}) == (None, ())

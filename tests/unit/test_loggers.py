@@ -1,0 +1,70 @@
+"""Rates, times left and records of a training's log."""
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fastlt.loggers import TrainingLog, clock, drop_records_after, first_line, only
+
+VAL = {"all": 50.0, "many": 60.0, "medium": None, "few": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599.6, "1:00:00"), (7384, "2:03:04")]
+)
+def test_a_duration_is_rounded_before_it_is_divided(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_rates_are_of_the_images_since_the_last_step_that_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("fastlt.loggers.time.perf_counter", lambda: now)
+    told = TrainingLog(
+        console=Console(file=io.StringIO()),
+        num_steps=100,
+        first_step=10,
+        batch_size=4,
+        metrics=tmp_path / "metrics.jsonl",
+        tensorboard=tmp_path / "events",
+    )
+    told.begin_epoch(20)
+    with told, caplog.at_level(logging.INFO, "fastlt"):
+        now = 102.0
+        told.step(step=30, epoch="1/2", loss=1.25, learning_rate=0.1)
+        now = 112.0
+        told.step(step=40, epoch="1/2", loss=0.5, learning_rate=0.1)
+        told.epoch(
+            {"epoch": 1, "epochs": 2, "step": 40, "loss": 0.5, "train_accuracy": 75.0, "val": VAL,
+             "data_wait_share": 0.25}
+        )  # fmt: skip
+    assert caplog.messages == [
+        "epoch 1/2  step 30/100  loss 1.250  20 img/s  0:14 left",
+        "epoch 1/2  step 40/100  loss 0.500  4 img/s  1:00 left",
+        "epoch 1/2  loss 0.500  train 75.0 %  val 50.0 % (many 60.0  few 0.0)  waited for data 25 %",
+    ]
+    assert told.epoch_images_per_s() == pytest.approx(80 / 12)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["val"] == VAL
+
+
+def test_records_of_epochs_that_are_trained_again_go(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    drop_records_after(metrics, 5)
+    assert not metrics.exists()
+    metrics.write_text('{"step": 5}\n{"step": 10}\n{"step": 15}\n{"st')
+    drop_records_after(metrics, 10)
+    assert metrics.read_text() == '{"step": 5}\n{"step": 10}\n'
+
+
+def test_an_error_has_a_first_line_and_work_that_repeats_says_nothing() -> None:
+    assert first_line(ValueError("\none\ntwo")) == "one"
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    level = logging.getLogger("fastlt").level
+    with only(logging.ERROR):
+        assert not logging.getLogger("fastlt").isEnabledFor(logging.WARNING)
+    assert logging.getLogger("fastlt").level == level
