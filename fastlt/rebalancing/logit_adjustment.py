@@ -35,7 +35,7 @@ def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -
 
     Args:
         head: The joint head; one without a bias gets one.
-        class_counts: [C] training images of every class.
+        class_counts: [C] training images of every class; a tensor may be on any device.
         tau: Strength; 0 keeps the head, 1 is Bayes-optimal for balanced test data if its probabilities are calibrated.
 
     Raises:
@@ -43,7 +43,7 @@ def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -
     """
     if not math.isfinite(tau) or tau < 0:
         raise ValueError(f"tau: got {tau}; expected a finite number from 0 up")
-    counts = np.asarray(class_counts, dtype=np.float64)
+    counts = torch.as_tensor(class_counts, dtype=torch.float64).cpu().numpy()
     if counts.shape != (head.num_classes,):
         raise ValueError(f"class_counts: got shape {list(counts.shape)}; expected [{head.num_classes}]")
     if not (counts > 0).all():

@@ -168,6 +168,20 @@ def test_adjusted_logits(problem: Problem) -> None:
         adjust_logits(problem.head, COUNTS, -1)
 
 
+def test_class_counts_may_lie_on_a_gpu(problem: Problem) -> None:
+    class OnGpu(torch.Tensor):
+        """NumPy cannot read one from there."""
+
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    made = adjust_logits(problem.head, torch.from_numpy(COUNTS).as_subclass(OnGpu))
+    expected = adjust_logits(problem.head, COUNTS)
+    assert made.bias is not None
+    assert expected.bias is not None
+    assert torch.equal(made.bias, expected.bias)
+
+
 def test_functions_refuse_what_they_cannot_use(problem: Problem) -> None:
     x, y = torch.from_numpy(problem.train[0].features), torch.from_numpy(problem.train[0].labels)
     bad = x.clone()
