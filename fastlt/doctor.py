@@ -122,7 +122,7 @@ def check_dali() -> Finding:
     try:
         by_dali, by_pillow = load_test_image("dali"), load_test_image("pillow")
     except Exception as error:  # whatever DALI raises is the finding
-        reason = first_line(error)[:100]
+        reason = first_line(error.__cause__ or error)[:100]
         return Finding("DALI", "broken", f"{version}: {reason}", "train with --loader pillow")
     difference = (by_dali.float() - by_pillow.float()).abs().mean().item()
     if difference > MAX_DIFFERENCE:

@@ -32,6 +32,16 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "install" in finding.advice
 
 
+def test_dalis_own_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_backend: str) -> None:
+        raise ValueError("--loader dali: does not work") from RuntimeError("the driver is too old\nfor it")
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.4")
+    monkeypatch.setattr(doctor, "load_test_image", broken)
+    finding = doctor.check_dali()
+    assert (finding.state, finding.detail) == ("broken", "2.4: the driver is too old")
+
+
 def test_it_compiles_and_decodes_where_a_training_would(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[torch.device] = []
 
