@@ -93,6 +93,12 @@ def test_a_root_at_the_wrong_level_names_the_right_one(miniature: Any) -> None:
             open_benchmark(miniature.dataset, inner, lists=miniature.lists)
 
 
+def test_a_folder_of_lists_without_any_is_refused(miniature: Any, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"--lists: .*none has no list file; expected .*_train"):
+        open_benchmark(miniature.dataset, miniature.root, lists=tmp_path / "none")
+
+
 def test_lists_of_another_data_set_are_refused(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"Places_LT_train\.txt, .* of another data set; expected ImageNet_LT"):
         open_benchmark("imagenet_lt", places.root, lists=places.lists)

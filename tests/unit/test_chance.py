@@ -45,6 +45,14 @@ def test_guesses_and_a_constant_point_to_the_preprocessing(num_classes: int) -> 
         assert found.cause == "preprocessing"
 
 
+@pytest.mark.parametrize(("num_classes", "per_class"), [(2, 4), (3, 10), (5, 4), (50, 4)])
+def test_luck_in_a_few_images_is_no_order(num_classes: int, per_class: int) -> None:
+    labels = np.repeat(np.arange(num_classes), per_class)
+    for seed in range(60):
+        found = suspect(np.random.default_rng(seed).integers(0, num_classes, len(labels)), labels, num_classes)
+        assert found is None or found.cause == "preprocessing"
+
+
 def test_two_classes_exchanged_are_another_order() -> None:
     labels = np.repeat([0, 1], 30)
     found = suspect(1 - labels, labels, 2)

@@ -87,7 +87,7 @@ def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> Non
             read_folder(tmp_path)
     save_file(numbers("c"), tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text('{"size": 8}')
-    assert list(read_folder(tmp_path).slots) == ["c"]
+    assert list(read_checkpoint(tmp_path).slots) == ["c"]
     assert read_folder(tmp_path).settings == {"preprocessor_config": {"size": 8}}
 
 
@@ -128,6 +128,9 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
     renamed = {name.replace("fc.", "last."): value for name, value in tensors.items()}
     found = match(HERE, renamed, "resnet8", None, 2)
     assert (found.head, found.names["fc.weight"], found.names["fc.bias"]) == ("last", "last.weight", "last.bias")
+    stem = "resnet.embedder.embedder.convolution.weight"
+    theirs = {stem if name == "conv1.weight" else name: value for name, value in tensors.items()}
+    assert match(HERE, theirs, "resnet8", None, 2).names["conv1.weight"] == stem
 
 
 @pytest.mark.parametrize(
@@ -151,9 +154,11 @@ def test_what_does_not_match_is_refused(change: dict[str, Tensor | None], head: 
         match(HERE, tensors, "resnet8", head, 2)
 
 
-def test_a_named_head_leaves_the_others_as_they_are() -> None:
+def test_a_named_head_leaves_the_others_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     tensors = resnet() | {"aux.weight": torch.zeros(5, 3), "aux.bias": torch.zeros(5)}
-    assert match(HERE, tensors, "resnet8", "fc", 2).head == "fc"
+    with caplog.at_level("INFO"):
+        assert match(HERE, tensors, "resnet8", "fc", 2).head == "fc"
+    assert "2 tensors are no part of resnet8 and stay as they are: aux.weight, aux.bias" in caplog.text
     assert "aux.weight" not in match(HERE, tensors, "resnet8", "fc", 2).names.values()
 
 
@@ -184,6 +189,14 @@ def test_the_network_is_guessed_by_what_says_it_best() -> None:
     assert guess_backbone(HERE, {}, {"config": basic}) == "resnet10"
     with pytest.raises(ValueError, match=r"--backbone: missing; name the network of net.pth: timm:NAME"):
         guess_backbone(HERE, numbers("trunk.a", "fc.weight"), {})
+    for unknown, pattern in (
+        ({}, "the tensors of net.pth are none of"),
+        ({"config": {"architecture": "no_such_net"}}, "^--backbone timm:no_such_net: timm"),
+    ):
+        with pytest.raises(ValueError, match=pattern):
+            guess_backbone(HERE, numbers("a"), unknown)
+    with pytest.raises(ValueError, match=r"'no_such_net', which cannot be built .*: give --backbone resnet8 if it is"):
+        guess_backbone(HERE, resnet(), {"config": {"architecture": "no_such_net"}})
     for odd in ({"downsample_in_bottleneck": True}, {"downsample_in_first_stage": True}, {"embedding_size": 32},
                 {"hidden_act": "gelu"}, {"depths": [3, 4, 6, 4]}):  # fmt: skip
         with pytest.raises(ValueError, match="that fastlt does not have"):
@@ -253,6 +266,9 @@ def test_batches_come_from_loaders_lists_and_data_sets() -> None:
     images, labels = torch.arange(140.0).view(70, 2), torch.arange(70)
     dataset = torch.utils.data.TensorDataset(images, labels)
     assert [len(y) for _, y in batches_of(dataset, "train")] == [64, 6]
+    loader = torch.utils.data.DataLoader(dataset, batch_size=40)
+    for data in (loader, iter(loader)):
+        assert [len(y) for _, y in batches_of(data, "train")] == [40, 30]
     batches = [(images[:3], labels[:3]), (images[3:4], labels[3:4], "more")]
     assert [y.tolist() for _, y in batches_of(batches, "train")] == [[0, 1, 2], [3]]
     for wrong, pattern in (

@@ -259,6 +259,7 @@ def test_verification_says_what_was_chosen(
     assert f"next: fastlt train --dataset cifar10_lt --data-root '{root}' --imbalance 10" in out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["problems"] == []
+    assert (found["num_sampled"], found["decode_ms"], found["num_images"]) == (0, None, {"train": len(chosen)})
     assert all(check["ok"] for check in found["checks"])
     assert len(found["checks"]) == 4 + len(spec.md5)
     dispatch([*command, "--data-seed", "1"])

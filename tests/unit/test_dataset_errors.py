@@ -81,6 +81,12 @@ def test_images_directly_in_train(root):
     refuses("train holds 1 images, expected a folder a class", open_splits, root, error=FileNotFoundError)
 
 
+def test_nothing_in_train(root):
+    for name in ("ant", "bee"):
+        remove(root / "train" / name)
+    refuses("train is empty, expected a folder a class", open_splits, root, error=FileNotFoundError)
+
+
 def test_classes_one_level_too_deep(root):
     (root / "train").rename(root / "images")
     (root / "train").mkdir()

@@ -75,6 +75,8 @@ def test_the_limit_holds_and_what_it_left_out_is_counted(root: Path) -> None:
     size = (root / "train" / "a" / "0.bmp").stat().st_size
     found = find_duplicates(open_splits(root), max_bytes=4 * size)
     assert (len(found.groups), found.num_read, found.num_unread) == (2, 4, 2)
+    found = find_duplicates(open_splits(root), max_bytes=3 * size)
+    assert (len(found.groups), found.num_read, found.num_unread) == (1, 2, 4)
 
 
 def test_the_command_tells(root: Path, tmp_path: Path, capsys: Any) -> None:

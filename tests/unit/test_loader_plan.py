@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastlt.data import memory
-from fastlt.data.augmentation import EvalTransform
+from fastlt.data.augmentation import Augmentation, EvalTransform
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.plan import EvalPlan, Replacement, StandIns, UnreadableImageError, read_image
+from fastlt.data.plan import EvalPlan, Replacement, StandIns, UnreadableImageError, ViewPlan, read_image
 
 LABELS = np.array([0, 1, 0, 1, 0, 2])
 
@@ -54,6 +55,39 @@ def test_a_sample_is_named_once(dataset: LongTailedDataset, caplog: pytest.LogCa
 def test_a_class_with_nothing_left_is_an_error(dataset: LongTailedDataset) -> None:
     with pytest.raises(ValueError, match=r"class c: none of its 1 train images can be read, .*5\.jpg for one \(torn\)"):
         StandIns(dataset).mark({5: "torn"})
+
+
+def test_jitter_goes_with_its_order_or_not_at_all(dataset: LongTailedDataset) -> None:
+    for jitter in (0.0, 0.4):
+        view = ViewPlan(dataset=dataset, augmentation=Augmentation(size=8, jitter=jitter), batch_size=4, seed=1, view=2)
+        works = [view.work(position, StandIns(dataset)) for position in range(len(view))]
+        assert [work.ids.tolist() for work in works] == [[0, 1, 2, 3], [4, 5]]
+        for work in works:
+            assert (work.jitter is None, work.order is None) == (jitter == 0, jitter == 0)
+            assert work.windows is not None
+            assert work.boxes is None
+
+
+def test_a_view_is_keyed_by_its_number_and_the_sample(dataset: LongTailedDataset) -> None:
+    def windows(view: int, **options: int) -> np.ndarray:
+        augmentation = Augmentation(size=8)
+        plan = ViewPlan(dataset=dataset, augmentation=augmentation, seed=1, view=view, **{"batch_size": 6, **options})
+        found = [plan.work(position, StandIns(dataset)).windows for position in range(len(plan))]
+        return np.concatenate([each for each in found if each is not None])
+
+    np.testing.assert_array_equal(windows(1), windows(1, batch_size=2))
+    np.testing.assert_array_equal(windows(1)[3:], windows(1, start=3, batch_size=2))
+    expected = Augmentation(size=8).draw(3 << 44, dataset.sizes, seed=1).windows
+    np.testing.assert_array_equal(windows(3), expected)
+    assert (windows(1) != windows(2)).any()
+
+
+def test_an_image_of_another_size_than_when_it_was_indexed_is_broken(dataset: LongTailedDataset) -> None:
+    Image.new("RGB", (10, 10)).save(dataset.path(0))
+    assert read_image(dataset, 0).shape == (10, 10, 3)
+    Image.new("RGB", (10, 11)).save(dataset.path(0))
+    with pytest.raises(UnreadableImageError, match=r"^10 x 11 pixels now, 10 x 10 when it was indexed$"):
+        read_image(dataset, 0)
 
 
 def test_a_plan_for_evaluation_cuts_its_samples_into_batches(dataset: LongTailedDataset) -> None:

@@ -29,6 +29,22 @@ def test_unknown_recipe_names_the_nearest() -> None:
         recipe("glyph_lt")
 
 
+# Fingerprints: a recipe that changes is another one, whose runs neither go on nor compare with those before
+SETTINGS = {
+    "glyphs_lt": "d5aab48782c9049d",
+    "imagenet_lt": "c9b9c50e13a80166",
+    "inat2018": "82b2245840a69bf4",
+    "places_lt": "f83d60765ff4e0d5",
+    "cifar10_lt": "e7e619a28dd56c2d",
+    "cifar100_lt": "0ba26f63cddf5910",
+    "folder": "05d3646ce21724c9",
+}
+
+
+def test_a_recipe_stays_what_it_is() -> None:
+    assert {name: recipe(name).fingerprint() for name in RECIPES} == SETTINGS
+
+
 def test_the_papers_schedule_is_a_cosine_from_base_to_almost_zero() -> None:
     config = TrainConfig(epochs=10, lr=0.2)
     rates = [learning_rate(config, epoch) for epoch in range(10)]

@@ -128,7 +128,14 @@ def test_keys_that_are_no_numbers_are_refused() -> None:
         settle_order(HERE, {"config": {"id2label": {"0": "a", "x": "b"}}}, None, ("a", "b"))
 
 
-@pytest.mark.parametrize("config", [{"id2label": {"0": "b", "2": "a", "1": "c"}}, {"label_names": ["b", "c", "a"]}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"id2label": {"0": "b", "2": "a", "1": "c"}},
+        {"label_names": ["b", "c", "a"]},
+        {"id2label": {}, "label_names": ["b", "c", "a"]},
+    ],
+)
 def test_names_of_its_own_decide_the_order(config: dict[str, Any]) -> None:
     assert settle_order(HERE, {"config": config}, None, ("a", "b", "c")) == (2, 0, 1)
 

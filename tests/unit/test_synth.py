@@ -76,6 +76,10 @@ def test_a_small_set_has_its_shape(tmp_path):
     assert (splits["train"].class_counts.max(), splits["train"].class_counts.min()) == (20, 2)
     assert (splits["train"].sizes == 16).all()
     assert facts["splits"]["train"]["num_native"] == 60
+    assert sorted(folder.name for folder in (root / "val").iterdir()) == [f"{label:04}" for label in range(7)]
+    falling = sorted(splits["train"].class_counts.tolist(), reverse=True)
+    assert [count for _, count in facts["largest"]] == falling[:5]
+    assert [count for _, count in facts["smallest"]] == falling[:1:-1]
 
 
 def test_more_classes_than_characters_and_colours(tmp_path):

@@ -63,6 +63,11 @@ def test_operations_without_a_sign_are_pillows() -> None:
     np.testing.assert_array_equal(augmented("solarize", magnitude=15), np.array(ImageOps.solarize(image, 128)))
     at_threshold, solarize = torch.full((1, 4, 4, 3), 204.0), torch.tensor([[2 * OPERATIONS.index("solarize")]])
     assert (RandAugment(6)(at_threshold, solarize) == 255 - 204).all()
+    narrow, stretch = torch.full((1, 4, 4, 3), 60.0), torch.tensor([[2 * OPERATIONS.index("autocontrast")]])
+    narrow[0, 0, :, 0] = torch.tensor([60.0, 80, 100, 120])
+    stretched = RandAugment(9)(narrow, stretch)
+    torch.testing.assert_close(stretched[0, 0, :, 0], torch.tensor([0.0, 85, 170, 255]))
+    assert (stretched[..., 1:] == 60).all()  # nothing to stretch
     assert np.abs(augmented("autocontrast", magnitude=9) - np.array(ImageOps.autocontrast(image))).max() < 1.01
 
 

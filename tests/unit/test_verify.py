@@ -63,6 +63,9 @@ def test_what_is_missing_is_named_in_full(miniature: Any, expected: Benchmark) -
     named = {path for paths in found.missing.values() for path in paths}
     assert named == {path.relative_to(miniature.root).as_posix() for path in (gone, empty)}
     assert found.problems == [f"2 of {len(files)} images are missing"]
+    found = verify(dataclasses.replace(expected, num_classes=4), miniature.root, lists=miniature.lists)
+    assert found.problems[0] == f"2 of {len(files)} images are missing"
+    assert len(found.problems) > 1
 
 
 def test_other_numbers_are_told(miniature: Any, expected: Benchmark) -> None:
