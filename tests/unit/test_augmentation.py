@@ -124,6 +124,21 @@ def test_golden_values():
     np.testing.assert_array_equal(draws.jitter, np.float32(GOLDEN_JITTER))
 
 
+GOLDEN_HUGE = [
+    [1396833938, 1311015041, 604491221, 631773759],
+    [565973264, 757460744, 1516476084, 1331582007],
+    [443526315, 167939546, 1689225305, 1976085819],
+    [450437673, 796782416, 738698808, 981646062],
+    [481909325, 595055317, 1528787942, 1269449549],
+]
+
+
+def test_golden_values_of_huge_images():
+    """Every pixel of these shows the last bits of a draw, and the words that are drawn again where one is refused."""
+    windows = Augmentation(size=8).draw(12345, np.full((5, 2), 2**31 - 1, np.int32), seed=7).windows
+    assert windows.tolist() == GOLDEN_HUGE
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

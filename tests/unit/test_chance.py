@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastlt.networks.chance import chance_limit, suspect
+from fastlt.networks.chance import chance_limit, matched_share, suspect
 
 
 def draw(num_classes: int, per_class: int, accuracy: float) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +59,14 @@ def test_two_classes_exchanged_are_another_order() -> None:
     assert found is not None
     assert found.cause == "class order"
     assert suspect(labels, labels, 2) is None
+
+
+def test_a_matching_takes_the_largest_cell_first_and_each_class_once() -> None:
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    assert matched_share(labels, labels, 3) == 1
+    assert matched_share((labels + 1) % 3, labels, 3) == 1
+    assert matched_share(np.zeros_like(labels), labels, 3) == 3 / 6
+    assert matched_share(np.array([1, 1, 1, 1, 1, 0]), labels, 3) == 4 / 6
 
 
 def test_the_limit_is_twice_chance_and_never_near_certainty() -> None:

@@ -70,6 +70,10 @@ def test_the_average_comes_first_and_the_weights_before_what_stands_beside_them(
 
 
 def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a folder without model.safetensors; expected config.json"):
+        read_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"one.safetensors: no such file"):
+        read_shard(tmp_path / "one.safetensors")
     save_file(numbers("a"), tmp_path / "one.safetensors")
     assert list(read_folder(tmp_path).slots) == ["a"]
     save_file(numbers("b"), tmp_path / "two.safetensors")
@@ -81,7 +85,7 @@ def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> Non
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors", "c": "three.safetensors"}}))
     with pytest.raises(FileNotFoundError, match=r"it lacks three.safetensors, 1 of the 2 shards"):
         read_folder(tmp_path)
-    for places in ({"b": "../two.safetensors"}, {}, ["two.safetensors"]):
+    for places in ({"b": "../two.safetensors", "c": "one.safetensors"}, {}, ["two.safetensors"]):
         index.write_text(json.dumps({"weight_map": places}))
         with pytest.raises(ValueError, match="expected a weight_map"):
             read_folder(tmp_path)
@@ -138,6 +142,7 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
     [
         ({"bn1.weight": None}, None, r"1 tensors cannot be mapped to resnet8: 1 missing \(bn1.weight\)"),
         ({"bn1.weight": torch.zeros(3)}, None, r"1 of another shape \(bn1.weight is \[3\], expected \[32\]\)"),
+        (resnet("resnet10"), None, r"its tensors are those of resnet10: give --backbone resnet10$"),
         ({"aux": torch.zeros(3)}, None, r"1 not expected \(aux\).*name the last layer with --head: they stay"),
         ({"aux.weight": torch.zeros(2, 3)}, None, "2 layers could be its last linear layer"),
         ({"fc.weight": None, "fc.bias": None}, None, "no last linear layer; expected one"),
@@ -149,9 +154,11 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
     ],
 )
 def test_what_does_not_match_is_refused(change: dict[str, Tensor | None], head: str | None, pattern: str) -> None:
-    tensors = {name: value for name, value in {**resnet(), **change}.items() if value is not None}
-    with pytest.raises(ValueError, match=pattern):
+    whole = {} if len(change) > 2 else resnet()
+    tensors = {name: value for name, value in {**whole, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=pattern) as caught:
         match(HERE, tensors, "resnet8", head, 2)
+    assert "--image-size" not in str(caught.value)
 
 
 def test_a_named_head_leaves_the_others_as_they_are(caplog: pytest.LogCaptureFixture) -> None:

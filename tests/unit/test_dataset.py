@@ -119,6 +119,22 @@ def test_coco_style_json_without_names(root):
     assert open_splits(root)["val"].class_names == ("7", "30", "31")
 
 
+def test_a_val_file_without_names_has_those_of_train(root):
+    for split in COUNTS:
+        (root / f"{split}.json").write_text(json.dumps(coco(root, split, categories=split == "train")))
+    assert open_splits(root)["val"].class_names == ("ant", "bee", "cow eye")
+
+
+def test_only_a_split_with_the_classes_of_another_may_lack_one(root):
+    for split in ("train", "val"):
+        for file in (root / split / "bee").iterdir():
+            file.unlink()
+    with pytest.raises(ValueError, match="1 of 3 classes have no train image"):
+        LongTailedDataset.from_folder(root / "train")
+    val = LongTailedDataset.from_folder(root / "val", class_folders=("ant", "bee", "cow eye"))
+    assert val.class_counts.tolist() == [2, 0, 2]
+
+
 def test_the_constructors_agree(root):
     write_lists(root, root)
     write_coco(root, root)

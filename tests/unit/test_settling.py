@@ -113,8 +113,8 @@ def test_names_are_counted_as_numbers() -> None:
     ("listed", "pattern"),
     [
         (["a", "b", "a"], "names a twice; expected each of the data's 3 classes once"),
-        (["a", "b"], r"2 names .* 3 classes: it lacks c;"),
-        (["a", "b", "c", "d"], r"4 names .* 3 classes: the data have no d;"),
+        (["a", "b"], r"2 names .* 3 classes: it lacks c; expected"),
+        (["a", "b", "c", "d"], r"4 names .* 3 classes: the data have no d; expected"),
         (["b", "c", "d"], "it lacks a; the data have no d;"),
     ],
 )

@@ -1,0 +1,80 @@
+"""A tar of images that is written while something may end the process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastlt.data import tarball
+from fastlt.data.packing import member_names
+from fastlt.data.tarball import Item, TarImages, TarWriter, damage, journal_length
+
+
+def item(number: int) -> Item:
+    return Item(bytes([number]) * (500 + number), 10 + number, 20, number % 2 == 0)
+
+
+def test_nothing_that_was_committed_is_lost_and_no_more_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("fastlt.data.tarball.time.monotonic", lambda: now)
+    file = tmp_path / "train.tar"
+    killed = TarWriter(file)
+    killed.append("0", item(0))
+    assert journal_length(file) == 0
+    now = 2.0
+    killed.append("1", item(1))
+    assert journal_length(file) == 2  # by the clock
+    killed.append("2", item(2))
+    assert journal_length(file) == 2
+    monkeypatch.setattr(tarball, "_COMMIT_BYTES", 2 * (512 + 512))
+    killed.append("3", item(3))
+    assert journal_length(file) == 4  # by the bytes
+    killed.append("4", item(4))
+    killed._stream.flush()
+    goes_on = TarWriter(file)
+    assert len(goes_on) == 4
+    goes_on.append("4", item(4))
+    records = goes_on.finish()
+    goes_on.place()
+    assert journal_length(file) == 0
+    assert file.stat().st_size % 10240 == 0
+    assert [damage(file, record) for record in records] == [None] * 5
+    assert records["width"].tolist() == [10, 11, 12, 13, 14]
+    assert records["native"].tolist() == [True, False, True, False, True]
+    images = TarImages(file=file, offsets=records["offset"], lengths=records["length"])
+    assert [images.read(number) for number in range(5)] == [item(number).content for number in range(5)]
+    np.testing.assert_array_equal(images.view(3), np.full(503, 3, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("at", "what"), [(0, "its bytes have changed"), (-512, "its header is damaged (bad checksum)")]
+)
+def test_a_bit_that_changes_is_damage(at: int, what: str, tmp_path: Path) -> None:
+    writer = TarWriter(tmp_path / "train.tar")
+    writer.append("0", item(7))
+    record = writer.finish()[0]
+    writer.place()
+    content = bytearray((tmp_path / "train.tar").read_bytes())
+    content[int(record["offset"]) + at] ^= 1
+    (tmp_path / "train.tar").write_bytes(content)
+    assert damage(tmp_path / "train.tar", record) == what
+    longer = record.copy()
+    longer["length"] += 1
+    (tmp_path / "train.tar").write_bytes(content)
+    assert damage(tmp_path / "train.tar", longer) is not None
+
+
+@pytest.mark.parametrize(
+    ("reencoded", "names"),
+    [
+        (False, ["a/b.png", "_/c.JPG", "a/b~1.png", "d.jpeg", "e"]),
+        (True, ["a/b.png.jpg", "_/c.JPG", "a/b.png~1.jpg", "d.jpeg", "e.jpg"]),
+    ],
+)
+def test_names_in_a_tar_are_safe_and_end_as_their_content(reencoded: bool, names: list[str]) -> None:
+    class Paths:
+        paths = ("a/b.png", "../c.JPG", "./a//b.png", "d.jpeg", "e")
+
+    assert member_names(Paths(), reencoded=reencoded) == names  # type: ignore[arg-type]
