@@ -49,8 +49,12 @@ def test_windows_follow_random_resized_crop(size, scale):
 
 
 def test_an_image_too_narrow_for_any_try_falls_back_to_its_centre():
-    draws = Augmentation(size=32, scale=(0.9, 1.0)).draw(0, np.int32([[1000, 30], [30, 1000], [500, 400]]), seed=0)
-    np.testing.assert_array_equal(draws.windows[:2], [[480, 0, 40, 30], [0, 480, 30, 40]])
+    draws = Augmentation(size=32, scale=(0.9, 1.0)).draw(
+        0, np.int32([[1000, 30], [30, 1000], [1000, 32], [32, 1000]]), seed=0
+    )
+    # 32 / (3 / 4) is rounded up
+    expected = [[480, 0, 40, 30], [0, 480, 30, 40], [478, 0, 43, 32], [0, 478, 32, 43]]
+    np.testing.assert_array_equal(draws.windows, expected)
 
 
 def test_flips_factors_and_orders_follow_their_laws():
@@ -99,8 +103,9 @@ def test_a_draw_depends_on_its_slot_alone_and_stays_inside(sizes, first, seed, s
 
 def test_seeds_differ_and_types_are_as_promised():
     augmentation, sizes = Augmentation(size=8), np.full((50, 2), 100, np.int32)
-    one, two = (augmentation.draw(0, sizes, seed=seed) for seed in (1, 2))
+    one, two, far = (augmentation.draw(0, sizes, seed=seed) for seed in (1, 2, 1 + 2**32))
     assert (one.windows != two.windows).any(axis=1).mean() > 0.9
+    assert (one.windows != far.windows).any(axis=1).mean() > 0.9
     assert [x.dtype for x in one] == [np.int32, np.bool_, np.float32, np.uint8]
     assert [x.shape for x in one] == [(50, 4), (50,), (50, 3), (50,)]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastlt import _C
 from fastlt.rebalancing.curve import GROUPS, TauCurve, prior_curve, tau_curve
 
 INF = np.inf
@@ -49,6 +50,20 @@ def test_values_are_those_of_counting(kind: str, split: tuple) -> None:
         expected["harmonic_mean"] = 3 / sum(1 / expected[group] for group in ("many", "medium", "few"))
         for group, value in expected.items():
             assert got.value(tau, group) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("label", [0, 69])
+@pytest.mark.parametrize("at", [0, 69, 30])
+def test_what_is_not_a_number_is_never_right(log: bool, label: int, at: int) -> None:
+    logits, slope = np.full((1, 70), 0.5, np.float32), np.zeros(70, np.float32)
+    logits[0, label] = 1
+    low, high = np.empty(1, np.float32), np.empty(1, np.float32)
+    _C.interval_bounds(logits, np.array([label]), slope, log=log, low=low, high=high)
+    assert (low[0], high[0]) == (-INF, INF)
+    logits[0, at] = np.nan
+    _C.interval_bounds(logits, np.array([label]), slope, log=log, low=low, high=high)
+    assert (low[0], high[0]) == (INF, -INF)
 
 
 def test_steps_and_values_agree_and_end_outside(split: tuple) -> None:

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from fastlt import hardware
-from fastlt.hardware import MAX_THREADS, describe_machine, miss_triton, resolve_device, resolve_threads
+from fastlt.hardware import (
+    MAX_THREADS,
+    describe_machine,
+    miss_triton,
+    resolve_device,
+    resolve_precision,
+    resolve_threads,
+)
 
 CPU = torch.device("cpu")
 
@@ -42,6 +49,18 @@ def test_an_older_container_does_too(cgroup: Path, quota: int, threads: int) -> 
     (cgroup / "cpu/cpu.cfs_quota_us").write_text(f"{quota}\n")
     (cgroup / "cpu/cpu.cfs_period_us").write_text("100000\n")
     assert resolve_threads(None) == threads
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"), [("fpu avx512_bf16 x", "bf16"), ("amx_bf16", "bf16"), ("avx512f amx_tile", "fp32")]
+)
+def test_the_precision_is_what_the_processor_multiplies(
+    flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"model name\t: bf16\nflags\t\t: {flags}\nbugs\t\t: avx512_bf16\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert resolve_precision("auto", CPU) == precision
+    assert [resolve_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
 def test_a_machine_has_a_gpu_with_driver_and_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
