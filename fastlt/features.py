@@ -25,7 +25,7 @@ from .data.loader import Loader, eval_loader, view_loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
 from .feature_file import FeatureWriter, is_complete, locked, read_record
-from .hardware import resolve_threads
+from .hardware import on_device, resolve_threads
 from .loggers import log
 from .models import LinearHead, Network, create_model
 from .run import Run
@@ -83,20 +83,20 @@ class Features:
 
     def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
         """Return the features of the samples ``ids`` [B] as float32 [B, D] on a device; only they are read."""
-        return as_float(np.asarray(self.features[ids]), device)
+        return on_device(as_tensor(np.asarray(self.features[ids])), device).float()
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return features, float32 [N, D], and labels [N] on a device; on the CPU fp32 features are not copied."""
-        return as_float(self.features, device), torch.from_numpy(self.labels).to(device)
+        return as_tensor(self.features).to(device).float(), torch.from_numpy(self.labels).to(device)
 
 
-def as_float(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return stored features as a float32 tensor; bf16 travels to the device in its two bytes."""
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """Return stored features as a tensor in their own precision, in which they travel to a device."""
     if not array.flags.writeable:
         array = np.array(array)
     if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device).float()
-    return torch.from_numpy(array).to(device)
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def check_finite(features: Tensor, name: str, hint: str = "") -> None:

@@ -100,5 +100,7 @@ def margins(
 def deferred_weights(class_counts: Tensor, epoch_fraction: Tensor | float | None) -> Tensor:
     """Return LDAM's class weights, [C]: ones, from 80 % of the epochs on those of the effective number of samples."""
     weights = effective_weights(class_counts)
-    share = torch.as_tensor(0.0 if epoch_fraction is None else epoch_fraction, device=weights.device)
+    share = 0.0 if epoch_fraction is None else epoch_fraction
+    if not isinstance(share, Tensor):
+        share = torch.full((), share, device=weights.device)  # a copy from the host would wait for the GPU
     return torch.where(share >= DRW_FROM, weights, torch.ones_like(weights))

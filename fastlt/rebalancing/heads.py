@@ -17,7 +17,7 @@ from .. import ops
 from ..config import RebalanceConfig
 from ..data.memory import free_bytes
 from ..data.sampler import LongTailSampler
-from ..features import Features
+from ..features import Features, as_tensor
 from ..hardware import autocast, on_device, resolve_precision
 from ..metrics import shot_accuracy
 from ..models import LinearHead
@@ -111,7 +111,7 @@ class Feed:
         self.labels = torch.from_numpy(views[0].labels).to(device)
         needed = sum(view.features.nbytes for view in views)
         resident = needed <= RESIDENT_SHARE * free_bytes(device)
-        self.tensors = [stored(view, device) for view in views] if resident else None
+        self.tensors = [as_tensor(view.features).to(device) for view in views] if resident else None
 
     def take(self, ids: NDArray[np.int64], key: tuple[int, int]) -> Tensor:
         """Return the features of samples ``ids`` [B], float32 [B, D]; ``key`` (seed, step) decides their views."""
@@ -130,14 +130,6 @@ class Feed:
         if self.tensors is None:
             return self.views[view].rows(ids, self.device)
         return self.tensors[view][on_device(torch.from_numpy(ids), self.device)].float()
-
-
-def stored(features: Features, device: torch.device) -> Tensor:
-    """Return all features on a device in the precision in which they are stored, [N, D]."""
-    array = features.features
-    if array.dtype == np.uint16:
-        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16).to(device)
-    return features.tensors(device)[0]
 
 
 def train_heads(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt import RebalanceConfig
+from fastlt import RebalanceConfig, features
 from fastlt.features import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import heads
@@ -216,7 +216,10 @@ def test_inaturalists_classes_take_bounded_memory(tmp_path: Path) -> None:
     assert float(done.stdout) < 700
 
 
-def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
+    resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moved: list[int] = []
 
     def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -224,7 +227,10 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(monkeypatch: pyt
         return tensor.to(device)
 
     monkeypatch.setattr(heads, "on_device", on_device)
+    monkeypatch.setattr(features, "on_device", on_device)
+    monkeypatch.setattr(heads, "free_bytes", lambda device: 2**30 if resident else 0)
     stack = stack_of("linear", RECIPE)
     train_heads(stack, [TRAIN], RECIPE, cross_entropy(problem()), CPU)
     steps = RECIPE.epochs * (len(LABELS) // RECIPE.batch_size)
-    assert moved == [24, 24, 48] * steps  # the rows of either seed's features, and all labels
+    rows = 24 if resident else 24 * D  # which rows, or what is in them
+    assert moved == [rows, rows, 48] * steps  # of either seed, and all labels
