@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fastlt import ops
 from fastlt.models import create_model
-from fastlt.models.batch_norm import FusedBatchNorm2d, use_fused_batch_norm
+from fastlt.models.batch_norm import FusedBatchNorm2d, soften_momentum, use_fused_batch_norm, use_ghost_batch_norm
 from fastlt.ops import batch_norm
 
 SHAPE = (3, 5, 4, 2)  # B, C, H, W
@@ -38,6 +38,35 @@ def test_it_is_pytorchs_batch_norm_with_what_follows(relu: bool, with_residual: 
     ours, theirs = torch.autograd.grad(out, wanted, grad), torch.autograd.grad(expected, wanted, grad)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_ghosts_are_batch_norms_of_consecutive_images() -> None:
+    plain = nn.Sequential(nn.BatchNorm2d(5, eps=1e-2, momentum=0.3)).double()
+    nn.init.normal_(plain[0].weight)  # type: ignore[arg-type]
+    ghost = copy.deepcopy(plain)
+    use_ghost_batch_norm(ghost, 2)
+    assert list(ghost.state_dict()) == list(plain.state_dict())
+    x = draw(6, 5, 4, 3, seed=0) * 3 + 1
+    groups = [copy.deepcopy(plain) for _ in range(3)]
+    expected = torch.cat([group(x[2 * at : 2 * at + 2]) for at, group in enumerate(groups)])
+    torch.testing.assert_close(ghost(x), expected)
+    for name in ("running_mean", "running_var"):  # linear in the moments: their mean is where the groups' mean goes
+        mean = torch.stack([group.state_dict()[f"0.{name}"] for group in groups]).mean(0)
+        torch.testing.assert_close(ghost.state_dict()[f"0.{name}"], mean)
+    assert ghost.state_dict()["0.num_batches_tracked"] == 1
+    with pytest.raises(ValueError, match="--bn-group: got 2, which does not divide a batch of 5 images"):
+        ghost(x[:5])
+    assert ghost.eval()(x[:5]).shape == x[:5].shape
+
+
+def test_pieces_of_a_batch_move_the_statistics_as_far_as_the_batch() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1, momentum=0.1), nn.BatchNorm2d(1, momentum=None))
+    soften_momentum(model, 3)
+    statistic = 0.0
+    for _ in range(3):
+        statistic += (1 - statistic) * model[0].momentum  # type: ignore[operator]
+    assert statistic == pytest.approx(0.1)
+    assert model[1].momentum is None
 
 
 def test_the_operation_is_registered_whole() -> None:

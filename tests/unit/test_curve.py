@@ -66,6 +66,14 @@ def test_what_is_not_a_number_is_never_right(log: bool, label: int, at: int) -> 
     assert (low[0], high[0]) == (INF, -INF)
 
 
+def test_logits_beyond_what_a_line_can_hold_count_as_equal() -> None:
+    low, high = np.empty(2, np.float32), np.empty(2, np.float32)
+    logits = np.array([[1e38, 3e38], [3e38, 1e38]], np.float32)
+    _C.interval_bounds(logits, np.array([0, 1]), np.zeros(2, np.float32), log=False, low=low, high=high)
+    assert low.tolist() == [-INF, INF]  # of equals the first wins
+    assert high.tolist() == [INF, -INF]
+
+
 def test_steps_and_values_agree_and_end_outside(split: tuple) -> None:
     got = tau_curve(*split)
     assert got.groups == GROUPS

@@ -190,3 +190,10 @@ def test_the_smallest_sets(sampling, replacement):
         if not replacement and sampling in ("instance_balanced", "class_balanced"):
             np.testing.assert_array_equal(ids.reshape(-1, 2).sum(axis=1), 1)
             assert abs(ids[::2].mean() - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(("power", "drawn"), [(200.0, 0), (-200.0, 1)])
+def test_a_large_power_draws_an_extreme_class_alone(power, drawn):
+    labels = np.repeat([0, 1, 2], [1000, 1, 30])
+    ids = LongTailSampler(labels, sampling=power, batch_size=8).draw(0, 500)
+    assert set(labels[ids].tolist()) == {drawn}

@@ -107,6 +107,15 @@ def test_operations_are_a_function_of_seed_and_slot() -> None:
     assert ((counts - 1000) ** 2 / 1000).sum() < 60  # chi-squared with 25 degrees of freedom: 1 in 10,000 is above
 
 
+def test_golden_draws() -> None:
+    """The streams are a promise: a run that goes on draws what it would have drawn."""
+    shares = [draw_share(step, alpha=0.4, seed=9) for step in (0, 1, 2**40)]
+    assert shares == pytest.approx([0.9102516060900611, 0.9946491185971372, 0.969833823414934], rel=1e-12)
+    five = [[2, 10, 21, 17, 13], [13, 18, 22, 24, 22], [18, 6, 10, 9, 24]]
+    assert draw_operations(7, 3, num_operations=5, seed=9).tolist() == five
+    assert draw_operations(2**40, 2, num_operations=1, seed=9).tolist() == [[16], [10]]
+
+
 def test_a_process_draws_by_the_runs_seed_for_its_own_slots() -> None:
     sampler = LongTailSampler(np.arange(20) % 5, batch_size=4, rank=1, world_size=2)
     run = Streams(TrainConfig(mixup=0.4, randaugment=2, seed=9), {}, sampler, World(), CPU)
