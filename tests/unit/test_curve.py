@@ -74,6 +74,15 @@ def test_logits_beyond_what_a_line_can_hold_count_as_equal() -> None:
     assert high.tolist() == [INF, -INF]
 
 
+def test_a_logit_too_small_for_a_line_counts_as_zero() -> None:
+    low, high = np.empty(2, np.float32), np.empty(2, np.float32)
+    logits = np.array([[1e-40, 1e-30], [1e-40, -1e-40]], np.float32)
+    slope = np.array([1, 0], np.float32)
+    _C.interval_bounds(logits, np.array([0, 0]), slope, log=True, low=low, high=high)
+    assert low.tolist() == [INF, -INF]
+    assert high.tolist() == [-INF, INF]
+
+
 def test_steps_and_values_agree_and_end_outside(split: tuple) -> None:
     got = tau_curve(*split)
     assert got.groups == GROUPS

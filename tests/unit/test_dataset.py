@@ -135,6 +135,33 @@ def test_only_a_split_with_the_classes_of_another_may_lack_one(root):
     assert val.class_counts.tolist() == [2, 0, 2]
 
 
+def test_images_are_found_behind_links_but_not_in_hidden_folders(tmp_path):
+    write(tmp_path / "far", {"more": {"cat": 1}})
+    root = write(tmp_path / "data")
+    (root / "train" / "ant" / "linked").symlink_to(tmp_path / "far" / "more" / "cat", target_is_directory=True)
+    for name in (".thumbnails", "kept."):
+        (root / "train" / "ant" / name).mkdir()
+        Image.new("L", (8, 5)).save(root / "train" / "ant" / name / "x.JPG")
+    Image.new("L", (8, 5)).save(root / "train" / "ant" / ".hidden.jpg")
+    paths = open_splits(root)["train"].paths
+    assert {path for path in paths if "/image" not in path} == {"ant/kept./x.JPG"}
+    assert "ant/linked/image 000.jpg" in paths
+    assert len(paths) == 154 + 2
+
+
+@pytest.mark.parametrize(
+    ("train", "names"),
+    [
+        ("ant/image 000.jpg 0\nbee/image 000.jpg 1\n", ("ant", "bee")),
+        ("ant/image 000.jpg 0\nant/image 001.jpg 1\n", ("0", "1")),  # one folder, two classes
+        ("ant/image 000.jpg 0\nbee/image 000.jpg 0\nbee/image 001.jpg 1\n", ("0", "1")),  # two folders, one class
+    ],
+)
+def test_classes_are_named_after_their_folders_where_each_has_one(root, tmp_path, train, names):
+    (tmp_path / "train.txt").write_text(train)
+    assert LongTailedDataset.from_list(tmp_path / "train.txt", root / "train").class_names == names
+
+
 def test_the_constructors_agree(root):
     write_lists(root, root)
     write_coco(root, root)

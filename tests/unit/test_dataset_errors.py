@@ -221,6 +221,12 @@ def test_several_lists_of_a_split(root):
     refuses(r"several train lists \(a_train.txt, b_train.txt\)", open_splits, root)
 
 
+def test_several_files_of_a_split(root):
+    for name in ("train_a.json", "train_b.json", "val.json"):
+        (root / name).write_text("{}")
+    refuses(r"several train files \(train_a.json, train_b.json\); expected one", open_splits, root)
+
+
 IMAGES = [{"id": 1, "file_name": "train/ant/1.jpg"}, {"id": 2, "file_name": "train/bee/1.jpg"}]
 ANNOTATIONS = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 6}]
 

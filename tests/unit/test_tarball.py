@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastlt.data import tarball
-from fastlt.data.packing import member_names
+from fastlt.data.packing import member_names, pack
 from fastlt.data.tarball import Item, TarImages, TarWriter, damage, journal_length
 
 
@@ -64,6 +64,18 @@ def test_a_bit_that_changes_is_damage(at: int, what: str, tmp_path: Path) -> Non
     longer["length"] += 1
     (tmp_path / "train.tar").write_bytes(content)
     assert damage(tmp_path / "train.tar", longer) is not None
+
+
+def test_sizes_and_qualities_out_of_range_are_refused(tmp_path: Path) -> None:
+    for options, message in (
+        ({"short_side": 7}, "--short-side: got 7; expected at least 8 pixels"),
+        ({"quality": 0}, "--quality: got 0; expected 1 to 100"),
+        ({"quality": 101}, "--quality: got 101"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pack({}, tmp_path, **options)  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="train"):
+        pack({}, tmp_path, short_side=8, quality=100)
 
 
 @pytest.mark.parametrize(
