@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from fastlt.config import TrainConfig
 from fastlt.data.benchmarks import BENCHMARKS, class_folder
-from fastlt.data.source import open_benchmark
+from fastlt.data.source import open_benchmark, open_data
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,23 @@ def test_a_root_at_the_wrong_level_names_the_right_one(miniature: Any) -> None:
             continue
         with pytest.raises(FileNotFoundError, match=f"one level too low .* give {miniature.root}$"):
             open_benchmark(miniature.dataset, inner, lists=miniature.lists)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "contents"),
+    [
+        ("folder", r"its images \(train/<class>/\*, val/<class>/\*\), or with list files"),
+        ("places_lt", r"its images and lists \(Places_LT_train.txt, ...; or --lists DIR\), or --synthetic"),
+        ("cifar10_lt", r"cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or --synthetic"),
+    ],
+)
+def test_a_root_that_is_not_given_is_described(dataset: str, contents: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"^--data-root: missing; --dataset {dataset} needs the folder with {contents}"
+    ):
+        open_data(TrainConfig(dataset=dataset))
+    with pytest.raises(ValueError, match="--synthetic: got it with --data-root here"):
+        open_data(TrainConfig(dataset=dataset, data_root=Path("here"), synthetic=True))
 
 
 def test_a_folder_of_lists_without_any_is_refused(miniature: Any, tmp_path: Path) -> None:

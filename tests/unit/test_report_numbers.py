@@ -171,6 +171,19 @@ def test_the_worst_come_first_and_of_equals_the_one_that_lost_more(tmp_path: Pat
     assert worst.worst_classes(store, right, None, split="test", counts=COUNTS).note == "No class has an error on test."
 
 
+def test_no_more_classes_and_images_are_shown_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worst, "thumbnail", lambda _pixels: "")
+    monkeypatch.setattr(worst, "decode_rgb", lambda _content: None)
+    dataset = SimpleNamespace(read=lambda _index: b"")
+    store: Any = SimpleNamespace(splits={"test": dataset}, run=SimpleNamespace(data={"class_names": ["a"] * 20}))
+    labels = np.repeat(np.arange(20), 5)
+    joint = classifier("joint", BEFORE)
+    joint.known["test"] = Predictions(labels, (labels + 1) % 20, np.ones(100), np.zeros(100))
+    found = worst.worst_classes(store, joint, None, split="test", counts=np.arange(20))
+    assert [each.num_train for each in found.classes] == list(range(12))
+    assert {len(each.samples) for each in found.classes} == {4}
+
+
 def test_a_thumbnail_keeps_its_shape() -> None:
     import base64
     import io
@@ -209,6 +222,7 @@ def test_bins_of_class_sizes_are_geometric_means(axes: Callable[..., list[Any]])
     accuracy = np.r_[0.5, 1.0, 0.25, 0.75, np.full(12, np.nan)]
     (plane,) = axes("accuracy_by_class_size", counts, {"joint": accuracy})
     (line,) = plane.get_lines()
+    assert line.get_label() == "joint"
     np.testing.assert_allclose(line.get_xdata(), [1, 1, 100, 400])
     np.testing.assert_allclose(line.get_ydata(), [50, 100, 25, 75])
     many = np.repeat([10, 1000], 8)
