@@ -171,6 +171,41 @@ def test_a_decompression_bomb_is_an_error_not_a_warning(tmp_path):
             decode_rgb(file)
 
 
+@pytest.mark.parametrize("at", [16, 20])
+def test_a_header_without_pixels_is_not_believed(at, tmp_path):
+    content = bytearray(encode(picture(), "PNG"))
+    content[at : at + 4] = bytes(4)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"corrupt or truncated|not an image"):
+        probe(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("colour", "depth", "interlace", "extra", "native"),
+    [
+        (2, 8, 0, b"", True),
+        (0, 8, 0, b"", True),
+        (3, 8, 0, b"", False),
+        (6, 8, 0, b"", False),
+        (2, 16, 0, b"", False),
+        (2, 8, 1, b"", False),
+        (2, 8, 0, b"tEXt", True),
+        (2, 8, 0, b"tRNS", False),
+        (2, 8, 0, b"acTL", False),
+    ],
+)
+def test_a_png_is_native_where_nothing_but_plain_pixels_is_in_it(colour, depth, interlace, extra, native, tmp_path):
+    def chunk(kind, content):
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    header = (7).to_bytes(4) + (5).to_bytes(4) + bytes([depth, colour, 0, 0, interlace])
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + (chunk(extra, b"a" * 6) if extra else b"")
+    (tmp_path / "x.png").write_bytes(content + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    found = probe(tmp_path / "x.png")
+    assert (found.width, found.height, found.native) == (7, 5, native)
+
+
 def test_an_absent_file_is_an_absent_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         decode_rgb(tmp_path / "none.jpg")

@@ -223,6 +223,9 @@ def test_bins_of_class_sizes_are_geometric_means(axes: Callable[..., list[Any]])
     (plane,) = axes("accuracy_by_class_size", counts, {"joint": accuracy})
     (line,) = plane.get_lines()
     assert line.get_label() == "joint"
+    np.testing.assert_allclose(
+        sorted(plane.collections[0].get_offsets().tolist()), [[1, 50], [1, 100], [100, 25], [400, 75]]
+    )
     np.testing.assert_allclose(line.get_xdata(), [1, 1, 100, 400])
     np.testing.assert_allclose(line.get_ydata(), [50, 100, 25, 75])
     many = np.repeat([10, 1000], 8)
@@ -243,6 +246,7 @@ def test_bars_stand_behind_each_other_and_large_ones_say_their_number(axes: Call
     (plane,) = axes("tail_errors", shares, "few")
     bars = [(bar.get_x(), bar.get_width()) for bar in plane.patches]
     np.testing.assert_allclose(bars, [(0, 50), (50, 5.6), (55.6, 14.4), (70, 30)])
+    assert [each.get_label() for each in plane.containers] == ["right", "wrong: few", "wrong: medium", "wrong: many"]
     assert [text.get_text() for text in plane.texts if text.get_text()] == ["50", "14", "30"]
     assert plane.texts[1].get_position()[0] == pytest.approx(62.8)
 

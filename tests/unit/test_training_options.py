@@ -53,6 +53,8 @@ def test_colour_operations_are_pillows(name: str, enhancer: type, negative: bool
     expected = np.array(enhancer(Image.fromarray(picture())).enhance(1 + strength)).astype(float)
     got = augmented(name, magnitude=9, negative=negative)
     assert np.abs(got - expected).max() < 1.6  # Pillow works in whole numbers
+    assert got.min() >= 0
+    assert got.max() <= 255
 
 
 def test_operations_without_a_sign_are_pillows() -> None:

@@ -10,7 +10,9 @@ from fastlt.data.unlabelled import unlabelled_images
 NAMES = ("ant", "bee")
 
 
-def test_images_are_found_at_any_depth_and_broken_ones_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_are_found_at_any_depth_and_broken_ones_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for path in (tmp_path / "x.png", tmp_path / "a" / "b" / "y.png"):
         Image.new("RGB", (8, 6)).save(path)
@@ -22,6 +24,11 @@ def test_images_are_found_at_any_depth_and_broken_ones_named(tmp_path: Path, cap
     assert caplog.messages == ["IMAGES: 1 of 3 files are no complete images"]
     mixed = unlabelled_images([tmp_path / "a", tmp_path / "x.png"], NAMES, flag="IMAGES")
     assert (mixed.root, mixed.paths) == (tmp_path, ("a/b/y.png", "x.png"))
+    monkeypatch.chdir(tmp_path)
+    apart = unlabelled_images([Path("a"), tmp_path / "x.png"], NAMES, flag="IMAGES")
+    assert (apart.root, apart.paths) == (tmp_path, ("a/b/y.png", "x.png"))
+    near = unlabelled_images([Path("a"), Path("x.png")], NAMES, flag="IMAGES")
+    assert (near.root, near.paths) == (Path(), ("a/b/y.png", "x.png"))
     assert len(caplog.messages) == 1  # nothing is wrong with these
 
 
