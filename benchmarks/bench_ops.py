@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlt import ops
+from fastlt import compiling, ops
 from fastlt.hardware import describe_machine
 
 SHAPES = {
@@ -55,7 +55,7 @@ def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[t
     yield "tau curve", "fastlt prior_intervals", lambda: ops.prior_intervals(x, w, y, prior)
     yield "tau curve", "21 products eager", lambda: released_loop(x, w, y)
     if compiled:
-        loop = torch.compile(released_loop)
+        loop = compiling.compiled(released_loop)
         yield "tau curve", "21 products torch.compile", lambda: loop(x, w, y)
     yield "rank", "product", lambda: x @ w.T
     yield "rank", "fastlt label_rank", lambda: ops.label_rank(x, w, y)
@@ -77,7 +77,7 @@ def loss_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple
 
     losses: dict[str, Callable[..., Tensor]] = {"fastlt": fused, "eager": eager}
     if compiled:
-        losses["torch.compile"] = torch.compile(eager)
+        losses["torch.compile"] = compiling.compiled(eager)
     plain = getattr(F, "linear_cross_entropy", None)
     for use, wanted in {"LWS": (2,), "cRT": (1, 3), "joint": (0, 1, 3)}.items():
         # The product forward, and one more for each of X and W that wants a gradient.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .compiling import compiled
 from .hardware import cpu_multiplies_bf16, resolve_device, resolve_threads
 from .loggers import first_line
 
@@ -86,7 +87,7 @@ def check_compiler() -> Finding:
     if compiler is None:
         return Finding("torch.compile", "absent", "no C++ compiler found", SLOWER)
     try:
-        torch.compile(lambda x: torch.sin(x) + 1)(torch.zeros(3, device=resolve_device("auto")))
+        compiled(lambda x: torch.sin(x) + 1)(torch.zeros(3, device=resolve_device("auto")))
     except Exception as error:  # whatever the compiler stack raises is the finding
         reason = first_line(error)[:100]
         return Finding("torch.compile", "broken", reason, SLOWER)

@@ -13,6 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
+from .compiling import compiled
 from .config import TrainConfig
 from .data.loader import Loader
 from .data.mixing import neighbours
@@ -199,14 +200,14 @@ class Compiler:
 
     def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
         """Return the function, compiled anew for every shape of its arguments."""
-        compiled = torch.compile(eager, dynamic=False, options=self.options)
+        works = compiled(eager, dynamic=False, options=self.options)
 
         def call(*arguments: Tensor | None) -> T:
             if self.works:
                 if self.cuda_graphs:
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 try:
-                    return self.kept(compiled(*arguments))
+                    return self.kept(works(*arguments))
                 except TorchDynamoException as error:
                     log.warning(
                         "torch.compile does not work here (%s): steps run slower; see fastlt doctor", first_line(error)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..compiling import compiled
 from ..hardware import autocast, keep_freed_memory, resolve_precision
 from ..models import create_model
 from .batches import NUM_CLASSES, made_up
@@ -73,7 +74,7 @@ def build_peer(
             logits = model(images)
         return F.cross_entropy(logits.float(), labels)
 
-    loss = torch.compile(loss_of, dynamic=False) if peer.compile else loss_of
+    loss = compiled(loss_of, dynamic=False) if peer.compile else loss_of
 
     def step(images: Tensor = images, labels: Tensor = labels) -> Tensor:
         mean_loss = loss(images, labels)

@@ -13,7 +13,7 @@ LAYERS = (
     ("config", "files", "_C"),
     ("kernels",),
     ("ops", "data.sampler", "data.sampling", "data.augmentation"),
-    ("data", "models", "metrics", "hardware", "loggers", "recipes", "distributed", "launch", "losses"),
+    ("data", "models", "metrics", "hardware", "loggers", "recipes", "distributed", "launch", "losses", "compiling"),
     ("checkpoint", "run", "feature_file", "features", "step", "streams", "pretrained", "averaging"),
     ("state", "interrupts", "parameters"),
     ("opening",),
