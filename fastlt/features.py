@@ -114,9 +114,9 @@ class FeatureStore:
 
     They are computed in fp32 (TF32 is off meanwhile) on first use and kept in the run folder with a key made of the
     weights, the data, the transform, the view and the precision; under any other key they are computed anew. View 0 is
-    the evaluation transform; every other view augments as stage 1 does. An interrupted extraction goes on where it
-    stopped. ``precision`` is that of the training features: those of val and test stay fp32, so that accuracies do not
-    depend on it.
+    the evaluation transform; every other view is cut, flipped and jittered as in stage 1, without RandAugment. An
+    interrupted extraction goes on where it stopped. ``precision`` is that of the training features: those of val and
+    test stay fp32, so that accuracies do not depend on it.
 
     Args:
         run: The run.

@@ -228,8 +228,9 @@ def report(epoch: int, epochs: int, losses: list[Tensor], candidates: list[Candi
 
 def choose(candidates: list[Candidate], store: FeatureStore, config: RebalanceConfig) -> Rebalanced:
     """Return the candidate that is the best on the selection split, the first of equals."""
+    params = {"smoothing": config.label_smoothing} if config.method == "los" else {}
     if len(candidates) == 1:
-        return Rebalanced(head=candidates[0].head(), params={}, selected_on=None)
+        return Rebalanced(head=candidates[0].head(), params=params, selected_on=None)
     where = config.selection_split
     problem = Problem(
         head=store.head,
@@ -240,4 +241,5 @@ def choose(candidates: list[Candidate], store: FeatureStore, config: RebalanceCo
         device=store.device,
     )
     best = max(candidates, key=lambda each: selection_accuracy(each.head(), problem, config.select_by))
-    return Rebalanced(head=best.head(), params={"lr": best.lr, "weight_decay": best.weight_decay}, selected_on=where)
+    params |= {"lr": best.lr, "weight_decay": best.weight_decay}
+    return Rebalanced(head=best.head(), params=params, selected_on=where)

@@ -31,6 +31,9 @@ def is_statistic(key: str) -> bool:
 def test_the_papers_protocol_changes_the_classifier_alone(run_copy: Run, method: str) -> None:
     rebalance(run_copy, dataclasses.replace(LIVE, method=method))
     assert changed(run_copy, method) == {"fc.weight", "fc.bias"}
+    rows = json.loads((run_copy.method(method) / "results.json").read_text())["results"]
+    params = next(row["params"] for row in rows if row["method"] == method)
+    assert params.get("smoothing") == (LIVE.label_smoothing if method == "los" else None)
 
 
 def test_lws_scales_every_class_with_its_bias(run_copy: Run) -> None:
