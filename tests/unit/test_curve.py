@@ -83,6 +83,17 @@ def test_a_logit_too_small_for_a_line_counts_as_zero() -> None:
     assert high.tolist() == [-INF, INF]
 
 
+def test_logarithms_are_right_to_the_last_places() -> None:
+    values = np.geomspace(1e-36, 1e36, 4001, dtype=np.float32)
+    values = values[np.abs(values - 1) > 1e-3]
+    logits = np.stack([values, np.ones_like(values)], axis=1)
+    low, high = np.empty_like(values), np.empty_like(values)
+    slope = np.array([1, 0], np.float32)
+    _C.interval_bounds(logits, np.zeros(len(values), np.int64), slope, log=True, low=low, high=high)
+    assert (low == -INF).all()
+    np.testing.assert_allclose(high, np.log2(values.astype(np.float64)), rtol=3e-7)
+
+
 def test_steps_and_values_agree_and_end_outside(split: tuple) -> None:
     got = tau_curve(*split)
     assert got.groups == GROUPS

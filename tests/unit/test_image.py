@@ -80,7 +80,9 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
         file = tmp_path / f"deep.{file_format}"
         file.write_bytes(encode(Image.fromarray(levels), file_format))
         assert not probe(file).native
-        assert (decode_rgb(file)[:, :, 0].ravel() == np.arange(256)).all()
+        pixels = decode_rgb(file)
+        assert pixels.shape == (16, 16, 3)
+        assert (pixels.reshape(-1, 3) == np.arange(256)[:, None]).all()
 
 
 def test_samples_without_a_known_range_are_refused():
@@ -204,6 +206,19 @@ def test_a_png_is_native_where_nothing_but_plain_pixels_is_in_it(colour, depth, 
     (tmp_path / "x.png").write_bytes(content + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     found = probe(tmp_path / "x.png")
     assert (found.width, found.height, found.native) == (7, 5, native)
+
+
+@pytest.mark.parametrize(
+    ("marker", "transform", "length", "native"),
+    [(0xEE, 1, 14, True), (0xEE, 0, 14, False), (0xEE, 2, 14, False), (0xED, 0, 14, True), (0xEE, 0, 13, True)],
+)
+def test_only_adobes_own_segment_says_how_colours_are_coded(marker, transform, length, native, tmp_path):
+    content = encode(picture(), "JPEG", quality=95)
+    segment = (b"Adobe" + bytes(6) + bytes([transform]))[: length - 2]
+    adobe = bytes([0xFF, marker]) + length.to_bytes(2) + segment
+    (tmp_path / "x.jpg").write_bytes(content[:2] + adobe + content[2:])
+    found = probe(tmp_path / "x.jpg")
+    assert (found.width, found.height, found.native) == (WIDTH, HEIGHT, native)
 
 
 def test_an_absent_file_is_an_absent_file(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from fastlt.config import TrainConfig
 from fastlt.data.mixing import draw_share
 from fastlt.data.randaugment import draw_operations
-from fastlt.streams import DataWait, Streams, decoder_of, finish_of
+from fastlt.streams import DataWait, Streams, decoder_of, finish_of, make_sampler
 
 CPU = torch.device("cpu")
 
@@ -54,6 +54,20 @@ def test_draws_are_those_of_the_step_and_of_the_process() -> None:
     assert share is not None
     np.testing.assert_array_equal(operations.numpy(), draw_operations(310, 10, num_operations=2, seed=5))
     assert share.item() == pytest.approx(draw_share(3, alpha=0.3, seed=5))
+
+
+def test_the_sampler_is_the_runs_own() -> None:
+    world: Any = SimpleNamespace(rank=1, size=2)
+    dataset: Any = SimpleNamespace(labels=np.repeat([0, 1], 8), num_classes=3)
+    config = TrainConfig(seed=5, batch_size=4, epochs=3, samples_per_class=2, sampling="class_balanced")
+    with pytest.raises(ValueError, match="1 of 3 classes have no sample"):
+        make_sampler(config, dataset, world)
+    dataset.num_classes = 2
+    sampler = make_sampler(config, dataset, world)
+    assert (sampler.batch_size, sampler.local_batch_size, sampler.seed) == (4, 2, 5)
+    assert (sampler.samples_per_class, sampler.num_epochs) == (2, 3)
+    alone = make_sampler(config, dataset, SimpleNamespace(rank=0, size=1))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(sampler.batch(7), alone.batch(7)[2:])
 
 
 def test_pixels_are_finished_only_where_nothing_else_is_to_be_done() -> None:
