@@ -253,7 +253,8 @@ class TrainConfig(Config):
         check_range("--seed", self.seed, low=0, high=2**63 - 1)
         check_range("--imbalance", self.imbalance, low=1)
         check_range("--data-seed", self.data_seed, low=0, high=2**32 - 1)
-        check_range("--synthetic-size", min(self.synthetic_size), low=16, high=4096, unit="pixels")
+        for side in self.synthetic_size:
+            check_range("--synthetic-size", side, low=16, high=4096, unit="pixels")
         if self.samples_per_class not in (None, 1) and self.sampling != "class_balanced":
             raise ValueError(
                 f"--samples-per-class: got {self.samples_per_class} with --sampling {self.sampling}; "

@@ -9,6 +9,8 @@ import pytest
 from fastlt.config import EvaluateConfig, RebalanceConfig, TrainConfig, check_choice
 from fastlt.config.adopt import AdoptConfig
 from fastlt.config.base import check_range
+from fastlt.config.export import ExportConfig
+from fastlt.config.predict import PredictConfig
 from fastlt.recipes import RECIPES, recipe
 
 
@@ -111,6 +113,64 @@ def test_bad_tau_is_refused(tau: str) -> None:
 def test_tau_is_a_number_or_auto() -> None:
     assert RebalanceConfig(tau="0.7").fixed_tau() == 0.7
     assert RebalanceConfig(tau="auto").fixed_tau() is None
+
+
+LEAST_ONE = ("epochs", "batch_size", "image_size", "log_every", "num_threads", "prefetch", "gpus", "accumulate",
+             "bn_group", "samples_per_class")  # fmt: skip
+SHARES = ("label_smoothing", "ema", "momentum", "flip", "color_jitter", "hw_decoder_load", "memory_share")
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, RebalanceConfig, EvaluateConfig, PredictConfig])
+def test_every_number_has_its_range(kind: Any) -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    wrong: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(LEAST_ONE, (0,)),
+        **dict.fromkeys(SHARES, (-0.01, 1.01)),
+        "views": (0,),
+        "top": (0,),
+        "lr": (0.0, -1.0),
+        "trunk_lr": (0.0,),
+        "weight_decay": (-1e-9,),
+        "warmup_epochs": (-1,),
+        "mixup": (-0.1,),
+        "randaugment": (-1, 17),
+        "randaugment_magnitude": (-0.1, 30.1),
+        "imbalance": (0.9,),
+        "data_seed": (-1, 2**32),
+        "seed": (-1, 2**63),
+        "synthetic_size": ((15, 64), (64, 4097)),
+    }
+    for name in fields.keys() & wrong.keys():
+        for value in wrong[name]:
+            listed = (value,) if isinstance(fields[name], tuple) and not isinstance(value, tuple) else value
+            with pytest.raises(ValueError, match=f"^--{name.replace('_', '-')}: got "):
+                kind(**{name: listed})
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, RebalanceConfig, EvaluateConfig, PredictConfig, ExportConfig])
+def test_every_name_is_one_of_a_few(kind: Any) -> None:
+    free = {"backbone", "dataset", "device", "target", "tau", "strength", "run", "method"}
+    for field in dataclasses.fields(kind):
+        if field.type == "str" and field.name not in free:
+            with pytest.raises(ValueError, match=f"^--{field.name.replace('_', '-')}: got 'zzz'; .*choose one of"):
+                kind(**{field.name: "zzz"})
+    if kind is not TrainConfig:
+        with pytest.raises(ValueError, match=r"^--method: got 'zzz'; choose one of"):
+            kind(method="zzz")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"select_on": "test"}, "--select-on: got test; .* insist with --force"),
+        ({"fine_tune": "all"}, "--fine-tune: got all with --method tau --features cached"),
+        ({"method": "crt", "features": "cached", "protocol": "released"}, "--features: got cached with --protocol rel"),
+        ({"method": "crt", "features": "live", "views": 2}, "--views: got 2 with --features live"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RebalanceConfig(**change)
 
 
 def test_a_range_says_which_ends_it_has() -> None:
