@@ -64,6 +64,14 @@ def test_no_two_classes_look_the_same(classes):
     assert len({class_name(label, classes) for label in range(classes)}) == classes
 
 
+def test_the_counts_of_an_exponential_sum_are_exponential():
+    assert count_profile(5, 31, max_count=16, min_count=1).tolist() == [16, 8, 4, 2, 1]
+    flat, steep = (count_profile(5, total, max_count=16, min_count=1).tolist() for total in (40, 26))
+    # max (min / max)^(x^p), of the p that meets the sum
+    assert flat == [16, 13, 7, 3, 1]
+    assert steep == [16, 5, 3, 1, 1]
+
+
 def test_a_small_set_has_its_shape(tmp_path):
     done = []
     root = synthesize(tmp_path / "out", **SHAPE, val_per_class=2, test_per_class=1, num_workers=2, progress=done.append)
