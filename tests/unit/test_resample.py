@@ -166,8 +166,16 @@ def test_an_empty_batch_is_nothing_to_do() -> None:
         ({"windows": row(0, 1, 20, 10)}, "image 0: the window leaves the image"),
         ({"windows": row(-1, 0, 5, 5)}, "image 0: the window leaves the image"),
         ({"windows": row(3, 3, 0, 5)}, "image 0: the window leaves the image"),
+        ({"windows": row(0, -1, 5, 5)}, "image 0: the window leaves the image"),
+        ({"windows": row(3, 3, 5, 0)}, "image 0: the window leaves the image"),
         ({"windows": row(2**31 - 1, 0, 2**31 - 1, 1)}, "image 0: the window leaves the image"),
         ({"boxes": row(0, 0, 20.5, 10, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
+        ({"boxes": row(0, 0, 20, 10.5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
+        ({"boxes": row(-0.5, 0, 5, 5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
+        ({"boxes": row(0, -0.5, 5, 5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
+        ({"boxes": row(5, 5, 8, 5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
+        ({"boxes": row(0, 0, 5, dtype=np.float64)}, r"boxes: wrong shape, expected \[1, 4\]"),
+        ({"interpolation": "nearest"}, "interpolation: got nearest; expected bilinear or bicubic"),
         ({"boxes": row(5, 5, 5, 8, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
         ({"boxes": row(0, 0, np.nan, 8, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
         ({"windows": row(0, 0, 5)}, r"windows: wrong shape, expected \[1, 4\]"),
@@ -181,11 +189,24 @@ def test_what_does_not_fit_is_refused(parts: dict[str, object], message: str) ->
 
 
 @pytest.mark.parametrize(
-    "image", [noise(6, 5)[:, ::2], noise(6, 5).astype(np.int32), noise(6, 5)[:, :, 0].copy(), noise(6, 5)[:0]]
+    "image",
+    [
+        noise(6, 5)[:, ::2],
+        noise(6, 5).astype(np.int32),
+        noise(6, 5)[:, :, 0].copy(),
+        noise(6, 5)[:0],
+        np.zeros((5, 6, 4), np.uint8),
+    ],
 )
 def test_only_contiguous_rgb_images_are_read(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"image 0: (expected a contiguous uint8 array|wrong shape)"):
         resample([image], 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (1, 4, 5, 3), (1, 4, 4, 4), (1, 0, 0, 3), (4, 4, 3)])
+def test_only_squares_of_the_batch_are_written(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"out: wrong shape, expected \[1, S, S, 3\]"):
+        _C.resample_batch([noise(9, 9)], out=np.zeros(shape, np.uint8))
 
 
 def test_arrays_of_another_type_are_not_converted_behind_the_callers_back() -> None:

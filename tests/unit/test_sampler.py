@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastlt import _C
 from fastlt.data import LongTailSampler, effective_number_weights
 
 COUNTS = [50, 40, 30, 20, 15, 10, 7, 5, 3, 1]
@@ -275,3 +276,21 @@ def test_unique_batches_repeat_an_image_only_when_its_class_is_used_up(counts, s
         np.testing.assert_array_equal(labels[batch], labels[plain.batch(step)])
         drawn = np.bincount(labels[batch], minlength=len(counts))
         assert (uses <= -(-drawn // counts)[labels]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
+def test_a_label_is_below_the_number_of_classes(dtype):
+    labels = np.array([0, 1, 2, 1], dtype)
+    with pytest.raises(ValueError, match="labels: the one at position 2 is 2; expected 0 to 1"):
+        _C.ClassIndex(labels, num_classes=2)
+    known = _C.ClassIndex(labels, num_classes=3)
+    assert known.fingerprint != _C.ClassIndex(labels, num_classes=4).fingerprint
+    assert known.fingerprint != _C.ClassIndex(labels[::-1].copy(), num_classes=3).fingerprint
+    assert known.order.tolist() == [0, 1, 3, 2]
+    assert known.offsets.tolist() == [0, 1, 3, 4]
+    with pytest.raises(ValueError, match="read-only"):
+        known.order[0] = 1
+    many = np.tile(labels, 40_000)
+    assert (
+        _C.ClassIndex(many, num_classes=3, num_threads=3).fingerprint == _C.ClassIndex(many, num_classes=3).fingerprint
+    )
