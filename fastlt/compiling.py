@@ -12,7 +12,7 @@ import torch
 
 T = TypeVar("T")
 
-EXIT_S = 5.0
+EXIT_S = 2.0
 
 
 def compiled(function: Callable[..., T], **settings: Any) -> Callable[..., T]:
