@@ -153,7 +153,10 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
         ({}, "conv1", r"a conv1.weight of shape \[32, 3, 3, 3\]"),
     ],
 )
-def test_what_does_not_match_is_refused(change: dict[str, Tensor | None], head: str | None, pattern: str) -> None:
+def test_what_does_not_match_is_refused(
+    change: dict[str, Tensor | None], head: str | None, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a long list goes
     whole = {} if len(change) > 2 else resnet()
     tensors = {name: value for name, value in {**whole, **change}.items() if value is not None}
     with pytest.raises(ValueError, match=pattern) as caught:
