@@ -34,7 +34,8 @@ from .summary import page
 ROOT = Path(__file__).resolve().parents[1]
 ENDED = "ended.txt"
 ENDING = threading.Lock()
-CACHE = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path(tempfile.gettempdir()) / "fastlt-benchmarks")
+RUNNING: set[subprocess.Popen[bytes]] = set()
+CACHE = Path(tempfile.gettempdir()) / "fastlt-benchmarks"  # what is compiled ahead
 LIMIT_S, LEAST_S = 530, 20  # of a run, and of a part: less is not worth its start
 CHECKS = ("loss_curve", "compile")  # run at once, beside the kernels' checks: nothing is timed in them
 
@@ -53,15 +54,22 @@ def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
             [sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log, process_group=0
         ) as process,
     ):
+        RUNNING.add(process)
         try:
             done = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             done = 124
         finally:
-            with contextlib.suppress(ProcessLookupError):  # usually none is left
-                os.killpg(process.pid, signal.SIGKILL)
+            end(process)
+            RUNNING.remove(process)
     print(f"{name}: {'ok' if done == 0 else f'status {done}'}, {time.monotonic() - began:.0f} s", flush=True)
     return done
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a part's process and its workers; usually none is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def benchmark(what: str, args: Arguments, name: str, *flags: str) -> list[str]:
@@ -99,7 +107,7 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
             ("networks", benchmark("step", args, "networks", *tiny, "fastlt eager"), 120),
             ("loader", benchmark("loader", args, "loader", *small, "--images", "16"), 90),
             ("tune", benchmark("loader", args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
-            *((name, command, 120) for name, command in parts.items()),
+            *((name, command, 200) for name, command in parts.items()),
         ]
     files = ("--images", "1024", "--batch-size", "256")
 
@@ -156,9 +164,15 @@ def run_all(args: Arguments) -> int:
     names = [name for name, _, _ in wanted]
     checks += [(name, [*command, "--ahead", *names], limit_s) for name, command, limit_s in wanted if name in CHECKS]
     with ThreadPoolExecutor() as pool:
-        well = list(pool.map(finish, *zip(*checks, strict=True))) if checks else []
-    for choice in CACHE.rglob("*.best_config"):  # of a kernel's blocks, made while others ran
-        choice.unlink()
+        try:
+            well = list(pool.map(finish, *zip(*checks, strict=True))) if checks else []
+        except KeyboardInterrupt:
+            for process in list(RUNNING):
+                end(process)
+            raise
+    if "compile" in names:
+        for choice in CACHE.rglob("*.best_config"):  # of a kernel's blocks, made while others ran
+            choice.unlink()
     if not args.only and not well[0]:
         print("a kernel is wrong, or the checks took too long: nothing is timed; correctness.txt says more")
         return 1
@@ -189,7 +203,10 @@ def main() -> int:
     if args.part:
         run_part(args.part, args)
         return 0
-    return run_all(args)
+    try:
+        return run_all(args)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
