@@ -68,12 +68,13 @@ def test_only_what_is_right_gets_timed(wrong: bool, tmp_path: Path, monkeypatch:
 
     def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
         ran.append(name)
-        return int(wrong)
+        return int(wrong and name == "correctness")
 
     monkeypatch.syspath_prepend(str(ROOT))
     gpu = importlib.import_module("benchmarks.gpu")
     monkeypatch.setattr(gpu, "run", run)
     args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
     assert gpu.run_all(args) == int(wrong)
-    assert ran[0] == "correctness"
-    assert sorted(ran[1:]) == ([] if wrong else sorted(QUICK))
+    checks = {"correctness", *gpu.CHECKS}
+    assert set(ran[: len(checks)]) == checks
+    assert set(ran[len(checks) :]) == (set() if wrong else {*QUICK} - checks)
