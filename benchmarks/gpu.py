@@ -9,7 +9,7 @@ was measured survives what fails; summary.md shows all of it as tables. Compilin
 steps are compiled first, several at once, while the kernels are checked; a wrong one stops everything, since only what
 is right gets timed. Then the parts are timed one by one, the most wanted first, and the same command goes on with those
 that have not ended well in DIR. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI
-its loader is left out; with torchvision its networks are timed in the same run.
+its loader and its tuning are left out; with torchvision its networks are timed in the same run.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def run_all(args: Arguments) -> int:
             (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
         return well
 
-    wanted = jobs(args)
+    wanted = [job for job in jobs(args) if job[0] != "tune" or has_dali()]
     checks = [("correctness", ["tests/kernels/correctness.py", "--device", args.device], 220.0)]
     if args.only:
         unknown = set(args.only) - {name for name, _, _ in wanted}
@@ -178,6 +178,11 @@ def run_all(args: Arguments) -> int:
         return 1
     well += [finish(*job) for job in wanted if job[0] not in CHECKS]
     return int(not all(well))
+
+
+def has_dali() -> bool:
+    """Return whether DALI is installed, whose settings are what is tuned."""
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
 def ended(out: Path) -> set[str]:
