@@ -18,7 +18,7 @@ from fastlt.loggers import first_line
 
 from .candidates import change_of, inductor_of
 
-GIB_A_PROCESS = 24  # of GPU memory, for 256 images of 224 pixels
+GIB_A_PROCESS, GIB_OF_CHECKS = 24, 16  # of GPU memory: 256 images of 224 pixels, and what is checked meanwhile
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def room(device: str) -> int:
     if device == "cpu":
         return 1
     free, _ = torch.cuda.mem_get_info()
-    return max(1, free // (GIB_A_PROCESS << 30))
+    return max(1, (free - (GIB_OF_CHECKS << 30)) // (GIB_A_PROCESS << 30))
 
 
 def compile_one(step: Step, device: str, batch_size: int, image_size: int) -> float:
