@@ -28,7 +28,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .gpu_parts import MATRIX, NETWORKS, PARTS, Arguments
+from .gpu_parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
 from .summary import page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,12 +109,13 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
             ("tune", benchmark("loader", args, "tune", *small, "--images", "16", "--tune", "--num-threads", "1"), 90),
             *((name, command, 200) for name, command in parts.items()),
         ]
-    files = ("--images", "1024", "--batch-size", "256")
+    files = ("--images", "1024", "--batch-size", str(BATCH))
 
     def steps(name: str) -> list[str]:
         backbones, variants = MATRIX[name]
-        # Rounds of ten steps: starting takes longer
-        return benchmark("step", args, name, "--backbones", *backbones, "--repeats", "4", "--variants", *variants)
+        sizes = ("--batch-size", str(BATCH), "--image-size", str(SIZE))
+        few = ("--repeats", "4")  # rounds of ten steps: starting takes longer
+        return benchmark("step", args, name, "--backbones", *backbones, *sizes, *few, "--variants", *variants)
 
     return [
         ("loss_curve", parts["loss_curve"], 220),

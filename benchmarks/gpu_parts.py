@@ -11,6 +11,7 @@ from typing import Any
 
 NETWORKS = ("resnet50", "resnext50_32x4d", "resnext101_32x4d", "resnet152")
 HEADLINE = "resnext50_32x4d"
+BATCH, SIZE = 256, 224  # images of a step and their pixels: what is compiled ahead and what is timed
 MATRIX = {
     "step": ((HEADLINE,), ("fastlt", "torchvision compiled", "channels_last bf16", "plain")),
     "switches": ((HEADLINE,), ("fastlt", "fastlt CUDA graphs", "fastlt deterministic", "fastlt NCHW")),
@@ -41,7 +42,7 @@ def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
     from .compile_ahead import Step, compile_all
 
     if args.quick:
-        steps, batch, size = [Step("resnet8", "plain"), Step("resnext50_32x4d", "fastlt eager", "as it is")], 2, 32
+        steps, batch, size = [Step("resnet8", "plain"), Step(HEADLINE, "fastlt eager", "as it is")], 2, 32
     else:
         steps = []
         for name in args.ahead:  # in the order of their being timed
@@ -50,7 +51,7 @@ def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
             if name == "candidates":
                 steps += [Step(HEADLINE, "fastlt", candidate) for candidate in (*CANDIDATES, *INDUCTOR)]
         steps = list(dict.fromkeys(step for step in steps if step.is_compiled))
-        batch, size = 256, 224
+        batch, size = BATCH, SIZE
     found: dict[str, Any] = {"steps": []}
     for step, seconds, error in compile_all(steps, args.device, batch, size):
         found["steps"].append(dataclasses.asdict(step) | ({"error": error} if error else {"seconds": seconds}))
@@ -118,7 +119,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.streams import finish_of
 
     device = torch.device(args.device)
-    backbone, batch, size, images, steps = HEADLINE, 256, 224, 4096, 40
+    backbone, batch, size, images, steps = HEADLINE, BATCH, SIZE, 4096, 40
     if args.quick:
         backbone, batch, size, images, steps = "resnet8", 16, 32, 64, 8
     found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
@@ -202,7 +203,7 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.step import Compiler, Predictor
 
     device = torch.device(args.device)
-    backbone, batch, size, last = ("resnet8", 16, 32, 5) if args.quick else (HEADLINE, 256, 224, 77)
+    backbone, batch, size, last = ("resnet8", 16, 32, 5) if args.quick else (HEADLINE, BATCH, SIZE, 77)
     config = dataclasses.replace(recipe("imagenet_lt"), precision=resolve_precision("auto", device))
     model = create_model(backbone, 1000).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preprocess = Preprocess(config.mean, config.std).to(device)
@@ -236,7 +237,7 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
 
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
-    backbone, batch, size = ("resnet8", 16, 32) if args.quick else (HEADLINE, 256, 224)
+    backbone, batch, size = ("resnet8", 16, 32) if args.quick else (HEADLINE, BATCH, SIZE)
     variant, steps = ("fastlt eager", 2) if args.quick else ("fastlt", 5)
     with chosen(variant):
         step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True)
@@ -280,7 +281,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     from .candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
 
     device = torch.device(args.device)
-    batch, size = (2, 32) if args.quick else (256, 224)
+    batch, size = (2, 32) if args.quick else (BATCH, SIZE)
     variant = "fastlt eager" if args.quick else "fastlt"
     found: dict[str, Any] = {"backbone": f"{HEADLINE}, two blocks a stage", "batch_size": batch}
     for name in (*CANDIDATES, *INDUCTOR):
