@@ -132,16 +132,16 @@ class PlannedLoader:
     def _deliver(self, images: Tensor, work: Work) -> Batch:
         """Complete a batch and start its copy to the device, on the current stream."""
         return Batch(
-            images=self._on_device(images),
-            labels=self._on_device(torch.from_numpy(self.plan.dataset.labels[work.ids])),
+            images=on_device(images, self.device),
+            labels=self._moved(self.plan.dataset.labels[work.ids]),
             ids=work.ids,
-            jitter=None if work.jitter is None else self._on_device(torch.from_numpy(work.jitter)),
-            order=None if work.order is None else self._on_device(torch.from_numpy(work.order)),
+            jitter=None if work.jitter is None else self._moved(work.jitter),
+            order=None if work.order is None else self._moved(work.order),
         )
 
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor on the device."""
-        return on_device(tensor, self.device)
+    def _moved(self, array: np.ndarray) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return on_device(torch.from_numpy(array), self.device)
 
 
 class _Failure(NamedTuple):

@@ -78,10 +78,6 @@ class DeviceMemoryLoader(PlannedLoader):
             dtype=self.finish.dtype,
         )
 
-    def _moved(self, array: np.ndarray) -> Tensor:
-        """Return an array as a tensor on the device."""
-        return self._on_device(torch.from_numpy(array))
-
     def close(self) -> None:
         """End all iterations and give back the memory."""
         super().close()
