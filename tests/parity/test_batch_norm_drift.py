@@ -1,6 +1,7 @@
 """PROTOCOL of the released code: in stage 2 BatchNorm's statistics drift, its weights do not; one step by hand."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from fastlt.data.loader import train_loader
 from fastlt.data.preprocess import Preprocess
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.source import open_data
-from fastlt.data.synth import synthesize
 from fastlt.features import FeatureStore, augmentation
 from fastlt.models import LinearHead, Network, create_model
 
@@ -23,21 +23,9 @@ SEED = 3  # of stage 2; stage 1's is another
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(five_classes: Callable[[int], Path], tmp_path: Path) -> Run:
     """A network that only looks trained, on five classes of 20 to 4 images: two steps an epoch."""
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
-    root = synthesize(
-        tmp_path / "data",
-        num_classes=5,
-        num_images=40,
-        max_count=20,
-        min_count=4,
-        size=32,
-        val_per_class=2,
-        test_per_class=2,
-        num_workers=1,
-    )
+    root = five_classes(2)
     config = dataclasses.replace(
         recipe("glyphs_lt"),
         dataset="folder",

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from fastlt.data.loader import eval_loader, train_loader
 from fastlt.data.preprocess import Preprocess
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.source import open_data
-from fastlt.data.synth import synthesize
 from fastlt.features import augmentation, eval_transform
 from fastlt.losses import loss_terms
 from fastlt.metrics import shot_accuracy
@@ -28,24 +28,11 @@ RATES = [0.1 * share for share in (0.5, 1.0, *(0.5 * (1 + np.cos(np.pi * epoch /
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+def config(five_classes: Callable[[int], Path], tmp_path: Path) -> TrainConfig:
     """Five classes of 20 to 4 images, 40 in all."""
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
-    root = synthesize(
-        tmp_path / "data",
-        num_classes=5,
-        num_images=40,
-        max_count=20,
-        min_count=4,
-        size=32,
-        val_per_class=5,
-        test_per_class=2,
-        num_workers=1,
-    )
-    for label, folder in enumerate(
-        sorted((root / "val").iterdir())
-    ):  # unequal classes: their mean is not that of images
+    root = five_classes(5)
+    # Unequal classes: their mean is not that of images
+    for label, folder in enumerate(sorted((root / "val").iterdir())):
         for file in sorted(folder.iterdir())[label + 1 :]:
             file.unlink()
     return dataclasses.replace(
