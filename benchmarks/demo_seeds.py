@@ -18,9 +18,8 @@ from typing import Any
 import tyro
 
 from fastlt.hardware import describe_machine, resolve_device
+from fastlt.markdown import rows
 from fastlt.reproduce import over_seeds
-
-from .markdown import rows
 
 MAX_SEEDS = 10
 NAMES = ("many", "medium", "few", "class_mean", "all")

@@ -23,9 +23,8 @@ from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
 from fastlt.classifier import Classifier, open_classifier
 from fastlt.evaluation import compare
 from fastlt.features import FeatureStore
+from fastlt.markdown import rows
 from fastlt.reproduce import over_seeds
-
-from .markdown import rows
 
 METHODS = ("crt", "lws")
 WAYS: dict[str, dict[str, Any]] = {

@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from fastlt.benchmark.traffic import BYTES, count_elements, training_bytes
+from fastlt.markdown import rows
 from fastlt.models import create_model
 
-from .markdown import rows
 from .scaling_fit import RESULTS, operations
 
 OUT = RESULTS / "scaling.md"

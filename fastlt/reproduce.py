@@ -21,6 +21,7 @@ from .evaluation import ACCURACIES, Result, Results
 from .files import replacing
 from .launch import check_gpus, flags, launch
 from .loggers import log
+from .markdown import rows
 from .opening import check_shares
 from .rebalancing import rebalance
 from .rebalancing.stage2 import read_results
@@ -127,8 +128,7 @@ class Reproduction:
         title = f"# {base.backbone} on {self.data}, {base.epochs} epochs, {base.protocol} protocol"
         kind = "half the 95 % interval over seeds" if len(self.seeds) > 1 else "half the 95 % interval over images"
         seeds = ", ".join(map(str, self.seeds))
-        table = ["| " + " | ".join(header) + " |", "|---|---|---|" + "---:|" * (len(header) - 3)]
-        table += ["| " + " | ".join(line) + " |" for line in self.lines()]
+        table = rows(header, self.lines(), left=(0, 1, 2))
         note = f"Top-1 accuracy, %, ± {kind}; seeds {seeds}. Settings of stage 2 are chosen on val."
         if len(header) > 3 + len(ACCURACIES):
             note += " The paper's column is what it printed, on a split that it does not always name; it is not ours."

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the bottom up. A module may import from its own rank and from lower ones.
 LAYERS = (
-    ("config", "files", "_C"),
+    ("config", "files", "markdown", "_C"),
     ("kernels",),
     ("ops", "data.sampler", "data.sampling", "data.augmentation"),
     ("data", "models", "metrics", "hardware", "loggers", "recipes", "distributed", "launch", "losses", "compiling"),

@@ -1,4 +1,4 @@
-"""Tables of the pages that benchmarks write."""
+"""Tables of the Markdown pages that fastlt and its benchmarks write."""
 
 from __future__ import annotations
 
