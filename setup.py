@@ -3,28 +3,14 @@
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import find_packages, setup
 
 CSRC = Path("csrc")
 
 ParallelCompile("FASTLT_BUILD_JOBS", default=0).install()
 
 setup(
-    packages=[
-        "fastlt",
-        "fastlt.benchmark",
-        "fastlt.commands",
-        "fastlt.config",
-        "fastlt.data",
-        "fastlt.kernels",
-        "fastlt.models",
-        "fastlt.networks",
-        "fastlt.ops",
-        "fastlt.plots",
-        "fastlt.rebalancing",
-        "fastlt.recipes",
-        "fastlt.report",
-    ],
+    packages=[*find_packages(include=["fastlt", "fastlt.*"]), "fastlt.kernels"],
     package_dir={"fastlt.kernels": "kernels"},
     package_data={"fastlt": ["py.typed", "_C.pyi", "templates/*"]},
     ext_modules=[

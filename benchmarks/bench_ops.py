@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlt import compiling, ops
-from fastlt.hardware import describe_machine
+from fastlt import ops
+from fastlt.runtime import compiling
+from fastlt.runtime.machine import describe_machine
 
 SHAPES = {
     "cuda": [

@@ -16,6 +16,7 @@ import os
 import pytest
 import torch
 
+from benchmarks.candidates import CANDIDATES
 from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, train_on
 from fastlt.benchmark.loader import photographs
 from fastlt.benchmark.peers import PEERS
@@ -23,10 +24,8 @@ from fastlt.benchmark.step import OURS, build, chosen, worth_timing
 from fastlt.data.augmentation import Augmentation
 from fastlt.data.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
-from fastlt.hardware import autocast, resolve_precision
 from fastlt.models import create_model
-
-from .candidates import CANDIDATES
+from fastlt.runtime.device import autocast, resolve_precision
 
 NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
 NUM_IMAGES = int(os.environ.get("FASTLT_BENCH_IMAGES", "2048"))

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.candidates import change_of, inductor_of
 from fastlt.benchmark.peers import PEERS
 from fastlt.benchmark.step import build, chosen, settings
-from fastlt.hardware import resolve_threads
-from fastlt.loggers import first_line
-
-from .candidates import change_of, inductor_of
+from fastlt.runtime.log import first_line
+from fastlt.runtime.machine import resolve_threads
 
 GIB_A_PROCESS, GIB_OF_CHECKS = 24, 16  # of GPU memory: 256 images of 224 pixels, and what is checked meanwhile
 

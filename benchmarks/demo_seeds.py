@@ -17,9 +17,10 @@ from typing import Any
 
 import tyro
 
-from fastlt.hardware import describe_machine, resolve_device
 from fastlt.markdown import rows
 from fastlt.reproduce import over_seeds
+from fastlt.runtime.device import resolve_device
+from fastlt.runtime.machine import describe_machine
 
 MAX_SEEDS = 10
 NAMES = ("many", "medium", "few", "class_mean", "all")

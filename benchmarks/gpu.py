@@ -28,8 +28,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .gpu_parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
-from .summary import page
+from benchmarks.gpu_parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
+from benchmarks.summary import page
 
 ROOT = Path(__file__).resolve().parents[1]
 ENDED = "ended.txt"
@@ -83,7 +83,7 @@ def run_part(name: str, args: Arguments) -> None:
     import torch
 
     from fastlt.files import replacing
-    from fastlt.hardware import describe_machine
+    from fastlt.runtime.machine import describe_machine
 
     machine = {"machine": describe_machine(torch.device(args.device))}
     for found in PARTS[name](args):

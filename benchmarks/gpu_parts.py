@@ -38,8 +38,8 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
 
 def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
     """Compile the steps of the parts that ``--ahead`` names, before any is timed: the seconds each took."""
-    from .candidates import CANDIDATES, INDUCTOR
-    from .compile_ahead import Step, compile_all
+    from benchmarks.candidates import CANDIDATES, INDUCTOR
+    from benchmarks.compile_ahead import Step, compile_all
 
     if args.quick:
         steps, batch, size = [Step("resnet8", "plain"), Step(HEADLINE, "fastlt eager", "as it is")], 2, 32
@@ -65,7 +65,7 @@ def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
     from torch import Tensor
 
     from fastlt import ops
-    from fastlt.compiling import compiled
+    from fastlt.runtime.compiling import compiled
 
     if args.device == "cpu":
         yield {"skipped": "CUDA events and graphs need a GPU"}
@@ -114,8 +114,8 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.data.augmentation import Augmentation
     from fastlt.data.loader import train_loader
     from fastlt.data.sampler import LongTailSampler
-    from fastlt.hardware import resolve_threads
-    from fastlt.loggers import first_line
+    from fastlt.runtime.log import first_line
+    from fastlt.runtime.machine import resolve_threads
     from fastlt.streams import finish_of
 
     device = torch.device(args.device)
@@ -198,9 +198,10 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
 
     from fastlt import recipe
     from fastlt.data.preprocess import Preprocess
-    from fastlt.hardware import algorithms, resolve_precision
     from fastlt.models import create_model
-    from fastlt.step import Compiler, Predictor
+    from fastlt.runtime.compiling import Compiler
+    from fastlt.runtime.device import algorithms, resolve_precision
+    from fastlt.step import Predictor
 
     device = torch.device(args.device)
     backbone, batch, size, last = ("resnet8", 16, 32, 5) if args.quick else (HEADLINE, BATCH, SIZE, 77)
@@ -231,7 +232,8 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from fastlt.benchmark.step import NUM_CLASSES, build, chosen
+    from fastlt.benchmark.batches import NUM_CLASSES
+    from fastlt.benchmark.step import build, chosen
     from fastlt.benchmark.traffic import bandwidth, training_bytes
     from fastlt.models import create_model
 
@@ -275,10 +277,9 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
 
     import torch
 
+    from benchmarks.candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
     from fastlt.benchmark.step import build, chosen, clock
-    from fastlt.loggers import first_line
-
-    from .candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
+    from fastlt.runtime.log import first_line
 
     device = torch.device(args.device)
     batch, size = (2, 32) if args.quick else (BATCH, SIZE)

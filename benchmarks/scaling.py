@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.scaling_fit import RESULTS, operations
 from fastlt.benchmark.traffic import BYTES, count_elements, training_bytes
 from fastlt.markdown import rows
 from fastlt.models import create_model
-
-from .scaling_fit import RESULTS, operations
 
 OUT = RESULTS / "scaling.md"
 DECODE_PER_CORE = 690.0  # images/s: 500 x 375 JPEGs with Pillow on one core of an AMD EPYC, `fastlt benchmark loader`

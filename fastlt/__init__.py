@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, ExportConfig, PredictConfig, RebalanceConfig, TrainConfig
-    from .evaluation import Results, evaluate
+    from .evaluation import evaluate
     from .exporting import export
     from .networks import rebalance_model
     from .prediction import predict
     from .rebalancing import rebalance
     from .recipes import recipe
+    from .results import Results
     from .run import Run
     from .training import train
 

@@ -20,24 +20,6 @@ from .files import replacing
 METADATA_KEY = "fastlt"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: It holds no JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON, but it cannot be read ({error}); restore or delete it") from error
-
-
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Write tensors and JSON metadata as one safetensors file, atomically."""
     content = save_tensors(

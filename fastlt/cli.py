@@ -80,7 +80,7 @@ def dispatch(argv: Sequence[str]) -> None:
 def main() -> None:
     """Entry point of the `fastlt` command: a user's mistake is one line and status 2, never a traceback."""
     from .commands.common import console
-    from .loggers import configure_logging
+    from .runtime.log import configure_logging
 
     configure_logging(console)
     try:

@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from .config import RebalanceConfig
-from .evaluation import Results
 from .features import FeatureStore
-from .hardware import resolve_device
 from .rebalancing import rebalance
 from .recipes import recipe
 from .report import write_report
+from .results import Results
+from .runtime.device import resolve_device
 from .training import train
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .compiling import compiled
-from .hardware import cpu_multiplies_bf16, resolve_device, resolve_threads
-from .loggers import first_line
+from .runtime.compiling import compiled
+from .runtime.device import cpu_multiplies_bf16, resolve_device
+from .runtime.log import first_line
+from .runtime.machine import resolve_threads
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,14 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checkpoint
 from .calibration import calibration_errors
 from .classifier import Classifier, methods_of, open_classifier
 from .config import EvaluateConfig
 from .data.dataset import LongTailedDataset
 from .features import FeatureStore
-from .hardware import resolve_device
-from .loggers import log
+from .files import write_json
 from .metrics import (
     class_hits,
     class_mean_intervals,
@@ -30,6 +28,8 @@ from .per_class import class_rows, write_class_table
 from .prior import adjust_to_prior, read_target, resolve_target, source_prior, unlabelled_features
 from .results import ACCURACIES, GROUP_NAMES, SCHEMA, Accuracy, Comparison, Result, Results, percent
 from .run import Run
+from .runtime.device import resolve_device
+from .runtime.log import log
 
 __all__ = [
     "ACCURACIES",
@@ -167,7 +167,7 @@ def write(classifier: Classifier, results: Results, splits: Iterable[str]) -> No
         tuple(row for row in results if row.method == method),
         tuple(each for each in results.comparisons if each.method == method),
     )
-    checkpoint.write_json(folder / "evaluation.json", own.to_json())
+    write_json(folder / "evaluation.json", own.to_json())
     for split in splits:
         said = classifier.predictions(split)
         rows = class_rows(

@@ -21,11 +21,11 @@ from . import checkpoint
 from .classifier import Classifier, default_method, open_classifier
 from .config import ExportConfig
 from .features import FeatureStore
-from .files import replacing
-from .loggers import log
+from .files import replacing, write_json
 from .models import LinearHead, Network
 from .models.timm import TimmNetwork
 from .run import Run
+from .runtime.log import log
 
 # Shapes: N images, C classes, S image size.
 
@@ -74,11 +74,11 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
     elif config.format == "safetensors":
         tensors = plain_names(network)
         checkpoint.save(out / "model.safetensors", tensors, {"method": method})
-        checkpoint.write_json(out / "config.json", about)
+        write_json(out / "config.json", about)
     else:
         checkpoint.save_pickled(out, {key: value.clone() for key, value in plain_names(network).items()})
     if config.format != "safetensors":
-        checkpoint.write_json(out.with_suffix(".json"), about)
+        write_json(out.with_suffix(".json"), about)
     return Exported(method=method, format=config.format, path=out, difference=difference)
 
 

@@ -25,10 +25,11 @@ from .data.loader import Loader, eval_loader, view_loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
 from .feature_file import FeatureWriter, is_complete, locked, read_record
-from .hardware import on_device, resolve_threads
-from .loggers import log
 from .models import LinearHead, Network, create_model
 from .run import Run
+from .runtime.device import exact_fp32, on_device
+from .runtime.log import log
+from .runtime.machine import resolve_threads
 
 # Shapes: N samples, B a few of them, C classes, D feature width.
 
@@ -291,23 +292,6 @@ class FeatureStore:
             "num_threads": self.num_threads,
             "memory_share": config.memory_share,
         }
-
-
-@contextlib.contextmanager
-def exact_fp32(device: torch.device) -> Iterator[None]:
-    """Multiply fp32 in full precision on a GPU, where convolutions take TF32 (10 bits) by default."""
-    if device.type != "cuda":
-        yield
-        return
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -12,13 +12,13 @@ from .config import TrainConfig
 from .data.dataset import LongTailedDataset
 from .data.listing import name_some
 from .data.source import open_data
-from .distributed import World
-from .hardware import resolve_precision
-from .loggers import log
 from .models import create_model
 from .parameters import freeze
 from .pretrained import start_from
 from .run import Run
+from .runtime.device import resolve_precision
+from .runtime.distributed import World
+from .runtime.log import log
 
 
 def open_run(config: TrainConfig, device: torch.device) -> tuple[Run, TrainConfig, dict[str, LongTailedDataset]]:

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import TrainConfig
-from .distributed import World
 from .models import Network, create_model
 from .models.batch_norm import soften_momentum, use_ghost_batch_norm
 from .pretrained import start_from
+from .runtime.distributed import World
 
 HEAD = "fc"
 

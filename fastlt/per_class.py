@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import checkpoint
-from .files import replacing
+from .files import replacing, write_json
 from .metrics import class_hits, class_precision
 
 # Shapes: N samples, C classes.
@@ -71,7 +70,7 @@ def class_rows(
 def write_class_table(folder: Path, split: str, rows: Sequence[ClassRow]) -> None:
     """Write ``per_class.<split>.csv`` and ``.json`` into a classifier's folder; what is not known is empty or null."""
     values = [dict(zip(COLUMNS, asdict(row).values(), strict=True)) for row in rows]
-    checkpoint.write_json(folder / f"per_class.{split}.json", {"schema": 1, "split": split, "classes": values})
+    write_json(folder / f"per_class.{split}.json", {"schema": 1, "split": split, "classes": values})
     with (
         replacing(folder / f"per_class.{split}.csv") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from .classifier import default_method, open_classifier
 from .config import PredictConfig
 from .data.unlabelled import unlabelled_images
-from .features import FeatureStore, exact_fp32
+from .features import FeatureStore
 from .files import replacing
-from .hardware import resolve_device
-from .loggers import log
 from .run import Run
+from .runtime.device import exact_fp32, resolve_device
+from .runtime.log import log
 
 SCHEMA = 1
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
-from .loggers import first_line, log
 from .models import Network
 from .models.timm import TimmNetwork, own_size
+from .runtime.log import first_line, log
 
 HEAD = "fc."
 TRUNK = "trunk."  # where a network of the timm library keeps its own names

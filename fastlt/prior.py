@@ -16,9 +16,10 @@ from torch import Tensor
 from .calibration import logit_chunks
 from .data.dataset import LongTailedDataset
 from .data.unlabelled import unlabelled_images
-from .features import FeatureStore, check_finite, exact_fp32
-from .loggers import log
+from .features import FeatureStore, check_finite
 from .models import LinearHead
+from .runtime.device import exact_fp32
+from .runtime.log import log
 
 # Shapes: N images, C classes, D feature width.
 

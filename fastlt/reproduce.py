@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from . import checkpoint, distributed
 from .config import METHODS, RebalanceConfig, TrainConfig
-from .evaluation import ACCURACIES, Result, Results
-from .files import replacing
-from .launch import check_gpus, flags, launch
-from .loggers import log
+from .files import read_json, replacing, write_json
 from .markdown import rows
 from .opening import check_shares
 from .rebalancing import rebalance
 from .rebalancing.stage2 import read_results
 from .recipes import recipe
 from .recipes.published import Published, published
+from .results import ACCURACIES, Result, Results
 from .run import Run
+from .runtime import distributed
+from .runtime.launch import check_gpus, flags, launch
+from .runtime.log import log
 from .training import train
 
 SCHEMA = 1
@@ -201,7 +201,7 @@ def reproduce(
     for name, text in (("table.md", made.markdown()), ("table.csv", made.csv())):
         with replacing(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    checkpoint.write_json(out / "results.json", made.to_json())
+    write_json(out / "results.json", made.to_json())
     return made
 
 
@@ -258,7 +258,7 @@ def is_current(run: Run, config: RebalanceConfig) -> bool:
     needed = (folder / "config.json", folder / "results.json", folder / "model.safetensors")
     if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in needed):
         return False
-    ours, theirs = config.to_json(), checkpoint.read_json(needed[0])
+    ours, theirs = config.to_json(), read_json(needed[0])
     ignored = {"device", "loader", "num_threads", "force"}
     return all(theirs.get(key) == json_value(value) for key, value in ours.items() if key not in ignored)
 

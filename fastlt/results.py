@@ -10,7 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from . import checkpoint
+from .files import read_json
 
 SCHEMA = 1
 GROUP_NAMES = ("many", "medium", "few")
@@ -161,7 +161,7 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> Results:
         """Read results that were written in the published schema."""
-        return cls(tuple(Result.from_json(row) for row in checkpoint.read_json(path)["results"]))
+        return cls(tuple(Result.from_json(row) for row in read_json(path)["results"]))
 
     def table(self, title: str) -> Table:
         """Return the results as a table: one row a classifier and split."""

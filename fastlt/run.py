@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import read_json, write_json
 from .config import TrainConfig
-from .loggers import log
+from .files import read_json, write_json
+from .runtime.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

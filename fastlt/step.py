@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
 
-from .compiling import compiled
 from .config import TrainConfig
 from .data.loader import Loader
 from .data.mixing import neighbours
-from .hardware import autocast
-from .loggers import first_line, log
 from .losses import loss_terms
 from .models import Network
-
-T = TypeVar("T")
+from .runtime.compiling import Compiler
+from .runtime.device import autocast
 
 # Shapes: B batch, H, W image size.
 
@@ -31,27 +23,6 @@ MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not ea
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
 """(images as a ``Batch`` has them, labels [B], jitter [B, 3], order [B], and the rest of ``TrainingLoss.forward``) ->
 (mean loss, number classified right)."""
-
-
-def cosine(epoch: int, epochs: int) -> float:
-    """Return the share of the base learning rate at ``epoch`` of ``epochs``: (1 + cos(pi t / T)) / 2."""
-    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-
-
-def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
-    """Return the learning rate in epoch ``epoch`` (from 0): base (1 + cos(pi t / T)) / 2 with T epochs.
-
-    The paper's intent is t = epoch; the released code steps its scheduler first, so that t = epoch + 1 and the last
-    epoch runs at rate 0. During the warm-up it is the share of the warm-up's steps done, this one included, of that.
-
-    Args:
-        config: Has the base rate, the schedule and the warm-up.
-        epoch: From 0.
-        done: Share of the epoch's steps done, the one that asks included.
-    """
-    t = epoch + ((config.schedule or config.protocol) == "released")
-    rate = config.lr * cosine(t, config.epochs)
-    return rate * (epoch + done) / config.warmup_epochs if epoch < config.warmup_epochs else rate
 
 
 class TrainingLoss(nn.Module):
@@ -171,58 +142,6 @@ def loss_function(
     # Inside the wrapper: data parallelism's own code does not compile
     module.forward = compiler(module.forward)  # type: ignore[method-assign]
     return module if wrap is None else wrap(module)
-
-
-class Compiler:
-    """Compiles functions; where torch.compile does not work, says so once and goes on without it.
-
-    What Inductor made is kept on disk (TORCHINDUCTOR_CACHE_DIR), so that the next run with the same shapes starts fast.
-
-    Args:
-        wanted: Whether to compile at all.
-        channels_last: Whether convolutions are to have their images in channels_last memory, grouped ones too, which
-            Inductor would except.
-        cuda_graphs: Whether to replay what was compiled as CUDA graphs; gradients must be gone by the next call.
-
-    Attributes:
-        works: Whether functions are compiled.
-    """
-
-    def __init__(self, wanted: bool = True, *, channels_last: bool = True, cuda_graphs: bool = False) -> None:
-        self.works, self.cuda_graphs = wanted, cuda_graphs
-        self.options: dict[str, str | int | bool | Callable[..., Any]] = {
-            "layout_optimization": channels_last,
-            "force_layout_optimization": channels_last,
-            "triton.cudagraphs": cuda_graphs,
-        }
-        # Inductor would have fp32 products rounded, and says so in a bf16 run as well
-        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-
-    def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
-        """Return the function, compiled anew for every shape of its arguments."""
-        works = compiled(eager, dynamic=False, options=self.options)
-
-        def call(*arguments: Tensor | None) -> T:
-            if self.works:
-                if self.cuda_graphs:
-                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-                try:
-                    return self.kept(works(*arguments))
-                except TorchDynamoException as error:
-                    log.warning(
-                        "torch.compile does not work here (%s): steps run slower; see fastlt doctor", first_line(error)
-                    )
-                    self.works = False
-            return eager(*arguments)
-
-        return call
-
-    def kept(self, results: T) -> T:
-        """Return results that last: a CUDA graph writes its next ones where these are."""
-        if not self.cuda_graphs:
-            return results
-        copied: T = tree_map_only(Tensor, torch.clone, results)
-        return copied
 
 
 class Predictor:

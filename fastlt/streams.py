@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .data.batch import Batch
+from .data.batch import Batch, Finish
 from .data.dataset import LongTailedDataset
-from .data.loader import Finish, Loader, eval_loader, train_loader
+from .data.loader import Loader, eval_loader, train_loader
 from .data.mixing import draw_share
 from .data.randaugment import draw_operations
 from .data.sampler import LongTailSampler
-from .distributed import World
 from .features import augmentation, eval_transform
-from .hardware import on_device, resolve_threads
-from .loggers import log
+from .runtime.device import on_device
+from .runtime.distributed import World
+from .runtime.log import log
+from .runtime.machine import resolve_threads
 
 
 def decoder_of(backend: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from . import checkpoint, distributed, state
+from . import checkpoint, state
 from .averaging import MovingAverage, with_cosine_head
 from .config import TrainConfig
 from .data.batch import Batch
@@ -20,18 +20,22 @@ from .data.dataset import LongTailedDataset
 from .data.loader import Loader
 from .data.preprocess import Preprocess
 from .data.source import open_data
-from .distributed import ReportedElsewhereError, World
-from .hardware import algorithms, keep_freed_memory, memory_in_use, on_device, resolve_device
 from .interrupts import InterruptedTrainingError, catch_signals
-from .loggers import TrainingLog, drop_records_after, log, only
 from .losses import deferred_weights
 from .metrics import ShotAccuracy, shot_accuracy
 from .models import Network
 from .opening import check_shares, open_run
 from .parameters import build_network, make_optimizer, set_training_mode
 from .run import Run
+from .runtime import distributed
+from .runtime.compiling import Compiler
+from .runtime.device import algorithms, on_device, resolve_device
+from .runtime.distributed import ReportedElsewhereError, World
+from .runtime.log import TrainingLog, drop_records_after, log, only
+from .runtime.machine import keep_freed_memory, memory_in_use
+from .schedule import learning_rate
 from .state import Progress
-from .step import Compiler, LossFunction, Predictor, learning_rate, loss_function, worth_compiling
+from .step import LossFunction, Predictor, loss_function, worth_compiling
 from .streams import DataWait, Streams, decoder_of, make_sampler
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]

@@ -21,7 +21,7 @@ from ..data.dataset import LongTailedDataset
 from ..data.image import decode_rgb
 from ..data.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
-from ..loggers import first_line
+from ..runtime.log import first_line
 from .traffic import median_s
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels

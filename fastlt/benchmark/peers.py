@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..compiling import compiled
-from ..hardware import autocast, keep_freed_memory, resolve_precision
 from ..models import create_model
+from ..runtime.compiling import compiled
+from ..runtime.device import autocast, resolve_precision
+from ..runtime.machine import keep_freed_memory
 from .batches import NUM_CLASSES, made_up
 
 

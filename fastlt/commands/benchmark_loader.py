@@ -84,7 +84,8 @@ def run(argv: Sequence[str]) -> None:
         )
     check_choice("--loader", parsed.loader, TUNED)
     from ..benchmark.loader import measure
-    from ..hardware import describe_machine, resolve_device, resolve_threads
+    from ..runtime.device import resolve_device
+    from ..runtime.machine import describe_machine, resolve_threads
 
     device, threads = resolve_device(parsed.device), resolve_threads(parsed.num_threads)
     if parsed.tune:
@@ -116,7 +117,7 @@ def run(argv: Sequence[str]) -> None:
 def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int) -> None:
     """Find the loader's best settings, and print them as flags."""
     from ..benchmark.tune import Trial, measured, tune
-    from ..hardware import describe_machine
+    from ..runtime.machine import describe_machine
 
     machine = describe_machine(device)
     loader = parsed.loader

@@ -39,8 +39,9 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(BenchmarkStep, argv, "benchmark step")
     from ..benchmark.peers import PEERS
     from ..benchmark.step import VARIANTS, measure, worth_timing
-    from ..hardware import describe_machine, resolve_device
     from ..models import create_model
+    from ..runtime.device import resolve_device
+    from ..runtime.machine import describe_machine
 
     device = resolve_device(parsed.device)
     backbones, batch_size, image_size = ON_CUDA if device.type == "cuda" else ON_CPU

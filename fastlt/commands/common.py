@@ -73,7 +73,7 @@ def print_results(results: Any, title: str, path: Path | None) -> None:
 def write_output(path: Path | None, value: Any) -> None:
     """Write a command's JSON output where it was asked for."""
     if path is not None:
-        from ..checkpoint import write_json
+        from ..files import write_json
 
         write_json(path, value)
 

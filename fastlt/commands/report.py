@@ -28,8 +28,8 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(Report, argv, "report")
     run = open_run(parsed)
     from ..features import FeatureStore
-    from ..hardware import resolve_device
     from ..report import write_report
+    from ..runtime.device import resolve_device
 
     store = FeatureStore(run, device=resolve_device(parsed.device), loader=parsed.loader)
     path, results = write_report(run, store)

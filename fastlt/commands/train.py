@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..config import TrainConfig
-from ..loggers import log
+from ..runtime.log import log
 from .common import console, parse, say
 
 GRACE_S = 3
@@ -60,7 +60,7 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt train`: in this process, or through torchrun in several."""
     config = train_config(argv)
-    from .. import distributed
+    from ..runtime import distributed
 
     if config.gpus is not None and config.gpus > 1 and not distributed.under_torchrun():
         start_processes(config, argv)
@@ -105,9 +105,9 @@ def warn_of_settings(config: TrainConfig) -> None:
 
 def start_processes(config: TrainConfig, argv: Sequence[str]) -> None:
     """Let torchrun run the same command once a GPU; end as its processes do."""
-    from ..distributed import World
-    from ..launch import check_gpus, launch
     from ..opening import check_shares
+    from ..runtime.distributed import World
+    from ..runtime.launch import check_gpus, launch
 
     assert config.gpus is not None
     check_gpus(config)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config.train import HW_DECODER_LOAD, PREFETCH
-from ..hardware import on_device
+from ..runtime.device import on_device
 from .plan import Plan, Replacement, StandIns, Work
 
 T = TypeVar("T")

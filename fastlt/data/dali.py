@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..files import replacing
-from ..loggers import first_line
+from ..runtime.log import first_line
 from .batch import Batch, PlannedLoader, Tuning
 from .dataset import LongTailedDataset
 from .index import cache_dir

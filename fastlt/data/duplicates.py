@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..hardware import resolve_threads
+from ..runtime.machine import resolve_threads
 from .dataset import LongTailedDataset
 
 T = TypeVar("T")

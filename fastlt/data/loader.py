@@ -12,12 +12,12 @@ import torch
 
 from ..config import LOADERS
 from ..config.train import HW_DECODER_LOAD, PREFETCH
-from ..hardware import resolve_threads
+from ..runtime.machine import available_bytes, free_bytes, resolve_threads
 from .augmentation import Augmentation, EvalTransform
 from .batch import Batch, Finish, Tuning
 from .dataset import LongTailedDataset
 from .device_memory import DeviceMemoryLoader
-from .memory import MemoryLoader, available_bytes, decoded_bytes, free_bytes
+from .memory import MemoryLoader, decoded_bytes
 from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 from .sampler import LongTailSampler

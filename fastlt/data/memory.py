@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 _DEPTH = 2
 _BLOCK = 32  # images a task: the threads' hand-overs cost as much as decoding a small image
-_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _ANNOUNCE_FROM_BYTES = 1_000_000_000
 
 
@@ -110,47 +106,6 @@ def _read(plan: Plan, indices: list[int]) -> list[np.ndarray | str]:
         except UnreadableImageError as error:
             found.append(str(error))
     return found
-
-
-def available_bytes() -> int:
-    """Return the memory that this process may still take: what the machine and its control groups leave free."""
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2]
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")] or free
-    for folder, limit_name, usage_name, cache_name in _control_groups():
-        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
-            limit, used = (int((folder / name).read_text()) for name in (limit_name, usage_name))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            free.append(max(0, limit - used + int(stat.get(cache_name, 0))))
-    return min(free)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the memory of a device that this process may still take."""
-    if device.type != "cuda":
-        return available_bytes()
-    # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
-
-
-def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the groups around this process and the files of their limit, usage, and what of it is cache that yields."""
-    with contextlib.suppress(OSError):
-        for line in _OWN_GROUPS.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                root = _GROUPS / "memory"
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            else:
-                continue
-            folder = root / path.lstrip("/")
-            for group in (folder, *folder.parents):
-                if group.is_relative_to(root):
-                    yield group, *names
 
 
 def decoded_bytes(plan: Plan) -> int:

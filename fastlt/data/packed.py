@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..hardware import resolve_threads
+from ..runtime.machine import resolve_threads
 from .dataset import LongTailedDataset
 from .listing import name_some
 from .tarball import RECORD, TarImages, damage, journal_length

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..files import replacing
-from ..hardware import resolve_threads
+from ..runtime.machine import resolve_threads
 from .dataset import LongTailedDataset
 from .image import decode_rgb
 from .packed import FORMAT, MANIFEST, Packing, read_manifest

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..hardware import resolve_threads
+from ..runtime.machine import resolve_threads
 from .benchmarks import BENCHMARKS, Benchmark
 from .cifar import CIFAR, tail_counts
 from .dataset import LongTailedDataset, open_splits

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..loggers import log
+from ..runtime.log import log
 from .dataset import LongTailedDataset, SkippedFile
 from .index import fingerprint, index_files
 from .listing import list_images

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..loggers import first_line
+from ..runtime.log import first_line
 from .head import LinearHead
 
 POSITIONS = "trunk.pos_embed"

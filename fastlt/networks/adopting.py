@@ -17,10 +17,11 @@ from ..config import RebalanceConfig, TrainConfig
 from ..config.adopt import AdoptConfig
 from ..data.dataset import open_splits
 from ..features import FeatureStore
-from ..hardware import resolve_device
-from ..loggers import log
+from ..files import write_json
 from ..models import create_model
 from ..run import RUNS, Run, describe_data, environment
+from ..runtime.device import resolve_device
+from ..runtime.log import log
 from .chance import suspect
 from .mapping import HEAD, NameMap, guess_backbone, match
 from .reading import Checkpoint, read_checkpoint
@@ -103,9 +104,9 @@ def store_run(
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     run = Run(ADOPTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
     if not run.checkpoint("best").is_file():
-        checkpoint.write_json(run.path / "environment.json", environment())
-        checkpoint.write_json(run.path / "data.json", data)
-        checkpoint.write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
+        write_json(run.path / "environment.json", environment())
+        write_json(run.path / "data.json", data)
+        write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
         # The checkpoint comes last: a folder with it is whole
         checkpoint.save(run.checkpoint("best"), tensors, {"adopted": origin})
     return run

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..config import check_choice
-from ..loggers import log
 from ..models import create_model
 from ..models.resnet import SPECS, ResNetSpec
+from ..runtime.log import log
 
 TRUNK = "trunk."  # where a network of the timm library keeps its own names
 HEAD = "fc"

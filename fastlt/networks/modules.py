@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..calibration import fit_temperature, with_temperature
 from ..config import RebalanceConfig
 from ..features import Features
-from ..loggers import log
 from ..models import LinearHead
 from ..rebalancing.methods import fit
 from ..rebalancing.problem import Problem
+from ..runtime.log import log
 
 # Shapes: N samples, B batch, C classes, D feature width.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import INTERPOLATIONS, TrainConfig
 from ..config.adopt import AdoptConfig
-from ..loggers import log
+from ..runtime.log import log
 from .mapping import name_some
 
 PREPROCESSING = ("image_size", "eval_resize", "mean", "std", "interpolation")

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..loggers import log
+from ..files import write_json
+from ..runtime.log import log
 from .adopting import ADOPTED, Adopted
 from .mapping import HEAD
 from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
@@ -83,7 +84,7 @@ def write_back(adopted: Adopted, rebalanced: Path, out: Path) -> tuple[str, ...]
         write_pickled(source, changed, out)
     known = record()
     known[str(out.resolve())] = digest(out)
-    checkpoint.write_json(WRITTEN, known)
+    write_json(WRITTEN, known)
     return tuple(changed)
 
 
@@ -161,7 +162,7 @@ def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> N
                 del files[shard.path.name]
         added = {key: value for key, value in keys.items() if key not in all_keys(source)}
         if INDEX in files and INDEX in used and added:
-            checkpoint.write_json(folder / INDEX, index_with(files.pop(INDEX), added, holders))
+            write_json(folder / INDEX, index_with(files.pop(INDEX), added, holders))
         for name, file in files.items():
             if name not in stale:
                 shutil.copyfile(file, folder / name)
@@ -208,7 +209,7 @@ def all_keys(source: Checkpoint) -> set[str]:
 
 def record() -> dict[str, str]:
     """Return what was written before."""
-    return dict(checkpoint.read_json(WRITTEN)) if WRITTEN.is_file() else {}
+    return dict(read_json(WRITTEN)) if WRITTEN.is_file() else {}
 
 
 def digest(path: Path) -> str:

@@ -1,12 +1,12 @@
 """Fused operations: each a PyTorch reference, a Triton kernel, a fake and autograd; the only importer of kernels/."""
 
-from fastlt.ops.batch_norm import batch_norm_relu
-from fastlt.ops.convolution import grouped_conv
-from fastlt.ops.crops import network_inputs, squares
-from fastlt.ops.cross_entropy import scaled_cross_entropy
-from fastlt.ops.intervals import prior_intervals, tau_intervals
-from fastlt.ops.linear import centroid_logits, scaled_logits, tau_normalized_logits
-from fastlt.ops.ranking import label_rank
+from .batch_norm import batch_norm_relu
+from .convolution import grouped_conv
+from .crops import network_inputs, squares
+from .cross_entropy import scaled_cross_entropy
+from .intervals import prior_intervals, tau_intervals
+from .linear import centroid_logits, scaled_logits, tau_normalized_logits
+from .ranking import label_rank
 
 __all__ = [
     "batch_norm_relu",

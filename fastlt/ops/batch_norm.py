@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastlt.ops import backend, reference
-from fastlt.ops.checks import accumulator
+from . import backend, reference
+from .checks import accumulator
 
 # Shapes: M pixels (batch x height x width), C channels.
 

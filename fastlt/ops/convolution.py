@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad as gradients
 
-from fastlt.ops import backend
+from . import backend
 
 # Shapes: B images, H, W their size, C channels, G groups, K blocks of BC channels.
 

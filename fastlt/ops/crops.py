@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlt import _C
-from fastlt.ops import backend
-from fastlt.ops.colours import color_jitter, normalisation
+from .. import _C
+from . import backend
+from .colours import color_jitter, normalisation
 
 
 @torch.library.custom_op("fastlt::squares", mutates_args=())

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastlt.ops import backend, reference
-from fastlt.ops.checks import accumulator, check_product, check_tau, check_vector, product_dtype
+from . import backend, reference
+from .checks import accumulator, check_product, check_tau, check_vector, product_dtype
 
 _Vector = Tensor | None
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fastlt.ops import backend, reference
-from fastlt.ops.checks import check_labels, check_product, check_vector, product_dtype
-from fastlt.ops.linear import line
+from . import backend, reference
+from .checks import check_labels, check_product, check_vector, product_dtype
+from .linear import line
 
 _Vector = Tensor | None
 

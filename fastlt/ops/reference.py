@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastlt import _C
-from fastlt.ops.checks import accumulator
+from .. import _C
+from .checks import accumulator
 
 # Elements of one chunk of z: 8 MB of float32 stay in a CPU's last-level cache; a GPU without Triton wants more.
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}

@@ -13,9 +13,10 @@ from ..config import RebalanceConfig
 from ..data.loader import Loader, train_loader
 from ..data.preprocess import Preprocess
 from ..data.sampler import LongTailSampler
-from ..features import FeatureStore, augmentation, exact_fp32, load_model
-from ..loggers import log
+from ..features import FeatureStore, augmentation, load_model
 from ..models import Network
+from ..runtime.device import exact_fp32
+from ..runtime.log import log
 
 NUM_BATCHES = 100  # statistics of 100 batches vary by a tenth of one batch's
 NAME = "reestimated"

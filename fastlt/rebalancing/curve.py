@@ -9,9 +9,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from fastlt.config import GROUPS
-from fastlt.metrics import shot_groups
-from fastlt.ops import prior_intervals, tau_intervals
+from ..config import GROUPS
+from ..metrics import shot_groups
+from ..ops import prior_intervals, tau_intervals
 
 _Floats = NDArray[np.float64]
 _Labels = Tensor | NDArray[np.integer]

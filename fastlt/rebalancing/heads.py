@@ -15,14 +15,16 @@ from torch import Tensor
 
 from .. import ops
 from ..config import RebalanceConfig
-from ..data.memory import free_bytes
 from ..data.sampler import LongTailSampler
 from ..features import Features, as_tensor
-from ..hardware import autocast, on_device, resolve_precision
 from ..metrics import shot_accuracy
 from ..models import LinearHead
+from ..recipes.stage2 import LR_PER_IMAGE
+from ..runtime.device import autocast, on_device, resolve_precision
+from ..runtime.machine import free_bytes
+from ..schedule import cosine
 from .problem import Problem, Rebalanced
-from .schedule import LR_PER_IMAGE, MOMENTUM, cosine, default_epochs, default_weight_decay
+from .schedule import MOMENTUM, default_epochs, default_weight_decay
 
 # Shapes: S seeds, K settings (learning rate x weight decay) a seed, B batch, C classes, D feature width.
 

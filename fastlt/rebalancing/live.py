@@ -15,16 +15,18 @@ from torch.nn import functional as F
 from ..config import RebalanceConfig
 from ..data.preprocess import Preprocess
 from ..features import FeatureStore
-from ..hardware import autocast, resolve_precision
-from ..loggers import log
 from ..models import LinearHead, Network
 from ..models.timm import TimmNetwork
+from ..recipes.stage2 import LR_PER_IMAGE
+from ..runtime.device import autocast, resolve_precision
+from ..runtime.log import log
+from ..schedule import cosine
 from .batch_norm import batch_norms, fresh_model, len_train, training_images
 from .heads import selection_accuracy
 from .linear_stack import scaled
 from .los import default_rate
 from .problem import Problem, Rebalanced
-from .schedule import LR_PER_IMAGE, MOMENTUM, cosine, default_epochs, default_weight_decay
+from .schedule import MOMENTUM, default_epochs, default_weight_decay
 
 # Shapes: B batch, C classes, D feature width.
 

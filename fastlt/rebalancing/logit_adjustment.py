@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from ..config import RebalanceConfig
-from ..loggers import log
 from ..models import LinearHead
+from ..runtime.log import log
 from .curve import prior_curve
 from .problem import Problem, Rebalanced
 

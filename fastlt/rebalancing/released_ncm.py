@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 
 from ..classifier import Classifier
-from ..evaluation import Results, accuracies, score
+from ..evaluation import accuracies, score
 from ..features import Features
 from ..metrics import class_hits, macro_f1
+from ..results import Results
 from .ncm import nearest_class_mean_predict
 
 FILE = "released.json"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .. import step
 from ..recipes.stage2 import LR_PER_IMAGE, stage2
 
-__all__ = ["LR_PER_IMAGE", "MOMENTUM", "cosine", "default_epochs", "default_weight_decay"]
+__all__ = ["LR_PER_IMAGE", "MOMENTUM", "default_epochs", "default_weight_decay"]
 
 MOMENTUM = 0.9
 
@@ -19,8 +18,3 @@ def default_epochs(method: str, dataset: str) -> int:
 def default_weight_decay(dataset: str) -> float:
     """Return the paper's weight decay of stage 2: 5e-4, on iNaturalist 1e-4."""
     return stage2(dataset).weight_decay
-
-
-def cosine(epoch: int, epochs: int, protocol: str) -> float:
-    """Return the share of the base learning rate in epoch ``epoch`` (from 0); the released code is one epoch ahead."""
-    return step.cosine(epoch + (protocol == "released"), epochs)

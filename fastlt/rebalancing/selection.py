@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..calibration import Predictions, predict
 from ..config import RebalanceConfig
-from ..loggers import only
 from ..models import LinearHead
+from ..runtime.log import only
 from .problem import Problem, Rebalanced
 
 # Shapes: N samples of val, C classes.

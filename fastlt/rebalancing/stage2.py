@@ -12,12 +12,14 @@ from .. import checkpoint
 from ..calibration import fit_temperature, with_temperature
 from ..classifier import Classifier, joint_classifier, write_held_out
 from ..config import METHODS, RebalanceConfig
-from ..evaluation import Result, Results, aimed, reported_splits, score, target_of
+from ..evaluation import aimed, reported_splits, score, target_of
 from ..features import FeatureStore
-from ..hardware import resolve_device
+from ..files import write_json
 from ..models import LinearHead
 from ..prior import adjust_to_prior, read_target
+from ..results import Result, Results
 from ..run import Run
+from ..runtime.device import resolve_device
 from .batch_norm import reestimated
 from .live import check_live, fit_live
 from .methods import fit, needs_training_features
@@ -87,7 +89,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
         write(each, dataclasses.replace(config, method=each.method), beside(joint, each))
         if each.method == "ncm" and problem is not None:
             released = score_released(each, problem.train[0], reported_splits(own))
-            checkpoint.write_json(each.path.parent / RELEASED, released.to_json())
+            write_json(each.path.parent / RELEASED, released.to_json())
     return run
 
 
@@ -151,8 +153,8 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> 
         "prior": None if classifier.prior is None else classifier.prior.tolist(),
     }
     checkpoint.save(classifier.path, tensors, metadata)
-    checkpoint.write_json(folder / "config.json", config.to_json())
-    checkpoint.write_json(folder / "results.json", results.to_json())
+    write_json(folder / "config.json", config.to_json())
+    write_json(folder / "results.json", results.to_json())
     write_held_out(folder, classifier.held_out)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import RebalanceConfig
-from ..loggers import log
 from ..models import LinearHead
+from ..runtime.log import log
 from .curve import tau_curve
 from .heads import check_features
 from .ncm import chunks

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ..classifier import Classifier
-from ..evaluation import Results, reported_splits, score
+from ..evaluation import reported_splits, score
 from ..features import FeatureStore
 from ..metrics import shot_groups
+from ..results import Results
 from ..run import Run
 from .classifiers import open_classifiers
 from .figures import Material, draw

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from .. import plots
 from ..classifier import Classifier
-from ..evaluation import GROUP_NAMES, Results
 from ..rebalancing import tau_curve
+from ..results import GROUP_NAMES, Results
 from ..run import Run
 from .planes import choose_classes, planes
 from .worst import shorten

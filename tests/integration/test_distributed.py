@@ -14,10 +14,10 @@ import torch
 
 from fastlt import TrainConfig
 from fastlt.checkpoint import load
-from fastlt.distributed import World
-from fastlt.launch import check_gpus
 from fastlt.models import create_model
 from fastlt.opening import check_shares
+from fastlt.runtime.distributed import World
+from fastlt.runtime.launch import check_gpus
 
 WORKER = Path(__file__).with_name("worker.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -124,7 +124,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import distributed, nn
-from fastlt.distributed import World
+from fastlt.runtime.distributed import World
 
 rank = int(sys.argv[1])
 for number in range(30):

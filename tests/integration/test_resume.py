@@ -12,7 +12,8 @@ import torch
 
 from fastlt import Run, TrainConfig, train, training
 from fastlt.checkpoint import load
-from fastlt.training import InterruptedTrainingError, Trainer
+from fastlt.interrupts import InterruptedTrainingError
+from fastlt.training import Trainer
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:

@@ -16,7 +16,7 @@ from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier, tau_curve, tau_normalize
 from fastlt.rebalancing.heads import Recipe
 from fastlt.rebalancing.problem import problem_of
-from fastlt.rebalancing.schedule import cosine
+from fastlt.schedule import cosine
 
 C, D, BATCH = 5, 4, 12
 COUNTS = np.array([30, 16, 9, 4, 1])

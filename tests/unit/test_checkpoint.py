@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastlt import checkpoint
+from fastlt.files import read_json, write_json
 from fastlt.models import create_model
 from fastlt.run import Run
 from fastlt.state import read_last
@@ -28,7 +29,7 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    checkpoint.write_json(path, 1)
+    write_json(path, 1)
 
     def fail_halfway() -> None:
         with checkpoint.replacing(path) as temporary:
@@ -37,7 +38,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
 
     with pytest.raises(OSError, match="No space"):
         fail_halfway()
-    assert checkpoint.read_json(path) == 1
+    assert read_json(path) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
 
 
@@ -90,4 +91,4 @@ def test_json_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"a": ')
     with pytest.raises(ValueError, match=r"config\.json: expected JSON"):
-        checkpoint.read_json(path)
+        read_json(path)

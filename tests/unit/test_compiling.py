@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastlt import compiling
+from fastlt.runtime import compiling
 
 
 @pytest.fixture

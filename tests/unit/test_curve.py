@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fastlt import _C
-from fastlt.rebalancing.curve import GROUPS, TauCurve, prior_curve, tau_curve
+from fastlt.config import GROUPS
+from fastlt.rebalancing.curve import TauCurve, prior_curve, tau_curve
 
 INF = np.inf
 

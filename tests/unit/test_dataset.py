@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from fastlt.data import LongTailedDataset, SkippedFile, open_splits
-from fastlt.loggers import ConsoleHandler
+from fastlt.runtime.log import ConsoleHandler
 
 COUNTS = {"train": {"ant": 130, "bee": 20, "cow eye": 4}, "val": {"ant": 2, "bee": 2, "cow eye": 2}}
 

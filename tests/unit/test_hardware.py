@@ -8,22 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlt import hardware
-from fastlt.hardware import (
-    MAX_THREADS,
-    describe_machine,
-    miss_triton,
-    resolve_device,
-    resolve_precision,
-    resolve_threads,
-)
+from fastlt.runtime import device, machine
+from fastlt.runtime.device import miss_triton, resolve_device, resolve_precision
+from fastlt.runtime.machine import MAX_THREADS, answer, describe_machine, memory_in_use, resolve_threads
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     return tmp_path
 
@@ -73,22 +67,22 @@ def test_a_machine_has_a_gpu_with_driver_and_clocks(monkeypatch: pytest.MonkeyPa
     class Properties:
         uuid = "0-1-2"
 
-    monkeypatch.setattr(hardware, "answer", answer)
+    monkeypatch.setattr(machine, "answer", answer)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
-    machine = describe_machine(torch.device("cuda"))
-    assert machine["device"] == "a GPU"
-    assert machine["driver_version"] == "580.10"
-    assert machine["clocks.mem"] == "3201 MHz"
+    description = describe_machine(torch.device("cuda"))
+    assert description["device"] == "a GPU"
+    assert description["driver_version"] == "580.10"
+    assert description["clocks.mem"] == "3201 MHz"
     assert "--id=GPU-0-1-2" in asked[0]
-    monkeypatch.setattr(hardware, "answer", lambda *_: None)
+    monkeypatch.setattr(machine, "answer", lambda *_: None)
     assert "driver_version" not in describe_machine(torch.device("cuda"))
 
 
 def test_a_command_that_is_absent_or_fails_has_no_answer() -> None:
-    assert hardware.answer("no-such-command-here") is None
-    assert hardware.answer("false") is None
-    assert hardware.answer("echo", "yes") == "yes"
+    assert answer("no-such-command-here") is None
+    assert answer("false") is None
+    assert answer("echo", "yes") == "yes"
     assert describe_machine(CPU)["torch"] == torch.__version__
 
 
@@ -98,7 +92,7 @@ def test_memory_in_use_tells_ours_from_others(free: float, others: str, monkeypa
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free * gib), 79 * gib))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 40 * gib)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 39 * gib)
-    assert hardware.memory_in_use(torch.device("cuda")) == f"peak 39.0 of 79.0 GiB{others}"
+    assert memory_in_use(torch.device("cuda")) == f"peak 39.0 of 79.0 GiB{others}"
 
 
 @pytest.fixture
@@ -135,7 +129,7 @@ def test_a_copy_to_a_gpu_starts_from_pinned_memory_and_is_not_waited_for() -> No
             calls.append((device.type, non_blocking))
             return self
 
-    hardware.on_device(Recorded(), torch.device("cuda"))  # type: ignore[arg-type]
+    device.on_device(Recorded(), torch.device("cuda"))  # type: ignore[arg-type]
     assert calls == ["pinned", ("cuda", True)]
     tensor = torch.zeros(3)
-    assert hardware.on_device(tensor, torch.device("cpu")) is tensor
+    assert device.on_device(tensor, torch.device("cpu")) is tensor

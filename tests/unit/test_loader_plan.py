@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastlt.data import memory
 from fastlt.data.augmentation import Augmentation, EvalTransform
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.plan import EvalPlan, Replacement, StandIns, UnreadableImageError, ViewPlan, read_image
+from fastlt.runtime import machine
 
 LABELS = np.array([0, 1, 0, 1, 0, 2])
 
@@ -122,9 +122,9 @@ def test_the_control_groups_round_the_process_limit_the_free_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, groups = tmp_path / "own", tmp_path / "groups"
-    monkeypatch.setattr(memory, "_OWN_GROUPS", own)
-    monkeypatch.setattr(memory, "_GROUPS", groups)
-    free = memory.available_bytes()
+    monkeypatch.setattr(machine, "OWN_GROUPS", own)
+    monkeypatch.setattr(machine, "GROUPS", groups)
+    free = machine.available_bytes()
     assert free > 10**6
     job = groups / "slice" / "job"
     job.mkdir(parents=True)
@@ -133,18 +133,18 @@ def test_the_control_groups_round_the_process_limit_the_free_memory(
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text("700000\n")
         (folder / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
-    assert memory.available_bytes() == 350_000
+    assert machine.available_bytes() == 350_000
     (job.parent / "memory.max").write_text("max\n")
-    assert memory.available_bytes() > 10**6
+    assert machine.available_bytes() > 10**6
 
 
 def test_the_older_kind_of_control_group_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "GROUPS", tmp_path)
     (tmp_path / "own").write_text("7:cpu,memory:/\n")
     folder = tmp_path / "memory"
     folder.mkdir()
     (folder / "memory.limit_in_bytes").write_text("900000\n")
     (folder / "memory.usage_in_bytes").write_text("600000\n")
     (folder / "memory.stat").write_text("total_inactive_file 100000\n")
-    assert memory.available_bytes() == 400_000
+    assert machine.available_bytes() == 400_000

@@ -21,7 +21,7 @@ from fastlt.recipes.quirks import QUIRKS
 from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE
 from fastlt.recipes.stage2 import stage2
 from fastlt.recipes.start import check_start
-from fastlt.step import learning_rate
+from fastlt.schedule import learning_rate
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

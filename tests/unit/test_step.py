@@ -19,7 +19,8 @@ from torch._inductor.graph import GraphLowering
 from fastlt import recipe
 from fastlt.data.preprocess import Preprocess
 from fastlt.models import create_model
-from fastlt.step import MIN_STEPS_TO_COMPILE_ON_CPU, Compiler, Predictor, loss_function, worth_compiling
+from fastlt.runtime.compiling import Compiler
+from fastlt.step import MIN_STEPS_TO_COMPILE_ON_CPU, Predictor, loss_function, worth_compiling
 
 CPU = torch.device("cpu")
 

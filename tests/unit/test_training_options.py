@@ -15,10 +15,11 @@ from fastlt.data.mixing import draw_share, neighbours
 from fastlt.data.preprocess import Preprocess
 from fastlt.data.randaugment import OPERATIONS, RandAugment, draw_operations
 from fastlt.data.sampler import LongTailSampler
-from fastlt.distributed import World
 from fastlt.losses import loss_terms
 from fastlt.models import create_model
-from fastlt.step import TrainingLoss, learning_rate
+from fastlt.runtime.distributed import World
+from fastlt.schedule import learning_rate
+from fastlt.step import TrainingLoss
 from fastlt.streams import Streams
 
 CPU = torch.device("cpu")

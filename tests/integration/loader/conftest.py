@@ -9,8 +9,9 @@ import torch
 from PIL import Image, ImageFilter
 
 from fastlt.data.augmentation import Augmentation
+from fastlt.data.batch import Finish
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Finish, Loader, train_loader
+from fastlt.data.loader import Loader, train_loader
 from fastlt.data.sampler import LongTailSampler
 
 CLASS_COUNTS = (14, 7, 4, 1)

@@ -9,9 +9,10 @@ import torch
 
 from fastlt.config import INTERPOLATIONS
 from fastlt.data.augmentation import EvalTransform
+from fastlt.data.batch import Batch, Finish
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.image import decode_rgb
-from fastlt.data.loader import Batch, Finish, Loader, eval_loader
+from fastlt.data.loader import Loader, eval_loader
 from fastlt.data.preprocess import Preprocess
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from fastlt.data.augmentation import EvalTransform
+from fastlt.data.batch import Batch
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Batch, Loader, eval_loader
+from fastlt.data.loader import Loader, eval_loader
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 BACKENDS = ("memory", "device", "pillow", pytest.param("dali", marks=needs_dali))

@@ -14,7 +14,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from .files import replacing
+from ..files import replacing
 
 log = logging.getLogger("fastlt")
 

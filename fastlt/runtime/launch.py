@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .config import TrainConfig
+from ..config import TrainConfig
 
 TORCHRUN_CATCHES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 

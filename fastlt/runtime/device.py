@@ -1,0 +1,123 @@
+"""Devices, precisions, and how their operations choose among algorithms."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .log import log
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
+
+    Raises:
+        ValueError: The name is no device, or this machine lacks it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device: got {name!r}; expected auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device: got {name!r}; expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device: got {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; try auto")
+    if device.type == "cuda":
+        miss_triton()
+    return device
+
+
+@functools.cache
+def miss_triton() -> None:
+    """Say once what a GPU without Triton costs."""
+    if importlib.util.find_spec("triton") is None:
+        log.warning(
+            "no Triton: PyTorch's own operations stand in for fastlt's kernels and the compiled step, slower and with "
+            "more memory; pip install triton"
+        )
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Say whether this processor multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is far slower."""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return False
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Turn ``auto`` into bf16 where the hardware multiplies it, else fp32."""
+    if name != "auto":
+        return name
+    ampere = (8, 0)  # the first generation that multiplies bf16; older ones only emulate it
+    fast = torch.cuda.get_device_capability(device) >= ampere if device.type == "cuda" else cpu_multiplies_bf16()
+    return "bf16" if fast else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision; it does nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on a device. A copy from memory that is not pinned would wait for the GPU first."""
+    if tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterator[None]:
+    """Settle for a block how operations choose among their algorithms, and put the process's own settings back.
+
+    Args:
+        benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; what wins may
+            differ from run to run.
+        deterministic: Take algorithms that give the same bits every time, in PyTorch, cuDNN, cuBLAS and Inductor. It
+            overrides ``benchmark``. An operation that has none is named in a warning and computed all the same.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    if deterministic:
+        # Read when cuBLAS first works in this process: the same bits need buffers of a fixed size
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # a pass over every new tensor; no step reads what it did not write
+    cudnn.benchmark, cudnn.deterministic = benchmark and not deterministic, deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
+        settings.fill_uninitialized_memory = filled
+
+
+@contextlib.contextmanager
+def exact_fp32(device: torch.device) -> Iterator[None]:
+    """Multiply fp32 in full precision on a GPU, where convolutions take TF32 (10 bits) by default."""
+    if device.type != "cuda":
+        yield
+        return
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value

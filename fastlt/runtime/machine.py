@@ -1,0 +1,150 @@
+"""What machine this is: processors, memory and control groups, and what a timing is quoted with."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAX_THREADS = 16
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt parameters
+
+
+def available_bytes() -> int:
+    """Return the memory that this process may still take: what the machine and its control groups leave free."""
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")] or free
+    for folder, limit_name, usage_name, cache_name in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
+            limit, used = (int((folder / name).read_text()) for name in (limit_name, usage_name))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            free.append(max(0, limit - used + int(stat.get(cache_name, 0))))
+    return min(free)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory of a device that this process may still take."""
+    if device.type != "cuda":
+        return available_bytes()
+    # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Yield the groups around this process and the files of their limit, usage, and what of it is cache that yields."""
+    with contextlib.suppress(OSError):
+        for line in OWN_GROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, names = GROUPS, ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = GROUPS / "memory"
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            folder = root / path.lstrip("/")
+            for group in (folder, *folder.parents):
+                if group.is_relative_to(root):
+                    yield group, *names
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what a timing must be quoted with: the device, its driver and clocks, versions, and the code's commit."""
+    found: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        tf32 = {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
+        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
+        found |= gpu_state(device)
+    root, commit = Path(__file__).parents[2], None
+    if (root / ".git").exists():
+        commit = answer("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
+    return found | {"python": platform.python_version(), "commit": commit}
+
+
+def gpu_state(device: torch.device) -> dict[str, str]:
+    """Return driver, clocks and power limit of a GPU as nvidia-smi has them; nothing where it is absent."""
+    fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    query = (f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id=GPU-{uuid}")
+    values = (answer("nvidia-smi", *query) or "").split(", ")
+    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
+
+
+def answer(*command: str) -> str | None:
+    """Return what a command prints, None where it is absent or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def memory_in_use(device: torch.device) -> str:
+    """Say how much of a device's memory this process took at most, and what others have of it."""
+    gib = 2**30
+    if device.type != "cuda":
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return f"peak {peak / gib:.1f} of {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / gib:.1f} GiB"
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    taken = f", {others / gib:.1f} GiB by others" if others > gib else ""  # below that it is CUDA's own
+    return f"peak {torch.cuda.max_memory_allocated(device) / gib:.1f} of {total / gib:.1f} GiB{taken}"
+
+
+def processors() -> str:
+    """Return the usable processors' number and model."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, IndexError):
+        model = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
+        name = model.split(":", 1)[1].splitlines()[0].strip()
+    return f"{resolve_threads(None)} cores of {name}"
+
+
+def resolve_threads(num_threads: int | None) -> int:
+    """Return the number of loader threads: as asked for, or one a usable processor, at most 16.
+
+    Usable is what this process may run on, and no more than its container's share of the processors' time.
+    """
+    if num_threads:
+        return num_threads
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(MAX_THREADS, usable, processor_quota() or usable)
+
+
+def processor_quota() -> int | None:
+    """Return how many processors' time the container may take, rounded up; None without a limit or off Linux."""
+    with contextlib.suppress(OSError, ValueError):
+        if (GROUPS / "cpu.max").exists():
+            quota, period = (GROUPS / "cpu.max").read_text().split()
+        else:
+            quota, period = ((GROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:  # "max", or -1, is none
+            return math.ceil(int(quota) / int(period))
+    return None
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks: a training step frees and asks for the same large buffers again and again.
+
+    Without this each one is unmapped and its pages are faulted in anew, a good part of a small network's step.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
