@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastlt.data.glyphs import font_folder
 from fastlt.data.index import index_files
-from fastlt.data.painting import Look, Style, paint
+from fastlt.data.synthetic.glyphs import font_folder
+from fastlt.data.synthetic.painting import Look, Style, paint
 
 NUM_FILES = int(os.environ.get("FASTLT_BENCH_FILES", "5000"))
 

@@ -21,9 +21,9 @@ from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, train_on
 from fastlt.benchmark.loader import photographs
 from fastlt.benchmark.peers import PEERS
 from fastlt.benchmark.step import OURS, build, chosen, worth_timing
-from fastlt.data.augmentation import Augmentation
-from fastlt.data.loader import train_loader
+from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
+from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
 from fastlt.runtime.device import autocast, resolve_precision
 

@@ -111,9 +111,9 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.benchmark.loader import photographs
     from fastlt.benchmark.step import build, chosen
     from fastlt.benchmark.traffic import median_s
-    from fastlt.data.augmentation import Augmentation
-    from fastlt.data.loader import train_loader
+    from fastlt.data.loaders.loader import train_loader
     from fastlt.data.sampler import LongTailSampler
+    from fastlt.data.transforms.augmentation import Augmentation
     from fastlt.runtime.log import first_line
     from fastlt.runtime.machine import resolve_threads
     from fastlt.streams import finish_of
@@ -197,7 +197,7 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
 
     from fastlt import recipe
-    from fastlt.data.preprocess import Preprocess
+    from fastlt.data.transforms.preprocess import Preprocess
     from fastlt.models import create_model
     from fastlt.runtime.compiling import Compiler
     from fastlt.runtime.device import algorithms, resolve_precision

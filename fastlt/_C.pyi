@@ -184,7 +184,7 @@ def draw_augmentations(
     flip: float,
     jitter: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw for consecutive slots; `fastlt.data.augmentation.Augmentation` states the law.
+    """Draw for consecutive slots; `fastlt.data.transforms.augmentation.Augmentation` states the law.
 
     Args:
         seed: Of every draw.

@@ -137,9 +137,9 @@ def load_test_image(backend: str) -> Tensor:
     """Write a JPEG of a grey ramp and load it as training would, on a GPU if there is one: uint8 [1, 64, 64, 3]."""
     from PIL import Image
 
-    from .data.augmentation import EvalTransform
     from .data.dataset import LongTailedDataset
-    from .data.loader import LoaderSettings, eval_loader
+    from .data.loaders.loader import LoaderSettings, eval_loader
+    from .data.transforms.augmentation import EvalTransform
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "ramp").mkdir()

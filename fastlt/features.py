@@ -19,11 +19,11 @@ from torch import Tensor
 
 from . import checkpoint
 from .config import TrainConfig
-from .data.augmentation import Augmentation, EvalTransform
 from .data.dataset import LongTailedDataset
-from .data.loader import Loader, eval_loader, view_loader
-from .data.preprocess import Preprocess
-from .data.source import open_data
+from .data.loaders.loader import Loader, eval_loader, view_loader
+from .data.registry import open_data
+from .data.transforms.augmentation import augmentation, eval_transform
+from .data.transforms.preprocess import Preprocess
 from .feature_file import FeatureWriter, is_complete, locked, read_record
 from .models import LinearHead, Network, create_model
 from .run import Run
@@ -302,23 +302,6 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def augmentation(config: TrainConfig) -> Augmentation:
-    """Return stage 1's augmentation."""
-    return Augmentation(
-        size=config.image_size,
-        scale=config.crop_scale,
-        ratio=config.crop_ratio,
-        flip=config.flip,
-        jitter=config.color_jitter,
-        interpolation=config.interpolation,
-    )
-
-
-def eval_transform(config: TrainConfig) -> EvalTransform:
-    """Return how images are cut for evaluation."""
-    return EvalTransform(size=config.image_size, resize=config.resize, interpolation=config.interpolation)
 
 
 def load_model(config: TrainConfig, tensors: dict[str, Tensor], num_classes: int, source: Path) -> Network:

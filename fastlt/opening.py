@@ -10,8 +10,8 @@ import torch
 
 from .config import TrainConfig
 from .data.dataset import LongTailedDataset
-from .data.listing import name_some
-from .data.source import open_data
+from .data.layouts.listing import name_some
+from .data.registry import open_data
 from .models import create_model
 from .parameters import freeze
 from .pretrained import start_from

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import TrainConfig
-from .data.loader import Loader
-from .data.mixing import neighbours
+from .data.loaders.loader import Loader
+from .data.transforms.mixup import neighbours
 from .losses import loss_terms
 from .models import Network
 from .runtime.compiling import Compiler

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .data.batch import Batch, Finish
 from .data.dataset import LongTailedDataset
-from .data.loader import Loader, eval_loader, train_loader
-from .data.mixing import draw_share
-from .data.randaugment import draw_operations
+from .data.loaders.base import Batch, Finish
+from .data.loaders.loader import Loader, eval_loader, train_loader
 from .data.sampler import LongTailSampler
-from .features import augmentation, eval_transform
+from .data.transforms.augmentation import augmentation, eval_transform
+from .data.transforms.mixup import draw_share
+from .data.transforms.randaugment import draw_operations
 from .runtime.device import on_device
 from .runtime.distributed import World
 from .runtime.log import log

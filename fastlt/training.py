@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from . import checkpoint, state
 from .averaging import MovingAverage, with_cosine_head
 from .config import TrainConfig
-from .data.batch import Batch
 from .data.dataset import LongTailedDataset
-from .data.loader import Loader
-from .data.preprocess import Preprocess
-from .data.source import open_data
+from .data.loaders.base import Batch
+from .data.loaders.loader import Loader
+from .data.registry import open_data
+from .data.transforms.preprocess import Preprocess
 from .interrupts import InterruptedTrainingError, catch_signals
 from .losses import deferred_weights
 from .metrics import ShotAccuracy, shot_accuracy

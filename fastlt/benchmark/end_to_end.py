@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data.dataset import LongTailedDataset
-from ..data.loader import Loader
+from ..data.loaders.loader import Loader
 from .loader import PlainDataset
 
 Tensors = tuple[Tensor, *tuple[Tensor | None, ...]]

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import LOADERS
-from ..data.augmentation import Augmentation
 from ..data.dataset import LongTailedDataset
 from ..data.image import decode_rgb
-from ..data.loader import Loader, train_loader
+from ..data.loaders.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
+from ..data.transforms.augmentation import Augmentation
 from ..runtime.log import first_line
 from .traffic import median_s
 

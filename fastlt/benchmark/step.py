@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
-from ..data.preprocess import Preprocess
+from ..data.transforms.preprocess import Preprocess
 from ..models import create_model
 from ..parameters import build_network, make_optimizer, set_training_mode
 from ..runtime.compiling import Compiler

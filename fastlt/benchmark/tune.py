@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from ..config.train import HW_DECODER_LOAD, PREFETCH
-from ..data.augmentation import Augmentation
 from ..data.dataset import LongTailedDataset
-from ..data.loader import train_loader
+from ..data.loaders.loader import train_loader
 from ..data.sampler import LongTailSampler
+from ..data.transforms.augmentation import Augmentation
 from .loader import drain
 from .traffic import median_s
 

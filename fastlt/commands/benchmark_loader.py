@@ -51,7 +51,7 @@ class BenchmarkLoader(Output):
 def open_images(parsed: BenchmarkLoader) -> Iterator[LongTailedDataset]:
     """Open the user's training images, or write made-up ones for the time of the benchmark."""
     if parsed.data_root is not None:
-        from ..data.dataset import open_splits
+        from ..data.splits import open_splits
 
         dataset = open_splits(parsed.data_root, lists=parsed.lists)["train"]
         if len(dataset) < parsed.batch_size:

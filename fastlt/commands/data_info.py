@@ -38,8 +38,8 @@ class DataInfo(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data info`."""
     parsed = parse(DataInfo, argv, "data info")
-    from ..data.source import open_named
-    from ..data.summary import describe
+    from ..data.inspection.summary import describe
+    from ..data.registry import open_named
 
     splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
     facts = describe(splits)
@@ -63,7 +63,7 @@ def run(argv: Sequence[str]) -> None:
 
 def print_duplicates(splits: dict[str, LongTailedDataset], *, max_bytes: int) -> dict[str, Any]:
     """Print which images are there twice, and return it as JSON values."""
-    from ..data.duplicates import find_duplicates
+    from ..data.inspection.duplicates import find_duplicates
 
     found = find_duplicates(splits, max_bytes=max_bytes)
     if not found.groups:

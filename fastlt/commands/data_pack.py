@@ -36,7 +36,7 @@ class DataPack(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data pack`."""
     parsed = parse(DataPack, argv, "data pack")
-    from ..data.packed import is_pack, verify_pack
+    from ..data.packs.read import is_pack, verify_pack
 
     if is_pack(parsed.root):
         if not parsed.verify:
@@ -47,8 +47,8 @@ def run(argv: Sequence[str]) -> None:
         return
     from rich.progress import Progress
 
-    from ..data.packing import pack
-    from ..data.source import open_named
+    from ..data.packs.write import pack
+    from ..data.registry import open_named
 
     splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
     suffix = parsed.short_side or "packed"

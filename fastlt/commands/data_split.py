@@ -30,7 +30,7 @@ class DataSplit(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data split`."""
     parsed = parse(DataSplit, argv, "data split")
-    from ..data.split import split_folder
+    from ..data.layouts.split import split_folder
 
     summary = split_folder(
         parsed.root,

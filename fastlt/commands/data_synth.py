@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(DataSynth, argv, "data synth")
     from rich.progress import Progress
 
-    from ..data.synth import synthesize
+    from ..data.synthetic.any_shape import synthesize
 
     total = parsed.images + parsed.classes * (parsed.val_per_class + parsed.test_per_class)
     with Progress(console=console, disable=not console.is_terminal) as bar:

@@ -14,7 +14,7 @@ from ..config import check_choice, check_range
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
-    from ..data.verify import Verification
+    from ..data.inspection.verify import Verification
 
 NUM_NAMED = 10
 
@@ -46,10 +46,10 @@ class DataVerify(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data verify`: status 2 where anything is wrong."""
     parsed = parse(DataVerify, argv, "data verify")
-    from ..data.benchmarks import BENCHMARKS
-    from ..data.cifar import CIFAR
     from ..data.index import cache_dir
-    from ..data.verify import verify, verify_cifar
+    from ..data.inspection.verify import verify, verify_cifar
+    from ..data.published.cifar import CIFAR
+    from ..data.published.specs import BENCHMARKS
 
     check_choice("--dataset", parsed.dataset, (*BENCHMARKS, *CIFAR))
     options, remedy = "", "complete the download, or give other --lists"

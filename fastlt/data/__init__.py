@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dataset import LongTailedDataset, SkippedFile, open_splits
-    from .glyphs import GlyphSpec, glyphs_lt
+    from .dataset import LongTailedDataset, SkippedFile
     from .image import ImageInfo, decode_rgb, probe
-    from .packed import open_pack, verify_pack
-    from .packing import PackSummary, pack
+    from .inspection.summary import describe
+    from .layouts.split import SplitSummary, split_folder
+    from .packs.read import open_pack, verify_pack
+    from .packs.write import PackSummary, pack
     from .sampler import LongTailSampler
-    from .sampling import effective_number_weights
-    from .split import SplitSummary, split_folder
-    from .summary import describe
-    from .synth import synthesize
+    from .sampler_arguments import effective_number_weights
+    from .splits import open_splits
+    from .synthetic.any_shape import synthesize
+    from .synthetic.glyphs import GlyphSpec, glyphs_lt
 
 __all__ = [
     "GlyphSpec",
@@ -40,22 +41,22 @@ __all__ = [
 _HOMES = {
     "LongTailedDataset": "dataset",
     "SkippedFile": "dataset",
-    "GlyphSpec": "glyphs",
-    "glyphs_lt": "glyphs",
+    "GlyphSpec": "synthetic.glyphs",
+    "glyphs_lt": "synthetic.glyphs",
     "ImageInfo": "image",
     "decode_rgb": "image",
     "probe": "image",
-    "open_splits": "dataset",
-    "PackSummary": "packing",
-    "pack": "packing",
-    "open_pack": "packed",
-    "verify_pack": "packed",
+    "open_splits": "splits",
+    "PackSummary": "packs.write",
+    "pack": "packs.write",
+    "open_pack": "packs.read",
+    "verify_pack": "packs.read",
     "LongTailSampler": "sampler",
-    "effective_number_weights": "sampling",
-    "SplitSummary": "split",
-    "describe": "summary",
-    "split_folder": "split",
-    "synthesize": "synth",
+    "effective_number_weights": "sampler_arguments",
+    "SplitSummary": "layouts.split",
+    "describe": "inspection.summary",
+    "split_folder": "layouts.split",
+    "synthesize": "synthetic.any_shape",
 }
 
 

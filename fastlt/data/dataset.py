@@ -11,9 +11,11 @@ import numpy as np
 from ..files import replacing
 from ..metrics import shot_groups
 from .index import cache_dir, fingerprint, index_files, index_key
-from .layouts import find_splits
-from .listing import Listing, check_labels, list_folder, read_coco, read_list
-from .tarball import TarImages
+from .layouts.coco import read_coco
+from .layouts.folders import list_folder
+from .layouts.listing import Listing, check_labels
+from .layouts.lists import read_list
+from .tar import TarImages
 
 logger = logging.getLogger(__name__)
 
@@ -193,51 +195,6 @@ class LongTailedDataset:
         file = Path(file)
         listing = read_coco(file, Path(root), categories=categories, class_names=class_names)
         return build_dataset(listing, split=split or file.stem, complete=categories is None, strict=strict, cache=cache)
-
-
-def open_splits(
-    root: Path | str,
-    *,
-    lists: Path | str | None = None,
-    train: str | None = None,
-    val: str | None = None,
-    test: str | None = None,
-    strict: bool = False,
-    cache: bool = True,
-) -> dict[str, LongTailedDataset]:
-    """Open the splits of a data set, whatever its layout.
-
-    In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; a pack, as
-    `fastlt data pack` writes it; list files `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`,
-    `root` or `root/lists`; `train*.json`, `val*.json` in `root` or `root/annotations`; class folders in `root/train`,
-    `root/val`, `root/test`.
-
-    Args:
-        root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), list files start from the
-            folder named there. A `classes.txt` beside the lists or in `root` names the classes, a line each.
-        lists: The folder of the list files, where it is not `root` or `root/lists`.
-        train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
-        val: The same for val; needed when `train` is given.
-        test: The same for test.
-        strict: Whether a file that is no complete image is an error instead of being skipped.
-        cache: Whether the index may come from and go to the cache folder.
-
-    Returns:
-        "train", "val" and, if there is one, "test"; all share the classes of "train".
-
-    Raises:
-        FileNotFoundError: The root, a split, or files that a list names do not exist.
-        ValueError: A split that cannot be used; the message says what was got, what was expected and what to do.
-    """
-    named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
-    from .packed import is_pack, open_pack
-
-    if is_pack(Path(root)) and not named:
-        return open_pack(Path(root))
-    datasets: dict[str, LongTailedDataset] = {}
-    for split, listing in find_splits(Path(root), named, None if lists is None else Path(lists)):
-        datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
-    return datasets
 
 
 def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool, cache: bool) -> LongTailedDataset:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _C
-from .sampling import SAMPLINGS, as_labels, check_sampling, check_weights, check_whole, count_classes
+from .sampler_arguments import SAMPLINGS, as_labels, check_sampling, check_weights, check_whole, count_classes
 
 _STREAM_VERSION = 1  # of the draws themselves: a state of another version would continue with other samples
 

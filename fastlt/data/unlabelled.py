@@ -11,7 +11,7 @@ import numpy as np
 from ..runtime.log import log
 from .dataset import LongTailedDataset, SkippedFile
 from .index import fingerprint, index_files
-from .listing import list_images
+from .layouts.folders import list_images
 
 
 def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, flag: str) -> LongTailedDataset:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import checkpoint, ops
 from ..config import RebalanceConfig, TrainConfig
 from ..config.adopt import AdoptConfig
-from ..data.dataset import open_splits
+from ..data.splits import open_splits
 from ..features import FeatureStore
 from ..files import write_json
 from ..models import create_model

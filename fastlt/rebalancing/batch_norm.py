@@ -10,10 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import checkpoint
 from ..config import RebalanceConfig
-from ..data.loader import Loader, train_loader
-from ..data.preprocess import Preprocess
+from ..data.loaders.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
-from ..features import FeatureStore, augmentation, load_model
+from ..data.transforms.augmentation import augmentation
+from ..data.transforms.preprocess import Preprocess
+from ..features import FeatureStore, load_model
 from ..models import Network
 from ..runtime.device import exact_fp32
 from ..runtime.log import log

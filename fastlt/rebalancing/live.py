@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import RebalanceConfig
-from ..data.preprocess import Preprocess
+from ..data.transforms.preprocess import Preprocess
 from ..features import FeatureStore
 from ..models import LinearHead, Network
 from ..models.timm import TimmNetwork

@@ -1,4 +1,7 @@
-"""What machine this is: processors, memory and control groups, and what a timing is quoted with."""
+"""What machine this is: processors, memory and control groups, and what a timing is quoted with.
+
+PyTorch is imported where it is asked: processes that only paint or decode do without.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MAX_THREADS = 16
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -36,6 +40,8 @@ def available_bytes() -> int:
 
 def free_bytes(device: torch.device) -> int:
     """Return the memory of a device that this process may still take."""
+    import torch
+
     if device.type != "cuda":
         return available_bytes()
     # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
@@ -63,6 +69,8 @@ def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a timing must be quoted with: the device, its driver and clocks, versions, and the code's commit."""
+    import torch
+
     found: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
         tf32 = {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
@@ -76,6 +84,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 def gpu_state(device: torch.device) -> dict[str, str]:
     """Return driver, clocks and power limit of a GPU as nvidia-smi has them; nothing where it is absent."""
+    import torch
+
     fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     query = (f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id=GPU-{uuid}")
@@ -94,6 +104,8 @@ def answer(*command: str) -> str | None:
 
 def memory_in_use(device: torch.device) -> str:
     """Say how much of a device's memory this process took at most, and what others have of it."""
+    import torch
+
     gib = 2**30
     if device.type != "cuda":
         import resource

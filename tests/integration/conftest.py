@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastlt import Run, TrainConfig, cli, recipe, train
-from fastlt.data.synth import synthesize
+from fastlt.data.synthetic.any_shape import synthesize
 from fastlt.models import create_model
 
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits for the first

@@ -11,8 +11,8 @@ import torch
 
 from fastlt.cli import main
 from fastlt.data import LongTailedDataset, pack
-from fastlt.data.packing import make_item
-from fastlt.data.source import open_benchmark
+from fastlt.data.packs.write import make_item
+from fastlt.data.registry import open_benchmark
 from fastlt.models import create_model
 
 SHAPE = "--backbone resnet10 --epochs 1 --batch-size 8 --lr 0.003 --image-size 32 --device cpu --num-threads 1"
@@ -125,7 +125,7 @@ def test_an_interrupted_pack(
         return make_item(dataset, index, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastlt.data.packing.make_item", stop_at_10)
+        patch.setattr("fastlt.data.packs.write.make_item", stop_at_10)
         with pytest.raises(KeyboardInterrupt):
             pack(open_benchmark("places_lt", made.root, lists=made.lists), tmp_path / "pack", dataset="places_lt")
     for command in (

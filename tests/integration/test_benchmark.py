@@ -18,9 +18,9 @@ from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate, train_on
 from fastlt.benchmark.loader import photographs
 from fastlt.benchmark.traffic import training_bytes
 from fastlt.config import LOADERS
-from fastlt.data.augmentation import Augmentation
-from fastlt.data.loader import train_loader
+from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
+from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import torch
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
 from fastlt.checkpoint import load
-from fastlt.data.source import open_data
+from fastlt.data.registry import open_data
 from fastlt.features import FeatureStore
 
 CPU = torch.device("cpu")

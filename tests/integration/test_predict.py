@@ -109,7 +109,7 @@ def test_broken_files_get_no_prediction(
             raise ValueError("gone")
         return real(source)
 
-    monkeypatch.setattr("fastlt.data.plan.decode_rgb", decode)
+    monkeypatch.setattr("fastlt.data.loaders.plan.decode_rgb", decode)
     left = predict(rebalanced, "photos", config=PredictConfig(device="cpu", num_threads=1, loader="memory"))
     assert left.files == ("photos/0.jpg", "photos/2.jpg")
     assert set(left.skipped) == {"photos/text.jpg", "photos/1.jpg"}

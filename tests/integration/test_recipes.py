@@ -10,7 +10,7 @@ import pytest
 
 from fastlt import RebalanceConfig, TrainConfig, rebalance, recipe, train
 from fastlt.data import pack
-from fastlt.data.source import open_benchmark
+from fastlt.data.registry import open_benchmark
 from fastlt.recipes import choices
 
 BACKBONES = sorted(

@@ -15,7 +15,7 @@ from fastlt import RebalanceConfig, TrainConfig
 from fastlt.checkpoint import load
 from fastlt.cli import dispatch
 from fastlt.config import METHODS, SAMPLINGS
-from fastlt.data.benchmarks import BENCHMARKS, SplitSpec
+from fastlt.data.published.specs import BENCHMARKS, SplitSpec
 from fastlt.models import create_model
 from fastlt.reproduce import Reproduction, reproduce
 

@@ -12,9 +12,9 @@ from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
 from fastlt.calibration import fit_temperature, with_temperature
 from fastlt.checkpoint import load
 from fastlt.classifier import FOLDS
-from fastlt.data.augmentation import EvalTransform
 from fastlt.data.image import decode_rgb
-from fastlt.data.source import open_data
+from fastlt.data.registry import open_data
+from fastlt.data.transforms.augmentation import EvalTransform
 from fastlt.features import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
 from fastlt.prior import adjust_to_prior

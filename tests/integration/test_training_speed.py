@@ -17,7 +17,7 @@ from rich.console import Console
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastlt import Run, TrainConfig, checkpoint, step, train, training
-from fastlt.data.plan import TrainPlan
+from fastlt.data.loaders.plan import TrainPlan
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_without_dali_one_line_says_what_it_costs(
     short: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    for name in ("fastlt.data.dali", "fastlt.data.pipeline"):
+    for name in ("fastlt.data.loaders.dali", "fastlt.data.loaders.dali_graph"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with caplog.at_level(logging.INFO, "fastlt"):
         train(dataclasses.replace(short, epochs=1, memory_share=0.0))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlt.data.synth import synthesize
+from fastlt.data.synthetic.any_shape import synthesize
 
 
 @pytest.fixture

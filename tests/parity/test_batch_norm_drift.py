@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastlt import RebalanceConfig, Run, checkpoint, rebalance, recipe
-from fastlt.data.loader import train_loader
-from fastlt.data.preprocess import Preprocess
+from fastlt.data.loaders.loader import train_loader
+from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler
-from fastlt.data.source import open_data
-from fastlt.features import FeatureStore, augmentation
+from fastlt.data.transforms.augmentation import augmentation
+from fastlt.data.transforms.preprocess import Preprocess
+from fastlt.features import FeatureStore
 from fastlt.models import LinearHead, Network, create_model
 
 BATCH, LR, DECAY = 16, 0.2 * 16 / 512, 5e-4

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastlt import TrainConfig, checkpoint, recipe, train
-from fastlt.data.loader import eval_loader, train_loader
-from fastlt.data.preprocess import Preprocess
+from fastlt.data.loaders.loader import eval_loader, train_loader
+from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler
-from fastlt.data.source import open_data
-from fastlt.features import augmentation, eval_transform
+from fastlt.data.transforms.augmentation import augmentation, eval_transform
+from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.losses import loss_terms
 from fastlt.metrics import shot_accuracy
 from fastlt.models import Network, create_model

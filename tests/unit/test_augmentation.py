@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare, ks_1samp, ks_2samp
 
-from fastlt.data.augmentation import Augmentation, EvalTransform
+from fastlt.data.transforms.augmentation import Augmentation, EvalTransform
 
 SIZES = np.array([[500, 375], [333, 500], [64, 64], [32, 400], [2000, 90], [1, 1]], dtype=np.int32)
 

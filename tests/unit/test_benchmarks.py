@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fastlt.config import TrainConfig
-from fastlt.data.benchmarks import BENCHMARKS, class_folder
-from fastlt.data.source import open_benchmark, open_data
+from fastlt.data.published.specs import BENCHMARKS, class_folder
+from fastlt.data.registry import open_benchmark, open_data
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ def test_lists_of_another_data_set_are_refused(places: Any, monkeypatch: pytest.
     with pytest.raises(ValueError, match="has label 7000, but Places-LT has 365 classes"):
         open_benchmark("places_lt", places.root, lists=places.lists)
     (places.lists / "train.txt").write_text(text)
-    monkeypatch.setattr("fastlt.data.locate.list_hash", lambda source: "efdbdad4f050")
+    monkeypatch.setattr("fastlt.data.published.locate.list_hash", lambda source: "efdbdad4f050")
     with pytest.raises(ValueError, match=r"train\.txt is the list of ImageNet-LT, not of Places-LT"):
         open_benchmark("places_lt", places.root, lists=places.lists)
 

@@ -14,7 +14,8 @@ import pytest
 from fastlt.cli import dispatch
 from fastlt.config import TrainConfig
 from fastlt.data import decode_rgb, pack
-from fastlt.data.cifar import (
+from fastlt.data.inspection.verify import verify_cifar
+from fastlt.data.published.cifar import (
     CIFAR,
     CifarSpec,
     find_archive,
@@ -25,8 +26,7 @@ from fastlt.data.cifar import (
     tail_counts,
     tail_indices,
 )
-from fastlt.data.source import open_data
-from fastlt.data.verify import verify_cifar
+from fastlt.data.registry import open_data
 
 PER_CLASS = 20
 GOLDEN = "563055e23a86"

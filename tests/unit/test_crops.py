@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastlt import ops
-from fastlt.data.preprocess import Preprocess
+from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.ops import crops
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlt import doctor
-from fastlt.data import loader
+from fastlt.data.loaders import loader
 
 
 def absent(name: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastlt.cli import dispatch
 from fastlt.data import open_splits, pack
-from fastlt.data.duplicates import Duplicates, find_duplicates
+from fastlt.data.inspection.duplicates import Duplicates, find_duplicates
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import torch
 
 from fastlt import feature_file
 from fastlt.config import TrainConfig
-from fastlt.data.augmentation import Augmentation, EvalTransform
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.plan import StandIns, ViewPlan
+from fastlt.data.loaders.plan import StandIns, ViewPlan
+from fastlt.data.transforms.augmentation import Augmentation, EvalTransform, augmentation, eval_transform
 from fastlt.feature_file import FeatureWriter, is_complete
-from fastlt.features import Features, FeatureStore, augmentation, eval_transform, hash_tensors
+from fastlt.features import Features, FeatureStore, hash_tensors
 from fastlt.rebalancing.selection import stratified_folds
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import PIL
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from fastlt.data.glyphs import CHARACTERS, GlyphSpec, build_glyphs_lt, font_folder, glyphs_lt, split_counts
-from fastlt.data.painting import FACES, Look, Style, paint
+from fastlt.data.synthetic.glyphs import CHARACTERS, GlyphSpec, build_glyphs_lt, font_folder, glyphs_lt, split_counts
+from fastlt.data.synthetic.painting import FACES, Look, Style, paint
 
 SMALL = GlyphSpec(max_count=3, min_count=1, val_per_class=1, test_per_class=1, look=Look(size=16))
 
@@ -112,7 +112,7 @@ def test_the_number_of_workers_changes_no_byte(monkeypatch, tmp_path):
 
 def test_it_is_built_once(monkeypatch):
     root = build_glyphs_lt(SMALL, num_workers=1)
-    monkeypatch.setattr("fastlt.data.glyphs.paint_all", None)
+    monkeypatch.setattr("fastlt.data.synthetic.glyphs.paint_all", None)
     assert build_glyphs_lt(SMALL) == root
 
 
@@ -134,7 +134,7 @@ def test_the_loser_of_a_race_takes_the_winners_result(cache):
         if not rivals:
             rivals.append(None)
             program = (
-                "from fastlt.data.glyphs import *; from fastlt.data.painting import Look; "
+                "from fastlt.data.synthetic.glyphs import *; from fastlt.data.synthetic.painting import Look; "
                 f"print(build_glyphs_lt({SMALL!r}, num_workers=1))"
             )
             run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -185,8 +185,8 @@ def test_the_bytes_are_those_of_every_machine():
 def test_painters_need_no_main_guard(tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(
-        "from fastlt.data.glyphs import GlyphSpec, build_glyphs_lt\n"
-        "from fastlt.data.painting import Look\n"
+        "from fastlt.data.synthetic.glyphs import GlyphSpec, build_glyphs_lt\n"
+        "from fastlt.data.synthetic.painting import Look\n"
         f"print(build_glyphs_lt({SMALL!r}, num_workers=2))\n"
     )
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=os.environ)

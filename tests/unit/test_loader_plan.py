@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastlt.data.augmentation import Augmentation, EvalTransform
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.plan import EvalPlan, Replacement, StandIns, UnreadableImageError, ViewPlan, read_image
+from fastlt.data.loaders.plan import EvalPlan, Replacement, StandIns, UnreadableImageError, ViewPlan, read_image
+from fastlt.data.transforms.augmentation import Augmentation, EvalTransform
 from fastlt.runtime import machine
 
 LABELS = np.array([0, 1, 0, 1, 0, 2])
@@ -113,7 +113,7 @@ def test_only_the_files_own_faults_make_it_unreadable(
     def out_of_descriptors(path: Path) -> np.ndarray:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("fastlt.data.plan.decode_rgb", out_of_descriptors)
+    monkeypatch.setattr("fastlt.data.loaders.plan.decode_rgb", out_of_descriptors)
     with pytest.raises(OSError, match="Too many open files"):
         read_image(dataset, 1)
 

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("nvidia.dali")
 
-from fastlt.data.pipeline import MOST_IN_USE, InUse
+from fastlt.data.loaders.dali_graph import MOST_IN_USE, InUse
 
 
 class Stream:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from fastlt.data.preprocess import Preprocess
+from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.ops.colours import color_jitter, sequence
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)

@@ -17,7 +17,7 @@ from torch._inductor import config as inductor_config
 from torch._inductor.graph import GraphLowering
 
 from fastlt import recipe
-from fastlt.data.preprocess import Preprocess
+from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.models import create_model
 from fastlt.runtime.compiling import Compiler
 from fastlt.step import MIN_STEPS_TO_COMPILE_ON_CPU, Predictor, loss_function, worth_compiling

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastlt.config import TrainConfig
-from fastlt.data.mixing import draw_share
-from fastlt.data.randaugment import draw_operations
+from fastlt.data.transforms.mixup import draw_share
+from fastlt.data.transforms.randaugment import draw_operations
 from fastlt.streams import DataWait, Streams, decoder_of, finish_of, make_sampler
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlt.data import describe, open_splits, synthesize
-from fastlt.data import painters as painters_module
-from fastlt.data.summary import gini
-from fastlt.data.synth import MAX_CLASSES, class_name, class_style, count_profile
+from fastlt.data.inspection.summary import gini
+from fastlt.data.synthetic import processes as painters_module
+from fastlt.data.synthetic.any_shape import MAX_CLASSES, class_name, class_style, count_profile
 
 SHAPE = {"num_classes": 7, "num_images": 60, "max_count": 20, "min_count": 2, "size": 16}
 
@@ -187,6 +187,6 @@ def test_gini():
 
 
 def _fonts():
-    from fastlt.data.glyphs import font_folder
+    from fastlt.data.synthetic.glyphs import font_folder
 
     return font_folder()

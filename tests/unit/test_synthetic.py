@@ -9,11 +9,11 @@ import pytest
 from fastlt.cli import dispatch
 from fastlt.config import TrainConfig
 from fastlt.data import decode_rgb
-from fastlt.data.benchmarks import BENCHMARKS
-from fastlt.data.cifar import tail_counts
-from fastlt.data.source import open_data
-from fastlt.data.synthetic import benchmark_counts, synthetic
-from fastlt.data.verify import check_counts
+from fastlt.data.inspection.verify import check_counts
+from fastlt.data.published.cifar import tail_counts
+from fastlt.data.published.specs import BENCHMARKS
+from fastlt.data.registry import open_data
+from fastlt.data.synthetic.published_shape import benchmark_counts, synthetic
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastlt.data import tarball
-from fastlt.data.packing import member_names, pack
-from fastlt.data.tarball import Item, TarImages, TarWriter, damage, journal_length
+from fastlt.data import tar
+from fastlt.data.packs.write import member_names, pack
+from fastlt.data.tar import Item, TarImages, TarWriter, damage, journal_length
 
 
 def item(number: int) -> Item:
@@ -18,7 +18,7 @@ def test_nothing_that_was_committed_is_lost_and_no_more_than_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("fastlt.data.tarball.time.monotonic", lambda: now)
+    monkeypatch.setattr("fastlt.data.tar.time.monotonic", lambda: now)
     file = tmp_path / "train.tar"
     killed = TarWriter(file)
     killed.append("0", item(0))
@@ -28,7 +28,7 @@ def test_nothing_that_was_committed_is_lost_and_no_more_than_that(
     assert journal_length(file) == 2  # by the clock
     killed.append("2", item(2))
     assert journal_length(file) == 2
-    monkeypatch.setattr(tarball, "_COMMIT_BYTES", 2 * (512 + 512))
+    monkeypatch.setattr(tar, "_COMMIT_BYTES", 2 * (512 + 512))
     killed.append("3", item(3))
     assert journal_length(file) == 4  # by the bytes
     killed.append("4", item(4))

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from fastlt import streams
 from fastlt.averaging import MovingAverage, with_cosine_head
 from fastlt.config import TrainConfig
-from fastlt.data.mixing import draw_share, neighbours
-from fastlt.data.preprocess import Preprocess
-from fastlt.data.randaugment import OPERATIONS, RandAugment, draw_operations
 from fastlt.data.sampler import LongTailSampler
+from fastlt.data.transforms.mixup import draw_share, neighbours
+from fastlt.data.transforms.preprocess import Preprocess
+from fastlt.data.transforms.randaugment import OPERATIONS, RandAugment, draw_operations
 from fastlt.losses import loss_terms
 from fastlt.models import create_model
 from fastlt.runtime.distributed import World

@@ -10,10 +10,10 @@ import pytest
 
 from fastlt.cli import dispatch
 from fastlt.data import pack
-from fastlt.data.benchmarks import BENCHMARKS, Benchmark, SplitSpec
-from fastlt.data.source import open_benchmark
-from fastlt.data.synth import count_profile
-from fastlt.data.verify import _decode, _spread, check_counts, verify
+from fastlt.data.inspection.verify import _decode, _spread, check_counts, verify
+from fastlt.data.published.specs import BENCHMARKS, Benchmark, SplitSpec
+from fastlt.data.registry import open_benchmark
+from fastlt.data.synthetic.any_shape import count_profile
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_a_whole_benchmark_passes_in_every_layout(miniature: Any, expected: Benc
 
 def test_a_released_list_is_recognised(miniature: Any, expected: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     sums = {spec.lists[0]: spec.sha256 for spec in expected.splits.values()}
-    monkeypatch.setattr("fastlt.data.verify.list_hash", lambda source: sums.get(source.name))
+    monkeypatch.setattr("fastlt.data.inspection.verify.list_hash", lambda source: sums.get(source.name))
     found = verify(expected, miniature.root, lists=miniature.lists)
     assert all(check.ok for check in found.checks)
 
@@ -144,8 +144,8 @@ def test_the_time_is_that_of_an_image_that_decodes(monkeypatch: pytest.MonkeyPat
             raise ValueError("image bytes: corrupt; expected a readable image")
 
     ticks = iter((0.0, 0.002, 1.0, 2.0, 2.004))
-    monkeypatch.setattr("fastlt.data.verify.decode_rgb", decode)
-    monkeypatch.setattr("fastlt.data.verify.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("fastlt.data.inspection.verify.decode_rgb", decode)
+    monkeypatch.setattr("fastlt.data.inspection.verify.time.perf_counter", lambda: next(ticks))
     sample = {"a": lambda: b"good", "b": lambda: b"bad", "c": lambda: b"good"}
     decode_ms, unreadable = _decode(sample)
     assert decode_ms == pytest.approx(3)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from fastlt.data.augmentation import Augmentation
-from fastlt.data.batch import Finish
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Loader, train_loader
+from fastlt.data.loaders.base import Finish
+from fastlt.data.loaders.loader import Loader, train_loader
 from fastlt.data.sampler import LongTailSampler
+from fastlt.data.transforms.augmentation import Augmentation
 
 CLASS_COUNTS = (14, 7, 4, 1)
 

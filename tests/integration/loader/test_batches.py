@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from fastlt.config import INTERPOLATIONS
-from fastlt.data.augmentation import EvalTransform
-from fastlt.data.batch import Batch, Finish
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.image import decode_rgb
-from fastlt.data.loader import Loader, eval_loader
-from fastlt.data.preprocess import Preprocess
+from fastlt.data.loaders.base import Batch, Finish
+from fastlt.data.loaders.loader import Loader, eval_loader
+from fastlt.data.transforms.augmentation import EvalTransform
+from fastlt.data.transforms.preprocess import Preprocess
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlt.data.augmentation import EvalTransform
-from fastlt.data.batch import Batch
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Loader, eval_loader
+from fastlt.data.loaders.base import Batch
+from fastlt.data.loaders.loader import Loader, eval_loader
+from fastlt.data.transforms.augmentation import EvalTransform
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 BACKENDS = ("memory", "device", "pillow", pytest.param("dali", marks=needs_dali))
@@ -137,7 +137,7 @@ def test_a_file_may_break_during_the_run(backend: str, own_dataset: LongTailedDa
 def test_a_failure_without_a_broken_file_keeps_its_cause(
     dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastlt.data.dali import NativeFiles
+    from fastlt.data.loaders.dali import NativeFiles
 
     monkeypatch.setattr(NativeFiles, "path", lambda self, index: "/nowhere/at/all.jpg")
     with pytest.raises(RuntimeError, match="DALI failed between batches 0 and 2") as caught:

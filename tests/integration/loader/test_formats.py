@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlt.data.augmentation import EvalTransform
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import eval_loader
+from fastlt.data.loaders.loader import eval_loader
+from fastlt.data.transforms.augmentation import EvalTransform
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastlt.data import loader as loaders
-from fastlt.data.batch import ahead
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Loader
-from fastlt.data.plan import TrainPlan
+from fastlt.data.loaders import loader as loaders
+from fastlt.data.loaders.base import ahead
+from fastlt.data.loaders.loader import Loader
+from fastlt.data.loaders.plan import TrainPlan
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 BACKENDS = ("memory", "device", "pillow", pytest.param("dali", marks=needs_dali))
@@ -32,7 +32,7 @@ def num_kernel_threads() -> int:
 def hide_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make DALI look as if it were not installed."""
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    for name in ("fastlt.data.dali", "fastlt.data.pipeline"):
+    for name in ("fastlt.data.loaders.dali", "fastlt.data.loaders.dali_graph"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -85,7 +85,7 @@ def test_an_error_on_the_way_arrives_with_its_cause(
 def test_a_failed_pipeline_ends_although_its_error_is_kept(
     dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastlt.data.dali import NativeFiles
+    from fastlt.data.loaders.dali import NativeFiles
 
     list(open_train(dataset, "dali", num_steps=2))
     threads = num_kernel_threads()
@@ -101,9 +101,9 @@ def test_a_killed_worker_stops_the_run(shared_folder: Path) -> None:
     # In a process of its own: torch raises from a signal handler, wherever the main thread happens to be.
     code = f"""
 import multiprocessing, os, signal
-from fastlt.data.augmentation import EvalTransform
+from fastlt.data.transforms.augmentation import EvalTransform
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import eval_loader
+from fastlt.data.loaders.loader import eval_loader
 
 dataset = LongTailedDataset.from_folder({str(shared_folder)!r}, cache=False)
 with eval_loader(dataset, EvalTransform(size=8, resize=8), batch_size=1, backend="pillow", num_threads=1) as loader:
@@ -177,7 +177,9 @@ def test_without_dali_its_backend_says_so(
 
 
 def test_dali_is_imported_only_when_asked_for() -> None:
-    code = "import sys, fastlt.data.loader; assert not any(name.startswith('nvidia.dali') for name in sys.modules)"
+    code = (
+        "import sys, fastlt.data.loaders.loader; assert not any(name.startswith('nvidia.dali') for name in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -185,7 +187,7 @@ def test_dali_is_imported_only_when_asked_for() -> None:
 def test_a_dali_that_cannot_start_is_one_line(
     dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastlt.data import dali
+    from fastlt.data.loaders import dali
 
     def old_driver(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA runtime API error (36):\nAPI call is not supported in the installed CUDA driver")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from fastlt.data import LongTailedDataset, decode_rgb, open_splits, pack, verify_pack
-from fastlt.data.augmentation import EvalTransform
-from fastlt.data.loader import eval_loader
-from fastlt.data.packing import make_item, member_names
-from fastlt.data.tarball import Item, TarWriter
+from fastlt.data.loaders.loader import eval_loader
+from fastlt.data.packs.write import make_item, member_names
+from fastlt.data.tar import Item, TarWriter
+from fastlt.data.transforms.augmentation import EvalTransform
 
 BACKENDS = ("memory", "device", "pillow", "dali")
 
@@ -154,7 +154,7 @@ def test_an_interrupted_pack_is_said_to_be_one_and_goes_on_where_it_stopped(
         made.append(index)
         return make_item(dataset, index, **options)
 
-    monkeypatch.setattr("fastlt.data.packing.make_item", stop_at_20)
+    monkeypatch.setattr("fastlt.data.packs.write.make_item", stop_at_20)
     with pytest.raises(KeyboardInterrupt):
         pack(splits, out, num_threads=1)
     with pytest.raises(
@@ -166,7 +166,7 @@ def test_an_interrupted_pack_is_said_to_be_one_and_goes_on_where_it_stopped(
         tar.write(b"half an image")
     with (out / ".train.tar.journal").open("ab") as journal:
         journal.write(b"half a record")
-    monkeypatch.setattr("fastlt.data.packing.make_item", count)
+    monkeypatch.setattr("fastlt.data.packs.write.make_item", count)
     summary = pack(splits, out, num_threads=1)
     assert summary.num_kept == 20
     assert sorted(made) == sorted([*range(20, 27), *range(26)])

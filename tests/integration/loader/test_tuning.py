@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastlt.data import pillow
-from fastlt.data.batch import Tuning
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loader import Loader
+from fastlt.data.loaders import pillow
+from fastlt.data.loaders.base import Tuning
+from fastlt.data.loaders.loader import Loader
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 Open = Callable[..., Loader]
@@ -51,7 +51,7 @@ def test_workers_have_as_many_batches_ready(
 
 @needs_dali
 def test_a_gpu_shares_the_files_with_its_hardware_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastlt.data import pipeline
+    from fastlt.data.loaders import dali_graph as pipeline
 
     made: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []

@@ -1,0 +1,57 @@
+"""Describe a data set in numbers: images, classes, imbalance, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..dataset import LongTailedDataset
+
+
+def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: int = 20) -> dict[str, Any]:
+    """Describe the splits of a data set, in values that JSON can hold.
+
+    Args:
+        splits: By name; "train" must be among them.
+        many: As for `LongTailedDataset.shot_groups`.
+        few: As for `LongTailedDataset.shot_groups`.
+
+    Returns:
+        num_classes; imbalance_ratio, gini and groups (number of classes) of train; largest and smallest classes
+        (name, count); and for each split num_images, min and max images a class, num_skipped, num_native (images that
+        DALI decodes itself) and its fingerprint.
+    """
+    train = splits["train"]
+    counts = train.class_counts
+    order = np.argsort(-counts, kind="stable").tolist()
+    return {
+        "num_classes": train.num_classes,
+        "imbalance_ratio": train.imbalance_ratio,
+        "gini": gini(counts),
+        "groups": {name: len(classes) for name, classes in train.shot_groups(many, few).items()},
+        "largest": [(train.class_names[label], int(counts[label])) for label in order[:5]],
+        "smallest": [(train.class_names[label], int(counts[label])) for label in order[:-6:-1]],
+        "splits": {
+            name: {
+                "num_images": len(split),
+                "min_per_class": int(split.class_counts.min()),
+                "max_per_class": int(split.class_counts.max()),
+                "num_skipped": len(split.skipped),
+                "num_native": int(split.native.sum()),
+                "fingerprint": split.fingerprint,
+            }
+            for name, split in splits.items()
+        },
+    }
+
+
+def gini(counts: np.ndarray) -> float:
+    """Gini coefficient of class counts [C]: 0 when all are equal, towards 1 when one class has everything."""
+    rising = np.sort(np.asarray(counts, np.float64))
+    total = rising.sum()
+    if total == 0:
+        return 0.0
+    ranks = np.arange(1, rising.size + 1)
+    return float((2 * ranks - rising.size - 1) @ rising / (rising.size * total))

@@ -1,0 +1,62 @@
+"""COCO-style JSON with one category an image, as iNaturalist 2018 comes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .listing import Listing, name_some
+
+
+def read_coco(
+    file: Path,
+    root: Path,
+    *,
+    categories: tuple[int, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Listing:
+    """Read COCO-style JSON; `LongTailedDataset.from_coco` states the arguments and errors."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; expected COCO-style JSON")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}, the folder that the images of {file} start from, does not exist")
+    try:
+        content = json.loads(file.read_bytes())
+        for key in ("images", "annotations"):
+            if not (isinstance(content, dict) and isinstance(content.get(key), list) and content[key]):
+                raise ValueError(f"has no {key!r}")
+        category_of: dict[Any, int] = {}
+        for entry in content["annotations"]:
+            image, category = entry["image_id"], int(entry["category_id"])
+            if category_of.setdefault(image, category) != category:
+                raise ValueError(f"gives image {image} several categories ({category_of[image]}, {category})")
+        images = [(entry["id"], str(entry["file_name"])) for entry in content["images"]]
+        bare = [path for image, path in images if image not in category_of]
+        if bare:
+            raise ValueError(f"has {len(bare)} images without an annotation ({name_some(bare)})")
+        listed = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in content.get("categories", ())}
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"lacks the key {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{file} {what}; expected COCO-style JSON: images (id, file_name), annotations (image_id, category_id), "
+            "one category an image"
+        ) from None
+    categories = categories or tuple(sorted(listed or set(category_of.values())))
+    label_of = {category: label for label, category in enumerate(categories)}
+    if unknown := sorted({category_of[image] for image, _ in images} - set(categories)):
+        raise ValueError(
+            f"{file} uses {len(unknown)} categories that are not among the {len(categories)} listed: "
+            f"{name_some(unknown)}; add them to `categories` of the train file"
+        )
+    names = tuple(listed.get(category, str(category)) for category in categories)
+    return Listing(
+        root=root,
+        paths=tuple(path for _, path in images),
+        labels=np.array([label_of[category_of[image]] for image, _ in images], np.int64),
+        class_names=class_names or names,
+        source=file,
+        keys=categories,
+    )

@@ -1,0 +1,70 @@
+"""The images of one split as a layout lists them, before any is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_NUM_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Listing:
+    """The images of a split before any of them is looked at.
+
+    Attributes:
+        root: What `paths` are relative to.
+        paths: N files, with forward slashes.
+        labels: int64 [N].
+        class_names: C names.
+        source: The list, JSON file or folder it was read from.
+        keys: What the source calls classes 0 .. C - 1 (folders, category ids), for the other splits to follow.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: Path
+    keys: tuple[Any, ...] = ()
+
+
+def check_labels(listing: Listing, *, complete: bool) -> None:
+    """Refuse labels outside 0 .. C - 1 and, where the split has to be `complete`, a class without an image."""
+    present = np.unique(listing.labels)
+    num_classes = len(listing.class_names)
+    expected = f"expected 0 .. {num_classes - 1}"
+    if present[0] < 0:
+        raise ValueError(f"{listing.source}: got label {present[0]}, {expected}; number the classes from 0")
+    if complete and present.size <= (highest := max(num_classes - 1, int(present[-1]))):
+        known = set(present.tolist())
+        empty = list(islice((label for label in range(highest + 1) if label not in known), _NUM_NAMED + 1))
+        known_names = dict(enumerate(listing.class_names))
+        names = [str(at) if known_names.get(at, str(at)) == str(at) else f"{at} ({known_names[at]})" for at in empty]
+        raise ValueError(
+            f"{listing.source}: {highest + 1 - present.size} of {highest + 1} classes have no train image: "
+            f"{name_some(names)}; labels must be contiguous from 0: give each class an image, or drop "
+            "it (its folder, or its number in the lists, with those above renumbered)"
+        )
+    if present[-1] >= num_classes:
+        at = int(np.argmax(listing.labels >= num_classes))
+        raise ValueError(
+            f"{listing.source}: got label {listing.labels[at]} ({listing.paths[at]}), {expected}, the {num_classes} "
+            f"classes {'named in classes.txt' if complete else 'of train'}; correct the label or add the class there"
+        )
+
+
+def _read_class_names(folder: Path) -> tuple[str, ...] | None:
+    file = folder / "classes.txt"
+    return tuple(file.read_text("utf-8-sig", errors="surrogateescape").splitlines()) if file.is_file() else None
+
+
+def name_some(names: Sequence[Any]) -> str:
+    """Name the first few of many, for a message."""
+    return ", ".join(str(name) for name in names[:_NUM_NAMED]) + (", ..." if len(names) > _NUM_NAMED else "")

@@ -1,0 +1,85 @@
+"""List files: a line `path label` an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .listing import _SPLIT_FOLDERS, Listing, _read_class_names, name_some
+
+ROOT_POINTER = "root.txt"
+"""File in a folder of list files that names the folder their paths start from."""
+
+
+def _find_lists(folder: Path) -> dict[str, Path]:
+    """Find train.txt, val.txt and test.txt, or a name that ends so, as the lists of ImageNet-LT have."""
+    if not folder.is_dir():
+        return {}
+    lists: dict[str, Path] = {}
+    for split in _SPLIT_FOLDERS:
+        exact = folder / f"{split}.txt"
+        found = [exact] if exact.is_file() else sorted(folder.glob(f"*[_-]{split}.txt"))
+        if len(found) > 1:
+            raise ValueError(
+                f"{folder} has several {split} lists ({name_some([file.name for file in found])}); expected one: give "
+                "the others a folder of their own"
+            )
+        if found:
+            lists[split] = found[0]
+    return lists if "train" in lists else {}
+
+
+def lists_folder(root: Path, lists: Path) -> Path:
+    """Return the folder of the list files that ``lists`` names, from the working folder or else from ``root``.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    for folder in (lists, root / lists):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"--lists: {lists} is no folder; expected the folder of the list files")
+
+
+def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = None) -> Listing:
+    """Read a list file; `LongTailedDataset.from_list` states the arguments and errors."""
+    if not file.is_file():
+        raise FileNotFoundError(f"list file {file} does not exist; expected a line `path label` an image")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}, the folder that the paths of {file} start from, does not exist")
+    paths: list[str] = []
+    labels: list[int] = []
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.rstrip().rsplit(maxsplit=1)
+            if not fields:
+                continue
+            try:
+                path, label = fields
+                labels.append(int(np.int32(int(label))))
+            except (ValueError, OverflowError):
+                raise ValueError(
+                    f"{file}, line {number}: got {line.strip()[:80]!r}, expected `path label` with an integer label"
+                ) from None
+            paths.append(path.strip().replace("\\", "/"))
+    array = np.array(labels, np.int64)
+    if class_names is None and paths:
+        names = _read_class_names(file.parent) or _read_class_names(root)
+        class_names = names or _names_from_paths(paths, array)
+    return Listing(root=root, paths=tuple(paths), labels=array, class_names=class_names or (), source=file)
+
+
+def _names_from_paths(paths: Sequence[str], labels: np.ndarray) -> tuple[str, ...]:
+    """Name each class after its images' folder where that is one to one, else after its label."""
+    num_classes = int(labels.max()) + 1
+    numbers = tuple(str(label) for label in range(min(num_classes, 10 * len(labels) + 1)))
+    folder_of: dict[int, str] = {}
+    for path, label in zip(paths, labels.tolist(), strict=True):
+        folder = path.rpartition("/")[0].rpartition("/")[2]
+        if not folder or folder_of.setdefault(label, folder) != folder:
+            return numbers
+    if len(set(folder_of.values())) < len(folder_of):
+        return numbers
+    return tuple(folder_of.get(label, str(label)) for label in range(len(numbers)))

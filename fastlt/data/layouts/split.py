@@ -1,0 +1,162 @@
+"""Divide class folders into train, val and test lists: stratified, seeded, and nothing is moved."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...files import replacing
+from ..index import index_files
+from .folders import list_images, subfolders
+from .listing import name_some
+from .lists import ROOT_POINTER
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """What `split_folder` did.
+
+    Attributes:
+        out: Folder of the lists.
+        num_classes: Number of classes.
+        num_images: Images in "train", "val" and "test".
+        num_reduced: Classes that gave fewer images to val and test than asked, so that most stay in train.
+        num_skipped: Files left out because they are no complete images.
+    """
+
+    out: Path
+    num_classes: int
+    num_images: dict[str, int]
+    num_reduced: int
+    num_skipped: int
+
+
+def split_folder(
+    root: Path | str,
+    out: Path | str | None = None,
+    *,
+    val_per_class: int = 20,
+    test_per_class: int = 50,
+    seed: int = 0,
+) -> SplitSummary:
+    """Write train.txt, val.txt, test.txt and classes.txt for a folder of class folders.
+
+    Every class gives the same number of images to val and to test, drawn at random; a class that would keep no more
+    than half of its images gives fewer, in the same proportion, but at least one. What a class gives depends on its
+    own files and the seed only.
+
+    Args:
+        root: Holds a folder a class, which holds the images, at any depth.
+        out: Where the lists go; default `root/lists`, where `open_splits(root)` finds them. Elsewhere a `root.txt`
+            is written with them, so that `open_splits(out)` finds the images.
+        val_per_class: Val images of each class, at least 1.
+        test_per_class: Test images of each class; 0 writes no test list.
+        seed: Key of the draws.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: A class too small to keep most of its images in train, other lists in `out`, `root` is divided
+            into train and val already, or a number out of range.
+    """
+    root = Path(root)
+    out = root / "lists" if out is None else Path(out)
+    if val_per_class < 1 or test_per_class < 0:
+        raise ValueError(
+            f"got val_per_class {val_per_class} and test_per_class {test_per_class}, expected at least 1 and 0 "
+            "(--val-per-class, --test-per-class)"
+        )
+    classes, files = _list_classes(root, out)
+    paths = [f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found]
+    bad = index_files(root, paths, source=str(root)).reasons
+    skipped = {paths[at] for at in bad}
+    if bad:
+        named = name_some([f"{paths[at]} ({reason})" for at, reason in bad.items()])
+        logger.warning(
+            "%s: %d of %d files are no complete images and on no list: %s", root, len(bad), len(paths), named
+        )
+
+    quotas: dict[str, tuple[int, int]] = {}
+    good: dict[str, list[str]] = {}
+    for name, found in zip(classes, files, strict=True):
+        good[name] = [path for file in found if (path := f"{name}/{file}") not in skipped]
+        quotas[name] = _quota(len(good[name]), val_per_class, test_per_class)
+    needed = 5 if test_per_class else 3
+    if small := [f"{name} ({len(good[name])})" for name in classes if len(good[name]) < needed]:
+        raise ValueError(
+            f"{root}: {len(small)} of {len(classes)} classes have too few images: {name_some(small)}; expected at "
+            f"least {needed}, of which most stay in train: add images, or move the class out of the folder"
+        )
+
+    lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(classes):
+        num_val, num_test = quotas[name]
+        order = _shuffle(good[name], name, seed)
+        parts = (("val", order[:num_val]), ("test", order[num_val : num_val + num_test]))
+        for split, part in (*parts, ("train", order[num_val + num_test :])):
+            lists[split].extend(f"{path} {label}\n" for path in sorted(part))
+    _write(root, out, classes, {split: lines for split, lines in lists.items() if lines})
+    return SplitSummary(
+        out=out,
+        num_classes=len(classes),
+        num_images={split: len(lines) for split, lines in lists.items()},
+        num_reduced=sum(quota != (val_per_class, test_per_class) for quota in quotas.values()),
+        num_skipped=len(skipped),
+    )
+
+
+def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder; expected one that holds a folder a class (--data-root)")
+    # Neither the lists of now nor those of an earlier split are a class
+    classes = [
+        name
+        for name in subfolders(root)
+        if (root / name).resolve() != out.resolve() and not (root / name / "train.txt").is_file()
+    ]
+    if "train" in classes:
+        raise ValueError(f"{root} has a train folder already; expected class folders only, there is nothing to split")
+    if not classes:
+        raise ValueError(f"{root} holds no folder; expected a folder a class: {root}/<class>/<image>")
+    return classes, [list_images(root / name)[0] for name in classes]
+
+
+def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
+    """Images that a class of `count` gives to val and test: fewer than half of them together, at least one each."""
+    room = (count - 1) // 2
+    if num_val + num_test <= room:
+        return num_val, num_test
+    if num_test == 0:
+        return room, 0
+    val = min(max(1, round(room * num_val / (num_val + num_test))), room - 1, num_val)
+    return val, room - val
+
+
+def _shuffle(paths: list[str], name: str, seed: int) -> list[str]:
+    """Order by random numbers that hang on the class's name, so that no other class changes them."""
+    key = hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogateescape")).digest()
+    draws = np.random.Philox(key=int.from_bytes(key[:16], "little")).random_raw(len(paths))
+    return [paths[at] for at in np.argsort(draws, kind="stable").tolist()]
+
+
+def _write(root: Path, out: Path, classes: list[str], lists: dict[str, list[str]]) -> None:
+    contents = {f"{split}.txt": "".join(lines) for split, lines in lists.items()}
+    contents["classes.txt"] = "".join(f"{name}\n" for name in classes)
+    if out.resolve() not in (root.resolve(), (root / "lists").resolve()):
+        contents[ROOT_POINTER] = f"{root.resolve()}\n"
+    for name, text in contents.items():
+        file = out / name
+        if file.exists() and file.read_bytes() != _encode(text):
+            raise ValueError(f"{file} exists and differs; remove it, or give another folder for the lists (--out)")
+    for name, text in contents.items():
+        with replacing(out / name) as partial:
+            partial.write_bytes(_encode(text))
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,1 @@
+"""One loader with four backends that see the same samples, windows and flips."""

@@ -1,0 +1,222 @@
+"""The DALI loader: decodes and resamples in DALI's threads or on the GPU, and gets over files that DALI cannot read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from ...files import replacing
+from ...runtime.log import first_line
+from ..dataset import LongTailedDataset
+from ..index import cache_dir
+from .base import Batch, PlannedLoader, Tuning
+from .dali_graph import Decoded, Feed, ImagePipeline
+from .plan import EvalPlan, Plan, UnreadableImageError, Work, read_image
+
+logger = logging.getLogger(__name__)
+
+# What a complete file ends with: a JPEG's end marker; the length, name and checksum of a PNG's last chunk.
+_JPEG_END = np.frombuffer(b"\xff\xd9", np.uint8)
+_PNG_END = np.frombuffer(b"IEND\xaeB`\x82", np.uint8)
+
+
+class DaliLoader(PlannedLoader):
+    """Streams batches out of one DALI pipeline after another.
+
+    A file that turned bad stops a pipeline. It is then looked for among the batches under way, and a new pipeline
+    starts at the batch that is due, with the file's stand-in.
+    """
+
+    name: ClassVar[str] = "dali"
+
+    def __init__(self, plan: Plan, *, device: torch.device, tuning: Tuning) -> None:
+        super().__init__(plan, device=device)
+        self._tuning = tuning
+        self._files = NativeFiles(plan.dataset)
+        self._checked: set[int] = set()
+        self._replace(self._files.convert(plan.samples, num_threads=tuning.num_threads))
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        position = 0
+        while position < len(self.plan):
+            under_way: deque[Work] = deque()
+            with contextlib.closing(self._start(position, under_way)) as pipeline:
+                while position < len(self.plan):
+                    broken: dict[int, str] = {}
+                    try:
+                        decoded = pipeline.run()
+                    except RuntimeError as error:
+                        broken = self._find_broken(position, error)
+                    else:
+                        work = under_way.popleft()
+                        broken = self._check(work, decoded)
+                    if broken:
+                        self._replace(broken)
+                        break
+                    yield self._deliver(decoded.images, work)
+                    position += 1
+
+    def _start(self, position: int, under_way: deque[Work]) -> ImagePipeline:
+        """Start a pipeline at a batch; it appends what it works on to `under_way`."""
+        # DALI reads the arrays later, without a copy: they stay here until it must be done with them.
+        alive: deque[Feed] = deque(maxlen=2 * self._tuning.prefetch + 2)
+        positions = iter(range(position, len(self.plan)))
+
+        def source() -> Feed:
+            work = self.plan.work(next(positions), self.stand_ins)
+            under_way.append(work)
+            alive.append(self._feed(work))
+            return alive[-1]
+
+        try:
+            return ImagePipeline(
+                source,
+                boxes=isinstance(self.plan, EvalPlan),
+                size=self.plan.size,
+                interpolation=self.plan.interpolation,
+                batch_size=self.plan.batch_size,
+                device=self.device,
+                tuning=self._tuning,
+                packed=self._files.packed,
+            )
+        except RuntimeError as error:  # its driver is too old for DALI's CUDA, for one
+            raise ValueError(
+                f"--loader dali: DALI does not work on {self.device} ({first_line(error)}); see fastlt doctor, or use "
+                "--loader pillow"
+            ) from error
+
+    def _feed(self, work: Work) -> Feed:
+        given = self._files.encoded if self._files.packed else self._files.encoded_path
+        files = [given(index) for index in work.ids.tolist()]
+        if work.boxes is not None:
+            boxes = work.boxes.astype(np.float32)
+            starts, extents = boxes[:, 1::-1], boxes[:, :1:-1]
+        else:
+            assert work.windows is not None
+            starts, extents = work.windows[:, :2], work.windows[:, 2:]
+        flips = np.zeros(len(files), np.int32) if work.flips is None else work.flips.astype(np.int32)
+        return Feed(files, np.ascontiguousarray(starts), np.ascontiguousarray(extents), flips)
+
+    def _check(self, work: Work, decoded: Decoded) -> dict[int, str]:
+        """Return the broken samples of a batch that DALI decoded all the same.
+
+        It decodes no more of a file than the window needs, so a file may be cut short behind it. And a file of another
+        size than when it was indexed has its window in the wrong place.
+        """
+        complete = (decoded.tails[:, -2:] == _JPEG_END).all(axis=1) | (decoded.tails == _PNG_END).all(axis=1)
+        complete &= (decoded.sizes == self.plan.dataset.sizes[work.ids]).all(axis=1)
+        suspects = set(work.ids[~complete].tolist()) - self._checked
+        if not suspects:
+            return {}
+        broken = self._read(suspects)
+        self._checked |= suspects - broken.keys()
+        return broken
+
+    def _find_broken(self, position: int, error: RuntimeError) -> dict[int, str]:
+        """Return the broken samples among the batches that a failed pipeline worked on."""
+        last = min(position + self._tuning.prefetch + 1, len(self.plan))
+        works = [self.plan.work(each, self.stand_ins) for each in range(position, last)]
+        broken = self._read(set(np.concatenate([work.ids for work in works]).tolist()))
+        if not broken:
+            raise RuntimeError(
+                f"DALI failed between batches {position} and {last - 1} ({first_line(error)}), "
+                "though Pillow decodes all their images; use --loader pillow or --loader memory"
+            ) from error
+        return broken
+
+    def _replace(self, broken: dict[int, str]) -> None:
+        """Mark broken samples, and see to it that DALI can decode those that stand in for them."""
+        while broken:
+            self.stand_ins.mark(broken)
+            stand_ins = np.array([self.stand_ins.stand_in(index) for index in broken], np.int64)
+            broken = self._files.convert(stand_ins, num_threads=self._tuning.num_threads)
+
+    def _read(self, indices: Iterable[int]) -> dict[int, str]:
+        """Decode samples with Pillow and return those that it cannot decode, with the reasons."""
+
+        def why_not(index: int) -> str | None:
+            try:
+                read_image(self.plan.dataset, index)
+            except UnreadableImageError as error:
+                return str(error)
+            return None
+
+        ordered = sorted(indices)
+        with ThreadPoolExecutor(self._tuning.num_threads) as pool:
+            found = dict(zip(ordered, pool.map(why_not, ordered), strict=True))
+        return {index: reason for index, reason in found.items() if reason is not None}
+
+
+class NativeFiles:
+    """Files that DALI decodes to the pixels of `decode_rgb`: the data set's own, or PNG files in the cache folder.
+
+    Attributes:
+        packed: Whether DALI is given their bytes, out of a tar, instead of their names.
+    """
+
+    def __init__(self, dataset: LongTailedDataset) -> None:
+        self._dataset = dataset
+        self._folder = cache_dir() / "converted" / dataset.fingerprint
+        self._root = f"{dataset.root}{os.sep}"
+        self.packed = dataset.images is not None
+
+    def path(self, index: int) -> str:
+        """Return the file that DALI is to read for a sample."""
+        if self._dataset.native[index]:
+            return self._root + self._dataset.paths[index]
+        return str(self._png(index))
+
+    def encoded_path(self, index: int) -> np.ndarray:
+        """Return the name of the file that DALI is to read for a sample: uint8 [*]."""
+        return np.frombuffer(os.fsencode(self.path(index)), np.uint8)
+
+    def encoded(self, index: int) -> np.ndarray:
+        """Return the bytes that DALI is to decode for a sample: uint8 [*]."""
+        if self._dataset.images is not None and self._dataset.native[index]:
+            return self._dataset.images.view(index)
+        return np.fromfile(self.path(index), np.uint8)
+
+    def _png(self, index: int) -> Path:
+        return self._folder / f"{index}.png"
+
+    def convert(self, indices: np.ndarray, *, num_threads: int) -> dict[int, str]:
+        """Make the PNG files of those samples that need one and have none yet.
+
+        Returns:
+            The samples that cannot be decoded, with the reasons.
+        """
+        from PIL import Image
+
+        def why_not(index: int) -> str | None:
+            try:
+                pixels = read_image(self._dataset, index)
+            except UnreadableImageError as error:
+                return str(error)
+            with replacing(self._png(index)) as partial:
+                Image.fromarray(pixels).save(partial, format="PNG", compress_level=1)
+            return None
+
+        foreign = np.unique(indices[~self._dataset.native[indices]]).tolist()
+        missing = [index for index in foreign if not self._png(index).exists()]
+        if not missing:
+            return {}
+        started = time.perf_counter()
+        with ThreadPoolExecutor(num_threads) as pool:
+            found = dict(zip(missing, pool.map(why_not, missing), strict=True))
+        logger.info(
+            "converted %d images that DALI does not decode as Pillow does to PNG, in %.1f s: %s",
+            len(missing),
+            time.perf_counter() - started,
+            self._folder,
+        )
+        return {index: reason for index, reason in found.items() if reason is not None}

@@ -1,0 +1,84 @@
+"""The loader of a set that fits into the GPU's memory: decoded once, and resampled there by one kernel a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import ops
+from .base import Batch, Finish, PlannedLoader
+from .memory import decode_all, decoded_bytes
+from .plan import Plan, Work
+
+
+class DeviceMemoryLoader(PlannedLoader):
+    """Crops, resamples and mirrors on the device that holds the images; no pixel crosses the bus.
+
+    The images are decoded as by the memory loader, its arithmetic is repeated in float32: pixels may differ by 1 of
+    255 on a GPU, and not at all on a CPU. With a finish it hands over the network's input, colours jittered.
+    """
+
+    name: ClassVar[str] = "device"
+
+    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int, finish: Finish | None = None) -> None:
+        super().__init__(plan, device=device)
+        self.finish = finish
+        self._data = torch.empty(decoded_bytes(plan), dtype=torch.uint8, device=device)
+        self._starts = np.full(len(plan.dataset), -1, np.int64)
+        self._end = 0
+        decode_all(plan, self.stand_ins, num_threads=num_threads, keep=self._keep)
+
+    def _keep(self, index: int, pixels: np.ndarray) -> None:
+        """Put an image behind those that are there."""
+        self._starts[index] = self._end
+        flat = torch.from_numpy(pixels).reshape(-1)
+        end = self._end + len(flat)
+        if end > len(self._data):  # stands in for a broken one, and is none of the plan's own
+            self._data = torch.cat([self._data[: self._end], self._data.new_empty(len(flat))])
+        self._data[self._end : end].copy_(flat)
+        self._end = end
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        for position in range(len(self.plan)):
+            work = self.plan.work(position, self.stand_ins)
+            images = self._squares(work)
+            yield self._deliver(images, work if self.finish is None else work._replace(jitter=None, order=None))
+
+    def _squares(self, work: Work) -> Tensor:
+        """Return the images of a batch on the device: uint8 [B, S, S, 3], or finished."""
+        sizes = self.plan.dataset.sizes[work.ids]
+        windows = work.windows
+        if windows is None:
+            windows = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+        boxes = work.boxes
+        if boxes is None:
+            boxes = np.concatenate([np.zeros_like(windows[:, 2:]), windows[:, 2:]], axis=1)
+        flips = np.zeros(len(work.ids), np.bool_) if work.flips is None else work.flips
+        places = self._data, self._moved(self._starts[work.ids]), self._moved(sizes[:, 0].copy())
+        crops: dict[str, Any] = {
+            "windows": self._moved(windows),
+            "boxes": self._moved(boxes.astype(np.float32)),
+            "flips": self._moved(flips),
+            "size": self.plan.size,
+            "interpolation": self.plan.interpolation,
+        }
+        if self.finish is None:
+            return ops.squares(*places, **crops)
+        return ops.network_inputs(
+            *places,
+            **crops,
+            factors=None if work.jitter is None else self._moved(work.jitter),
+            order=None if work.order is None else self._moved(work.order),
+            mean=self.finish.mean,
+            std=self.finish.std,
+            dtype=self.finish.dtype,
+        )
+
+    def close(self) -> None:
+        """End all iterations and give back the memory."""
+        super().close()
+        self._data = self._data.new_empty(0)

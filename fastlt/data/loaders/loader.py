@@ -1,0 +1,212 @@
+"""Loaders: batches of images that depend on data, seed and step alone, whichever backend makes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self, TypedDict, Unpack
+
+import numpy as np
+import torch
+
+from ...config import LOADERS
+from ...config.train import HW_DECODER_LOAD, PREFETCH
+from ...runtime.machine import available_bytes, free_bytes, resolve_threads
+from ..dataset import LongTailedDataset
+from ..sampler import LongTailSampler
+from ..transforms.augmentation import Augmentation, EvalTransform
+from .base import Batch, Finish, Tuning
+from .device import DeviceMemoryLoader
+from .memory import MemoryLoader, decoded_bytes
+from .pillow import PillowLoader
+from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
+
+__all__ = ["Batch", "Finish", "Loader", "LoaderSettings", "Replacement", "eval_loader", "train_loader", "view_loader"]
+
+logger = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """Yields batches; each iteration starts anew. A context manager, or to be closed when done with."""
+
+    @property
+    def name(self) -> str:
+        """The backend: "memory", "device", "dali" or "pillow"."""
+        ...
+
+    @property
+    def replaced(self) -> list[Replacement]:
+        """The files that could not be read so far, and what stood in for them."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self) -> None:
+        """Stop what was started; any number of times."""
+        ...
+
+
+class LoaderSettings(TypedDict, total=False):
+    """How a loader is opened; which samples, windows, flips and jitter it yields does not depend on it.
+
+    Attributes:
+        device: Where the batches go; by default the CPU.
+        backend: "memory" decodes all images once and resamples from memory; "device" keeps them in the memory of
+            `device` and resamples there; "dali" decodes them anew each time, on the GPU if `device` is one; "pillow"
+            does so in processes; "auto", the default, takes "memory" if the decoded images fit into `memory_share` of
+            the free memory, else "dali" if it is installed, else "pillow".
+        num_threads: Threads or processes; by default one a usable processor, at most 16.
+        prefetch: As in `Tuning`.
+        hw_decoder_load: As in `Tuning`.
+        memory_share: Share of the free memory that the decoded images of this process may take; by default 0.25.
+        finish: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
+    """
+
+    device: torch.device
+    backend: str
+    num_threads: int | None
+    prefetch: int
+    hw_decoder_load: float
+    memory_share: float
+    finish: Finish | None
+
+
+def train_loader(
+    dataset: LongTailedDataset,
+    sampler: LongTailSampler,
+    augmentation: Augmentation,
+    *,
+    start_step: int = 0,
+    num_steps: int,
+    **settings: Unpack[LoaderSettings],
+) -> Loader:
+    """Open the training batches of steps start_step .. start_step + num_steps - 1.
+
+    Samples, windows, flips and jitter of a step are the same in every backend, with any number of threads, from
+    whatever step one starts; a rank has its contiguous share of them.
+
+    Args:
+        dataset: The images.
+        sampler: Says which samples, for this rank.
+        augmentation: Says which windows, flips and jitter.
+        start_step: Global step of the first batch.
+        num_steps: Number of batches.
+        settings: How it is opened.
+
+    Raises:
+        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+    """
+    plan = TrainPlan(
+        dataset=dataset, sampler=sampler, augmentation=augmentation, start_step=start_step, num_steps=num_steps
+    )
+    return _open(plan, **settings)
+
+
+def eval_loader(
+    dataset: LongTailedDataset,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    **settings: Unpack[LoaderSettings],
+) -> Loader:
+    """Open every sample once, in order; the last batch may be smaller.
+
+    Args:
+        dataset: The images.
+        transform: Resizing and central crop.
+        batch_size: Images of a full batch.
+        indices: The samples to load instead of all, in this order: int [*].
+        settings: How it is opened.
+
+    Raises:
+        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+    """
+    chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
+    plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
+    return _open(plan, **settings)
+
+
+def view_loader(
+    dataset: LongTailedDataset,
+    augmentation: Augmentation,
+    *,
+    view: int,
+    seed: int,
+    batch_size: int,
+    start: int = 0,
+    **settings: Unpack[LoaderSettings],
+) -> Loader:
+    """Open every sample from ``start`` on once, in order, augmented as in training; the last batch may be smaller.
+
+    Args:
+        dataset: The images.
+        augmentation: Says which windows, flips and jitter.
+        view: Number of the view, from 1 up; each has draws of its own.
+        seed: Of the draws.
+        batch_size: Images of a full batch.
+        start: The first sample.
+        settings: How it is opened.
+
+    Raises:
+        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+    """
+    plan = ViewPlan(
+        dataset=dataset, augmentation=augmentation, batch_size=batch_size, seed=seed, view=view, start=start
+    )
+    return _open(plan, **settings)
+
+
+def _open(
+    plan: Plan,
+    *,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    backend: str = "auto",
+    num_threads: int | None = None,
+    prefetch: int = PREFETCH,
+    hw_decoder_load: float = HW_DECODER_LOAD,
+    memory_share: float = 0.25,
+    finish: Finish | None = None,
+) -> Loader:
+    """Choose the backend and start it."""
+    if backend not in LOADERS:
+        raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(LOADERS)}")
+    tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
+    needed, free = decoded_bytes(plan), available_bytes()
+    if backend == "memory" and needed > free:
+        raise ValueError(
+            f"--loader memory: the decoded images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "use --loader dali or --loader pillow"
+        )
+    if backend == "device":
+        room = free_bytes(device)
+        if needed > room:
+            raise ValueError(
+                f"--loader device: the decoded images take {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB of {device} "
+                "are free; use --loader dali, or pack the images smaller: fastlt data pack --short-side"
+            )
+        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads, finish=finish)
+    if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
+        return MemoryLoader(plan, device=device, num_threads=tuning.num_threads)
+    if backend != "pillow":
+        try:
+            from .dali import DaliLoader
+        except (ImportError, OSError) as error:
+            if backend == "dali":
+                raise ValueError(
+                    f"--loader dali: DALI cannot be imported ({error}); install nvidia-dali-cuda130, or use "
+                    "--loader pillow"
+                ) from error
+            logger.info("no DALI (%s): Pillow decodes the images on the processor, which may not feed a GPU", error)
+        else:
+            return DaliLoader(plan, device=device, tuning=tuning)
+    return PillowLoader(plan, device=device, tuning=tuning)

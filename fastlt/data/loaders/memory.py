@@ -1,0 +1,114 @@
+"""The loader of a set that fits into memory: every image is decoded once, batches are resampled from there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import _C
+from .base import Batch, PlannedLoader, ahead
+from .plan import Plan, StandIns, UnreadableImageError, Work, read_image
+
+logger = logging.getLogger(__name__)
+
+_DEPTH = 2
+_BLOCK = 32  # images a task: the threads' hand-overs cost as much as decoding a small image
+_ANNOUNCE_FROM_BYTES = 1_000_000_000
+
+
+class MemoryLoader(PlannedLoader):
+    """Crops, resamples and mirrors in C++, on a thread that works ahead.
+
+    The images are decoded by `decode_rgb`, DALI or not, so that the batches equal the Pillow loader's in every bit. A
+    broken file is named when everything is decoded, whether or not it is asked for later.
+    """
+
+    name: ClassVar[str] = "memory"
+
+    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int) -> None:
+        super().__init__(plan, device=device)
+        self._num_threads = num_threads
+        self._images: dict[int, np.ndarray] = {}
+        decode_all(plan, self.stand_ins, num_threads=num_threads, keep=self._images.__setitem__)
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        for images, work in ahead(self._resampled(), depth=_DEPTH, name="fastlt-memory-loader"):
+            yield self._deliver(images, work)
+
+    def _resampled(self) -> Iterator[tuple[Tensor, Work]]:
+        for position in range(len(self.plan)):
+            work = self.plan.work(position, self.stand_ins)
+            images = self._empty_images(len(work.ids))
+            _C.resample_batch(
+                [self._images[index] for index in work.ids.tolist()],
+                windows=work.windows,
+                boxes=work.boxes,
+                flips=work.flips,
+                interpolation=self.plan.interpolation,
+                out=images.numpy(),
+                num_threads=self._num_threads,
+            )
+            yield images, work
+
+    def close(self) -> None:
+        """End all iterations and give back the memory."""
+        super().close()
+        self._images = {}
+
+
+def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Callable[[int, np.ndarray], None]) -> None:
+    """Decode a plan's samples, and those that have to stand in for broken ones.
+
+    Args:
+        plan: Says which samples.
+        stand_ins: Is told which are broken.
+        num_threads: Threads that decode.
+        keep: Is given every sample and its pixels, in this thread.
+    """
+    num_bytes, started = decoded_bytes(plan), time.perf_counter()
+    announced = num_bytes >= _ANNOUNCE_FROM_BYTES
+    if announced:
+        what = f"{len(plan.samples):,} {plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
+        logger.info("decoding %s into memory; --loader dali starts at once instead", what)
+    kept: set[int] = set()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="fastlt-decoder") as pool:
+        missing = plan.samples.tolist()
+        while missing:
+            broken: dict[int, str] = {}
+            blocks = [missing[at : at + _BLOCK] for at in range(0, len(missing), _BLOCK)]
+            for block, decoded in zip(blocks, pool.map(functools.partial(_read, plan), blocks), strict=True):
+                for index, found in zip(block, decoded, strict=True):
+                    if isinstance(found, str):
+                        broken[index] = found
+                    else:
+                        keep(index, found)
+                        kept.add(index)
+            stand_ins.mark(broken)
+            missing = sorted({stand_ins.stand_in(index) for index in broken} - kept)
+    if announced:
+        logger.info("decoded them in %.0f s", time.perf_counter() - started)
+
+
+def _read(plan: Plan, indices: list[int]) -> list[np.ndarray | str]:
+    """Return the samples' pixels, or why there are none."""
+    found: list[np.ndarray | str] = []
+    for index in indices:
+        try:
+            found.append(read_image(plan.dataset, index))
+        except UnreadableImageError as error:
+            found.append(str(error))
+    return found
+
+
+def decoded_bytes(plan: Plan) -> int:
+    """Return the size of all the plan's images in memory."""
+    sizes = plan.dataset.sizes[plan.samples].astype(np.int64)
+    return 3 * int((sizes[:, 0] * sizes[:, 1]).sum())

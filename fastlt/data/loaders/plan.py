@@ -1,0 +1,297 @@
+"""What every step of a loader has to load: a pure function of the step, shared by all the loaders."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ..dataset import LongTailedDataset
+from ..image import decode_rgb
+from ..sampler import LongTailSampler
+from ..transforms.augmentation import Augmentation, EvalTransform
+
+logger = logging.getLogger(__name__)
+
+VIEW_SLOT_BITS = 44  # a training of 10^13 images would reach the draws of the first view
+
+# Signs of this machine's distress, not of a broken file.
+_OUR_OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A file that could not be read, relative to the root, why, and the file of its class that stood in for it."""
+
+    path: str
+    reason: str
+    substitute: str
+
+
+class UnreadableImageError(Exception):
+    """An image of the data set cannot be read any more; the message is the reason."""
+
+
+class Work(NamedTuple):
+    """What one batch is made of (B images).
+
+    Attributes:
+        ids: int64 [B], the samples, those that stand in for broken ones included.
+        windows: int32 [B, 4], x, y, width, height to crop before resampling; None takes whole images.
+        boxes: float64 [B, 4], left, top, right, bottom in the whole image to resample; None takes all of the window.
+        flips: bool [B], whether to mirror.
+        jitter: float32 [B, 3], colour factors; None leaves the colours alone.
+        order: uint8 [B], order of the three colour operations.
+    """
+
+    ids: np.ndarray
+    windows: np.ndarray | None
+    boxes: np.ndarray | None
+    flips: np.ndarray | None
+    jitter: np.ndarray | None
+    order: np.ndarray | None
+
+
+class StandIns:
+    """Which samples of a data set turned out to be broken, and which ones stand in for them.
+
+    The rule is fixed: the next sample of the class, by index and cyclically, that is not known to be broken. So what
+    stands in depends on the files alone, not on the loader, its threads or what was loaded before.
+    """
+
+    def __init__(self, dataset: LongTailedDataset) -> None:
+        self.dataset = dataset
+        self.reasons: dict[int, str] = {}
+        self.replaced: list[Replacement] = []
+
+    def resolve(self, ids: np.ndarray) -> np.ndarray:
+        """Replace the samples known to be broken: int64 [B] -> int64 [B].
+
+        Raises:
+            ValueError: Every image of a class is broken.
+        """
+        if not self.reasons:
+            return ids
+        return np.array([self.stand_in(index) for index in ids.tolist()], np.int64)
+
+    def stand_in(self, index: int) -> int:
+        """Return the sample itself, or the one that stands in for it."""
+        if index not in self.reasons:
+            return index
+        members = np.flatnonzero(self.dataset.labels == self.dataset.labels[index])
+        at = int(np.searchsorted(members, index))
+        for member in np.roll(members, -at).tolist():
+            if member not in self.reasons:
+                return int(member)
+        name, split = self.dataset.class_names[self.dataset.labels[index]], self.dataset.split
+        raise ValueError(
+            f"class {name}: none of its {len(members)} {split} images can be read, {self.dataset.path(index)} for one "
+            f"({self.reasons[index]}); restore them or remove the class"
+        )
+
+    def mark(self, reasons: dict[int, str]) -> None:
+        """Take note of broken samples, and name those that are new in a warning and in `replaced`."""
+        new = [index for index in reasons if index not in self.reasons]
+        self.reasons.update({index: reasons[index] for index in new})
+        paths = self.dataset.paths
+        # One that stood in until now may be among the new ones.
+        self.replaced = [
+            Replacement(paths[index], reason, paths[self.stand_in(index)]) for index, reason in self.reasons.items()
+        ]
+        for found in self.replaced[len(self.replaced) - len(new) :]:
+            logger.warning(
+                "%s cannot be read any more (%s); %s of the same class stands in for it",
+                self.dataset.root / found.path,
+                found.reason,
+                found.substitute,
+            )
+
+
+class Plan(Protocol):
+    """The batches of a loader, by position from 0 to len - 1."""
+
+    @property
+    def dataset(self) -> LongTailedDataset:
+        """The images."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Side of the resampled squares in pixels."""
+        ...
+
+    @property
+    def interpolation(self) -> str:
+        """How they are resampled: bilinear or bicubic."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a full batch."""
+        ...
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples that may be asked for, ascending: int64 [*]."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def work(self, position: int, stand_ins: StandIns) -> Work:
+        """Return what the batch at a position is made of."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """The steps from start_step on, as the sampler orders and the augmentation draws them."""
+
+    dataset: LongTailedDataset
+    sampler: LongTailSampler
+    augmentation: Augmentation
+    start_step: int
+    num_steps: int
+
+    @property
+    def size(self) -> int:
+        """Side of the resampled squares in pixels."""
+        return self.augmentation.size
+
+    @property
+    def interpolation(self) -> str:
+        """How they are resampled."""
+        return self.augmentation.interpolation
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch of this rank."""
+        return self.sampler.local_batch_size
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples that may be asked for, ascending: int64 [N]."""
+        return np.arange(len(self.dataset))
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def work(self, position: int, stand_ins: StandIns) -> Work:
+        """Return what the batch at a position is made of: samples, windows, flips and jitter."""
+        step = self.start_step + position
+        ids = stand_ins.resolve(self.sampler.batch(step))
+        return augmented(self, ids, slot=self.sampler.first_slot(step), seed=self.sampler.seed)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvalPlan:
+    """Every sample once and in order, resized and centrally cropped; the last batch may be smaller."""
+
+    dataset: LongTailedDataset
+    transform: EvalTransform
+    batch_size: int
+    indices: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Side of the resampled squares in pixels."""
+        return self.transform.size
+
+    @property
+    def interpolation(self) -> str:
+        """How they are resampled."""
+        return self.transform.interpolation
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples that are asked for, ascending: int64 [*]."""
+        return np.unique(self.indices)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def work(self, position: int, stand_ins: StandIns) -> Work:
+        """Return what the batch at a position is made of: samples and boxes."""
+        ids = self.indices[position * self.batch_size : (position + 1) * self.batch_size]
+        ids = stand_ins.resolve(ids)
+        boxes = self.transform.boxes(self.dataset.sizes[ids])
+        return Work(ids=ids, windows=None, boxes=boxes, flips=None, jitter=None, order=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """The samples from ``start`` on, once and in order, each in one random crop, flip and jitter; ``view`` says which.
+
+    The draws of a view are those of slots that no training reaches: keyed by seed, view and sample, whatever the batch
+    size or the start.
+    """
+
+    dataset: LongTailedDataset
+    augmentation: Augmentation
+    batch_size: int
+    seed: int
+    view: int
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """Side of the resampled squares in pixels."""
+        return self.augmentation.size
+
+    @property
+    def interpolation(self) -> str:
+        """How they are resampled."""
+        return self.augmentation.interpolation
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples that are asked for, ascending: int64 [*]."""
+        return np.arange(self.start, len(self.dataset))
+
+    def __len__(self) -> int:
+        return -(-(len(self.dataset) - self.start) // self.batch_size)
+
+    def work(self, position: int, stand_ins: StandIns) -> Work:
+        """Return what the batch at a position is made of: samples, windows, flips and jitter."""
+        first = self.start + position * self.batch_size
+        ids = stand_ins.resolve(np.arange(first, min(first + self.batch_size, len(self.dataset))))
+        slot = (self.view << VIEW_SLOT_BITS) + first
+        return augmented(self, ids, slot=slot, seed=self.seed)
+
+
+def augmented(plan: TrainPlan | ViewPlan, ids: np.ndarray, *, slot: int, seed: int) -> Work:
+    """Return a batch of samples [B] with the windows, flips and jitter of the slots from ``slot`` on."""
+    draws = plan.augmentation.draw(slot, plan.dataset.sizes[ids], seed=seed)
+    jittered = plan.augmentation.jitter > 0
+    return Work(
+        ids=ids,
+        windows=draws.windows,
+        boxes=None,
+        flips=draws.flips,
+        jitter=draws.jitter if jittered else None,
+        order=draws.order if jittered else None,
+    )
+
+
+def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
+    """Decode a sample: uint8 [height, width, 3].
+
+    Raises:
+        UnreadableImageError: The file has gone, is broken, or is no longer of the size it had when it was indexed.
+    """
+    try:
+        pixels = decode_rgb(dataset.read(index))
+    except OSError as error:
+        if error.errno in _OUR_OWN_FAULT:
+            raise
+        raise UnreadableImageError(error.strerror or str(error)) from None
+    except ValueError as error:
+        reason = str(error).removeprefix("image bytes: ").partition("; expected")[0]
+        raise UnreadableImageError(reason) from None
+    height, width = pixels.shape[:2]
+    expected = tuple(dataset.sizes[index].tolist())
+    if (width, height) != expected:
+        raise UnreadableImageError(f"{width} x {height} pixels now, {expected[0]} x {expected[1]} when it was indexed")
+    return pixels

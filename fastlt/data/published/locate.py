@@ -1,0 +1,256 @@
+"""Find a benchmark on disk: its list files, and its images in whichever of the known layouts they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..layouts.coco import read_coco
+from ..layouts.folders import subfolders
+from ..layouts.listing import Listing, name_some
+from ..layouts.lists import lists_folder, read_list
+from .specs import BENCHMARKS, Benchmark, class_folder
+
+_NUM_PROBED = 48
+_MOST_FOLDERS = 500
+
+
+def find_lists(benchmark: Benchmark, root: Path, lists: Path | None = None) -> dict[str, Path]:
+    """Find the list file, text or JSON, of each split.
+
+    Args:
+        benchmark: Says how they may be called.
+        root: The data root; it and its folders `lists` and `annotations` are looked into.
+        lists: Another folder, which is looked into instead.
+
+    Returns:
+        By split; empty if there is none for train.
+
+    Raises:
+        FileNotFoundError: No such folder, or none for val.
+        ValueError: They are those of another benchmark, or there is more than one.
+    """
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise FileNotFoundError(f"--data-root: {root} {found}; expected the folder with the images")
+    folders = [root, root / "lists", root / "annotations"] if lists is None else [lists_folder(root, lists)]
+    for folder in filter(Path.is_dir, folders):
+        sources = {split: file for split in benchmark.splits if (file := _find_list(benchmark, folder, split))}
+        if "train" not in sources:
+            continue
+        if "val" not in sources:
+            raise FileNotFoundError(
+                f"{folder} has {sources['train'].name} but no list for val; expected "
+                f"{' or '.join(benchmark.splits['val'].lists)} beside it"
+            )
+        return sources
+    others = [file for folder in folders for other in BENCHMARKS.values() for file in _released(other, folder)]
+    if lists is not None or others:
+        seen = f"{name_some([file.name for file in others])}, of another data set" if others else "no list file"
+        raise FileNotFoundError(
+            f"--lists: {others[0].parent if others else folders[0]} has {seen}; expected {_names(benchmark)} for "
+            f"--dataset {benchmark.name}"
+        )
+    return {}
+
+
+def _names(benchmark: Benchmark) -> str:
+    return ", ".join(split.lists[0] for split in benchmark.splits.values())
+
+
+def _released(benchmark: Benchmark, folder: Path) -> list[Path]:
+    return [file for split in benchmark.splits.values() for name in split.lists if (file := folder / name).is_file()]
+
+
+def _find_list(benchmark: Benchmark, folder: Path, split: str) -> Path | None:
+    """Find a split's list: by its released name, a plain one, or any that ends so and is no other benchmark's."""
+    names = benchmark.splits[split].lists
+    for name in (*names, f"{split}.txt", f"{split}.json"):
+        if (file := folder / name).is_file():
+            return file
+    others = {name for each in BENCHMARKS.values() for spec in each.splits.values() for name in spec.lists}
+    found = [
+        file
+        for pattern in (f"*[_-]{split}.txt", f"{split}*.json")
+        for file in sorted(folder.glob(pattern))
+        if file.name not in others
+    ]
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} has several {split} lists ({name_some([file.name for file in found])}); expected {names[0]}: "
+            "give the others a folder of their own"
+        )
+    return found[0] if found else None
+
+
+def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) -> Iterator[tuple[str, Listing]]:
+    """Read the list of each split and find where its images are.
+
+    Args:
+        benchmark: The data set that the lists are of.
+        sources: As `find_lists` returns them.
+        root: The data root.
+
+    Yields:
+        (split, its listing with paths as they are on disk, relative to the data root).
+
+    Raises:
+        FileNotFoundError: None of the images is there; the message says which root has them, if one near has.
+        ValueError: A list of another benchmark, or one that cannot be read.
+    """
+    first: Listing | None = None
+    folders: list[str] = []
+    for split, source in sources.items():
+        listing = read_benchmark_list(benchmark, split, source, root, first)
+        if first is None:
+            first, folders = listing, _class_folders(listing)
+            named = source.suffix == ".json" or any((each / "classes.txt").is_file() for each in (source.parent, root))
+            if not named and len(set(folders)) == len(folders):
+                first = listing = replace(listing, class_names=tuple(folders))
+        yield split, locate(benchmark, listing, folders)
+
+
+def read_benchmark_list(
+    benchmark: Benchmark, split: str, source: Path, root: Path, first: Listing | None = None
+) -> Listing:
+    """Read one list as it stands, and refuse what belongs to another benchmark; `read_lists` states the errors.
+
+    Args:
+        benchmark: The data set that the list is said to be of.
+        split: Its split.
+        source: The list.
+        root: The data root.
+        first: The listing of train, for the other splits to follow.
+    """
+    names = first.class_names if first else None
+    if source.suffix.lower() == ".json":
+        listing = read_coco(source, root, categories=first.keys if first else None, class_names=names)
+    else:
+        listing = read_list(source, root, class_names=names)
+    if not listing.paths:
+        raise ValueError(f"{source} is empty; expected the {split} list of {benchmark.title}")
+    title = _other_title(benchmark, listing, split)
+    if title:
+        raise ValueError(
+            f"{source} is the list of {title}, not of {benchmark.title}; choose its --dataset, or other --lists"
+        )
+    if (highest := int(listing.labels.max())) >= benchmark.num_classes:
+        raise ValueError(
+            f"{source} has label {highest}, but {benchmark.title} has {benchmark.num_classes} classes (0 to "
+            f"{benchmark.num_classes - 1}): it is the list of another data set; give other --lists"
+        )
+    return listing
+
+
+def list_hash(source: Path) -> str:
+    """First 12 hexadecimal digits of a list's SHA-256, as released lists are known by."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+
+
+def _other_title(benchmark: Benchmark, listing: Listing, split: str) -> str | None:
+    """Title of the other benchmark that a list is of: by its bytes, or by the numbers of images and classes."""
+    digest = list_hash(listing.source)
+    shape = (len(listing.paths), int(listing.labels.max()) + 1)
+    for other in BENCHMARKS.values():
+        spec = other.splits.get(split)
+        if other.name == benchmark.name or spec is None:
+            continue
+        if digest in [each.sha256 for each in other.splits.values()] or shape == (spec.num_images, other.num_classes):
+            return other.title
+    return None
+
+
+def _class_folders(listing: Listing) -> list[str]:
+    """Folder of each class, by label, as the train list has it."""
+    found: dict[int, str] = {}
+    for path, label in zip(listing.paths, listing.labels.tolist(), strict=True):
+        if label not in found:
+            found[label] = class_folder(path)
+    return [found.get(label, str(label)) for label in range(max(found) + 1)]
+
+
+def locate(benchmark: Benchmark, listing: Listing, folders: list[str]) -> Listing:
+    """Return a listing with the paths that its images have on disk, judged by a sample of them.
+
+    Args:
+        benchmark: Says where they may be.
+        listing: Relative to the data root, as the list has them.
+        folders: Folder of each class.
+
+    Raises:
+        FileNotFoundError: They are in none of these places, or the root is a level too low.
+    """
+    chosen = np.unique(np.linspace(0, len(listing.paths) - 1, _NUM_PROBED).astype(np.int64)).tolist()
+    sample = [(listing.paths[at], _folder(folders, int(listing.labels[at]))) for at in chosen]
+    rule = _best_rule(benchmark, sample, listing.root)
+    if rule is None:
+        raise FileNotFoundError(_explain_absent(benchmark, sample, listing))
+    container, number = rule
+    above = listing.root.resolve()
+    for levels in (1, 2) if container == "" and number > 0 else ():
+        above = above.parent
+        if any((above / path).is_file() for path, _ in sample):
+            listed = f"{listing.source.name} ({sample[0][0]}, ...)"
+            raise FileNotFoundError(
+                f"--data-root: {listing.root} is {_levels(levels)} too low for {listed}; give {above}"
+            )
+    if rule == ("", 0):
+        return listing
+    prefix = f"{container}/" if container else ""
+    paths = tuple(
+        prefix + benchmark.variants(path, _folder(folders, label))[number]
+        for path, label in zip(listing.paths, listing.labels.tolist(), strict=True)
+    )
+    return replace(listing, paths=paths)
+
+
+def _folder(folders: list[str], label: int) -> str:
+    return folders[label] if 0 <= label < len(folders) else str(label)
+
+
+def _best_rule(benchmark: Benchmark, sample: list[tuple[str, str]], root: Path) -> tuple[str, int] | None:
+    """Return the (container, variant) under which most of the sampled images are files, None if none is."""
+    best, most = None, 0
+    candidates = [benchmark.variants(path, folder) for path, folder in sample]
+    for container in ("", *benchmark.containers):
+        base = root / container
+        if not base.is_dir():
+            continue
+        for number in range(len(candidates[0])):
+            num_found = sum(os.path.isfile(base / paths[number]) for paths in candidates)  # noqa: PTH113
+            if num_found > most:
+                best, most = (container, number), num_found
+            if num_found == len(sample):
+                return best
+    return best
+
+
+def _explain_absent(benchmark: Benchmark, sample: list[tuple[str, str]], listing: Listing) -> str:
+    """Say that no image is there, and which folder near would be the right root."""
+    root = listing.root
+    listed = f"{listing.source.name} ({sample[0][0]}, ...)"
+    above = root.resolve()
+    for levels in (1, 2):
+        above = above.parent
+        if _best_rule(benchmark, sample, above) is not None:
+            return f"--data-root: {root} is {_levels(levels)} too low for {listed}; give {above}"
+    below, levels = [root], 0
+    while below and levels < 2:
+        levels += 1
+        below = [folder / name for folder in below for name in subfolders(folder)][:_MOST_FOLDERS]
+        for folder in below:
+            if _best_rule(benchmark, sample, folder) is not None:
+                return f"--data-root: {root} is {_levels(levels)} too high for {listed}; give {folder}"
+    return (
+        f"--data-root: none of the images of {listed} is under {root}; expected {sample[0][0]} there: give the "
+        f"folder of {benchmark.title}'s images"
+    )
+
+
+def _levels(count: int) -> str:
+    return "one level" if count == 1 else f"{count} levels"

@@ -1,0 +1,223 @@
+"""Paint many images with a crew of processes that works from any program, also one without a `__main__` guard."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...runtime.machine import resolve_threads
+from .painting import Look, Style, paint
+
+_CHUNK = 64
+_DONE = "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Images of one class to paint.
+
+    Attributes:
+        style: What the class looks like.
+        folder: Where the images go, relative to the data set; it must exist.
+        stream: The split's number, part of the key of every draw.
+        label: The class.
+        start: First image.
+        stop: One past the last image.
+    """
+
+    style: Style
+    folder: str
+    stream: int
+    label: int
+    start: int
+    stop: int
+
+
+def image_name(number: int) -> str:
+    """Name of an image's file in its class folder."""
+    return f"{number:06d}.jpg"
+
+
+def paint_all(
+    tasks: Iterable[Task],
+    out: Path,
+    *,
+    look: Look,
+    fonts: Path,
+    seed: int,
+    num_workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Paint the images of all tasks; those already there are kept, so that an interrupted call can be repeated.
+
+    Args:
+        tasks: What to paint.
+        out: The folder of the data set.
+        look: How to paint.
+        fonts: The folder of the font files.
+        seed: Key of all draws.
+        num_workers: Processes; default one a core and at most sixteen, 1 paints in this process.
+        progress: Called with the number of images done since its last call.
+
+    Raises:
+        OSError: An image could not be written; of a full disk the message says how to go on.
+    """
+    chunks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    num_chunks = 0
+    for task in tasks:
+        for start in range(task.start, task.stop, _CHUNK):
+            stop = min(start + _CHUNK, task.stop)
+            chunks.put(
+                Task(
+                    style=task.style,
+                    folder=task.folder,
+                    stream=task.stream,
+                    label=task.label,
+                    start=start,
+                    stop=stop,
+                )
+            )
+            num_chunks += 1
+    workers = max(1, min(resolve_threads(num_workers), num_chunks))
+    report = progress or (lambda count: None)
+    if workers == 1:
+        for _ in range(num_chunks):
+            task = chunks.get()
+            try:
+                _paint_task(task, out, look, fonts, seed)
+            except OSError as error:
+                raise _explain(error.errno or errno.EIO, str(error), out) from None
+            report(task.stop - task.start)
+        return
+
+    results: queue.SimpleQueue[tuple[int, int, str]] = queue.SimpleQueue()
+    setting = {"out": str(out), "look": asdict(look), "fonts": str(fonts), "seed": seed}
+    command = [sys.executable, "-c", f"from {__name__} import work; work()"]
+    crew = [
+        # A session of their own, so that Ctrl-C reaches only this process, which then ends them.
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(),
+            start_new_session=True,
+        )
+        for _ in range(workers)
+    ]
+    threads = [
+        threading.Thread(target=_lead, args=(painter, setting, chunks, results), daemon=True) for painter in crew
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(num_chunks):
+            count, code, message = results.get()
+            if code:
+                raise _explain(code, message, out)
+            report(count)
+    finally:
+        for painter in crew:
+            painter.kill()
+            painter.wait()
+        for thread in threads:
+            thread.join()
+        for painter in crew:
+            for pipe in (painter.stdin, painter.stdout):
+                # What a dead painter has not read cannot be flushed any more.
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+
+
+def work() -> None:
+    """Paint the tasks that arrive on standard input, a line of JSON each, until it ends."""
+    setting = json.loads(sys.stdin.readline())
+    fields = setting["look"]
+    fields.update({name: tuple(fields[name]) for name in ("extent", "ink", "ground")})
+    look = Look(**fields)
+    for line in sys.stdin:
+        fields = json.loads(line)
+        style = fields.pop("style")
+        style["ink"] = None if style["ink"] is None else tuple(style["ink"])
+        try:
+            _paint_task(
+                Task(style=Style(**style), **fields),
+                Path(setting["out"]),
+                look,
+                Path(setting["fonts"]),
+                setting["seed"],
+            )
+            reply = _DONE
+        except OSError as error:
+            reply = json.dumps([error.errno or errno.EIO, str(error)])
+        print(reply, flush=True)
+
+
+def _environment() -> dict[str, str]:
+    """Let the painters find this package wherever this process found it, and count in one thread."""
+    package_home = str(Path(__file__).resolve().parents[3])
+    paths = [package_home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def _lead(
+    painter: subprocess.Popen[str],
+    setting: dict[str, object],
+    chunks: queue.SimpleQueue[Task],
+    results: queue.SimpleQueue[tuple[int, int, str]],
+) -> None:
+    """Hand one painter chunk after chunk, and its replies on."""
+    assert painter.stdin is not None
+    assert painter.stdout is not None
+    try:
+        painter.stdin.write(json.dumps(setting) + "\n")
+        while True:
+            try:
+                task = chunks.get_nowait()
+            except queue.Empty:
+                return
+            painter.stdin.write(json.dumps(asdict(task)) + "\n")
+            painter.stdin.flush()
+            reply = painter.stdout.readline().strip()
+            if reply == _DONE:
+                results.put((task.stop - task.start, 0, ""))
+            else:
+                code, message = json.loads(reply) if reply else (errno.EPIPE, "a painting process ended early")
+                results.put((0, code, message))
+                return
+    except (OSError, ValueError) as error:
+        results.put((0, errno.EPIPE, f"a painting process ended early ({error})"))
+
+
+def _paint_task(task: Task, out: Path, look: Look, fonts: Path, seed: int) -> None:
+    folder = out / task.folder
+    partial = folder / f".{os.getpid()}.partial"
+    try:
+        for number in range(task.start, task.stop):
+            file = folder / image_name(number)
+            if file.exists():
+                continue
+            partial.write_bytes(
+                paint(task.style, look, fonts, seed=seed, stream=task.stream, label=task.label, number=number)
+            )
+            partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _explain(code: int, message: str, out: Path) -> OSError:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return OSError(
+            code, f"the disk is full ({message}); free some space and repeat the command, it goes on from there", out
+        )
+    return OSError(code, f"cannot write images ({message}); expected a folder that can be written", out)

@@ -1,0 +1,218 @@
+"""Made-up sets with a benchmark's classes, images and long tail, to measure the whole pipeline at its real shape."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ...runtime.machine import resolve_threads
+from ..dataset import LongTailedDataset
+from ..index import cache_dir
+from ..published.cifar import CIFAR, tail_counts
+from ..published.specs import BENCHMARKS, Benchmark
+from ..splits import open_splits
+from .any_shape import class_name, class_style, count_profile
+from .glyphs import font_folder
+from .painting import Look
+from .processes import Task, image_name, paint_all
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_LOOK = Look(size=64)
+_MANY, _FEW = 100, 20
+_MANY_CLASSES = 1000  # beyond, a class has one picture: fewer files, a minute less
+_NOISE = 1024
+_NOISE_SD = 10.0  # makes a JPEG of 500 x 375 pixels as large as those of ImageNet are, about 100 kB
+_QUALITY = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The numbers of a data set: train images of each class (int64 [C], falling), held-out images of each class."""
+
+    counts: np.ndarray
+    held: dict[str, int]
+
+
+def shape_of(name: str, *, imbalance: float = 100) -> Shape:
+    """Return the numbers that a made-up set has to have.
+
+    Args:
+        name: A benchmark or a CIFAR-LT.
+        imbalance: Of a CIFAR-LT.
+
+    Raises:
+        ValueError: Its numbers are not known.
+    """
+    if name in CIFAR:
+        num_classes = CIFAR[name].num_classes
+        counts = tail_counts(num_classes, 50_000 // num_classes, imbalance)
+        return Shape(counts=counts, held={"val": 10_000 // num_classes})
+    if name not in BENCHMARKS:
+        raise ValueError(
+            f"--synthetic: got --dataset {name}, whose numbers are not known; choose one of "
+            f"{', '.join([*BENCHMARKS, *CIFAR])}, or make a set of any shape with `fastlt data synth`"
+        )
+    benchmark = BENCHMARKS[name]
+    held = {split: spec.per_class for split, spec in benchmark.splits.items() if spec.per_class is not None}
+    return Shape(counts=benchmark_counts(benchmark), held=held)
+
+
+def benchmark_counts(benchmark: Benchmark) -> np.ndarray:
+    """Return falling class counts with the benchmark's sum, largest and smallest class and, where known, groups.
+
+    Returns:
+        int64 [C].
+    """
+    total = benchmark.splits["train"].num_images
+    most, least = benchmark.max_count, benchmark.min_count
+    if benchmark.groups is None:
+        return count_profile(benchmark.num_classes, total, max_count=most, min_count=least)
+    num_many, num_medium, num_few = benchmark.groups
+    medium = _exponential(num_medium, _MANY, _FEW)
+    few = _exponential(num_few, _FEW - 1, least)
+    rest = total - int(medium.sum() + few.sum())
+    many = count_profile(num_many, rest, max_count=most, min_count=_MANY + 1)
+    return np.concatenate([many, medium, few])
+
+
+def _exponential(num_classes: int, most: int, least: int) -> np.ndarray:
+    falling = most * (least / most) ** (np.arange(num_classes) / max(1, num_classes - 1))
+    return np.rint(falling).astype(np.int64)
+
+
+def synthetic(
+    name: str,
+    *,
+    size: tuple[int, int] = (64, 64),
+    imbalance: float = 100,
+    num_workers: int | None = None,
+) -> dict[str, LongTailedDataset]:
+    """Open a made-up set of a data set's shape, which is made in the cache folder the first time.
+
+    Every class has one or two pictures to train on and one for its held-out images, each listed as often as the class
+    has images. So loaders, sampler and network see every image and class that there are, but reading them from a disk
+    costs nothing once they are in memory: pack a real set to measure that.
+
+    Args:
+        name: A benchmark or a CIFAR-LT.
+        size: Width and height of the pictures.
+        imbalance: Of a CIFAR-LT.
+        num_workers: Processes that paint; default one a core.
+
+    Raises:
+        ValueError: The numbers of such a set are not known.
+        OSError: The cache folder cannot be written or the disk is full.
+    """
+    shape = shape_of(name, imbalance=imbalance)
+    num_classes = len(shape.counts)
+    digest = f"{num_classes}x{int(shape.counts.sum())}-{size[0]}x{size[1]}-{_VERSION}"
+    root = cache_dir() / "datasets" / f"{name}-synthetic-{digest}"
+    num_train = 2 if num_classes <= _MANY_CLASSES else 1
+    if not root.is_dir():
+        partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        began = time.perf_counter()
+        try:
+            _make(partial, shape, size, num_train=num_train, num_workers=num_workers)
+            try:
+                partial.rename(root)
+            except OSError:
+                if not root.is_dir():  # another process was faster
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        logger.info("made %s in %.0f s", root, time.perf_counter() - began)
+    splits = open_splits(root)
+    logger.info(
+        "synthetic %s: %s pictures of %d x %d pixels stand for its %s images",
+        name,
+        f"{num_classes * (num_train + 1):,}",
+        *size,
+        f"{sum(map(len, splits.values())):,}",
+    )
+    return splits
+
+
+def _make(
+    root: Path,
+    shape: Shape,
+    size: tuple[int, int],
+    *,
+    num_train: int,
+    num_workers: int | None,
+) -> None:
+    """Paint the pictures of every class, and write lists that name them as often as there are images."""
+    num_classes = len(shape.counts)
+    counts = shape.counts[np.argsort(np.random.Philox(key=0).random_raw(num_classes))]
+    folders = {"train": "pictures/train", "held": "pictures/held"}
+    tasks = [
+        Task(
+            style=class_style(label, num_classes),
+            folder=f"{folder}/{label:04}",
+            stream=stream,
+            label=label,
+            start=0,
+            stop=num_train if stream == 0 else 1,
+        )
+        for stream, folder in enumerate(folders.values())
+        for label in range(num_classes)
+    ]
+    for task in tasks:
+        (root / task.folder).mkdir(parents=True)
+    names = "".join(f"{class_name(label, num_classes)}\n" for label in range(num_classes))
+    (root / "classes.txt").write_text(names, encoding="utf-8")
+    paint_all(tasks, root, look=_LOOK, fonts=font_folder(), seed=0, num_workers=num_workers)
+    if size != (_LOOK.size, _LOOK.size):
+        files = [root / task.folder / image_name(number) for task in tasks for number in range(task.stop)]
+        _enlarge_all(files, size, resolve_threads(num_workers))
+    pictures = [
+        [f"{folders['train']}/{label:04}/{image_name(number)} {label}\n" for number in range(num_train)]
+        for label in range(num_classes)
+    ]
+    with (root / "train.txt").open("w") as stream:
+        for label, count in enumerate(counts.tolist()):
+            stream.writelines(pictures[label][at % num_train] for at in range(count))
+    for split, per_class in shape.held.items():
+        with (root / f"{split}.txt").open("w") as stream:
+            for label in range(num_classes):
+                stream.writelines([f"{folders['held']}/{label:04}/{image_name(0)} {label}\n"] * per_class)
+
+
+def _enlarge_all(files: Iterable[Path], size: tuple[int, int], num_threads: int) -> None:
+    with ThreadPoolExecutor(num_threads) as pool:
+        for _ in pool.map(lambda item: enlarge(item[0], item[1], size), enumerate(files)):
+            pass
+
+
+def enlarge(number: int, file: Path, size: tuple[int, int]) -> None:
+    """Bring a picture to another size, with fine grain, so that its JPEG is as long as a photograph's."""
+    from PIL import Image
+
+    width, height = size
+    with Image.open(file) as small:
+        pixels = np.asarray(small.convert("RGB").resize(size, Image.Resampling.BICUBIC), np.int16)
+    x, y = (number * 101) % _NOISE, (number * 67) % _NOISE
+    grain = np.take(np.take(_grain(), range(y, y + height), axis=0, mode="wrap"), range(x, x + width), 1, mode="wrap")
+    noisy = np.clip(pixels + grain[:, :, None], 0, 255).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noisy).save(content, "JPEG", quality=_QUALITY)
+    file.write_bytes(content.getvalue())
+
+
+@cache
+def _grain() -> np.ndarray:
+    """Noise to add to pixels: int16 [1024, 1024]."""
+    draws = np.random.default_rng(0).normal(0, _NOISE_SD, (_NOISE, _NOISE))
+    return np.rint(draws).astype(np.int16)

@@ -1,0 +1,72 @@
+"""From the loader's uint8 batch to the network's input: colour jitter and normalisation, inside the compiled step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...ops.colours import color_jitter, normalisation
+from .randaugment import RandAugment
+
+# Shapes: B batch, H height, W width.
+
+
+class Preprocess(nn.Module):
+    """Turn uint8 [B, H, W, 3] into the normalised float input [B, 3, H, W].
+
+    Args:
+        mean: Mean of each channel, in units of the full range.
+        std: Standard deviation of each channel, in units of the full range.
+        randaugment_magnitude: Strength of RandAugment's operations, 0 to 30.
+        channels_last: Whether the input is to lie in channels_last memory, or else contiguous.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        *,
+        randaugment_magnitude: float = 9.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        scale, shift = normalisation(mean, std)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32), persistent=False)
+        self.randaugment = RandAugment(randaugment_magnitude)
+
+    def forward(
+        self,
+        images: Tensor,
+        jitter: Tensor | None = None,
+        order: Tensor | None = None,
+        operations: Tensor | None = None,
+    ) -> Tensor:
+        """Jitter, augment and normalise a batch.
+
+        Args:
+            images: uint8 [B, H, W, 3]; in floating point they are finished, and only permuted.
+            jitter: float32 [B, 3], the factors of brightness, contrast and saturation, or None.
+            order: uint8 [B], which of the six orders each image takes, or None without ``jitter``.
+            operations: uint8 [B, n], RandAugment's, or None for none.
+
+        Returns:
+            float32 [B, 3, H, W], finished ones as they came; in channels_last memory permuted, not copied.
+        """
+        if images.is_floating_point():
+            return self.laid_out(images)
+        x = images.float()
+        if jitter is not None and order is not None:
+            x = color_jitter(x, jitter, order)
+        if operations is not None:
+            x = self.randaugment(x, operations)
+        return self.laid_out(x * self.scale + self.shift)
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """Permute [B, H, W, 3] to [B, 3, H, W] in the memory format that is wanted."""
+        x = x.permute(0, 3, 1, 2)
+        return x if self.channels_last else x.contiguous()
