@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checkpoint
 from .calibration import Predictions, predict
+from .checkpoints import native as checkpoint
 from .config import METHODS
 from .features import FeatureStore
 from .files import replacing

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from .checkpoints import native as checkpoint
 from .classifier import Classifier, default_method, open_classifier
 from .config import ExportConfig
 from .features import FeatureStore

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import checkpoint
+from .checkpoints import native as checkpoint
 from .config import TrainConfig
 from .data.dataset import LongTailedDataset
 from .data.loaders.loader import Loader, eval_loader, view_loader

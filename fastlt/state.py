@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from .checkpoints import native as checkpoint
 from .models import Network
 from .run import Run
 

@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from . import checkpoint, state
+from . import state
 from .averaging import MovingAverage, with_cosine_head
+from .checkpoints import native as checkpoint
 from .config import TrainConfig
 from .data.dataset import LongTailedDataset
 from .data.loaders.base import Batch

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..checkpoints.import_run import adopt, check_above_chance
+from ..checkpoints.writing import check_output, default_output, write_back
 from ..config import METHODS, RebalanceConfig
 from ..config.adopt import AdoptConfig
 from ..rebalancing import rebalance
 from ..run import Run
-from .adopting import adopt, check_above_chance
-from .writing import check_output, default_output, write_back
 
 
 def rebalance_checkpoint(

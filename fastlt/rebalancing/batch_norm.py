@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import checkpoint
+from ..checkpoints import native as checkpoint
 from ..config import RebalanceConfig
 from ..data.loaders.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
-from .. import checkpoint
 from ..calibration import fit_temperature, with_temperature
+from ..checkpoints import native as checkpoint
 from ..classifier import Classifier, joint_classifier, write_held_out
 from ..config import METHODS, RebalanceConfig
 from ..evaluation import aimed, reported_splits, score, target_of

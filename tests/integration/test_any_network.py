@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastlt
 from fastlt import Run, cli
-from fastlt.checkpoint import load
+from fastlt.checkpoints.native import load
 from fastlt.rebalancing import tau_normalize
 
 

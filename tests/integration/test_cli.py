@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from fastlt import Run, TrainConfig, cli
-from fastlt.checkpoint import load, save
+from fastlt.checkpoints.native import load, save
 from fastlt.commands import common
 
 Outcome = tuple[int, str, str]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastlt import TrainConfig
-from fastlt.checkpoint import load
+from fastlt.checkpoints.native import load
 from fastlt.models import create_model
 from fastlt.opening import check_shares
 from fastlt.runtime.distributed import World

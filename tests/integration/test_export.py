@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastlt import ExportConfig, RebalanceConfig, Run, export, rebalance
-from fastlt.checkpoint import load
+from fastlt.checkpoints.class_order import settle_order
+from fastlt.checkpoints.native import load
+from fastlt.checkpoints.preprocessing import settle_preprocessing
 from fastlt.commands import export as command
 from fastlt.config.adopt import AdoptConfig
 from fastlt.features import load_model
 from fastlt.models import create_model
 from fastlt.networks import read_checkpoint
-from fastlt.networks.settling import settle_order, settle_preprocessing
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt import Run, checkpoint, feature_file
+from fastlt import Run, feature_file
+from fastlt.checkpoints import native as checkpoint
 from fastlt.feature_file import FeatureWriter
 from fastlt.features import FeatureStore
 

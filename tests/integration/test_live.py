@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
-from fastlt.checkpoint import load
+from fastlt.checkpoints.native import load
 from fastlt.data.registry import open_data
 from fastlt.features import FeatureStore
 

@@ -29,7 +29,7 @@ def test_probabilities_are_the_folded_heads_on_the_stored_features(rebalanced: R
     made = predict(rebalanced, data_root / "test", config=PredictConfig(top=3, device="cpu", num_threads=1))
     assert made.method == "tau"  # the only rebalanced one
     features, labels = FeatureStore(rebalanced, device=torch.device("cpu")).split("test").tensors(torch.device("cpu"))
-    from fastlt.checkpoint import load
+    from fastlt.checkpoints.native import load
 
     weight = load(rebalanced.method("tau") / "model.safetensors")[0]["fc.weight"]
     expected = (features @ weight.T).softmax(1).topk(3)

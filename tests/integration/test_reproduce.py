@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastlt import RebalanceConfig, TrainConfig
-from fastlt.checkpoint import load
+from fastlt.checkpoints.native import load
 from fastlt.cli import dispatch
 from fastlt.config import METHODS, SAMPLINGS
 from fastlt.data.published.specs import BENCHMARKS, SplitSpec

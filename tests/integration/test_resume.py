@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastlt import Run, TrainConfig, train, training
-from fastlt.checkpoint import load
+from fastlt.checkpoints.native import load
 from fastlt.interrupts import InterruptedTrainingError
 from fastlt.training import Trainer
 

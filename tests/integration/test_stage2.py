@@ -10,7 +10,7 @@ import torch
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
 from fastlt.calibration import fit_temperature, with_temperature
-from fastlt.checkpoint import load
+from fastlt.checkpoints.native import load
 from fastlt.classifier import FOLDS
 from fastlt.data.image import decode_rgb
 from fastlt.data.registry import open_data
@@ -68,7 +68,7 @@ def test_features_are_computed_once_and_anew_when_stale(run_copy: Run, monkeypat
     path = run_copy.checkpoint("best")
     tensors, metadata = load(path)
     tensors["conv1.weight"] *= 1.5
-    from fastlt import checkpoint
+    from fastlt.checkpoints import native as checkpoint
 
     checkpoint.save(path, tensors, metadata)
     second = FeatureStore(run_copy, device=CPU).split("val").features
@@ -147,7 +147,7 @@ def test_evaluate_reads_the_checkpoints_back(run_copy: Run) -> None:
 
 def test_a_rebalanced_classifier_of_other_weights_is_refused(run_copy: Run) -> None:
     rebalance(run_copy, RebalanceConfig(tau="0.7"))
-    from fastlt import checkpoint
+    from fastlt.checkpoints import native as checkpoint
 
     tensors, metadata = load(run_copy.checkpoint("best"))
     tensors["bn1.bias"] += 1

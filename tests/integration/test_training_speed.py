@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fastlt import Run, TrainConfig, checkpoint, step, train, training
+from fastlt import Run, TrainConfig, step, train, training
+from fastlt.checkpoints import native as checkpoint
 from fastlt.data.loaders.plan import TrainPlan
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastlt import RebalanceConfig, Run, checkpoint, rebalance, recipe
+from fastlt import RebalanceConfig, Run, rebalance, recipe
+from fastlt.checkpoints import native as checkpoint
 from fastlt.data.loaders.loader import train_loader
 from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastlt import TrainConfig, checkpoint, recipe, train
+from fastlt import TrainConfig, recipe, train
+from fastlt.checkpoints import native as checkpoint
 from fastlt.data.loaders.loader import eval_loader, train_loader
 from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler

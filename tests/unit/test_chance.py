@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastlt.networks.chance import chance_limit, matched_share, suspect
+from fastlt.checkpoints.chance import chance_limit, matched_share, suspect
 
 
 def draw(num_classes: int, per_class: int, accuracy: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlt import checkpoint
+from fastlt.checkpoints import native as checkpoint
 from fastlt.files import read_json, write_json
 from fastlt.models import create_model
 from fastlt.run import Run

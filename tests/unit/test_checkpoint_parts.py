@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fastlt.checkpoints.names import find_head, guess_backbone, match, our_name, resembling, unmatched
+from fastlt.checkpoints.reading import Checkpoint, Slot, find_slots, name_slots, read_checkpoint, read_folder
+from fastlt.checkpoints.shards import read_shard, write_shard
+from fastlt.checkpoints.writing import default_output, index_with, key_of, write_pickled
 from fastlt.models import LinearHead, create_model
-from fastlt.networks.mapping import find_head, guess_backbone, match, our_name, resembling, unmatched
 from fastlt.networks.modules import batches_of, logits_of, replace_head
-from fastlt.networks.reading import Checkpoint, Slot, find_slots, name_slots, read_checkpoint, read_folder
-from fastlt.networks.shards import read_shard, write_shard
-from fastlt.networks.writing import default_output, index_with, key_of, write_pickled
 
 HERE = Path("net.pth")
 

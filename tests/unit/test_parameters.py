@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastlt import checkpoint
+from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints.start import start_from
 from fastlt.config import TrainConfig
 from fastlt.models import create_model
 from fastlt.models.batch_norm import GhostBatchNorm2d, use_ghost_batch_norm
 from fastlt.parameters import build_network, freeze, is_part, make_optimizer, parameter_groups, set_training_mode
-from fastlt.pretrained import start_from
 from fastlt.runtime.distributed import World
 
 CPU = torch.device("cpu")

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from fastlt.checkpoints.class_order import settle_order
+from fastlt.checkpoints.preprocessing import settle_preprocessing
 from fastlt.config.adopt import AdoptConfig
-from fastlt.networks.settling import settle_order, settle_preprocessing
 
 HERE = Path("net")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

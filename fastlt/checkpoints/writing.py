@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checkpoint
 from ..files import write_json
 from ..runtime.log import log
-from .adopting import ADOPTED, Adopted
-from .mapping import HEAD
+from . import native as checkpoint
+from .import_run import ADOPTED, Adopted
+from .names import HEAD
 from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
 from .shards import weight_of, write_shard
 

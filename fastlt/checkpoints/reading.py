@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -15,8 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.log import log
+from ..runtime.log import first_line, log
+from . import native as checkpoint
 from .shards import Shard, read_shard
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
+
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net", "network")
 """Keys under which a training script keeps its weights. An average comes first, as timm takes it."""
@@ -206,3 +211,35 @@ def hints(content: Any) -> dict[str, Any]:
     """Return what a training script says about its network beside the weights."""
     arch = content.get("arch") if isinstance(content, dict) else None
     return {"config": {"architecture": arch}} if isinstance(arch, str) else {}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file, or of a .pth file that holds a state dict or one inside a dict.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is none of these, is cut short, or holds objects other than tensors.
+    """
+    if path.is_dir():
+        raise ValueError(f"--init: {path} is a folder; expected a .pth or .safetensors file")
+    if not path.exists():
+        raise FileNotFoundError(f"--init: {path}: no such file; expected a .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        return checkpoint.load(path)[0]
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:
+        reason = first_line(error)
+        raise ValueError(
+            f"--init: {path}: expected a .pth file of tensors or a .safetensors file, but it is incomplete, of another "
+            f"kind, or holds Python objects ({reason})"
+        ) from error
+    while isinstance(content, Mapping):
+        # Wrappers first: a script's best accuracy beside them may be a tensor too
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"--init: {path}: it holds no state dict; expected tensors by name, in torchvision's layout")
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint, ops
+from .. import ops
 from ..config import RebalanceConfig, TrainConfig
 from ..config.adopt import AdoptConfig
 from ..data.splits import open_splits
@@ -22,10 +22,12 @@ from ..models import create_model
 from ..run import RUNS, Run, describe_data, environment
 from ..runtime.device import resolve_device
 from ..runtime.log import log
+from . import native as checkpoint
 from .chance import suspect
-from .mapping import HEAD, NameMap, guess_backbone, match
+from .class_order import settle_order
+from .names import HEAD, NameMap, guess_backbone, match
+from .preprocessing import settle_preprocessing
 from .reading import Checkpoint, read_checkpoint
-from .settling import settle_order, settle_preprocessing
 
 ADOPTED = RUNS / "adopted"
 

@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from .files import replacing
+from ..files import replacing
 
 METADATA_KEY = "fastlt"
 

@@ -16,6 +16,11 @@ from ..models import create_model
 from ..models.resnet import SPECS, ResNetSpec
 from ..runtime.log import log
 
+HEAD = "fc."
+TRUNK = "trunk."  # where a network of the timm library keeps its own names
+COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
+
+
 TRUNK = "trunk."  # where a network of the timm library keeps its own names
 HEAD = "fc"
 COUNTER = "num_batches_tracked"  # files older than it lack it

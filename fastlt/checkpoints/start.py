@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import checkpoint
-from .models import Network
-from .models.timm import TimmNetwork, own_size
-from .runtime.log import first_line, log
-
-HEAD = "fc."
-TRUNK = "trunk."  # where a network of the timm library keeps its own names
-WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file, or of a .pth file that holds a state dict or one inside a dict.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is none of these, is cut short, or holds objects other than tensors.
-    """
-    if path.is_dir():
-        raise ValueError(f"--init: {path} is a folder; expected a .pth or .safetensors file")
-    if not path.exists():
-        raise FileNotFoundError(f"--init: {path}: no such file; expected a .pth or .safetensors file")
-    if path.suffix == ".safetensors":
-        return checkpoint.load(path)[0]
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:
-        reason = first_line(error)
-        raise ValueError(
-            f"--init: {path}: expected a .pth file of tensors or a .safetensors file, but it is incomplete, of another "
-            f"kind, or holds Python objects ({reason})"
-        ) from error
-    while isinstance(content, Mapping):
-        # Wrappers first: a script's best accuracy beside them may be a tensor too
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"--init: {path}: it holds no state dict; expected tensors by name, in torchvision's layout")
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+from ..models import Network
+from ..models.timm import TimmNetwork, own_size
+from ..runtime.log import log
+from .names import COUNTER, HEAD, TRUNK
+from .reading import read_weights
 
 
 def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
