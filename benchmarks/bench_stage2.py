@@ -15,7 +15,7 @@ import torch
 
 from fastlt import RebalanceConfig
 from fastlt.config import METHODS
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import heads
 from fastlt.rebalancing.crt import cross_entropy

@@ -116,7 +116,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.data.transforms.augmentation import Augmentation
     from fastlt.runtime.log import first_line
     from fastlt.runtime.machine import resolve_threads
-    from fastlt.streams import finish_of
+    from fastlt.training.loaders import finish_of
 
     device = torch.device(args.device)
     backbone, batch, size, images, steps = HEADLINE, BATCH, SIZE, 4096, 40
@@ -201,7 +201,7 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.models import create_model
     from fastlt.runtime.compiling import Compiler
     from fastlt.runtime.device import algorithms, resolve_precision
-    from fastlt.step import Predictor
+    from fastlt.training.step import Predictor
 
     device = torch.device(args.device)
     backbone, batch, size, last = ("resnet8", 16, 32, 5) if args.quick else (HEADLINE, BATCH, SIZE, 77)

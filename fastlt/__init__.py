@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .recipes import recipe
     from .results import Results
     from .run import Run
-    from .training import train
+    from .training.trainer import train
 
 __all__ = [
     "EvaluateConfig",

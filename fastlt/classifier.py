@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .calibration import Predictions, predict
 from .checkpoints import native as checkpoint
 from .config import METHODS
-from .features import FeatureStore
+from .features.store import FeatureStore
 from .files import replacing
 from .models import LinearHead
 from .run import Run

@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from .config import RebalanceConfig
-from .features import FeatureStore
+from .features.store import FeatureStore
 from .rebalancing import rebalance
 from .recipes import recipe
 from .report import write_report
 from .results import Results
 from .runtime.device import resolve_device
-from .training import train
+from .training.trainer import train
 
 
 def demo(

@@ -13,7 +13,7 @@ from .calibration import calibration_errors
 from .classifier import Classifier, methods_of, open_classifier
 from .config import EvaluateConfig
 from .data.dataset import LongTailedDataset
-from .features import FeatureStore
+from .features.store import FeatureStore
 from .files import write_json
 from .metrics import (
     class_hits,

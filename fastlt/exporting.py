@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .checkpoints import native as checkpoint
 from .classifier import Classifier, default_method, open_classifier
 from .config import ExportConfig
-from .features import FeatureStore
+from .features.store import FeatureStore
 from .files import replacing, write_json
 from .models import LinearHead, Network
 from .models.timm import TimmNetwork

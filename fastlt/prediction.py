@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .classifier import default_method, open_classifier
 from .config import PredictConfig
 from .data.unlabelled import unlabelled_images
-from .features import FeatureStore
+from .features.store import FeatureStore
 from .files import replacing
 from .run import Run
 from .runtime.device import exact_fp32, resolve_device

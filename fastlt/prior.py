@@ -16,7 +16,8 @@ from torch import Tensor
 from .calibration import logit_chunks
 from .data.dataset import LongTailedDataset
 from .data.unlabelled import unlabelled_images
-from .features import FeatureStore, check_finite
+from .features.arrays import check_finite
+from .features.store import FeatureStore
 from .models import LinearHead
 from .runtime.device import exact_fp32
 from .runtime.log import log

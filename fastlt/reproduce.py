@@ -18,7 +18,6 @@ from rich.console import Console
 from .config import METHODS, RebalanceConfig, TrainConfig
 from .files import read_json, replacing, write_json
 from .markdown import rows
-from .opening import check_shares
 from .rebalancing import rebalance
 from .rebalancing.stage2 import read_results
 from .recipes import recipe
@@ -28,7 +27,8 @@ from .run import Run
 from .runtime import distributed
 from .runtime.launch import check_gpus, flags, launch
 from .runtime.log import log
-from .training import train
+from .training.setup import check_shares
+from .training.trainer import train
 
 SCHEMA = 1
 # 97.5 % points of Student's t, by degrees of freedom from 1; beyond the last the normal's is within 4 %

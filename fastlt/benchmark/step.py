@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..data.transforms.preprocess import Preprocess
 from ..models import create_model
-from ..parameters import build_network, make_optimizer, set_training_mode
 from ..runtime.compiling import Compiler
 from ..runtime.device import algorithms, resolve_precision
 from ..runtime.distributed import World
 from ..runtime.log import first_line
 from ..runtime.machine import keep_freed_memory
-from ..step import loss_function
+from ..training.network import build_network, make_optimizer, set_training_mode
+from ..training.step import loss_function
 from .batches import NUM_CLASSES, made_up
 from .peers import PEERS, build_peer
 from .traffic import bandwidth, median_s, training_bytes

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Weights on disk: our own checkpoints, and other people's in whichever format they come."""

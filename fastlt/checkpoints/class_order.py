@@ -1,4 +1,4 @@
-"""TODO."""
+"""The order of classes in a checkpoint from elsewhere, and how it becomes that of the data."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .. import ops
 from ..config import RebalanceConfig, TrainConfig
 from ..config.adopt import AdoptConfig
 from ..data.splits import open_splits
-from ..features import FeatureStore
+from ..features.store import FeatureStore
 from ..files import write_json
 from ..models import create_model
 from ..run import RUNS, Run, describe_data, environment

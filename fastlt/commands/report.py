@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt report`."""
     parsed = parse(Report, argv, "report")
     run = open_run(parsed)
-    from ..features import FeatureStore
+    from ..features.store import FeatureStore
     from ..report import write_report
     from ..runtime.device import resolve_device
 

@@ -65,8 +65,8 @@ def run(argv: Sequence[str]) -> None:
     if config.gpus is not None and config.gpus > 1 and not distributed.under_torchrun():
         start_processes(config, argv)
         return
-    from ..interrupts import InterruptedTrainingError
-    from ..training import train
+    from ..training.signals import InterruptedTrainingError
+    from ..training.trainer import train
 
     writes = distributed.is_writer()
     if writes:
@@ -105,9 +105,9 @@ def warn_of_settings(config: TrainConfig) -> None:
 
 def start_processes(config: TrainConfig, argv: Sequence[str]) -> None:
     """Let torchrun run the same command once a GPU; end as its processes do."""
-    from ..opening import check_shares
     from ..runtime.distributed import World
     from ..runtime.launch import check_gpus, launch
+    from ..training.setup import check_shares
 
     assert config.gpus is not None
     check_gpus(config)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..calibration import fit_temperature, with_temperature
 from ..config import RebalanceConfig
-from ..features import Features
+from ..features.arrays import Features
 from ..models import LinearHead
 from ..rebalancing.methods import fit
 from ..rebalancing.problem import Problem

@@ -14,7 +14,7 @@ from ..data.loaders.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
 from ..data.transforms.augmentation import augmentation
 from ..data.transforms.preprocess import Preprocess
-from ..features import FeatureStore, load_model
+from ..features.store import FeatureStore, load_model
 from ..models import Network
 from ..runtime.device import exact_fp32
 from ..runtime.log import log

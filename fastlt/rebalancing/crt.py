@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import RebalanceConfig
-from ..features import Features
+from ..features.arrays import Features
 from ..losses import LDAM_SCALE, loss_terms
 from ..models import LinearHead
 from .heads import LossTerms, Recipe, Stack, check_features, choose, train_heads

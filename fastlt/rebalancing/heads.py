@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import ops
 from ..config import RebalanceConfig
 from ..data.sampler import LongTailSampler
-from ..features import Features, as_tensor
+from ..features.arrays import Features, as_tensor
 from ..metrics import shot_accuracy
 from ..models import LinearHead
 from ..recipes.stage2 import LR_PER_IMAGE

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..config import RebalanceConfig
 from ..data.transforms.preprocess import Preprocess
-from ..features import FeatureStore
+from ..features.store import FeatureStore
 from ..models import LinearHead, Network
 from ..models.timm import TimmNetwork
 from ..recipes.stage2 import LR_PER_IMAGE

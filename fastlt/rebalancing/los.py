@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..config import RebalanceConfig
-from ..features import Features
+from ..features.arrays import Features
 from ..models import LinearHead
 from .crt import cross_entropy
 from .heads import Recipe, check_features, choose, train_heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..config import RebalanceConfig
-from ..features import Features
+from ..features.arrays import Features
 from ..models import LinearHead
 from .crt import cross_entropy, single
 from .heads import Recipe, check_features, choose, train_heads

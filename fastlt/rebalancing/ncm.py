@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,14 +9,12 @@ from torch import Tensor
 
 from .. import ops
 from ..config import RebalanceConfig
-from ..features import check_finite
+from ..features.arrays import check_finite, chunks
 from ..models import LinearHead
 from .heads import check_features
 from .problem import Problem, Rebalanced
 
 # Shapes: N samples, C classes, D feature width.
-
-ROWS = 4096  # a chunk of features; the store itself may be larger than memory
 
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
@@ -135,10 +132,3 @@ def class_means(
     if not torch.isfinite(sums).all():
         check_finite(features, "features")
     return (sums / counts[:, None]).to(features.dtype)
-
-
-def chunks(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, features of these rows)."""
-    for start in range(0, len(features), ROWS):
-        rows = slice(start, start + ROWS)
-        yield rows, features[rows]

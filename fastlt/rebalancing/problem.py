@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..features import Features
+from ..features.arrays import Features
 from ..models import LinearHead
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..evaluation import accuracies, score
-from ..features import Features
+from ..features.arrays import Features
 from ..metrics import class_hits, macro_f1
 from ..results import Results
 from .ncm import nearest_class_mean_predict

@@ -13,7 +13,7 @@ from ..checkpoints import native as checkpoint
 from ..classifier import Classifier, joint_classifier, write_held_out
 from ..config import METHODS, RebalanceConfig
 from ..evaluation import aimed, reported_splits, score, target_of
-from ..features import FeatureStore
+from ..features.store import FeatureStore
 from ..files import write_json
 from ..models import LinearHead
 from ..prior import adjust_to_prior, read_target

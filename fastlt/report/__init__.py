@@ -8,7 +8,7 @@ import numpy as np
 
 from ..classifier import Classifier
 from ..evaluation import reported_splits, score
-from ..features import FeatureStore
+from ..features.store import FeatureStore
 from ..metrics import shot_groups
 from ..results import Results
 from ..run import Run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..classifier import Classifier, joint_classifier, methods_of, open_classifier
-from ..features import FeatureStore
+from ..features.store import FeatureStore
 
 
 def open_classifiers(store: FeatureStore) -> tuple[list[Classifier], list[str]]:

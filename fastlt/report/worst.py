@@ -14,7 +14,7 @@ from PIL import Image
 from ..calibration import Predictions
 from ..classifier import Classifier
 from ..data.image import decode_rgb
-from ..features import FeatureStore
+from ..features.store import FeatureStore
 
 NUM_CLASSES = 12
 NUM_IMAGES = 4  # a class

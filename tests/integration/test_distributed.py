@@ -15,9 +15,9 @@ import torch
 from fastlt import TrainConfig
 from fastlt.checkpoints.native import load
 from fastlt.models import create_model
-from fastlt.opening import check_shares
 from fastlt.runtime.distributed import World
 from fastlt.runtime.launch import check_gpus
+from fastlt.training.setup import check_shares
 
 WORKER = Path(__file__).with_name("worker.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

@@ -17,7 +17,7 @@ from fastlt.checkpoints.native import load
 from fastlt.checkpoints.preprocessing import settle_preprocessing
 from fastlt.commands import export as command
 from fastlt.config.adopt import AdoptConfig
-from fastlt.features import load_model
+from fastlt.features.store import load_model
 from fastlt.models import create_model
 from fastlt.networks import read_checkpoint
 
@@ -74,7 +74,7 @@ def test_a_folder_that_timm_and_fastlt_read(rebalanced: Run, tmp_path: Path) -> 
 def test_the_crop_share_gives_the_size_back(trained: Run, size: int, resize: int) -> None:
     from fastlt.classifier import joint_classifier
     from fastlt.exporting import description
-    from fastlt.features import FeatureStore
+    from fastlt.features.store import FeatureStore
 
     classifier = joint_classifier(FeatureStore(trained, device=torch.device("cpu")))
     run = dataclasses.replace(trained)

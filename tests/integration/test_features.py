@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt import Run, feature_file
+from fastlt import Run
 from fastlt.checkpoints import native as checkpoint
-from fastlt.feature_file import FeatureWriter
-from fastlt.features import FeatureStore
+from fastlt.features import file as feature_file
+from fastlt.features.file import FeatureWriter
+from fastlt.features.store import FeatureStore
 
 CPU = torch.device("cpu")
 

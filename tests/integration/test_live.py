@@ -9,7 +9,7 @@ import torch
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
 from fastlt.checkpoints.native import load
 from fastlt.data.registry import open_data
-from fastlt.features import FeatureStore
+from fastlt.features.store import FeatureStore
 
 CPU = torch.device("cpu")
 LIVE = RebalanceConfig(method="crt", features="live", epochs=1, device="cpu", num_threads=1, temperature=False)

@@ -13,7 +13,7 @@ from fastlt import PredictConfig, RebalanceConfig, Run, predict, rebalance
 from fastlt.classifier import open_classifier
 from fastlt.commands import predict as command
 from fastlt.data import image
-from fastlt.features import FeatureStore
+from fastlt.features.store import FeatureStore
 from fastlt.per_class import class_rows, write_class_table
 from fastlt.prediction import Predicted
 from fastlt.prior import read_frequencies

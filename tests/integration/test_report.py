@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from fastlt import RebalanceConfig, Run, rebalance
 from fastlt.calibration import Predictions
 from fastlt.commands.report import run as command
-from fastlt.features import FeatureStore
+from fastlt.features.store import FeatureStore
 from fastlt.models import LinearHead
 from fastlt.plots.geometry import Plane
 from fastlt.plots.theme import Theme, themed
@@ -128,7 +128,7 @@ def test_planes_assign_every_image_as_the_head_does() -> None:
 
     class Store:
         def split(self, name: str) -> object:
-            from fastlt.features import Features
+            from fastlt.features.arrays import Features
 
             return Features.of(features, labels, name=name)
 

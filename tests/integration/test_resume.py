@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlt import Run, TrainConfig, train, training
+from fastlt import Run, TrainConfig, train
 from fastlt.checkpoints.native import load
-from fastlt.interrupts import InterruptedTrainingError
-from fastlt.training import Trainer
+from fastlt.training import trainer as training
+from fastlt.training.signals import InterruptedTrainingError
+from fastlt.training.trainer import Trainer
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:

@@ -15,7 +15,7 @@ from fastlt.classifier import FOLDS
 from fastlt.data.image import decode_rgb
 from fastlt.data.registry import open_data
 from fastlt.data.transforms.augmentation import EvalTransform
-from fastlt.features import FeatureStore, load_model
+from fastlt.features.store import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
 from fastlt.prior import adjust_to_prior
 from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize

@@ -16,9 +16,11 @@ import torch
 from rich.console import Console
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fastlt import Run, TrainConfig, step, train, training
+from fastlt import Run, TrainConfig, train
 from fastlt.checkpoints import native as checkpoint
 from fastlt.data.loaders.plan import TrainPlan
+from fastlt.training import step
+from fastlt.training import trainer as training
 
 
 @pytest.fixture

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
-from fastlt import TrainConfig, parameters, train, training
-from fastlt.interrupts import InterruptedTrainingError
+from fastlt import TrainConfig, train
+from fastlt.training import network as parameters
+from fastlt.training import trainer as training
+from fastlt.training.signals import InterruptedTrainingError
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

@@ -17,7 +17,7 @@ from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import augmentation
 from fastlt.data.transforms.preprocess import Preprocess
-from fastlt.features import FeatureStore
+from fastlt.features.store import FeatureStore
 from fastlt.models import LinearHead, Network, create_model
 
 BATCH, LR, DECAY = 16, 0.2 * 16 / 512, 5e-4

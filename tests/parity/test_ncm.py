@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.rebalancing import nearest_class_mean, nearest_class_mean_predict, released_ncm
 from fastlt.results import Accuracy, Result
 
@@ -85,10 +85,10 @@ def test_cosine_head_is_the_largest_cosine_to_the_centroids() -> None:
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastlt.rebalancing import ncm
+    from fastlt.features import arrays
 
     whole = nearest_class_mean(TRAIN, TRAIN_LABELS, 7)
-    monkeypatch.setattr(ncm, "ROWS", 17)
+    monkeypatch.setattr(arrays, "ROWS", 17)
     torch.testing.assert_close(nearest_class_mean(TRAIN, TRAIN_LABELS, 7).weight, whole.weight)
 
 

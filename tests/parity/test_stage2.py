@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastlt import RebalanceConfig
 from fastlt.data import LongTailSampler
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.metrics import shot_groups
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier, tau_curve, tau_normalize

@@ -10,7 +10,7 @@ from fastlt.checkpoints import native as checkpoint
 from fastlt.files import read_json, write_json
 from fastlt.models import create_model
 from fastlt.run import Run
-from fastlt.state import read_last
+from fastlt.training.state import read_last
 
 
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:

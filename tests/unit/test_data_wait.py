@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastlt import streams
-from fastlt.streams import DataWait
+from fastlt.training import data_wait
+from fastlt.training.data_wait import DataWait
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(streams, "time", clock)
+    monkeypatch.setattr(data_wait, "time", clock)
     return clock
 
 

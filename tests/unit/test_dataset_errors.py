@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastlt.config import TrainConfig
 from fastlt.data import LongTailedDataset, open_splits
-from fastlt.opening import check_classes
+from fastlt.training.setup import check_classes
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt import feature_file
 from fastlt.config import TrainConfig
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.loaders.plan import StandIns, ViewPlan
 from fastlt.data.transforms.augmentation import Augmentation, EvalTransform, augmentation, eval_transform
-from fastlt.feature_file import FeatureWriter, is_complete
-from fastlt.features import Features, FeatureStore, hash_tensors
+from fastlt.features import file as feature_file
+from fastlt.features.arrays import Features
+from fastlt.features.file import FeatureWriter, is_complete
+from fastlt.features.store import FeatureStore, hash_tensors
 from fastlt.rebalancing.selection import stratified_folds
 
 CPU = torch.device("cpu")

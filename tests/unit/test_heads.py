@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt import RebalanceConfig, features
-from fastlt.features import Features
+from fastlt import RebalanceConfig
+from fastlt.features import arrays
+from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import heads
 from fastlt.rebalancing.crt import cross_entropy
@@ -227,7 +228,7 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
         return tensor.to(device)
 
     monkeypatch.setattr(heads, "on_device", on_device)
-    monkeypatch.setattr(features, "on_device", on_device)
+    monkeypatch.setattr(arrays, "on_device", on_device)
     monkeypatch.setattr(heads, "free_bytes", lambda device: 2**30 if resident else 0)
     stack = stack_of("linear", RECIPE)
     train_heads(stack, [TRAIN], RECIPE, cross_entropy(problem()), CPU)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastlt.runtime.log import TrainingLog, clock, drop_records_after, first_line, only
+from fastlt.runtime.log import first_line, only
+from fastlt.training.log import TrainingLog, clock, drop_records_after
 
 VAL = {"all": 50.0, "many": 60.0, "medium": None, "few": 0.0}
 
@@ -24,7 +25,7 @@ def test_rates_are_of_the_images_since_the_last_step_that_was_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("fastlt.runtime.log.time.perf_counter", lambda: now)
+    monkeypatch.setattr("fastlt.training.log.time.perf_counter", lambda: now)
     told = TrainingLog(
         console=Console(file=io.StringIO()),
         num_steps=100,

@@ -9,7 +9,7 @@ import torch
 
 from fastlt import RebalanceConfig
 from fastlt.config import METHODS
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.metrics import shot_accuracy
 from fastlt.models import LinearHead
 from fastlt.rebalancing import (

@@ -13,8 +13,8 @@ from fastlt.checkpoints.start import start_from
 from fastlt.config import TrainConfig
 from fastlt.models import create_model
 from fastlt.models.batch_norm import GhostBatchNorm2d, use_ghost_batch_norm
-from fastlt.parameters import build_network, freeze, is_part, make_optimizer, parameter_groups, set_training_mode
 from fastlt.runtime.distributed import World
+from fastlt.training.network import build_network, freeze, is_part, make_optimizer, parameter_groups, set_training_mode
 
 CPU = torch.device("cpu")
 

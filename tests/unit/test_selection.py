@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastlt import RebalanceConfig
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing.problem import Problem, Rebalanced
 from fastlt.rebalancing.selection import NUM_FOLDS, cross_validated, stratified_folds

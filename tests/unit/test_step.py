@@ -20,7 +20,7 @@ from fastlt import recipe
 from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.models import create_model
 from fastlt.runtime.compiling import Compiler
-from fastlt.step import MIN_STEPS_TO_COMPILE_ON_CPU, Predictor, loss_function, worth_compiling
+from fastlt.training.step import MIN_STEPS_TO_COMPILE_ON_CPU, Predictor, loss_function, worth_compiling
 
 CPU = torch.device("cpu")
 
@@ -132,7 +132,7 @@ def test_inductor_keeps_to_the_layout_that_is_wanted(channels_last: bool, monkey
 WITHOUT_COMPILER = """
 import logging, sys, torch
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-from fastlt.step import Compiler
+from fastlt.runtime.compiling import Compiler
 def eager(images, labels, jitter, order):
     return images.float().mean() * 0.125, labels.sum()
 compiler = Compiler()
@@ -157,7 +157,7 @@ def test_without_a_compiler_the_step_runs_eagerly_and_says_so(tmp_path: Path) ->
 KEPT = """
 import torch
 from torch._dynamo.utils import counters
-from fastlt.step import Compiler
+from fastlt.runtime.compiling import Compiler
 weight = torch.randn(5, 12, requires_grad=True)
 def loss(images):
     return (images.flatten(1).float() @ weight.T).relu().logsumexp(1).mean()

@@ -10,7 +10,8 @@ import torch
 from fastlt.config import TrainConfig
 from fastlt.data.transforms.mixup import draw_share
 from fastlt.data.transforms.randaugment import draw_operations
-from fastlt.streams import DataWait, Streams, decoder_of, finish_of, make_sampler
+from fastlt.training.data_wait import DataWait
+from fastlt.training.loaders import Streams, decoder_of, finish_of, make_sampler
 
 CPU = torch.device("cpu")
 
@@ -40,7 +41,7 @@ def test_predictions_are_put_where_they_belong() -> None:
 
 
 def test_processes_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastlt.streams.resolve_threads", lambda wanted: 16 if wanted is None else wanted)
+    monkeypatch.setattr("fastlt.training.loaders.resolve_threads", lambda wanted: 16 if wanted is None else wanted)
     given = streams(0, 4, memory_share=0.4).settings("memory")
     assert (given["num_threads"], given["memory_share"], given["backend"]) == (8, pytest.approx(0.1), "memory")
     assert streams(0, 4, num_threads=None).settings("memory")["num_threads"] == 4
@@ -84,7 +85,7 @@ def test_pixels_are_finished_only_where_nothing_else_is_to_be_done() -> None:
 
 def test_the_wait_is_the_time_in_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter((0.0, 1.0, 3.0, 4.0, 5.0, 6.0, 6.0, 12.0, 20.0, 21.0))
-    monkeypatch.setattr("fastlt.streams.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("fastlt.training.data_wait.time.perf_counter", lambda: next(ticks))
     wait = DataWait(CPU)
     batches: Any = ["a", "b"]
     assert list(wait.watch(batches)) == ["a", "b"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import tau_normalize
 from fastlt.rebalancing.problem import problem_of

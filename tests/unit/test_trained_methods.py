@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fastlt import RebalanceConfig
 from fastlt.data import LongTailSampler
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.losses import loss_terms
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier

@@ -8,8 +8,6 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch.nn import functional as F
 
-from fastlt import streams
-from fastlt.averaging import MovingAverage, with_cosine_head
 from fastlt.config import TrainConfig
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.mixup import draw_share, neighbours
@@ -19,8 +17,10 @@ from fastlt.losses import loss_terms
 from fastlt.models import create_model
 from fastlt.runtime.distributed import World
 from fastlt.schedule import learning_rate
-from fastlt.step import TrainingLoss
-from fastlt.streams import Streams
+from fastlt.training import loaders as streams
+from fastlt.training.ema import MovingAverage, with_cosine_head
+from fastlt.training.loaders import Streams
+from fastlt.training.step import TrainingLoss
 
 CPU = torch.device("cpu")
 

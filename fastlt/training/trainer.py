@@ -12,32 +12,34 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from ..checkpoints import native as checkpoint
+from ..config import TrainConfig
+from ..data.dataset import LongTailedDataset
+from ..data.loaders.base import Batch
+from ..data.loaders.loader import Loader
+from ..data.registry import open_data
+from ..data.transforms.preprocess import Preprocess
+from ..losses import deferred_weights
+from ..metrics import ShotAccuracy, shot_accuracy
+from ..models import Network
+from ..run import Run
+from ..runtime import distributed
+from ..runtime.compiling import Compiler
+from ..runtime.device import algorithms, on_device, resolve_device
+from ..runtime.distributed import ReportedElsewhereError, World
+from ..runtime.log import log, only
+from ..runtime.machine import keep_freed_memory, memory_in_use
+from ..schedule import learning_rate
 from . import state
-from .averaging import MovingAverage, with_cosine_head
-from .checkpoints import native as checkpoint
-from .config import TrainConfig
-from .data.dataset import LongTailedDataset
-from .data.loaders.base import Batch
-from .data.loaders.loader import Loader
-from .data.registry import open_data
-from .data.transforms.preprocess import Preprocess
-from .interrupts import InterruptedTrainingError, catch_signals
-from .losses import deferred_weights
-from .metrics import ShotAccuracy, shot_accuracy
-from .models import Network
-from .opening import check_shares, open_run
-from .parameters import build_network, make_optimizer, set_training_mode
-from .run import Run
-from .runtime import distributed
-from .runtime.compiling import Compiler
-from .runtime.device import algorithms, on_device, resolve_device
-from .runtime.distributed import ReportedElsewhereError, World
-from .runtime.log import TrainingLog, drop_records_after, log, only
-from .runtime.machine import keep_freed_memory, memory_in_use
-from .schedule import learning_rate
+from .data_wait import DataWait
+from .ema import MovingAverage, with_cosine_head
+from .loaders import Streams, decoder_of, make_sampler
+from .log import TrainingLog, drop_records_after
+from .network import build_network, make_optimizer, set_training_mode
+from .setup import check_shares, open_run
+from .signals import InterruptedTrainingError, catch_signals
 from .state import Progress
 from .step import LossFunction, Predictor, loss_function, worth_compiling
-from .streams import DataWait, Streams, decoder_of, make_sampler
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 

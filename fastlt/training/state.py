@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import native as checkpoint
-from .models import Network
-from .run import Run
+from ..checkpoints import native as checkpoint
+from ..models import Network
+from ..run import Run
 
 
 @dataclass

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import write_json
-from .runtime.log import log
+from ..files import write_json
+from ..runtime.log import log
 
 # Shapes: N samples, B a few of them, D feature width.
 

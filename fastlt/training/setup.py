@@ -8,17 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .checkpoints.start import start_from
-from .config import TrainConfig
-from .data.dataset import LongTailedDataset
-from .data.layouts.listing import name_some
-from .data.registry import open_data
-from .models import create_model
-from .parameters import freeze
-from .run import Run
-from .runtime.device import resolve_precision
-from .runtime.distributed import World
-from .runtime.log import log
+from ..checkpoints.start import start_from
+from ..config import TrainConfig
+from ..data.dataset import LongTailedDataset
+from ..data.layouts.listing import name_some
+from ..data.registry import open_data
+from ..models import create_model
+from ..run import Run
+from ..runtime.device import resolve_precision
+from ..runtime.distributed import World
+from ..runtime.log import log
+from .network import freeze
 
 
 def open_run(config: TrainConfig, device: torch.device) -> tuple[Run, TrainConfig, dict[str, LongTailedDataset]]:

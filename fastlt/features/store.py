@@ -7,107 +7,32 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .checkpoints import native as checkpoint
-from .config import TrainConfig
-from .data.dataset import LongTailedDataset
-from .data.loaders.loader import Loader, eval_loader, view_loader
-from .data.registry import open_data
-from .data.transforms.augmentation import augmentation, eval_transform
-from .data.transforms.preprocess import Preprocess
-from .feature_file import FeatureWriter, is_complete, locked, read_record
-from .models import LinearHead, Network, create_model
-from .run import Run
-from .runtime.device import exact_fp32, on_device
-from .runtime.log import log
-from .runtime.machine import resolve_threads
+from ..checkpoints import native as checkpoint
+from ..config import TrainConfig
+from ..data.dataset import LongTailedDataset
+from ..data.loaders.loader import Loader, eval_loader, view_loader
+from ..data.registry import open_data
+from ..data.transforms.augmentation import augmentation, eval_transform
+from ..data.transforms.preprocess import Preprocess
+from ..models import LinearHead, Network, create_model
+from ..run import Run
+from ..runtime.device import exact_fp32
+from ..runtime.log import log
+from ..runtime.machine import resolve_threads
+from .arrays import Features, check_finite
+from .file import FeatureWriter, is_complete, locked, read_record
 
 # Shapes: N samples, B a few of them, C classes, D feature width.
 
 HEAD = "fc."
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """The features of one split, in the order of its data set.
-
-    ``features`` is [N, D], float32 or, for bf16, the bits as uint16; stored ones are memory-mapped. ``labels`` is int64
-    [N].
-    """
-
-    features: NDArray[np.float32] | NDArray[np.uint16]
-    labels: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, features: Any, labels: Any, *, name: str = "features") -> Self:
-        """Make features of tensors or arrays in memory.
-
-        Args:
-            features: Floating point [N, D], on any device.
-            labels: Integers [N].
-            name: What they are, for messages.
-
-        Raises:
-            ValueError: The shapes do not fit, or some features are not finite.
-        """
-        wide = torch.as_tensor(features).detach().cpu().float().contiguous()
-        known = torch.as_tensor(labels).detach().cpu().long().contiguous()
-        if wide.ndim != 2 or known.shape != wide.shape[:1] or not len(known):
-            raise ValueError(
-                f"{name}: got features {list(wide.shape)} and labels {list(known.shape)}; expected [N, D] and [N], "
-                "N at least 1"
-            )
-        check_finite(wide, name)
-        return cls(features=wide.numpy(), labels=known.numpy())
-
-    def __len__(self) -> int:
-        """Return the number of samples, N."""
-        return len(self.labels)
-
-    @property
-    def num_features(self) -> int:
-        """Feature width, D."""
-        return int(self.features.shape[1])
-
-    def take(self, ids: NDArray[np.integer[Any]]) -> Self:
-        """Return the features of the samples ``ids`` [B], in memory."""
-        return type(self)(features=self.features[ids], labels=self.labels[ids])
-
-    def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
-        """Return the features of the samples ``ids`` [B] as float32 [B, D] on a device; only they are read."""
-        return on_device(as_tensor(np.asarray(self.features[ids])), device).float()
-
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return features, float32 [N, D], and labels [N] on a device; on the CPU fp32 features are not copied."""
-        return as_tensor(self.features).to(device).float(), torch.from_numpy(self.labels).to(device)
-
-
-def as_tensor(array: NDArray[Any]) -> Tensor:
-    """Return stored features as a tensor in their own precision, in which they travel to a device."""
-    if not array.flags.writeable:
-        array = np.array(array)
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def check_finite(features: Tensor, name: str, hint: str = "") -> None:
-    """Raise a ValueError if a row of [B, D] holds NaN or an infinity."""
-    num_bad = int((~torch.isfinite(features).all(1)).sum())
-    if num_bad:
-        raise ValueError(
-            f"{name}: {num_bad} of {len(features)} images have features that are NaN or infinite; expected finite "
-            f"numbers{hint}"
-        )
 
 
 class FeatureStore:

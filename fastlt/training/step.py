@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import TrainConfig
-from .data.loaders.loader import Loader
-from .data.transforms.mixup import neighbours
-from .losses import loss_terms
-from .models import Network
-from .runtime.compiling import Compiler
-from .runtime.device import autocast
+from ..config import TrainConfig
+from ..data.loaders.loader import Loader
+from ..data.transforms.mixup import neighbours
+from ..losses import loss_terms
+from ..models import Network
+from ..runtime.compiling import Compiler
+from ..runtime.device import autocast
 
 # Shapes: B batch, H, W image size.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from .run import Run
+from ..run import Run
 
 
 class InterruptedTrainingError(Exception):

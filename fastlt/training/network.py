@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checkpoints.start import start_from
-from .config import TrainConfig
-from .models import Network, create_model
-from .models.batch_norm import soften_momentum, use_ghost_batch_norm
-from .runtime.distributed import World
+from ..checkpoints.start import start_from
+from ..config import TrainConfig
+from ..models import Network, create_model
+from ..models.batch_norm import soften_momentum, use_ghost_batch_norm
+from ..runtime.distributed import World
 
 HEAD = "fc"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
-from .models import LinearHead, Network
+from ..models import LinearHead, Network
 
 
 class MovingAverage:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .config import TrainConfig
-from .data.dataset import LongTailedDataset
-from .data.loaders.base import Batch, Finish
-from .data.loaders.loader import Loader, eval_loader, train_loader
-from .data.sampler import LongTailSampler
-from .data.transforms.augmentation import augmentation, eval_transform
-from .data.transforms.mixup import draw_share
-from .data.transforms.randaugment import draw_operations
-from .runtime.device import on_device
-from .runtime.distributed import World
-from .runtime.log import log
-from .runtime.machine import resolve_threads
+from ..config import TrainConfig
+from ..data.dataset import LongTailedDataset
+from ..data.loaders.base import Finish
+from ..data.loaders.loader import Loader, eval_loader, train_loader
+from ..data.sampler import LongTailSampler
+from ..data.transforms.augmentation import augmentation, eval_transform
+from ..data.transforms.mixup import draw_share
+from ..data.transforms.randaugment import draw_operations
+from ..runtime.device import on_device
+from ..runtime.distributed import World
+from ..runtime.log import log
+from ..runtime.machine import resolve_threads
 
 
 def decoder_of(backend: str) -> str:
@@ -50,61 +48,6 @@ def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) 
         num_epochs=config.epochs,
         num_classes=dataset.num_classes,
     )
-
-
-class DataWait:
-    """The share of an epoch's training time in which this process waits for its batches.
-
-    On a CPU that is the time in the loader. On a GPU the host's wait matters only where the GPU runs dry: two events
-    enclose every fetch on the stream, and the time between them is what training stands still there: for want of
-    images, or for copies and crops that the loader makes on the stream itself. They are read where a log step has
-    waited for the GPU anyway.
-
-    Args:
-        device: Where the batches are trained on.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.fetches: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self.begin_epoch()
-
-    def begin_epoch(self) -> None:
-        """Start the clock; val is not in it."""
-        self.waited_s = 0.0
-        self.began = time.perf_counter()
-
-    def watch(self, loader: Loader) -> Iterator[Batch]:
-        """Yield the loader's batches, timing each fetch."""
-        batches = iter(loader)
-        while True:
-            batch = self.timed_next(batches)
-            if batch is None:
-                return
-            yield batch
-
-    def timed_next(self, batches: Iterator[Batch]) -> Batch | None:
-        """Return the next batch, None after the last one."""
-        if self.device.type != "cuda":
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self.waited_s += time.perf_counter() - began
-            return batch
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        before.record(torch.cuda.current_stream(self.device))
-        batch = next(batches, None)
-        after.record(torch.cuda.current_stream(self.device))
-        self.fetches.append((before, after))
-        return batch
-
-    def read(self) -> None:
-        """Take the fetches up to the last step, which the device must have finished."""
-        self.waited_s += sum(before.elapsed_time(after) for before, after in self.fetches) / 1000
-        self.fetches.clear()
-
-    def share(self) -> float:
-        """Return the share of the epoch so far, 0 to 1, as of the last ``read``."""
-        return min(1.0, self.waited_s / max(time.perf_counter() - self.began, 1e-9))
 
 
 class Streams:

@@ -1,0 +1,139 @@
+"""What a training tells: a progress bar or plain lines, metrics.jsonl always, TensorBoard if it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ..files import replacing
+from ..runtime.log import log
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+class TrainingLog:
+    """The progress of a training run.
+
+    Args:
+        console: Where to write.
+        num_steps: Steps of the whole run.
+        first_step: Steps done before this process began.
+        batch_size: Images a step.
+        metrics: The metrics.jsonl file.
+        tensorboard: Folder for TensorBoard's event files.
+    """
+
+    def __init__(
+        self, *, console: Console, num_steps: int, first_step: int, batch_size: int, metrics: Path, tensorboard: Path
+    ) -> None:
+        self.console = console
+        self.num_steps, self.batch_size = num_steps, batch_size
+        self.metrics = metrics
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task("training", total=num_steps, completed=first_step, status="starting")
+        self.interactive = console.is_terminal
+        self.mark(first_step)
+        self.begin_epoch(first_step)
+        self.writer: Any = None
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(tensorboard), purge_step=first_step)
+
+    def __enter__(self) -> Self:
+        """Start the bar."""
+        if self.interactive:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the bar and close the files."""
+        self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def begin_epoch(self, step: int) -> None:
+        """Start the clock of the epoch's rate at ``step``; val is not in it."""
+        self.mark(step)
+        self.epoch_step, self.epoch_at = step, self.marked_at
+
+    def epoch_images_per_s(self) -> float:
+        """Return the training rate of the epoch up to its last log step."""
+        return (self.marked_step - self.epoch_step) * self.batch_size / max(self.marked_at - self.epoch_at, 1e-9)
+
+    def mark(self, step: int) -> None:
+        """Start the clock of the next rate at ``step``."""
+        self.marked_step, self.marked_at = step, time.perf_counter()
+
+    def step(self, *, step: int, epoch: str, loss: float, learning_rate: float) -> None:
+        """Report a log step: mean loss since the last one, rate and time left."""
+        now = time.perf_counter()
+        num_images = (step - self.marked_step) * self.batch_size
+        images_per_s = num_images / max(now - self.marked_at, 1e-9)
+        self.mark(step)
+        left = (self.num_steps - step) * self.batch_size / max(images_per_s, 1e-9)
+        status = f"loss {loss:.3f}  {images_per_s:,.0f} img/s  {clock(left)} left"
+        if self.interactive:
+            self.bar.update(self.task, completed=step, description=f"epoch {epoch}", status=status)
+        else:
+            log.info("epoch %s  step %d/%d  %s", epoch, step, self.num_steps, status)
+        if self.writer is not None:
+            self.writer.add_scalar("train/loss", loss, step)
+            self.writer.add_scalar("train/learning_rate", learning_rate, step)
+            self.writer.add_scalar("train/images_per_s", images_per_s, step)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Append an epoch's record to metrics.jsonl and report it in a line."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+        val = record["val"]
+        shots = "  ".join(f"{name} {val[name]:.1f}" for name in ("many", "medium", "few") if val[name] is not None)
+        log.info(
+            "epoch %d/%d  loss %.3f  train %.1f %%  val %.1f %% (%s)  waited for data %.0f %%",
+            record["epoch"],
+            record["epochs"],
+            record["loss"],
+            record["train_accuracy"],
+            val["all"],
+            shots,
+            100 * record["data_wait_share"],
+        )
+        if self.writer is not None:
+            self.writer.add_scalar("train/accuracy", record["train_accuracy"], record["step"])
+            self.writer.add_scalar("train/data_wait_share", record["data_wait_share"], record["step"])
+            for name, value in val.items():
+                if value is not None:
+                    self.writer.add_scalar(f"val/{name}", value, record["step"])
+
+
+def drop_records_after(metrics: Path, step: int) -> None:
+    """Remove the records of epochs that a resumed run will train again, and a last line that was cut short."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+    with replacing(metrics) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept))
