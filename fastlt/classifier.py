@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import Predictions, predict
-from .checkpoints import native as checkpoint
+from .checkpoints import native
 from .config import METHODS
 from .features.store import FeatureStore
 from .files import replacing
@@ -78,7 +78,7 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     again = f"fastlt rebalance {store.run.path} --method {method}"
     if not path.is_file():
         raise FileNotFoundError(f"{flag}: {store.run.path} has no {method} classifier yet; make it with: {again}")
-    tensors, metadata = checkpoint.load(path)
+    tensors, metadata = native.load(path)
     if metadata.get("weights") != store.weights_hash:
         raise ValueError(f"{path}: made from other weights than {store.checkpoint}; make it anew with: {again}")
     if "fc.weight" not in tensors:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import native as checkpoint
+from .checkpoints import native
 from .classifier import Classifier, default_method, open_classifier
 from .config import ExportConfig
 from .features.store import FeatureStore
@@ -73,10 +73,10 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
         difference = write_onnx(network, about, run.config.image_size, out)
     elif config.format == "safetensors":
         tensors = plain_names(network)
-        checkpoint.save(out / "model.safetensors", tensors, {"method": method})
+        native.save(out / "model.safetensors", tensors, {"method": method})
         write_json(out / "config.json", about)
     else:
-        checkpoint.save_pickled(out, {key: value.clone() for key, value in plain_names(network).items()})
+        native.save_pickled(out, {key: value.clone() for key, value in plain_names(network).items()})
     if config.format != "safetensors":
         write_json(out.with_suffix(".json"), about)
     return Exported(method=method, format=config.format, path=out, difference=difference)

@@ -22,7 +22,7 @@ from ..models import create_model
 from ..run import RUNS, Run, describe_data, environment
 from ..runtime.device import resolve_device
 from ..runtime.log import log
-from . import native as checkpoint
+from . import native
 from .chance import suspect
 from .class_order import settle_order
 from .names import HEAD, NameMap, guess_backbone, match
@@ -110,7 +110,7 @@ def store_run(
         write_json(run.path / "data.json", data)
         write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
         # The checkpoint comes last: a folder with it is whole
-        checkpoint.save(run.checkpoint("best"), tensors, {"adopted": origin})
+        native.save(run.checkpoint("best"), tensors, {"adopted": origin})
     return run
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.log import first_line, log
-from . import native as checkpoint
+from . import native
 from .shards import Shard, read_shard
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
@@ -225,7 +225,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"--init: {path}: no such file; expected a .pth or .safetensors file")
     if path.suffix == ".safetensors":
-        return checkpoint.load(path)[0]
+        return native.load(path)[0]
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, AttributeError) as error:

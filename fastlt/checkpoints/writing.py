@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..files import write_json
 from ..runtime.log import log
-from . import native as checkpoint
+from . import native
 from .import_run import ADOPTED, Adopted
 from .names import HEAD
 from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
@@ -67,8 +67,8 @@ def write_back(adopted: Adopted, rebalanced: Path, out: Path) -> tuple[str, ...]
     """
     source = adopted.checkpoint
     check_output(source.path, out)
-    before, _ = checkpoint.load(adopted.run.checkpoint("best"))
-    after, _ = checkpoint.load(rebalanced)
+    before, _ = native.load(adopted.run.checkpoint("best"))
+    after, _ = native.load(rebalanced)
     changed = changed_tensors(adopted, before, after)
     added = [name for name in changed if name not in source.slots]
     if added:
@@ -133,7 +133,7 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
         for other in behind:
             holder[other] = holder.pop(other)
     try:
-        checkpoint.save_pickled(out, source.content, zipped=source.zipped)
+        native.save_pickled(out, source.content, zipped=source.zipped)
     finally:
         for slot, value in reversed(old):
             if value is None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints import native as checkpoint
+from ..checkpoints import native
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader, eval_loader, view_loader
@@ -68,7 +68,7 @@ class FeatureStore:
             raise FileNotFoundError(
                 f"{run.path}: no epoch is finished yet; go on with: fastlt train --resume --out {run.path}"
             )
-        self.tensors, _, self.weights_hash = checkpoint.load_hashed(self.checkpoint)
+        self.tensors, _, self.weights_hash = native.load_hashed(self.checkpoint)
         self.trunk_hash = self.weights_hash
         self.folder = run.path / "features"
 
@@ -236,5 +236,5 @@ def load_model(config: TrainConfig, tensors: dict[str, Tensor], num_classes: int
         ValueError: The weights are another network's.
     """
     model = create_model(config.backbone, num_classes, config.image_size)
-    checkpoint.load_into(model, tensors, source=source)
+    native.load_into(model, tensors, source=source)
     return model.eval()

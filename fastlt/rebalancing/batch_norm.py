@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints import native as checkpoint
+from ..checkpoints import native
 from ..config import RebalanceConfig
 from ..data.loaders.loader import Loader, train_loader
 from ..data.sampler import LongTailSampler
@@ -82,11 +82,11 @@ def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
     statistics: dict[str, Tensor] = {}
     if path.is_file():
         with contextlib.suppress(ValueError):  # damaged: estimated anew
-            stored, metadata = checkpoint.load(path)
+            stored, metadata = native.load(path)
             statistics = stored if metadata == key else {}
     if not statistics:
         statistics = estimate(store, config, num_batches, batch_size)
-        checkpoint.save(path, statistics, key)
+        native.save(path, statistics, key)
     return store.under({**store.tensors, **statistics}, NAME)
 
 

@@ -15,7 +15,7 @@ from ..metrics import class_hits, macro_f1
 from ..results import Results
 from .ncm import nearest_class_mean_predict
 
-FILE = "released.json"
+RELEASED = "released.json"
 FEATURES = {"un": (False, False), "l2n": (False, True), "cl2n": (True, True)}
 """Raw, normalised, and centred and normalised features -> (center, normalize); the released code's names."""
 METRICS: tuple[Literal["l2", "cos"], ...] = ("l2", "cos")

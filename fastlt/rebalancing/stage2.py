@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..calibration import fit_temperature, with_temperature
-from ..checkpoints import native as checkpoint
+from ..checkpoints import native
 from ..classifier import Classifier, joint_classifier, write_held_out
 from ..config import METHODS, RebalanceConfig
 from ..evaluation import aimed, reported_splits, score, target_of
@@ -24,8 +24,7 @@ from .batch_norm import reestimated
 from .live import check_live, fit_live
 from .methods import fit, needs_training_features
 from .problem import Problem, Rebalanced
-from .released_ncm import FILE as RELEASED
-from .released_ncm import score_released
+from .released_ncm import RELEASED, score_released
 from .selection import cross_validated
 
 
@@ -152,7 +151,7 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> 
         "selection": classifier.selection,
         "prior": None if classifier.prior is None else classifier.prior.tolist(),
     }
-    checkpoint.save(classifier.path, tensors, metadata)
+    native.save(classifier.path, tensors, metadata)
     write_json(folder / "config.json", config.to_json())
     write_json(folder / "results.json", results.to_json())
     write_held_out(folder, classifier.held_out)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import native as checkpoint
+from ..checkpoints import native
 from ..models import Network
 from ..run import Run
 
@@ -45,11 +45,11 @@ def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: It is cut short or no checkpoint; the message says what the best checkpoint, if whole, is good for.
     """
     try:
-        return checkpoint.load(run.checkpoint("last"))
+        return native.load(run.checkpoint("last"))
     except ValueError as error:
         best = run.checkpoint("best")
         try:
-            checkpoint.load(best)
+            native.load(best)
         except (ValueError, FileNotFoundError):
             raise error from None
         raise ValueError(
@@ -75,9 +75,9 @@ def unpack(
     def under(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    checkpoint.load_into(model, under("model."), source=source)
+    native.load_into(model, under("model."), source=source)
     if average is not None:
-        checkpoint.load_into(average, under("ema."), source=source)
+        native.load_into(average, under("ema."), source=source)
     momentum = under("momentum.")
     for name, parameter in model.named_parameters():
         if name in momentum:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from ..checkpoints import native as checkpoint
+from ..checkpoints import native
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.base import Batch
@@ -182,7 +182,7 @@ class Trainer:
                 "decoder": self.decoder,
             }
             tensors = state.pack(self.model, self.optimizer, self.averaged)
-            checkpoint.save(self.run.checkpoint("last"), tensors, metadata)
+            native.save(self.run.checkpoint("last"), tensors, metadata)
         self.world.barrier()
 
     def average_buffers(self) -> None:
@@ -362,7 +362,7 @@ class Trainer:
             if self.world.is_writer:
                 metadata = {"epoch": epoch + 1, "val_all": progress.best, "config": self.run.config.fingerprint()}
                 with self.evaluated() as network:
-                    checkpoint.save(self.run.checkpoint("best"), network.state_dict(), metadata)
+                    native.save(self.run.checkpoint("best"), network.state_dict(), metadata)
         self.save()
         if logger is not None:
             logger.begin_epoch(progress.step)

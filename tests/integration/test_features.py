@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastlt import Run
-from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints import native
 from fastlt.features import file as feature_file
 from fastlt.features.file import FeatureWriter
 from fastlt.features.store import FeatureStore
@@ -99,9 +99,9 @@ def test_a_store_of_other_weights_is_not_used(run_copy: Run, monkeypatch: pytest
 
 def test_weights_of_a_run_that_diverged_are_named(run_copy: Run) -> None:
     path = run_copy.checkpoint("best")
-    tensors, metadata = checkpoint.load(path)
+    tensors, metadata = native.load(path)
     tensors["bn1.bias"][0] = float("nan")
-    checkpoint.save(path, tensors, metadata)
+    native.save(path, tensors, metadata)
     with pytest.raises(ValueError, match=r"features of val: 32 of 32 images have features that are NaN .* diverged"):
         store_of(run_copy).split("val")
 

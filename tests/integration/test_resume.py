@@ -12,14 +12,14 @@ import torch
 
 from fastlt import Run, TrainConfig, train
 from fastlt.checkpoints.native import load
-from fastlt.training import trainer as training
+from fastlt.training import trainer
 from fastlt.training.signals import InterruptedTrainingError
 from fastlt.training.trainer import Trainer
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:
     """Send a signal to this very process when the training step ``step`` is done."""
-    original = training.loss_function
+    original = trainer.loss_function
 
     def counting(*settings):
         inner = original(*settings)
@@ -32,7 +32,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:
 
         return loss_and_hits
 
-    monkeypatch.setattr(training, "loss_function", counting)
+    monkeypatch.setattr(trainer, "loss_function", counting)
 
 
 def records(run: Run) -> list[dict]:
@@ -80,7 +80,7 @@ def test_a_crash_between_checkpoints_loses_only_the_epoch(
         def crash(*_args: object) -> None:
             raise RuntimeError("power cut")
 
-        calls = iter([training.Trainer.validate, training.Trainer.validate])
+        calls = iter([trainer.Trainer.validate, trainer.Trainer.validate])
         patch.setattr(Trainer, "validate", lambda self, loader: next(calls, crash)(self, loader))
         with pytest.raises(RuntimeError, match="power cut"):
             train(dataclasses.replace(small_config, out=Path("parts")))

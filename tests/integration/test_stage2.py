@@ -68,9 +68,9 @@ def test_features_are_computed_once_and_anew_when_stale(run_copy: Run, monkeypat
     path = run_copy.checkpoint("best")
     tensors, metadata = load(path)
     tensors["conv1.weight"] *= 1.5
-    from fastlt.checkpoints import native as checkpoint
+    from fastlt.checkpoints import native
 
-    checkpoint.save(path, tensors, metadata)
+    native.save(path, tensors, metadata)
     second = FeatureStore(run_copy, device=CPU).split("val").features
     assert computed == ["val", "val"]
     assert np.abs(first - second).max() > 1e-3
@@ -147,11 +147,11 @@ def test_evaluate_reads_the_checkpoints_back(run_copy: Run) -> None:
 
 def test_a_rebalanced_classifier_of_other_weights_is_refused(run_copy: Run) -> None:
     rebalance(run_copy, RebalanceConfig(tau="0.7"))
-    from fastlt.checkpoints import native as checkpoint
+    from fastlt.checkpoints import native
 
     tensors, metadata = load(run_copy.checkpoint("best"))
     tensors["bn1.bias"] += 1
-    checkpoint.save(run_copy.checkpoint("best"), tensors, metadata)
+    native.save(run_copy.checkpoint("best"), tensors, metadata)
     with pytest.raises(ValueError, match="made from other weights"):
         evaluate(run_copy, config=EvaluateConfig(method="tau"))
 

@@ -17,10 +17,9 @@ from rich.console import Console
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastlt import Run, TrainConfig, train
-from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints import native
 from fastlt.data.loaders.plan import TrainPlan
-from fastlt.training import step
-from fastlt.training import trainer as training
+from fastlt.training import step, trainer
 
 
 @pytest.fixture
@@ -41,13 +40,13 @@ def test_every_epoch_says_how_long_it_waited_for_data(short: TrainConfig, caplog
 def test_deterministic_holds_for_the_run_and_no_longer(
     short: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, seen = training.loss_function, []
+    original, seen = trainer.loss_function, []
 
     def watched(*settings: Any) -> Any:
         seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
         return original(*settings)
 
-    monkeypatch.setattr(training, "loss_function", watched)
+    monkeypatch.setattr(trainer, "loss_function", watched)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     before = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
@@ -58,9 +57,9 @@ def test_deterministic_holds_for_the_run_and_no_longer(
     assert seen == [(False, True), (True, False), (True, False)]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert runs[0].config.deterministic
-    first, second = (checkpoint.load(run.checkpoint("last"))[0] for run in runs)
+    first, second = (native.load(run.checkpoint("last"))[0] for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    monkeypatch.setattr(training, "loss_function", lambda *_: pytest.fail("stopped"))
+    monkeypatch.setattr(trainer, "loss_function", lambda *_: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception, match="stopped"):
         train(dataclasses.replace(repeatable, out=tmp_path / "c"))
     assert not torch.are_deterministic_algorithms_enabled()
@@ -120,7 +119,7 @@ def test_out_of_memory_says_what_was_in_use_and_what_to_try(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training, "loss_function", lambda *_: full)
+    monkeypatch.setattr(trainer, "loss_function", lambda *_: full)
     with pytest.raises(ValueError, match=message) as caught:
         train(dataclasses.replace(short, lr=0.4, **settings))
     text = str(caught.value)

@@ -16,8 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from fastlt import TrainConfig, train
-from fastlt.training import network as parameters
-from fastlt.training import trainer as training
+from fastlt.training import network, trainer
 from fastlt.training.signals import InterruptedTrainingError
 
 
@@ -52,7 +51,7 @@ def main() -> None:
     settings, records, stop = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(1)
-    create, take = parameters.create_model, training.batch_tensors
+    create, take = network.create_model, trainer.batch_tensors
 
     def create_in_float64(*args: object) -> nn.Module:
         model = create(*args)
@@ -69,7 +68,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return take(batch)
 
-    parameters.create_model, training.batch_tensors = create_in_float64, take_and_record
+    network.create_model, trainer.batch_tensors = create_in_float64, take_and_record
     try:
         train(TrainConfig.from_json(settings, source="test"))
     except InterruptedTrainingError as stopped:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastlt import RebalanceConfig, Run, rebalance, recipe
-from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints import native
 from fastlt.data.loaders.loader import train_loader
 from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler
@@ -48,14 +48,14 @@ def run(five_classes: Callable[[int], Path], tmp_path: Path) -> Run:
         norm.running_var.uniform_(0.8, 1.2)
         norm.num_batches_tracked.fill_(100)
     nn.init.normal_(model.fc.bias)
-    checkpoint.save(run.checkpoint("best"), model.state_dict(), {})
+    native.save(run.checkpoint("best"), model.state_dict(), {})
     return run
 
 
 def stage1_model(run: Run) -> Network:
     model = create_model(run.config.backbone, 5)
-    tensors, _ = checkpoint.load(run.checkpoint("best"))
-    checkpoint.load_into(model, tensors, source=run.path)
+    tensors, _ = native.load(run.checkpoint("best"))
+    native.load_into(model, tensors, source=run.path)
     return model.requires_grad_(False)
 
 
@@ -85,7 +85,7 @@ def stage2(run: Run, method: str, protocol: str, epochs: int) -> dict[str, torch
         num_threads=1,
     )
     rebalance(run, config)
-    tensors, _ = checkpoint.load(run.method(method) / "model.safetensors")
+    tensors, _ = native.load(run.method(method) / "model.safetensors")
     return tensors
 
 
@@ -143,7 +143,7 @@ def test_stage_2_is_what_the_protocol_says(run: Run, method: str, protocol: str,
     expected = by_hand(run, method, protocol, shares)
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
-    before, _ = checkpoint.load(run.checkpoint("best"))
+    before, _ = native.load(run.checkpoint("best"))
     statistics = [key for key in before if "running_" in key]
     drifted = [key for key in statistics if not torch.equal(before[key], got[key])]
     assert drifted == (statistics if protocol == "released" else [])
@@ -152,7 +152,7 @@ def test_stage_2_is_what_the_protocol_says(run: Run, method: str, protocol: str,
 def test_reestimated_statistics_are_the_mean_of_class_balanced_batches(run: Run) -> None:
     settings = {"seed": SEED, "temperature": False, "device": "cpu", "num_threads": 1}
     rebalance(run, RebalanceConfig(tau="0", reestimate_batch_norm=True, **settings))
-    tensors, _ = checkpoint.load(run.method("tau") / "model.safetensors")
+    tensors, _ = native.load(run.method("tau") / "model.safetensors")
     model = stage1_model(run)
     inputs: list[torch.Tensor] = []
     model.bn1.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))

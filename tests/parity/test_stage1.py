@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastlt import TrainConfig, recipe, train
-from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints import native
 from fastlt.data.loaders.loader import eval_loader, train_loader
 from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler
@@ -76,8 +76,8 @@ def logits_of(model: Network, x: torch.Tensor, loss: str) -> torch.Tensor:
 def test_stage_1_step_by_step(config: TrainConfig, loss: str, ema: float, pieces: int) -> None:
     config = dataclasses.replace(config, loss=loss, ema=ema, accumulate=pieces)
     run = train(config)
-    got, _ = checkpoint.load(run.checkpoint("last"))
-    best, said = checkpoint.load(run.checkpoint("best"))
+    got, _ = native.load(run.checkpoint("last"))
+    best, said = native.load(run.checkpoint("best"))
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
     splits = open_data(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints import native
 from fastlt.files import read_json, write_json
 from fastlt.models import create_model
 from fastlt.run import Run
@@ -20,8 +20,8 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
         "b": torch.arange(5),
         "c": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
     }
-    checkpoint.save(path, tensors, {"step": 7, "best": None})
-    loaded, metadata = checkpoint.load(path)
+    native.save(path, tensors, {"step": 7, "best": None})
+    loaded, metadata = native.load(path)
     assert metadata == {"step": 7, "best": None}
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
@@ -32,7 +32,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
     write_json(path, 1)
 
     def fail_halfway() -> None:
-        with checkpoint.replacing(path) as temporary:
+        with native.replacing(path) as temporary:
             temporary.write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -45,16 +45,16 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
 @pytest.mark.parametrize("keep", [0, 5, 8, 200, -10])
 def test_a_half_written_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "model.safetensors"
-    checkpoint.save(path, {"a": torch.randn(100)})
+    native.save(path, {"a": torch.randn(100)})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"model\.safetensors: expected a safetensors file"):
-        checkpoint.load(path)
+        native.load(path)
 
 
 def test_a_half_written_last_checkpoint_says_whether_the_best_is_whole(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for name in ("best", "last"):
-        checkpoint.save(run.checkpoint(name), {"a": torch.zeros(1)})
+        native.save(run.checkpoint(name), {"a": torch.zeros(1)})
     run.checkpoint("last").write_bytes(run.checkpoint("last").read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"last\.safetensors: expected .*best\.safetensors is whole: .*--init"):
         read_last(run)
@@ -67,24 +67,24 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="expected a safetensors file"):
-        checkpoint.load(path)
+        native.load(path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        checkpoint.load(tmp_path / "none.safetensors")
+        native.load(tmp_path / "none.safetensors")
 
 
 def test_another_network_is_refused() -> None:
     state = create_model("resnet10", 5).state_dict()
     with pytest.raises(ValueError, match="the checkpoint of another network: "):
-        checkpoint.load_into(create_model("resnet8", 5), state, source=Path("x"))
+        native.load_into(create_model("resnet8", 5), state, source=Path("x"))
 
 
 def test_another_number_of_classes_is_refused() -> None:
     state = create_model("resnet8", 6).state_dict()
     with pytest.raises(ValueError, match=r"another number of classes: fc.weight is \[6, 128\], expected \[5, 128\]"):
-        checkpoint.load_into(create_model("resnet8", 5), state, source=Path("x"))
+        native.load_into(create_model("resnet8", 5), state, source=Path("x"))
 
 
 def test_json_that_is_none_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastlt.checkpoints import native as checkpoint
+from fastlt.checkpoints import native
 from fastlt.checkpoints.start import start_from
 from fastlt.config import TrainConfig
 from fastlt.models import create_model
@@ -24,7 +24,7 @@ def saved(path: Path, num_classes: int = 7, backbone: str = "resnet8") -> dict[s
     torch.manual_seed(3)
     tensors = {k: v for k, v in create_model(backbone, num_classes).state_dict().items() if "tracked" not in k}
     if path.suffix == ".safetensors":
-        checkpoint.save(path, tensors)
+        native.save(path, tensors)
     else:
         torch.save(tensors, path)
     return tensors

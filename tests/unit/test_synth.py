@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastlt.data import describe, open_splits, synthesize
 from fastlt.data.inspection.summary import gini
-from fastlt.data.synthetic import processes as painters_module
+from fastlt.data.synthetic import processes
 from fastlt.data.synthetic.any_shape import MAX_CLASSES, class_name, class_style, count_profile
 
 SHAPE = {"num_classes": 7, "num_images": 60, "max_count": 20, "min_count": 2, "size": 16}
@@ -138,20 +138,16 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
 
 
 def test_what_a_painting_process_cannot_write_is_reported(tmp_path):
-    task = painters_module.Task(
-        style=painters_module.Style(character="A"), folder="absent", stream=0, label=0, start=0, stop=200
-    )
+    task = processes.Task(style=processes.Style(character="A"), folder="absent", stream=0, label=0, start=0, stop=200)
     with pytest.raises(OSError, match=r"cannot write images .*absent.*expected a folder"):
-        painters_module.paint_all([task], tmp_path, look=painters_module.Look(), fonts=_fonts(), seed=0, num_workers=2)
+        processes.paint_all([task], tmp_path, look=processes.Look(), fonts=_fonts(), seed=0, num_workers=2)
 
 
 def test_painting_processes_that_die_are_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(painters_module.sys, "executable", "/bin/false")
-    task = painters_module.Task(
-        style=painters_module.Style(character="A"), folder=".", stream=0, label=0, start=0, stop=200
-    )
+    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    task = processes.Task(style=processes.Style(character="A"), folder=".", stream=0, label=0, start=0, stop=200)
     with pytest.raises(OSError, match="painting process ended early"):
-        painters_module.paint_all([task], tmp_path, look=painters_module.Look(), fonts=_fonts(), seed=0, num_workers=2)
+        processes.paint_all([task], tmp_path, look=processes.Look(), fonts=_fonts(), seed=0, num_workers=2)
 
 
 @pytest.mark.parametrize(

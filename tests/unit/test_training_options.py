@@ -17,7 +17,7 @@ from fastlt.losses import loss_terms
 from fastlt.models import create_model
 from fastlt.runtime.distributed import World
 from fastlt.schedule import learning_rate
-from fastlt.training import loaders as streams
+from fastlt.training import loaders
 from fastlt.training.ema import MovingAverage, with_cosine_head
 from fastlt.training.loaders import Streams
 from fastlt.training.step import TrainingLoss
@@ -131,8 +131,8 @@ def test_a_process_draws_by_the_runs_seed_for_its_own_slots() -> None:
 
 def test_val_comes_in_pieces_as_large_as_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    monkeypatch.setattr(streams, "train_loader", lambda *_, **__: SimpleNamespace(name="memory"))
-    monkeypatch.setattr(streams, "eval_loader", lambda *_, batch_size, **__: opened.append(batch_size))
+    monkeypatch.setattr(loaders, "train_loader", lambda *_, **__: SimpleNamespace(name="memory"))
+    monkeypatch.setattr(loaders, "eval_loader", lambda *_, batch_size, **__: opened.append(batch_size))
     labels = np.arange(96) % 5
     sampler = LongTailSampler(labels, batch_size=24, rank=1, world_size=2)
     for accumulate in (1, 4):

@@ -51,7 +51,7 @@ def test_workers_have_as_many_batches_ready(
 
 @needs_dali
 def test_a_gpu_shares_the_files_with_its_hardware_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastlt.data.loaders import dali_graph as pipeline
+    from fastlt.data.loaders import dali_graph
 
     made: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []
@@ -77,13 +77,13 @@ def test_a_gpu_shares_the_files_with_its_hardware_decoder(monkeypatch: pytest.Mo
         return call
 
     for name in ("image", "image_slice"):
-        monkeypatch.setattr(pipeline.fn.decoders, name, watched(getattr(pipeline.fn.decoders, name)))
-    monkeypatch.setattr(pipeline, "Pipeline", Pipeline)
+        monkeypatch.setattr(dali_graph.fn.decoders, name, watched(getattr(dali_graph.fn.decoders, name)))
+    monkeypatch.setattr(dali_graph, "Pipeline", Pipeline)
     tuning = Tuning(num_threads=3, prefetch=4, hw_decoder_load=0.3)
     common: dict[str, Any] = {"size": 8, "interpolation": "bilinear", "batch_size": 2, "tuning": tuning}
     for boxes in (False, True):
         for device in ("cpu", "cuda:0"):
-            pipeline.ImagePipeline(lambda: None, boxes=boxes, device=torch.device(device), **common)  # type: ignore[arg-type, return-value]
+            dali_graph.ImagePipeline(lambda: None, boxes=boxes, device=torch.device(device), **common)  # type: ignore[arg-type, return-value]
     assert [graph.get("hw_decoder_load") for graph in graphs] == [None, 0.3, None, 0.3]
     assert [graph["device"] for graph in graphs] == ["cpu", "mixed", "cpu", "mixed"]
     assert {(each["num_threads"], each["prefetch_queue_depth"]) for each in made} == {(3, 4)}
