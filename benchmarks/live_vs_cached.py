@@ -20,8 +20,8 @@ import torch
 import tyro
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
-from fastlt.classifier import Classifier, open_classifier
-from fastlt.evaluation import compare
+from fastlt.evaluation.classifier import Classifier, open_classifier
+from fastlt.evaluation.scoring import compare
 from fastlt.features.store import FeatureStore
 from fastlt.markdown import rows
 from fastlt.reproduce import over_seeds

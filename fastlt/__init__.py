@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, ExportConfig, PredictConfig, RebalanceConfig, TrainConfig
-    from .evaluation import evaluate
-    from .exporting import export
+    from .evaluation.results import Results
+    from .evaluation.scoring import evaluate
+    from .inference.exporting import export
+    from .inference.prediction import predict
     from .networks import rebalance_model
-    from .prediction import predict
     from .rebalancing import rebalance
     from .recipes import recipe
-    from .results import Results
     from .run import Run
     from .training.trainer import train
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from .config import RebalanceConfig
+from .evaluation.results import Results
 from .features.store import FeatureStore
 from .rebalancing import rebalance
 from .recipes import recipe
 from .report import write_report
-from .results import Results
 from .runtime.device import resolve_device
 from .training.trainer import train
 

@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 
 from .config import METHODS, RebalanceConfig, TrainConfig
+from .evaluation.results import ACCURACIES, Result, Results
 from .files import read_json, replacing, write_json
 from .markdown import rows
 from .rebalancing import rebalance
 from .rebalancing.stage2 import read_results
 from .recipes import recipe
 from .recipes.published import Published, published
-from .results import ACCURACIES, Result, Results
 from .run import Run
 from .runtime import distributed
 from .runtime.launch import check_gpus, flags, launch

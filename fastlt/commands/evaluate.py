@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt evaluate`."""
     parsed = parse(Evaluate, argv, "evaluate")
     run = open_run(parsed)
-    from ..evaluation import evaluate
+    from ..evaluation.scoring import evaluate
 
     results = evaluate(run, config=narrow(parsed, EvaluateConfig))
     print_results(results, str(run.path), parsed.json)

@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt export`."""
     parsed = parse(Export, argv, "export")
     run = open_run(parsed)
-    from ..exporting import export
+    from ..inference.exporting import export
 
     made = export(run, narrow(parsed, ExportConfig))
     compared = "" if made.difference is None else f"; logits in ONNX Runtime within {made.difference:.1e} of PyTorch's"

@@ -15,7 +15,7 @@ from ..config import PredictConfig
 from .common import Output, console, narrow, parse, say, write_output
 
 if TYPE_CHECKING:
-    from ..prediction import Predicted
+    from ..inference.prediction import Predicted
     from ..run import Run
 
 NUM_SHOWN = 20
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt predict`."""
     parsed = parse(Predict, argv, "predict")
     run, images = split_places(parsed.places)
-    from ..prediction import predict
+    from ..inference.prediction import predict
 
     made = predict(run, images, config=narrow(parsed, PredictConfig))
     if parsed.out is not None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..calibration import fit_temperature, with_temperature
 from ..config import RebalanceConfig
+from ..evaluation.calibration import fit_temperature, with_temperature
 from ..features.arrays import Features
 from ..models import LinearHead
 from ..rebalancing.methods import fit

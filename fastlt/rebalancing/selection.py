@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..calibration import Predictions, predict
 from ..config import RebalanceConfig
+from ..evaluation.predictions import Predictions, predict
 from ..models import LinearHead
 from ..runtime.log import only
 from .problem import Problem, Rebalanced

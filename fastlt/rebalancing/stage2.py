@@ -8,16 +8,17 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
-from ..calibration import fit_temperature, with_temperature
 from ..checkpoints import native
-from ..classifier import Classifier, joint_classifier, write_held_out
 from ..config import METHODS, RebalanceConfig
-from ..evaluation import aimed, reported_splits, score, target_of
+from ..evaluation.calibration import fit_temperature, with_temperature
+from ..evaluation.classifier import Classifier, joint_classifier, write_held_out
+from ..evaluation.prior import adjust_to_prior, read_target
+from ..evaluation.results import Result, Results
+from ..evaluation.scoring import reported_splits, score
+from ..evaluation.target import aimed, target_of
 from ..features.store import FeatureStore
 from ..files import write_json
 from ..models import LinearHead
-from ..prior import adjust_to_prior, read_target
-from ..results import Result, Results
 from ..run import Run
 from ..runtime.device import resolve_device
 from .batch_norm import reestimated

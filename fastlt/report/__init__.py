@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..classifier import Classifier
-from ..evaluation import reported_splits, score
+from ..evaluation.classifier import Classifier
+from ..evaluation.results import Results
+from ..evaluation.scoring import reported_splits, score
 from ..features.store import FeatureStore
 from ..metrics import shot_groups
-from ..results import Results
 from ..run import Run
 from .classifiers import open_classifiers
 from .figures import Material, draw

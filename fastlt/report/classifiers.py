@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..classifier import Classifier, joint_classifier, methods_of, open_classifier
+from ..evaluation.classifier import Classifier, joint_classifier, methods_of, open_classifier
 from ..features.store import FeatureStore
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plots
-from ..classifier import Classifier
+from ..evaluation.classifier import Classifier
+from ..evaluation.results import GROUP_NAMES, Results
 from ..rebalancing import tau_curve
-from ..results import GROUP_NAMES, Results
 from ..run import Run
 from .planes import choose_classes, planes
 from .worst import shorten

@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, GROUP_NAMES, Accuracy, Result, Results
 from ..files import replacing
 from ..plots import dark_variant
-from ..results import ACCURACIES, DETAILS, DETAILS_NOTE, GROUP_NAMES, Accuracy, Result, Results
 from .figures import Figure, Material
 from .worst import Worst
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..calibration import Predictions
-from ..classifier import Classifier
+from ..evaluation.classifier import Classifier
+from ..evaluation.predictions import Predictions
 from ..plots.geometry import Plane
 
 # Shapes: N samples, D feature width, C classes.

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..calibration import Predictions
-from ..classifier import Classifier
 from ..data.image import decode_rgb
+from ..evaluation.classifier import Classifier
+from ..evaluation.predictions import Predictions
 from ..features.store import FeatureStore
 
 NUM_CLASSES = 12

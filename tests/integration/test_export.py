@@ -72,9 +72,9 @@ def test_a_folder_that_timm_and_fastlt_read(rebalanced: Run, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (32, 36), (300, 331), (7, 9), (96, 96)])
 def test_the_crop_share_gives_the_size_back(trained: Run, size: int, resize: int) -> None:
-    from fastlt.classifier import joint_classifier
-    from fastlt.exporting import description
+    from fastlt.evaluation.classifier import joint_classifier
     from fastlt.features.store import FeatureStore
+    from fastlt.inference.exporting import description
 
     classifier = joint_classifier(FeatureStore(trained, device=torch.device("cpu")))
     run = dataclasses.replace(trained)
@@ -112,7 +112,7 @@ def test_an_onnx_file_that_disagrees_is_not_written(rebalanced: Run, monkeypatch
             Path(path).write_bytes(b"x")
 
     monkeypatch.setattr(torch.onnx, "export", lambda *_args, **_options: Program())
-    monkeypatch.setattr("fastlt.exporting.compare_onnx", lambda *_: 0.5)
+    monkeypatch.setattr("fastlt.inference.exporting.compare_onnx", lambda *_: 0.5)
     with pytest.raises(ValueError, match=r"tau\.onnx: its logits differ from PyTorch's by 5\.0e-01"):
         export(rebalanced, ExportConfig(format="onnx"))
     assert not list((rebalanced.path / "export").glob("tau*"))

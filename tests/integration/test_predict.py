@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from fastlt import PredictConfig, RebalanceConfig, Run, predict, rebalance
-from fastlt.classifier import open_classifier
 from fastlt.commands import predict as command
 from fastlt.data import image
+from fastlt.evaluation.classifier import open_classifier
+from fastlt.evaluation.per_class import class_rows, write_class_table
+from fastlt.evaluation.prior import read_frequencies
 from fastlt.features.store import FeatureStore
-from fastlt.per_class import class_rows, write_class_table
-from fastlt.prediction import Predicted
-from fastlt.prior import read_frequencies
+from fastlt.inference.prediction import Predicted
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 from fastlt import RebalanceConfig, Run, rebalance
-from fastlt.calibration import Predictions
 from fastlt.commands.report import run as command
+from fastlt.evaluation.predictions import Predictions
 from fastlt.features.store import FeatureStore
 from fastlt.models import LinearHead
 from fastlt.plots.geometry import Plane

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
-from fastlt.calibration import fit_temperature, with_temperature
 from fastlt.checkpoints.native import load
-from fastlt.classifier import FOLDS
 from fastlt.data.image import decode_rgb
 from fastlt.data.registry import open_data
 from fastlt.data.transforms.augmentation import EvalTransform
+from fastlt.evaluation.calibration import fit_temperature, with_temperature
+from fastlt.evaluation.classifier import FOLDS
+from fastlt.evaluation.prior import adjust_to_prior
 from fastlt.features.store import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
-from fastlt.prior import adjust_to_prior
 from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize
 from fastlt.rebalancing.selection import stratified_folds
 from fastlt.rebalancing.stage2 import pose, read_released

@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt import calibration
-from fastlt.calibration import (
-    Predictions,
-    calibration_error,
-    calibration_errors,
-    fit_temperature,
-    predict,
-    with_temperature,
-)
+from fastlt.evaluation import calibration
+from fastlt.evaluation.calibration import calibration_error, calibration_errors, fit_temperature, with_temperature
+from fastlt.evaluation.predictions import Predictions, predict
 from fastlt.models import LinearHead
 
 

@@ -32,7 +32,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
     write_json(path, 1)
 
     def fail_halfway() -> None:
-        with native.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 

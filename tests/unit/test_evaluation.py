@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt.calibration import Predictions, calibration_error
-from fastlt.classifier import Classifier
 from fastlt.config import TrainConfig
-from fastlt.evaluation import aimed, compare, score
+from fastlt.evaluation.calibration import calibration_error
+from fastlt.evaluation.classifier import Classifier
+from fastlt.evaluation.predictions import Predictions
+from fastlt.evaluation.scoring import compare, score
+from fastlt.evaluation.target import aimed
 from fastlt.models import LinearHead
 
 COUNTS = [150, 101, 60, 19, 5]  # two classes of many, one of medium and two of few shots

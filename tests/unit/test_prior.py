@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.models import LinearHead
-from fastlt.prior import (
+from fastlt.evaluation.prior import (
     adjust_to_prior,
     estimate_prior,
     log_probabilities,
@@ -18,6 +17,7 @@ from fastlt.prior import (
     resolve_target,
     source_prior,
 )
+from fastlt.models import LinearHead
 
 NAMES, COUNTS = ("ant", "bee", "cat"), (60, 30, 10)
 

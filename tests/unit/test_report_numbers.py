@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from fastlt import plots
-from fastlt.calibration import Predictions
-from fastlt.classifier import Classifier
+from fastlt.evaluation.classifier import Classifier
+from fastlt.evaluation.predictions import Predictions
 from fastlt.models import LinearHead
 from fastlt.report import figures, worst
 from fastlt.report.figures import Figure, Material

@@ -12,10 +12,10 @@ from rich.console import Console
 from fastlt.commands.reproduce import Reproduce, settings, tables
 from fastlt.commands.train import train_config
 from fastlt.config import METHODS, SAMPLINGS, RebalanceConfig, TrainConfig
+from fastlt.evaluation.results import Accuracy, Result, Results
 from fastlt.recipes import recipe
 from fastlt.recipes.published import published
 from fastlt.reproduce import Reproduction, finding, over_seeds, reproduce, tabulate
-from fastlt.results import Accuracy, Result, Results
 from fastlt.runtime.launch import flags
 
 PLAIN = "instance_balanced"

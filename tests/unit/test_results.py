@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fastlt.per_class import class_rows, write_class_table
-from fastlt.results import Accuracy, Comparison, Result, Results
+from fastlt.evaluation.per_class import class_rows, write_class_table
+from fastlt.evaluation.results import Accuracy, Comparison, Result, Results
 
 WIDE = Accuracy(value=55.5, ci95=(45.4, 65.6), n=10)
 PLACE = {"run": "run", "dataset": "d", "backbone": "b", "sampling": "s", "seed": 0, "checkpoint": "c"}

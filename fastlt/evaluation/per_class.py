@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .files import replacing, write_json
-from .metrics import class_hits, class_precision
+from ..files import replacing, write_json
+from ..metrics import class_hits, class_precision
 
 # Shapes: N samples, C classes.
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import Predictions, predict
-from .checkpoints import native
-from .config import METHODS
-from .features.store import FeatureStore
-from .files import replacing
-from .models import LinearHead
-from .run import Run
+from ..checkpoints import native
+from ..config import METHODS
+from ..features.store import FeatureStore
+from ..files import replacing
+from ..models import LinearHead
+from ..run import Run
+from .predictions import Predictions, predict
 
 # Shapes: N samples, C classes.
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .classifier import default_method, open_classifier
-from .config import PredictConfig
-from .data.unlabelled import unlabelled_images
-from .features.store import FeatureStore
-from .files import replacing
-from .run import Run
-from .runtime.device import exact_fp32, resolve_device
-from .runtime.log import log
+from ..config import PredictConfig
+from ..data.unlabelled import unlabelled_images
+from ..evaluation.classifier import default_method, open_classifier
+from ..features.store import FeatureStore
+from ..files import replacing
+from ..run import Run
+from ..runtime.device import exact_fp32, resolve_device
+from ..runtime.log import log
 
 SCHEMA = 1
 

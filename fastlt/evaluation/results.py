@@ -10,7 +10,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from .files import read_json
+from ..files import read_json
 
 SCHEMA = 1
 GROUP_NAMES = ("many", "medium", "few")

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .calibration import logit_chunks
-from .data.dataset import LongTailedDataset
-from .data.unlabelled import unlabelled_images
-from .features.arrays import check_finite
-from .features.store import FeatureStore
-from .models import LinearHead
-from .runtime.device import exact_fp32
-from .runtime.log import log
+from ..data.dataset import LongTailedDataset
+from ..data.unlabelled import unlabelled_images
+from ..features.arrays import check_finite
+from ..features.store import FeatureStore
+from ..models import LinearHead
+from ..runtime.device import exact_fp32
+from ..runtime.log import log
+from .predictions import logit_chunks
 
 # Shapes: N images, C classes, D feature width.
 

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import native
-from .classifier import Classifier, default_method, open_classifier
-from .config import ExportConfig
-from .features.store import FeatureStore
-from .files import replacing, write_json
-from .models import LinearHead, Network
-from .models.timm import TimmNetwork
-from .run import Run
-from .runtime.log import log
+from ..checkpoints import native
+from ..config import ExportConfig
+from ..evaluation.classifier import Classifier, default_method, open_classifier
+from ..features.store import FeatureStore
+from ..files import replacing, write_json
+from ..models import LinearHead, Network
+from ..models.timm import TimmNetwork
+from ..run import Run
+from ..runtime.log import log
 
 # Shapes: N images, C classes, S image size.
 

@@ -1,0 +1,1 @@
+"""From features and a linear head to accuracies with intervals; a run's classifiers, confidences and targets."""

@@ -1,0 +1,72 @@
+"""What a classifier says of every image: class and confidence, in chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..metrics import class_hits
+from ..models import LinearHead
+
+ROWS = 4096  # of logits held at a time
+
+
+class Predictions(NamedTuple):
+    """What a head says of N samples."""
+
+    labels: NDArray[np.int64]
+    """[N] the true classes."""
+    classes: NDArray[np.int64]
+    """[N] the predicted classes; the lower index of two that tie."""
+    confidences: NDArray[np.float64]
+    """[N] the probability of the predicted class."""
+    log_likelihoods: NDArray[np.float64]
+    """[N] the log probability of the true class."""
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """[N] whether the prediction is right."""
+        right: NDArray[np.bool_] = self.classes == self.labels
+        return right
+
+    def class_accuracy(self, num_classes: int) -> NDArray[np.float64]:
+        """Return the accuracy of every class, fractions [C]; NaN where there is no sample."""
+        hits, totals = class_hits(self.right, self.labels, num_classes)
+        accuracy: NDArray[np.float64] = np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
+        return accuracy
+
+
+def logit_chunks(head: LinearHead, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, float64 logits of these rows [*, C])."""
+    weight = head.weight.detach()
+    bias = None if head.bias is None else head.bias.detach()
+    for start in range(0, len(features), ROWS):
+        rows = slice(start, start + ROWS)
+        yield rows, F.linear(features[rows], weight, bias).double()
+
+
+@torch.inference_mode()
+def predict(head: LinearHead, features: Tensor, labels: Tensor) -> Predictions:
+    """Return predicted classes, their probabilities and the labels' log probabilities.
+
+    Args:
+        head: The classifier.
+        features: [N, D], on the head's device.
+        labels: [N].
+    """
+    parts = []
+    for rows, logits in logit_chunks(head, features):
+        log_probabilities = logits.log_softmax(1)
+        # argmax breaks ties towards the lower index, as everywhere; max promises no order
+        best = logits.argmax(1)
+        chosen = torch.stack([best, labels[rows]], 1)
+        picked = log_probabilities.gather(1, chosen)
+        parts.append((best.cpu(), picked[:, 0].exp().cpu(), picked[:, 1].cpu()))
+    classes, confidences, likelihoods = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return Predictions(labels.cpu().numpy(), classes, confidences, likelihoods)

@@ -1,0 +1,1 @@
+"""A finished network at work: images without labels, and files for other programs."""
