@@ -17,11 +17,10 @@ from fastlt import RebalanceConfig
 from fastlt.config import METHODS
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing import heads
-from fastlt.rebalancing.crt import cross_entropy
-from fastlt.rebalancing.heads import Recipe, train_heads
-from fastlt.rebalancing.linear_stack import LinearStack, started
-from fastlt.rebalancing.methods import MAKERS, fit
+from fastlt.rebalancing.engine import train as heads
+from fastlt.rebalancing.engine.stacks import LinearStack, started
+from fastlt.rebalancing.engine.train import Recipe, cross_entropy, train_heads
+from fastlt.rebalancing.methods.registry import MAKERS, fit
 from fastlt.rebalancing.problem import Problem
 
 DEVICE = torch.device(os.environ.get("FASTLT_BENCH_DEVICE", "cpu"))

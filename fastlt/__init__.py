@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from .evaluation.scoring import evaluate
     from .inference.exporting import export
     from .inference.prediction import predict
-    from .networks import rebalance_model
     from .rebalancing import rebalance
+    from .rebalancing.module import rebalance_model
     from .recipes import recipe
     from .run import Run
     from .training.trainer import train
@@ -39,16 +39,16 @@ _HOMES = {
     "ExportConfig": "config",
     "PredictConfig": "config",
     "RebalanceConfig": "config",
-    "Results": "evaluation",
+    "Results": "evaluation.results",
     "Run": "run",
     "TrainConfig": "config",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "predict": "prediction",
+    "evaluate": "evaluation.scoring",
+    "export": "inference.exporting",
+    "predict": "inference.prediction",
     "rebalance": "rebalancing",
-    "rebalance_model": "networks",
+    "rebalance_model": "rebalancing",
     "recipe": "recipes",
-    "train": "training",
+    "train": "training.trainer",
 }
 _MODULES = ("data", "models", "ops", "rebalancing", "metrics", "recipes")
 

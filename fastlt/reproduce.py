@@ -20,7 +20,7 @@ from .evaluation.results import ACCURACIES, Result, Results
 from .files import read_json, replacing, write_json
 from .markdown import rows
 from .rebalancing import rebalance
-from .rebalancing.stage2 import read_results
+from .rebalancing.run import read_results
 from .recipes import recipe
 from .recipes.published import Published, published
 from .run import Run

@@ -8,22 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..config import RebalanceConfig, TrainConfig
+from ..config import TrainConfig
 from ..config.adopt import AdoptConfig
 from ..data.splits import open_splits
-from ..features.store import FeatureStore
 from ..files import write_json
 from ..models import create_model
 from ..run import RUNS, Run, describe_data, environment
-from ..runtime.device import resolve_device
 from ..runtime.log import log
 from . import native
-from .chance import suspect
 from .class_order import settle_order
 from .names import HEAD, NameMap, guess_backbone, match
 from .preprocessing import settle_preprocessing
@@ -123,40 +118,3 @@ def check_pool(path: Path, trunk: nn.Module, backbone: str, wanted: Any) -> None
             f"{path}: its config.json pools features with {wanted!r}, but {backbone} with {known!r}; use "
             "fastlt.rebalance_model from Python"
         )
-
-
-def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
-    """Stop where the checkpoint guesses on val: its preprocessing or its class order is then not what was settled.
-
-    Raises:
-        ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more, and
-            ``config.force`` is not set.
-    """
-    run = adopted.run
-    store = FeatureStore(
-        run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
-    )
-    features, labels = store.split("val").tensors(store.device)
-    head = store.head
-    with torch.inference_mode():
-        scores = ops.scaled_logits(features, head.weight, bias=head.bias)
-        predictions = scores.argmax(1).cpu().numpy().astype(np.int64)
-    num_classes = len(adopted.order)
-    found = suspect(predictions, labels.cpu().numpy(), num_classes)
-    path = adopted.checkpoint.path
-    if found is None:
-        return
-    said = f"{path}: {found.accuracy:.1%} right on val, where guessing gives {1 / num_classes:.1%}"
-    if found.cause == "class order":
-        said += (
-            f": likely the class order is wrong (or these are not its classes), since matching them anew explains "
-            f"{found.matched:.1%} of the images; give its own order with --classes FILE"
-        )
-    else:
-        said += (
-            f" (stopped at {found.limit:.1%} or less): likely the preprocessing is wrong (or these are not its data), "
-            "since no other class order explains its answers; give --image-size, --eval-resize, --mean and --std"
-        )
-    if not config.force:
-        raise ValueError(f"{said}, or go on with --force")
-    log.warning("%s (--force: going on)", said)

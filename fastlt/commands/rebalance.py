@@ -40,7 +40,7 @@ def rebalance_run(parsed: Rebalance) -> None:
             "settings; drop it, or name a checkpoint first"
         )
     run = open_run(parsed)
-    from ..rebalancing.stage2 import read_released, read_results, rebalance
+    from ..rebalancing.run import read_released, read_results, rebalance
 
     rebalance(run, narrow(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.method), str(run.path), parsed.json)
@@ -53,8 +53,8 @@ def rebalance_run(parsed: Rebalance) -> None:
 
 def rebalance_file(parsed: Rebalance) -> None:
     """Rebalance a checkpoint, print its table and say what was written."""
-    from ..networks import rebalance_checkpoint
-    from ..rebalancing.stage2 import read_results
+    from ..rebalancing.checkpoint import rebalance_checkpoint
+    from ..rebalancing.run import read_results
 
     run, outputs = rebalance_checkpoint(Path(parsed.run), narrow(parsed, AdoptConfig), narrow(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.method), parsed.run, parsed.json)

@@ -1,12 +1,14 @@
 """Stage 2: every method maps a linear head to another linear head."""
 
-from .crt import retrain_classifier
+from .checkpoint import rebalance_checkpoint
 from .curve import TauChoice, TauCurve, prior_curve, tau_curve
-from .logit_adjustment import adjust_logits
-from .lws import learn_weight_scaling
-from .ncm import nearest_class_mean, nearest_class_mean_predict
-from .stage2 import rebalance
-from .tau import tau_normalize
+from .methods.crt import retrain_classifier
+from .methods.logit_adjustment import adjust_logits
+from .methods.lws import learn_weight_scaling
+from .methods.ncm import nearest_class_mean, nearest_class_mean_predict
+from .methods.tau import tau_normalize
+from .module import rebalance_model
+from .run import rebalance
 
 __all__ = [
     "TauChoice",
@@ -17,6 +19,8 @@ __all__ = [
     "nearest_class_mean_predict",
     "prior_curve",
     "rebalance",
+    "rebalance_checkpoint",
+    "rebalance_model",
     "retrain_classifier",
     "tau_curve",
     "tau_normalize",

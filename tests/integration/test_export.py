@@ -15,11 +15,11 @@ from fastlt import ExportConfig, RebalanceConfig, Run, export, rebalance
 from fastlt.checkpoints.class_order import settle_order
 from fastlt.checkpoints.native import load
 from fastlt.checkpoints.preprocessing import settle_preprocessing
+from fastlt.checkpoints.reading import read_checkpoint
 from fastlt.commands import export as command
 from fastlt.config.adopt import AdoptConfig
 from fastlt.features.store import load_model
 from fastlt.models import create_model
-from fastlt.networks import read_checkpoint
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

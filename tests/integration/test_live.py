@@ -97,7 +97,7 @@ def test_reestimated_statistics_are_written_and_scored(run_copy: Run, monkeypatc
     moved = {key for key in after if not torch.equal(before[key], after[key])}
     assert moved == {key for key in after if is_statistic(key)}
     first = (run_copy.method("tau") / "results.json").read_bytes()
-    monkeypatch.setattr("fastlt.rebalancing.batch_norm.estimate", lambda *_: pytest.fail("estimated again"))
+    monkeypatch.setattr("fastlt.rebalancing.engine.batch_norm.estimate", lambda *_: pytest.fail("estimated again"))
     rebalance(run_copy, config)
     assert (run_copy.method("tau") / "results.json").read_bytes() == first
     for change in ({"seed": 1}, {"batch_size": 16}):

@@ -19,8 +19,8 @@ from fastlt.evaluation.prior import adjust_to_prior
 from fastlt.features.store import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
 from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize
-from fastlt.rebalancing.selection import stratified_folds
-from fastlt.rebalancing.stage2 import pose, read_released
+from fastlt.rebalancing.engine.folds import stratified_folds
+from fastlt.rebalancing.run import pose, read_released
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fastlt.evaluation.results import Accuracy, Result
 from fastlt.features.arrays import Features
-from fastlt.rebalancing import nearest_class_mean, nearest_class_mean_predict, released_ncm
+from fastlt.rebalancing import nearest_class_mean, nearest_class_mean_predict
+from fastlt.rebalancing.methods import released_ncm
 
 GENERATOR = torch.Generator().manual_seed(3)
 CENTRES = torch.randn(7, 12, generator=GENERATOR)

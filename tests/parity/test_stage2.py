@@ -14,7 +14,7 @@ from fastlt.features.arrays import Features
 from fastlt.metrics import shot_groups
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier, tau_curve, tau_normalize
-from fastlt.rebalancing.heads import Recipe
+from fastlt.rebalancing.engine.train import Recipe
 from fastlt.rebalancing.problem import problem_of
 from fastlt.schedule import cosine
 

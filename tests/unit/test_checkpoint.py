@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastlt.checkpoints import native
-from fastlt.files import read_json, write_json
+from fastlt.files import read_json, replacing, write_json
 from fastlt.models import create_model
 from fastlt.run import Run
 from fastlt.training.state import read_last

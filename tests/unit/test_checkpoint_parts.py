@@ -14,7 +14,7 @@ from fastlt.checkpoints.reading import Checkpoint, Slot, find_slots, name_slots,
 from fastlt.checkpoints.shards import read_shard, write_shard
 from fastlt.checkpoints.writing import default_output, index_with, key_of, write_pickled
 from fastlt.models import LinearHead, create_model
-from fastlt.networks.modules import batches_of, logits_of, replace_head
+from fastlt.rebalancing.module import batches_of, logits_of, replace_head
 
 HERE = Path("net.pth")
 

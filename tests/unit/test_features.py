@@ -18,7 +18,7 @@ from fastlt.features import file as feature_file
 from fastlt.features.arrays import Features
 from fastlt.features.file import FeatureWriter, is_complete
 from fastlt.features.store import FeatureStore, hash_tensors
-from fastlt.rebalancing.selection import stratified_folds
+from fastlt.rebalancing.engine.folds import stratified_folds
 
 CPU = torch.device("cpu")
 

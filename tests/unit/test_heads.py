@@ -13,10 +13,17 @@ from fastlt import RebalanceConfig
 from fastlt.features import arrays
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing import heads
-from fastlt.rebalancing.crt import cross_entropy
-from fastlt.rebalancing.heads import Feed, Recipe, check_features, choose, selection_accuracy, train_heads
-from fastlt.rebalancing.linear_stack import LinearStack, ScaleStack, UnitStack, started
+from fastlt.rebalancing.engine import train as heads
+from fastlt.rebalancing.engine.stacks import LinearStack, ScaleStack, UnitStack, started
+from fastlt.rebalancing.engine.train import (
+    Feed,
+    Recipe,
+    check_features,
+    choose,
+    cross_entropy,
+    selection_accuracy,
+    train_heads,
+)
 from fastlt.rebalancing.problem import Problem, problem_of
 
 CPU = torch.device("cpu")

@@ -19,11 +19,10 @@ from fastlt.rebalancing import (
     retrain_classifier,
     tau_normalize,
 )
-from fastlt.rebalancing.crt import cross_entropy
 from fastlt.rebalancing.curve import prior_curve, tau_curve
-from fastlt.rebalancing.heads import Recipe, train_heads
-from fastlt.rebalancing.linear_stack import LinearStack, started
-from fastlt.rebalancing.methods import MAKERS, fit, needs_training_features
+from fastlt.rebalancing.engine.stacks import LinearStack, started
+from fastlt.rebalancing.engine.train import Recipe, cross_entropy, train_heads
+from fastlt.rebalancing.methods.registry import MAKERS, fit, needs_training_features
 from fastlt.rebalancing.problem import Problem, problem_of
 
 CPU = torch.device("cpu")

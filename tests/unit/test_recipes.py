@@ -15,7 +15,7 @@ from fastlt.data import LongTailSampler
 from fastlt.data.published.specs import BENCHMARKS
 from fastlt.data.synthetic.published_shape import benchmark_counts
 from fastlt.models.resnet import SPECS
-from fastlt.rebalancing.schedule import default_epochs, default_weight_decay
+from fastlt.rebalancing.engine.defaults import default_epochs, default_weight_decay
 from fastlt.recipes import RECIPES, choices, recipe, sources
 from fastlt.recipes.quirks import QUIRKS
 from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE

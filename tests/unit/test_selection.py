@@ -9,8 +9,8 @@ from torch import Tensor
 from fastlt import RebalanceConfig
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
+from fastlt.rebalancing.engine.folds import NUM_FOLDS, cross_validated, stratified_folds
 from fastlt.rebalancing.problem import Problem, Rebalanced
-from fastlt.rebalancing.selection import NUM_FOLDS, cross_validated, stratified_folds
 
 CPU = torch.device("cpu")
 N, C = 43, 6

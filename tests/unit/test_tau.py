@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import tau_normalize
+from fastlt.rebalancing.methods.tau import learn_tau
 from fastlt.rebalancing.problem import problem_of
-from fastlt.rebalancing.tau import learn_tau
 
 
 def head() -> LinearHead:

@@ -15,7 +15,7 @@ from fastlt.features.arrays import Features
 from fastlt.losses import loss_terms
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier
-from fastlt.rebalancing.methods import fit
+from fastlt.rebalancing.methods.registry import fit
 from fastlt.rebalancing.problem import problem_of
 
 C, D, BATCH, EPOCHS, DECAY = 5, 4, 12, 5, 0.02

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import RebalanceConfig
-from ..evaluation.predictions import Predictions, predict
-from ..models import LinearHead
-from ..runtime.log import only
-from .problem import Problem, Rebalanced
+from ...config import RebalanceConfig
+from ...evaluation.predictions import Predictions, predict
+from ...models import LinearHead
+from ...runtime.log import only
+from ..problem import Problem, Rebalanced
 
 # Shapes: N samples of val, C classes.
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from ..evaluation.classifier import Classifier
-from ..evaluation.results import Results
-from ..evaluation.scoring import accuracies, score
-from ..features.arrays import Features
-from ..metrics import class_hits, macro_f1
+from ...evaluation.classifier import Classifier
+from ...evaluation.results import Results
+from ...evaluation.scoring import accuracies, score
+from ...features.arrays import Features
+from ...metrics import class_hits, macro_f1
 from .ncm import nearest_class_mean_predict
 
 RELEASED = "released.json"

@@ -12,21 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import RebalanceConfig
-from ..data.transforms.preprocess import Preprocess
-from ..features.store import FeatureStore
-from ..models import LinearHead, Network
-from ..models.timm import TimmNetwork
-from ..recipes.stage2 import LR_PER_IMAGE
-from ..runtime.device import autocast, resolve_precision
-from ..runtime.log import log
-from ..schedule import cosine
+from ...config import RebalanceConfig
+from ...data.transforms.preprocess import Preprocess
+from ...features.store import FeatureStore
+from ...models import LinearHead, Network
+from ...models.timm import TimmNetwork
+from ...recipes.stage2 import LR_PER_IMAGE
+from ...runtime.device import autocast, resolve_precision
+from ...runtime.log import log
+from ...schedule import cosine
+from ..problem import Problem, Rebalanced
 from .batch_norm import batch_norms, fresh_model, len_train, training_images
-from .heads import selection_accuracy
-from .linear_stack import scaled
-from .los import default_rate
-from .problem import Problem, Rebalanced
-from .schedule import MOMENTUM, default_epochs, default_weight_decay
+from .defaults import MOMENTUM, default_epochs, default_rate, default_weight_decay
+from .stacks import scaled
+from .train import selection_accuracy
 
 # Shapes: B batch, C classes, D feature width.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..config import RebalanceConfig
-from .crt import cross_entropy
-from .heads import Recipe, check_features, choose, train_heads
-from .linear_stack import UnitStack, started
-from .problem import Problem, Rebalanced
+from ...config import RebalanceConfig
+from ..engine.stacks import UnitStack, started
+from ..engine.train import Recipe, check_features, choose, cross_entropy, train_heads
+from ..problem import Problem, Rebalanced
 
 FIRST_SCALE = 16.0  # of the logits; learned from there
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,18 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import ops
-from ..config import RebalanceConfig
-from ..data.sampler import LongTailSampler
-from ..features.arrays import Features, as_tensor
-from ..metrics import shot_accuracy
-from ..models import LinearHead
-from ..recipes.stage2 import LR_PER_IMAGE
-from ..runtime.device import autocast, on_device, resolve_precision
-from ..runtime.machine import free_bytes
-from ..schedule import cosine
-from .problem import Problem, Rebalanced
-from .schedule import MOMENTUM, default_epochs, default_weight_decay
+from ... import ops
+from ...config import RebalanceConfig
+from ...data.sampler import LongTailSampler
+from ...features.arrays import Features, as_tensor
+from ...losses import loss_terms
+from ...metrics import shot_accuracy
+from ...models import LinearHead
+from ...recipes.stage2 import LR_PER_IMAGE
+from ...runtime.device import autocast, on_device, resolve_precision
+from ...runtime.machine import free_bytes
+from ...schedule import cosine
+from ..problem import Problem, Rebalanced
+from .defaults import MOMENTUM, default_epochs, default_weight_decay
 
 # Shapes: S seeds, K settings (learning rate x weight decay) a seed, B batch, C classes, D feature width.
 
@@ -244,3 +246,28 @@ def check_features(views: Iterable[Features], head: LinearHead, num_classes: int
             raise ValueError(
                 f"features: class {int(np.argmin(counts))} has no training images; expected at least one a class"
             )
+
+
+def terms(loss: str, problem: Problem, *, label_smoothing: float = 0.0) -> LossTerms:
+    """Return a loss of this problem's classes, as the engine calls it."""
+    counts = torch.from_numpy(problem.class_counts).to(problem.device)
+
+    def call(logits: Tensor, labels: Tensor, share: float) -> Tensor:
+        return loss_terms(loss, logits, labels, counts, epoch_fraction=share, label_smoothing=label_smoothing)
+
+    return call
+
+
+cross_entropy = functools.partial(terms, "cross_entropy")
+
+
+def single(config: RebalanceConfig) -> RebalanceConfig:
+    """Return the settings if they leave nothing to choose.
+
+    Raises:
+        ValueError: There are several learning rates or weight decays, and no split to choose on.
+    """
+    for name, values in (("lr", config.lr), ("weight_decay", config.weight_decay)):
+        if len(values) > 1:
+            raise ValueError(f"{name}: got {len(values)} values; without a split to choose on give one")
+    return config

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models import LinearHead
+from ...models import LinearHead
 
 # Shapes: S seeds, K settings a seed, B batch, C classes, D feature width.
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..config import RebalanceConfig
-from ..features.arrays import Features
-from ..models import LinearHead
-from .crt import cross_entropy, single
-from .heads import Recipe, check_features, choose, train_heads
-from .linear_stack import ScaleStack
-from .problem import Problem, Rebalanced, problem_of
+from ...config import RebalanceConfig
+from ...features.arrays import Features
+from ...models import LinearHead
+from ..engine.stacks import ScaleStack
+from ..engine.train import Recipe, check_features, choose, cross_entropy, single, train_heads
+from ..problem import Problem, Rebalanced, problem_of
 
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:

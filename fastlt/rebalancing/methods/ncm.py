@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import ops
-from ..config import RebalanceConfig
-from ..features.arrays import check_finite, chunks
-from ..models import LinearHead
-from .heads import check_features
-from .problem import Problem, Rebalanced
+from ... import ops
+from ...config import RebalanceConfig
+from ...features.arrays import check_finite, chunks
+from ...models import LinearHead
+from ..engine.train import check_features
+from ..problem import Problem, Rebalanced
 
 # Shapes: N samples, C classes, D feature width.
 

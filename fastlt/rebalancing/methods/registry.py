@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..config import METHODS, RebalanceConfig
+from ...config import METHODS, RebalanceConfig
+from ..problem import Problem, Rebalanced
 from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, tau
-from .problem import Problem, Rebalanced
 
 MAKERS: dict[str, Callable[[Problem, RebalanceConfig], Rebalanced]] = {
     "tau": tau.make,

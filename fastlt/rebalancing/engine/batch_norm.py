@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints import native
-from ..config import RebalanceConfig
-from ..data.loaders.loader import Loader, train_loader
-from ..data.sampler import LongTailSampler
-from ..data.transforms.augmentation import augmentation
-from ..data.transforms.preprocess import Preprocess
-from ..features.store import FeatureStore, load_model
-from ..models import Network
-from ..runtime.device import exact_fp32
-from ..runtime.log import log
+from ...checkpoints import native
+from ...config import RebalanceConfig
+from ...data.loaders.loader import Loader, train_loader
+from ...data.sampler import LongTailSampler
+from ...data.transforms.augmentation import augmentation
+from ...data.transforms.preprocess import Preprocess
+from ...features.store import FeatureStore, load_model
+from ...models import Network
+from ...runtime.device import exact_fp32
+from ...runtime.log import log
 
 NUM_BATCHES = 100  # statistics of 100 batches vary by a tenth of one batch's
 NAME = "reestimated"

@@ -21,12 +21,12 @@ from ..files import write_json
 from ..models import LinearHead
 from ..run import Run
 from ..runtime.device import resolve_device
-from .batch_norm import reestimated
-from .live import check_live, fit_live
-from .methods import fit, needs_training_features
+from .engine.batch_norm import reestimated
+from .engine.folds import cross_validated
+from .engine.live import check_live, fit_live
+from .methods.registry import fit, needs_training_features
+from .methods.released_ncm import RELEASED, score_released
 from .problem import Problem, Rebalanced
-from .released_ncm import RELEASED, score_released
-from .selection import cross_validated
 
 
 def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:

@@ -16,9 +16,9 @@ from ..config import RebalanceConfig
 from ..evaluation.calibration import fit_temperature, with_temperature
 from ..features.arrays import Features
 from ..models import LinearHead
-from ..rebalancing.methods import fit
-from ..rebalancing.problem import Problem
 from ..runtime.log import log
+from .methods.registry import fit
+from .problem import Problem
 
 # Shapes: N samples, B batch, C classes, D feature width.
 

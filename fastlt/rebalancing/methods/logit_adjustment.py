@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from ..config import RebalanceConfig
-from ..models import LinearHead
-from ..runtime.log import log
-from .curve import prior_curve
-from .problem import Problem, Rebalanced
+from ...config import RebalanceConfig
+from ...models import LinearHead
+from ...runtime.log import log
+from ..curve import prior_curve
+from ..problem import Problem, Rebalanced
 
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from ..config import RebalanceConfig
-from ..features.arrays import Features
-from ..losses import LDAM_SCALE, loss_terms
-from ..models import LinearHead
-from .heads import LossTerms, Recipe, Stack, check_features, choose, train_heads
-from .linear_stack import LinearStack, UnitStack, started
-from .problem import Problem, Rebalanced, problem_of
+from ...config import RebalanceConfig
+from ...features.arrays import Features
+from ...losses import LDAM_SCALE
+from ...models import LinearHead
+from ..engine.stacks import LinearStack, UnitStack, started
+from ..engine.train import Recipe, Stack, check_features, choose, single, terms, train_heads
+from ..problem import Problem, Rebalanced, problem_of
 
 
 def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
@@ -39,16 +37,6 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     return made
 
 
-def terms(loss: str, problem: Problem, *, label_smoothing: float = 0.0) -> LossTerms:
-    """Return a loss of this problem's classes, as the engine calls it."""
-    counts = torch.from_numpy(problem.class_counts).to(problem.device)
-
-    def call(logits: Tensor, labels: Tensor, share: float) -> Tensor:
-        return loss_terms(loss, logits, labels, counts, epoch_fraction=share, label_smoothing=label_smoothing)
-
-    return call
-
-
 def retrain_classifier(
     features: Tensor, labels: Tensor, num_classes: int, *, config: RebalanceConfig | None = None
 ) -> LinearHead:
@@ -67,18 +55,3 @@ def retrain_classifier(
     config = single(config or RebalanceConfig(method="crt"))
     start = LinearHead(torch.zeros(num_classes, features.shape[-1], device=features.device))
     return make(problem_of(start, Features.of(features, labels), features.device), config).head
-
-
-def single(config: RebalanceConfig) -> RebalanceConfig:
-    """Return the settings if they leave nothing to choose.
-
-    Raises:
-        ValueError: There are several learning rates or weight decays, and no split to choose on.
-    """
-    for name, values in (("lr", config.lr), ("weight_decay", config.weight_decay)):
-        if len(values) > 1:
-            raise ValueError(f"{name}: got {len(values)} values; without a split to choose on give one")
-    return config
-
-
-cross_entropy = functools.partial(terms, "cross_entropy")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import RebalanceConfig
-from ..features.arrays import chunks
-from ..models import LinearHead
-from ..runtime.log import log
-from .curve import tau_curve
-from .heads import check_features
-from .problem import Problem, Rebalanced
+from ...config import RebalanceConfig
+from ...features.arrays import chunks
+from ...models import LinearHead
+from ...runtime.log import log
+from ..curve import tau_curve
+from ..engine.train import check_features
+from ..problem import Problem, Rebalanced
 
 HIGHEST = 2.0  # the paper's range of tau
 GOLDEN = (math.sqrt(5) - 1) / 2

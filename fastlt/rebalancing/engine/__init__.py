@@ -1,0 +1,1 @@
+"""What trains classifiers: many at once on cached features, or on live images, and how settings are chosen."""
