@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from fastlt.benchmark.loader import photographs
 from fastlt.data.loaders.loader import eval_loader, train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation, EvalTransform
+from fastlt.timing.loader import photographs
 
 NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
 KINDS = {"small": (2000, (48, 48), 32, 128), "photographs": (240, (500, 375), 224, 32)}

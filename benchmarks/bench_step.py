@@ -17,15 +17,15 @@ import pytest
 import torch
 
 from benchmarks.candidates import CANDIDATES
-from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, train_on
-from fastlt.benchmark.loader import photographs
-from fastlt.benchmark.peers import PEERS
-from fastlt.benchmark.step import OURS, build, chosen, worth_timing
 from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
 from fastlt.runtime.device import autocast, resolve_precision
+from fastlt.timing.end_to_end import OurLoader, PlainLoader, train_on
+from fastlt.timing.loader import photographs
+from fastlt.timing.peers import PEERS
+from fastlt.timing.step import OURS, build, chosen, worth_timing
 
 NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
 NUM_IMAGES = int(os.environ.get("FASTLT_BENCH_IMAGES", "2048"))

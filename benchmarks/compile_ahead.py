@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.candidates import change_of, inductor_of
-from fastlt.benchmark.peers import PEERS
-from fastlt.benchmark.step import build, chosen, settings
 from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import resolve_threads
+from fastlt.timing.peers import PEERS
+from fastlt.timing.step import build, chosen, settings
 
 GIB_A_PROCESS, GIB_OF_CHECKS = 24, 16  # of GPU memory: 256 images of 224 pixels, and what is checked meanwhile
 
 
 @dataclass(frozen=True)
 class Step:
-    """One training step to be timed: a network, a variant of ``fastlt.benchmark.step`` and a rewriting, or none."""
+    """One training step to be timed: a network, a variant of ``fastlt.timing.step`` and a rewriting, or none."""
 
     backbone: str
     variant: str

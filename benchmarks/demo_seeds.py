@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from fastlt.markdown import rows
+from fastlt.report.markdown import rows
 from fastlt.reproduce import over_seeds
 from fastlt.runtime.device import resolve_device
 from fastlt.runtime.machine import describe_machine

@@ -107,15 +107,15 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
 
     from fastlt import recipe
-    from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate
-    from fastlt.benchmark.loader import photographs
-    from fastlt.benchmark.step import build, chosen
-    from fastlt.benchmark.traffic import median_s
     from fastlt.data.loaders.loader import train_loader
     from fastlt.data.sampler import LongTailSampler
     from fastlt.data.transforms.augmentation import Augmentation
     from fastlt.runtime.log import first_line
     from fastlt.runtime.machine import resolve_threads
+    from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate
+    from fastlt.timing.loader import photographs
+    from fastlt.timing.step import build, chosen
+    from fastlt.timing.traffic import median_s
     from fastlt.training.loaders import finish_of
 
     device = torch.device(args.device)
@@ -164,7 +164,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
     """A few hundred steps of each network in bf16 and fp32 on the same learnable batches: their smoothed losses."""
     import torch
 
-    from fastlt.benchmark.step import build, chosen
+    from fastlt.timing.step import build, chosen
 
     device = torch.device(args.device)
     batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 200)
@@ -232,10 +232,10 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from fastlt.benchmark.batches import NUM_CLASSES
-    from fastlt.benchmark.step import build, chosen
-    from fastlt.benchmark.traffic import bandwidth, training_bytes
     from fastlt.models import create_model
+    from fastlt.timing.batches import NUM_CLASSES
+    from fastlt.timing.step import build, chosen
+    from fastlt.timing.traffic import bandwidth, training_bytes
 
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
@@ -278,8 +278,8 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
 
     from benchmarks.candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
-    from fastlt.benchmark.step import build, chosen, clock
     from fastlt.runtime.log import first_line
+    from fastlt.timing.step import build, chosen, clock
 
     device = torch.device(args.device)
     batch, size = (2, 32) if args.quick else (BATCH, SIZE)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastlt.markdown import rows
+from fastlt.report.markdown import rows
 
 BEGIN, END = "<!-- ratios of the newest records, written by benchmarks.table -->", "<!-- end of the ratios -->"
 Medians = dict[str, float]

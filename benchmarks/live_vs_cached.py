@@ -23,7 +23,7 @@ from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
 from fastlt.evaluation.classifier import Classifier, open_classifier
 from fastlt.evaluation.scoring import compare
 from fastlt.features.store import FeatureStore
-from fastlt.markdown import rows
+from fastlt.report.markdown import rows
 from fastlt.reproduce import over_seeds
 
 METHODS = ("crt", "lws")

@@ -2,7 +2,7 @@
 
 The model has three terms, and the largest is the time: the step's own, decoding on the processors, and, on several
 GPUs, the gradients over the links. Where `python -m benchmarks.scaling_fit` was run on a machine, its step is the fit
-of what was timed there; elsewhere it is the bytes that a step moves (`fastlt.benchmark.traffic`) over a share of the
+of what was timed there; elsewhere it is the bytes that a step moves (`fastlt.timing.traffic`) over a share of the
 memory's bandwidth. Other rates are inputs, in MACHINES and DECODE_PER_CORE; each says where it comes from.
 """
 
@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.scaling_fit import RESULTS, operations
-from fastlt.benchmark.traffic import BYTES, count_elements, training_bytes
-from fastlt.markdown import rows
 from fastlt.models import create_model
+from fastlt.report.markdown import rows
+from fastlt.timing.traffic import BYTES, count_elements, training_bytes
 
 OUT = RESULTS / "scaling.md"
 DECODE_PER_CORE = 690.0  # images/s: 500 x 375 JPEGs with Pillow on one core of an AMD EPYC, `fastlt benchmark loader`

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastlt.benchmark.batches import NUM_CLASSES
-from fastlt.benchmark.step import build
-from fastlt.benchmark.traffic import median_s, training_bytes
 from fastlt.models import create_model
 from fastlt.runtime.machine import keep_freed_memory, processors
+from fastlt.timing.batches import NUM_CLASSES
+from fastlt.timing.step import build
+from fastlt.timing.traffic import median_s, training_bytes
 
 RESULTS = Path(__file__).parent / "results"
 POINTS = {

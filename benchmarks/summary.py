@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastlt.markdown import rows
+from fastlt.report.markdown import rows
 
 NUM_KERNELS = 15
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import headlines
-from fastlt.markdown import rows
+from fastlt.report.markdown import rows
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"

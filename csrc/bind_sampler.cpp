@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "draws.h"
+#include "augmentation.h"
 #include "permutation.h"
 #include "sampler.h"
 #include "without_gil.h"

@@ -3,13 +3,13 @@
 
 namespace py = pybind11;
 
-void bind_curve(py::module_& m);
+void bind_intervals(py::module_& m);
 void bind_resample(py::module_& m);
 void bind_sampler(py::module_& m);
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "fastlt's C++ core: sampling order, augmentation draws, image resampling and the tau curve.";
-  bind_curve(m);
+  m.doc() = "fastlt's C++ core: sampling order, augmentation draws, image resampling and tau intervals.";
+  bind_intervals(m);
   bind_resample(m);
   bind_sampler(m);
 }

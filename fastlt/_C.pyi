@@ -1,4 +1,4 @@
-"""The C++ core (csrc/): sampling order, augmentation draws, image resampling and the tau curve."""
+"""The C++ core (csrc/): sampling order, augmentation draws, image resampling and tau intervals."""
 
 import enum
 from collections.abc import Sequence

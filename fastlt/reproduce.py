@@ -18,11 +18,11 @@ from rich.console import Console
 from .config import METHODS, RebalanceConfig, TrainConfig
 from .evaluation.results import ACCURACIES, Result, Results
 from .files import read_json, replacing, write_json
-from .markdown import rows
 from .rebalancing import rebalance
 from .rebalancing.run import read_results
 from .recipes import recipe
 from .recipes.published import Published, published
+from .report.markdown import rows
 from .run import Run
 from .runtime import distributed
 from .runtime.launch import check_gpus, flags, launch

@@ -61,7 +61,7 @@ def open_images(parsed: BenchmarkLoader) -> Iterator[LongTailedDataset]:
             )
         yield dataset
         return
-    from ..benchmark.loader import photographs
+    from ..timing.loader import photographs
 
     with tempfile.TemporaryDirectory() as folder:
         yield photographs(Path(folder) / "train", parsed.images)
@@ -83,9 +83,9 @@ def run(argv: Sequence[str]) -> None:
             "a smaller --batch-size"
         )
     check_choice("--loader", parsed.loader, TUNED)
-    from ..benchmark.loader import measure
     from ..runtime.device import resolve_device
     from ..runtime.machine import describe_machine, resolve_threads
+    from ..timing.loader import measure
 
     device, threads = resolve_device(parsed.device), resolve_threads(parsed.num_threads)
     if parsed.tune:
@@ -116,8 +116,8 @@ def run(argv: Sequence[str]) -> None:
 
 def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int) -> None:
     """Find the loader's best settings, and print them as flags."""
-    from ..benchmark.tune import Trial, measured, tune
     from ..runtime.machine import describe_machine
+    from ..timing.tune import Trial, measured, tune
 
     machine = describe_machine(device)
     loader = parsed.loader

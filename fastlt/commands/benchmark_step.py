@@ -37,11 +37,11 @@ class BenchmarkStep(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt benchmark step`."""
     parsed = parse(BenchmarkStep, argv, "benchmark step")
-    from ..benchmark.peers import PEERS
-    from ..benchmark.step import VARIANTS, measure, worth_timing
     from ..models import create_model
     from ..runtime.device import resolve_device
     from ..runtime.machine import describe_machine
+    from ..timing.peers import PEERS
+    from ..timing.step import VARIANTS, measure, worth_timing
 
     device = resolve_device(parsed.device)
     backbones, batch_size, image_size = ON_CUDA if device.type == "cuda" else ON_CPU

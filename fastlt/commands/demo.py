@@ -5,6 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..evaluation.results import Results
 
 from .common import Output, console, parse, print_results, say
 
@@ -26,10 +32,38 @@ class Demo(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt demo`."""
     parsed = parse(Demo, argv, "demo")
-    from ..demo import demo
-
     results, report = demo(
         seed=parsed.seed, out=parsed.out, console=console, device=parsed.device, loader=parsed.loader
     )
     print_results(results, "glyphs_lt: the same network before and after rebalancing its last layer", parsed.json)
     say(f"report with pictures: {report}")
+
+
+def demo(
+    *, seed: int, out: Path | None, console: Console, device: str = "auto", loader: str = "auto"
+) -> tuple[Results, Path]:
+    """Train on glyphs_lt, rebalance by every method, what is chosen chosen on val, and write the report.
+
+    Args:
+        seed: Seed of the run.
+        out: The run folder, or None for a new one.
+        console: Where progress is shown.
+        device: cuda, cuda:N, cpu or auto.
+        loader: The image loader.
+
+    Returns:
+        (the joint and the rebalanced accuracies, the path of the report).
+    """
+    from ..config import RebalanceConfig
+    from ..features.store import FeatureStore
+    from ..rebalancing import rebalance
+    from ..recipes import recipe
+    from ..report import write_report
+    from ..runtime.device import resolve_device
+    from ..training.trainer import train
+
+    config = dataclasses.replace(recipe("glyphs_lt"), seed=seed, out=out, device=device, loader=loader)
+    run = rebalance(train(config, console=console), RebalanceConfig(method="all", device=device, loader=loader))
+    store = FeatureStore(run, device=resolve_device(device), loader=loader)
+    path, results = write_report(run, store)
+    return results, path

@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
 def print_recipe(name: str) -> dict[str, Any]:
     """Print a recipe and return it: the settings, and about them ``sources``, ``choices``, ``stage2``, ``quirks``."""
     from ..recipes import choices, recipe, sources
-    from ..recipes.quirks import QUIRKS
+    from ..recipes.released import QUIRKS
     from ..recipes.stage2 import PAPERS, stage2
 
     config, origins, published = recipe(name), sources(name), choices(name)

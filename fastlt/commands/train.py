@@ -92,8 +92,7 @@ def run(argv: Sequence[str]) -> None:
 def warn_of_settings(config: TrainConfig) -> None:
     """Say when batch size and learning rate no longer match as the recipe's do, or parts would stay random."""
     from ..recipes import RECIPES, recipe
-    from ..recipes.linear_rule import check_linear_rule
-    from ..recipes.start import check_start
+    from ..recipes.checks import check_linear_rule, check_start
 
     if config.resume:
         return

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation.classifier import Classifier
+from ..evaluation.classifier import Classifier, joint_classifier, methods_of, open_classifier
 from ..evaluation.results import Results
 from ..evaluation.scoring import reported_splits, score
 from ..features.store import FeatureStore
 from ..metrics import shot_groups
 from ..run import Run
-from .classifiers import open_classifiers
 from .figures import Material, draw
 from .page import write_page
 from .worst import worst_classes
@@ -56,3 +55,18 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
     figures = draw(material)
     worst = worst_classes(store, material.before, material.after, split=material.split, counts=counts)
     return write_page(material, figures, worst, notes), results
+
+
+def open_classifiers(store: FeatureStore) -> tuple[list[Classifier], list[str]]:
+    """Return the joint classifier and every rebalanced one of the run that fits its weights.
+
+    Returns:
+        (classifiers, a sentence on every one that was left out).
+    """
+    found, notes = [joint_classifier(store)], []
+    for method in methods_of(store.run):
+        try:
+            found.append(open_classifier(store, method))
+        except (ValueError, OSError) as error:
+            notes.append(f"{method.replace('_', ' ')} is left out: {error}.")
+    return found, notes

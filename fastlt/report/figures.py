@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plots
 from ..evaluation.classifier import Classifier
 from ..evaluation.results import GROUP_NAMES, Results
 from ..rebalancing import tau_curve
 from ..run import Run
-from .planes import choose_classes, planes
+from . import plots
+from .decision_regions import choose_classes, planes
 from .worst import shorten
 
 # Shapes: C classes.

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader
 
 from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, GROUP_NAMES, Accuracy, Result, Results
 from ..files import replacing
-from ..plots import dark_variant
 from .figures import Figure, Material
+from .plots import dark_variant
 from .worst import Worst
 
 
@@ -32,7 +32,7 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
     if it.after is None:
         notes = [*notes, f"No classifier is rebalanced yet; make one with: fastlt rebalance {run.path}"]
     page = (
-        Environment(loader=PackageLoader("fastlt"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        Environment(loader=PackageLoader("fastlt.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
         .get_template("report.html")
         .render(
             title=f"{config.backbone} on {config.dataset}",

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from fastlt import cli
-from fastlt.benchmark import peers, step, tune
-from fastlt.benchmark.end_to_end import OurLoader, PlainLoader, rate, train_on
-from fastlt.benchmark.loader import photographs
-from fastlt.benchmark.traffic import training_bytes
 from fastlt.config import LOADERS
 from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
+from fastlt.timing import peers, step, tune
+from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate, train_on
+from fastlt.timing.loader import photographs
+from fastlt.timing.traffic import training_bytes
 
 CPU = torch.device("cpu")
 

@@ -92,7 +92,10 @@ def cases() -> list[Case]:
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
     """Compiles one case and reads its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import grouped, image, norm, reducers
+    from fastlt.kernels import batch_norm as norm
+    from fastlt.kernels import convolution as grouped
+    from fastlt.kernels import crops as image
+    from fastlt.kernels import linear as reducers
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

@@ -20,7 +20,10 @@ from concurrent.futures import ProcessPoolExecutor
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from fastlt.kernels import launch, launch_grouped, launch_image, launch_norm
+from fastlt.kernels import launch_batch_norm as launch_norm
+from fastlt.kernels import launch_convolution as launch_grouped
+from fastlt.kernels import launch_crops as launch_image
+from fastlt.kernels import launch_linear as launch
 from torch import Tensor
 
 from fastlt import ops

@@ -2,7 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from fastlt.kernels import launch, launch_grouped, launch_norm
+from fastlt.kernels import launch_batch_norm as launch_norm
+from fastlt.kernels import launch_convolution as launch_grouped
+from fastlt.kernels import launch_linear as launch
 
 from fastlt import ops
 from fastlt.ops import batch_norm, convolution, cross_entropy, intervals, linear, ranking

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "draws.h"
+#include "augmentation.h"
 #include "parallel.h"
 #include "permutation.h"
 #include "sampler.h"

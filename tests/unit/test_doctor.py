@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from fastlt import doctor
+from fastlt.commands import doctor
 from fastlt.data.loaders import loader
 
 

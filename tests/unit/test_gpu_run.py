@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastlt.benchmark.step import VARIANTS
+from fastlt.timing.step import VARIANTS
 
 WORKER = "import subprocess, sys; w = subprocess.Popen(['sleep', '60']); print(w.pid, flush=True); w.wait()"
 

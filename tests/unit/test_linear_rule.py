@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from fastlt.config import TrainConfig
-from fastlt.recipes.linear_rule import check_linear_rule
+from fastlt.recipes.checks import check_linear_rule
 
 RECIPE = TrainConfig(batch_size=512, lr=0.2)
 

@@ -17,10 +17,10 @@ from fastlt.data.synthetic.published_shape import benchmark_counts
 from fastlt.models.resnet import SPECS
 from fastlt.rebalancing.engine.defaults import default_epochs, default_weight_decay
 from fastlt.recipes import RECIPES, choices, recipe, sources
-from fastlt.recipes.quirks import QUIRKS
+from fastlt.recipes.checks import check_start
+from fastlt.recipes.released import QUIRKS
 from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE
 from fastlt.recipes.stage2 import stage2
-from fastlt.recipes.start import check_start
 from fastlt.schedule import learning_rate
 
 

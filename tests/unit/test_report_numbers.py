@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlt import plots
 from fastlt.evaluation.classifier import Classifier
 from fastlt.evaluation.predictions import Predictions
 from fastlt.models import LinearHead
-from fastlt.report import figures, worst
+from fastlt.report import figures, plots, worst
 from fastlt.report.figures import Figure, Material
 
 COUNTS = np.array([4, 500, 50, 5])  # few, many, medium, few

@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-SOURCES = ("alias", "class_index", "draws", "parallel", "sampler", "vector_draws_avx2", "vector_draws_avx512")
+SOURCES = ("alias", "augmentation", "class_index", "parallel", "sampler", "vector_draws_avx2", "vector_draws_avx512")
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 

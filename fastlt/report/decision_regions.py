@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.classifier import Classifier
 from ..evaluation.predictions import Predictions
-from ..plots.geometry import Plane
+from .plots.geometry import Plane
 
 # Shapes: N samples, D feature width, C classes.
 

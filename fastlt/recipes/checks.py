@@ -1,4 +1,4 @@
-"""The linear rule: the learning rate goes with the batch size, and most failed reproductions changed only one."""
+"""Warnings about settings that rarely mean what was wanted: the linear rule, and a start that stays random."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ TOLERANCE = 1.5  # a rate within this factor of the rule's is a choice, not a sl
 
 def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
     """Return a warning if learning rate over batch size is far from the recipe's, else None.
+
+    Most failed reproductions changed the batch size only.
 
     Source: Goyal et al., Accurate, large minibatch SGD (2017), section 2.1; the paper's 512 images at 0.2.
 
@@ -26,4 +28,18 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
     return (
         f"--lr {config.lr:g} with --batch-size {config.batch_size}: the recipe has {recipe.lr:g} with "
         f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{trunk} here; accuracies will not compare"
+    )
+
+
+def check_start(config: TrainConfig) -> str | None:
+    """Return a warning if what is not trained would stay random, else None.
+
+    Args:
+        config: The settings asked for, of a run that begins.
+    """
+    if not config.train_only or config.init is not None or config.synthetic:
+        return None
+    return (
+        f"--train-only {' '.join(config.train_only)} without --init: all else keeps the random weights it begins with; "
+        "give pretrained ones (--init FILE), or name more parts"
     )

@@ -1,4 +1,4 @@
-// The Python face of the tau curve: checks what it is handed, then works without the GIL.
+// The Python face of the tau intervals: checks what it is handed, then works without the GIL.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "curve.h"
+#include "intervals.h"
 #include "without_gil.h"
 
 namespace py = pybind11;
@@ -44,7 +44,7 @@ void interval_bounds(const Array<float>& logits, const Array<std::int64_t>& labe
 
 }  // namespace
 
-void bind_curve(py::module_& m) {
+void bind_intervals(py::module_& m) {
   m.def("interval_bounds", &interval_bounds, py::arg("logits").noconvert(), py::arg("labels").noconvert(),
         py::arg("slope").noconvert(), py::kw_only(), py::arg("log"), py::arg("low").noconvert(),
         py::arg("high").noconvert(), py::arg("num_threads") = 1,

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import reducers
+from . import linear as reducers
 
 INTERPRETED = not isinstance(reducers.store_kernel, triton.JITFunction)
 FAST = not INTERPRETED and torch.version.hip is None  # the one-instruction logarithm and reciprocal are PTX

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import image
+from . import crops as image
 
 PIXELS = 256  # of a square, at a time
 TURNS = 2  # that a program takes, unless it has a whole square

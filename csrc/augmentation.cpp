@@ -1,4 +1,4 @@
-#include "draws.h"
+#include "augmentation.h"
 
 #include <algorithm>
 #include <cmath>

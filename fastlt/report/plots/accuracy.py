@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..evaluation.results import GROUP_NAMES, Result
+from ...evaluation.results import GROUP_NAMES, Result
 from .theme import Theme, themed
 
 # Shapes: C classes, T taus.

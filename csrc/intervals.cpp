@@ -1,4 +1,4 @@
-#include "curve.h"
+#include "intervals.h"
 
 #include <algorithm>
 #include <cstring>

@@ -4,8 +4,8 @@ import torch
 import triton
 from torch import Tensor
 
-from . import grouped
-from .launch import _precision
+from . import convolution as grouped
+from .launch_linear import _precision
 
 PIXELS, WARPS, STAGES = 64, 4, 3
 SHARES = 32  # of the pixels, in the gradient of the weights: fixed, so that its sums are the same on each GPU

@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import norm
+from . import batch_norm as norm
 
 ROWS, CHANNELS = 32, 64
 SUMS = {"BM": ROWS, "BC": CHANNELS, "num_warps": 4}
