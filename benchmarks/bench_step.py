@@ -7,8 +7,8 @@ CPU compiles long runs only, and a round is a pass over small JPEG files. The pl
 setting cannot be taken back. `FASTLT_BENCH_THREADS` sets workers and loader threads (default 2), `FASTLT_BENCH_IMAGES`
 the number of files. Results hold `images_per_s` and `times_plain`, the ratio to the plain trainer in the same run.
 
-`test_candidate` times the rewritings of ResNeXt-50 in `benchmarks/candidates.py`, but for those by kernels, beside the
-network as it is, run eagerly; `python -m benchmarks.gpu` times all of them on a GPU.
+`test_candidate` times the rewritings of ResNeXt-50 in `benchmarks/gpu/candidates.py`, but for those by kernels, beside
+the network as it is, run eagerly; `python -m benchmarks.gpu` times all of them on a GPU.
 """
 
 import os
@@ -16,7 +16,7 @@ import os
 import pytest
 import torch
 
-from benchmarks.candidates import CANDIDATES
+from benchmarks.gpu.candidates import CANDIDATES
 from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation

@@ -71,7 +71,7 @@ def test_only_what_is_right_gets_timed(wrong: bool, tmp_path: Path, monkeypatch:
         return int(wrong and name == "correctness")
 
     monkeypatch.syspath_prepend(str(ROOT))
-    gpu = importlib.import_module("benchmarks.gpu")
+    gpu = importlib.import_module("benchmarks.gpu.__main__")
     monkeypatch.setattr(gpu, "run", run)
     args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
     assert gpu.run_all(args) == int(wrong)

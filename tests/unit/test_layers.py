@@ -1,49 +1,31 @@
-"""The architecture: who may import whom."""
+"""The architecture: who may import whom, as the table of ARCHITECTURE.md has it."""
 
 import ast
+import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-# From the bottom up. A module may import from its own rank and from lower ones.
-LAYERS = (
-    ("config", "files", "markdown", "_C"),
-    ("kernels",),
-    ("ops", "data.sampler", "data.sampling", "data.augmentation"),
-    ("data", "models", "metrics", "hardware", "loggers", "recipes", "distributed", "launch", "losses", "compiling"),
-    ("checkpoint", "run", "feature_file", "features", "step", "streams", "pretrained", "averaging"),
-    ("state", "interrupts", "parameters"),
-    ("opening",),
-    ("calibration", "prior", "results", "per_class", "classifier"),
-    ("evaluation",),
-    ("training", "rebalancing", "plots", "prediction", "exporting"),
-    ("report", "networks"),
-    ("demo", "doctor", "reproduce", "benchmark"),
-    ("commands",),
-    ("cli", "__main__"),
-)
-# A library that only these modules may import
-RESERVED = {
-    "nvidia": ("data.pipeline", "data.loader"),
-    "triton": ("kernels",),
-    "matplotlib": ("plots", "data.glyphs"),
-    "tyro": ("commands",),
-    "jinja2": ("report",),
-    "timm": ("models.timm",),
-}
+MAX_LINES, MAX_MEDIAN_LINES, MAX_FILES, MAX_LOOSE = 400, 150, 12, 10
 
 
-def rank(module: str) -> int:
-    """Rank of a module's longest listed prefix."""
-    named = {name: index for index, names in enumerate(LAYERS) for name in names}
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        if ".".join(parts[:length]) in named:
-            return named[".".join(parts[:length])]
-    raise AssertionError(f"{module} stands in no layer: add it to LAYERS")
+def table() -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+    """The layer of every top-level module, and the modules that a library may be imported by."""
+    layers: dict[str, int] = {}
+    homes: dict[str, tuple[str, ...]] = {}
+    for row in re.findall(r"^\| (\d+) \|(.*)\|[^|\n]*\|(.*)\|$", (ROOT / "ARCHITECTURE.md").read_text(), re.M):
+        modules = re.findall(r"`([\w.]+)`", row[1])
+        layers |= dict.fromkeys(modules, int(row[0]))
+        for entry in filter(None, map(str.strip, row[2].split(";"))):
+            library, _, places = entry.partition(" in ")
+            homes[library] = (*homes.get(library, ()), *(re.findall(r"`([\w.]+)`", places) or modules))
+    return layers, homes
+
+
+LAYERS, HOMES = table()
 
 
 def sources() -> dict[str, Path]:
@@ -52,12 +34,17 @@ def sources() -> dict[str, Path]:
         for path in folder.rglob("*.py"):
             parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    found.pop("", None)  # fastlt/__init__.py re-exports from every layer, on first use
+    found.pop("")  # fastlt/__init__.py re-exports from every layer, on first use
+    found.pop("__main__")
     return found
 
 
-def imports(module: str, path: Path) -> Iterator[str]:
-    """Absolute names of what a module imports, those for type checkers only left out."""
+SOURCES = sources()
+
+
+def imports(module: str) -> Iterator[tuple[str, bool]]:
+    """Yield (name, whether it is a module of ours, named without fastlt.) of imports other than for type checkers."""
+    path = SOURCES[module]
     package = ["fastlt", *module.split(".")]
     if path.name != "__init__.py":
         package.pop()
@@ -67,47 +54,93 @@ def imports(module: str, path: Path) -> Iterator[str]:
             node.body.clear()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, False) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = [*base, *(node.module or "").split(".")] if node.module else base
-            yield from (".".join([*stem, alias.name]) for alias in node.names)
+            for alias in node.names:
+                if stem[0] != "fastlt":
+                    yield ".".join([*stem, alias.name]), False
+                    continue
+                name = ".".join([*stem[1:], alias.name])
+                yield name if name in SOURCES or name == "_C" else ".".join(stem[1:]), True
 
 
-@pytest.mark.parametrize(
-    ("module", "path"), sources().items(), ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_imports_point_down(module: str, path: Path) -> None:
-    for name in imports(module, path):
-        if name.startswith("fastlt."):
-            other = name.removeprefix("fastlt.")
-            assert rank(other) <= rank(module), f"{module} imports {other}, which stands above it"
+def arrows() -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports."""
+    return {module: {name for name, ours in imports(module) if ours and name != "_C"} for module in SOURCES}
 
 
-@pytest.mark.parametrize(
-    ("module", "path"), sources().items(), ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_libraries_have_one_home(module: str, path: Path) -> None:
-    for name in imports(module, path):
-        homes = RESERVED.get(name.split(".")[0])
+ARROWS = arrows()
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the nodes that lie on a circle of arrows or between circles; none where there is no circle."""
+    left = {node: {end for end in ends if end != node} for node, ends in graph.items()}
+    while free := [node for node, ends in left.items() if not ends & left.keys()]:
+        for node in free:
+            del left[node]
+    return sorted(left)
+
+
+def test_every_module_stands_in_the_table_and_only_those() -> None:
+    assert {module.split(".")[0] for module in SOURCES} | {"_C"} == set(LAYERS)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_point_down(module: str) -> None:
+    for other in ARROWS[module]:
+        ours, theirs = module.split(".")[0], other.split(".")[0]
+        assert LAYERS[theirs] <= LAYERS[ours], f"{module} imports {other}, which stands above it"
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_libraries_have_one_home(module: str) -> None:
+    for name, _ in imports(module):
+        homes = HOMES.get(name.split(".")[0])
         if homes is not None:
-            assert any(module == home or module.startswith(f"{home}.") for home in homes), f"{module} imports {name}"
+            assert any(f"{module}.".startswith(f"{home}.") for home in homes), f"{module} imports {name}"
 
 
-def test_kernels_import_nothing_of_fastlt() -> None:
-    for module, path in sources().items():
+def test_the_table_names_the_homes_of_libraries() -> None:
+    assert HOMES.keys() == {"nvidia", "triton", "matplotlib", "tyro", "jinja2", "timm"}
+
+
+def test_no_circle_of_folders_or_files() -> None:
+    folders: dict[str, set[str]] = {}
+    for module, others in ARROWS.items():
+        folders.setdefault(module.split(".")[0], set()).update(other.split(".")[0] for other in others)
+    assert circle(folders) == []
+    assert circle(ARROWS) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def test_kernels_stand_apart_behind_ops() -> None:
+    for module, others in ARROWS.items():
         if module.startswith("kernels"):
-            for name in imports(module, path):
-                assert not name.startswith("fastlt") or name.startswith("fastlt.kernels"), f"{module} imports {name}"
+            assert all(other.startswith("kernels") for other in others), module
+        elif not module.startswith("ops"):
+            assert not any(other.startswith("kernels") for other in others), module
 
 
-def test_only_ops_imports_kernels() -> None:
-    for module, path in sources().items():
-        for name in imports(module, path):
-            if name.startswith("fastlt.kernels"):
-                assert module.split(".")[0] in ("ops", "kernels", "doctor"), f"{module} imports {name}"
+def test_imports_inside_the_package_are_relative() -> None:
+    for module, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert (node.module or "").split(".")[0] not in ("fastlt", "kernels"), module
 
 
-def test_files_are_small() -> None:
-    long = {module: len(path.read_text().splitlines()) for module, path in sources().items()}
-    assert {module: lines for module, lines in long.items() if lines > 400} == {}
+def test_rooms_are_small() -> None:
+    lines = {module: len(path.read_text().splitlines()) for module, path in SOURCES.items()}
+    assert {module: count for module, count in lines.items() if count > MAX_LINES} == {}
+    assert statistics.median(lines.values()) <= MAX_MEDIAN_LINES
+    files: dict[Path, int] = {}
+    for path in SOURCES.values():
+        files[path.parent] = files.get(path.parent, 0) + 1
+    loose = files.pop(ROOT / "fastlt")
+    del files[ROOT / "fastlt" / "commands"]  # one a command
+    assert {folder.name: count for folder, count in files.items() if count > MAX_FILES} == {}
+    assert loose <= MAX_LOOSE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
+CSRC = HERE.parents[2] / "csrc"
 SOURCES = ("alias", "augmentation", "class_index", "parallel", "sampler", "vector_draws_avx2", "vector_draws_avx512")
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 

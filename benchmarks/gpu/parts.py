@@ -38,8 +38,8 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
 
 def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
     """Compile the steps of the parts that ``--ahead`` names, before any is timed: the seconds each took."""
-    from benchmarks.candidates import CANDIDATES, INDUCTOR
-    from benchmarks.compile_ahead import Step, compile_all
+    from benchmarks.gpu.candidates import CANDIDATES, INDUCTOR
+    from benchmarks.gpu.compile_ahead import Step, compile_all
 
     if args.quick:
         steps, batch, size = [Step("resnet8", "plain"), Step(HEADLINE, "fastlt eager", "as it is")], 2, 32
@@ -277,7 +277,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
 
     import torch
 
-    from benchmarks.candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
+    from benchmarks.gpu.candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
     from fastlt.runtime.log import first_line
     from fastlt.timing.step import build, chosen, clock
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.candidates import change_of, inductor_of
+from benchmarks.gpu.candidates import change_of, inductor_of
 from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import resolve_threads
 from fastlt.timing.peers import PEERS

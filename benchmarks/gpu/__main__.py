@@ -28,10 +28,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.gpu_parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
-from benchmarks.summary import page
+from benchmarks.gpu.parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
+from benchmarks.gpu.summary import page
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENDED = "ended.txt"
 ENDING = threading.Lock()
 RUNNING: set[subprocess.Popen[bytes]] = set()

@@ -24,11 +24,11 @@ NAMES = (
 @pytest.fixture(scope="module")
 def candidates() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2]))
-        patch.delitem(sys.modules, "benchmarks.candidates", raising=False)
-        import benchmarks.candidates
+        patch.syspath_prepend(str(Path(__file__).parents[3]))
+        patch.delitem(sys.modules, "benchmarks.gpu.candidates", raising=False)
+        from benchmarks.gpu import candidates
 
-        yield benchmarks.candidates
+        yield candidates
 
 
 def outcome(model: torch.nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -15,7 +15,7 @@ import torch
 @pytest.fixture(scope="module")
 def modules() -> Iterator[tuple[Any, Any]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2]))
+        patch.syspath_prepend(str(Path(__file__).parents[3]))
         for name in ("benchmarks", "benchmarks.scaling", "benchmarks.scaling_fit"):
             patch.delitem(sys.modules, name, raising=False)
         import benchmarks.scaling

@@ -23,8 +23,8 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    return importlib.import_module("benchmarks.gpu")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
+    return importlib.import_module("benchmarks.gpu.__main__")
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="asks Linux for processes")
@@ -90,8 +90,8 @@ def test_the_variants_that_only_a_gpu_times_exist(gpu: Any) -> None:
 def test_what_the_wanted_parts_time_is_compiled_ahead_in_their_order(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = importlib.import_module("benchmarks.gpu_parts")
-    ahead = importlib.import_module("benchmarks.compile_ahead")
+    parts = importlib.import_module("benchmarks.gpu.parts")
+    ahead = importlib.import_module("benchmarks.gpu.compile_ahead")
     given: list[Any] = []
 
     def compile_all(steps: list[Any], device: str, batch_size: int, image_size: int) -> Iterator[Any]:
@@ -111,7 +111,7 @@ def test_what_the_wanted_parts_time_is_compiled_ahead_in_their_order(
         "fastlt deterministic",
         "fastlt NCHW",
     ]
-    candidates = importlib.import_module("benchmarks.candidates")
+    candidates = importlib.import_module("benchmarks.gpu.candidates")
     assert [step.candidate for step in given[2:-3]] == [*candidates.CANDIDATES, *candidates.INDUCTOR]
 
 

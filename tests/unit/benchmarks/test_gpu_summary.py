@@ -65,11 +65,11 @@ OPERATIONS = {
 @pytest.fixture(scope="module")
 def summary() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2]))
-        patch.delitem(sys.modules, "benchmarks.summary", raising=False)
-        import benchmarks.summary
+        patch.syspath_prepend(str(Path(__file__).parents[3]))
+        patch.delitem(sys.modules, "benchmarks.gpu.summary", raising=False)
+        from benchmarks.gpu import summary
 
-        yield benchmarks.summary
+        yield summary
 
 
 def test_tables_of_what_was_reached(summary: Any, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""All that needs a GPU: `python -m benchmarks.gpu --out DIR`."""
