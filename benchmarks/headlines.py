@@ -138,7 +138,7 @@ def table(folder: Path) -> str:
 
 
 def refresh(readme: Path, folder: Path) -> None:
-    """Put the table between README's markers; raises as ``table``, and where there are none."""
+    """Put the table between README's markers; raises as `table`, and where there are none."""
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):

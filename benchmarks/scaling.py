@@ -25,7 +25,7 @@ DECODE_PER_CORE = 690.0  # images/s: 500 x 375 JPEGs with Pillow on one core of 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine by its rates. ``share`` is the part of the bandwidth that steps are assumed to reach."""
+    """A machine by its rates. `share` is the part of the bandwidth that steps are assumed to reach."""
 
     name: str
     num_devices: int

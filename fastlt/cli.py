@@ -35,7 +35,7 @@ COMMANDS = {
     "benchmark loader": "time the image loaders on this machine, stage by stage",
     "doctor": "what is installed, what works, what to do about the rest",
 }
-"""Command -> what it is for. `data info` lives in commands/data_info.py, with a function ``run``."""
+"""Command -> what it is for. `data info` lives in commands/data_info.py, with a function `run`."""
 
 
 def usage() -> str:
@@ -56,7 +56,7 @@ def usage() -> str:
 
 
 def dispatch(argv: Sequence[str]) -> None:
-    """Run the command that ``argv`` names.
+    """Run the command that `argv` names.
 
     Raises:
         ValueError: There is no such command.

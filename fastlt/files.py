@@ -12,7 +12,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``file`` to write to; it takes the file's place when the block succeeds.
+    """Give a temporary name beside `file` to write to; it takes the file's place when the block succeeds.
 
     The content is on the disk before it takes that place, so that not even a power cut leaves half a file.
     """

@@ -31,11 +31,11 @@ def loss_terms(
 ) -> Tensor:
     """Return the mean loss over a batch.
 
-    - ``cross_entropy``.
-    - ``balanced_softmax``: cross entropy of z_j + log n_j (Ren et al., 2020; Menon et al., 2021, with tau = 1).
-    - ``cb_focal``: sigmoid focal loss, weighted by the effective number of samples (Cui et al., 2019), summed over
+    - `cross_entropy`.
+    - `balanced_softmax`: cross entropy of z_j + log n_j (Ren et al., 2020; Menon et al., 2021, with tau = 1).
+    - `cb_focal`: sigmoid focal loss, weighted by the effective number of samples (Cui et al., 2019), summed over
       classes.
-    - ``ldam``: cross entropy of s (cos_j - [j = y] m_y), m_j proportional to n_j^(-1/4), at most 0.5; from 80 % of the
+    - `ldam`: cross entropy of s (cos_j - [j = y] m_y), m_j proportional to n_j^(-1/4), at most 0.5; from 80 % of the
       epochs on weighted by the effective number of samples: deferred re-weighting (Cao et al., 2019).
 
     Args:

@@ -28,7 +28,7 @@ class ShotAccuracy:
 
 
 def shot_groups(class_counts: ArrayLike, many: int = MANY, few: int = FEW) -> dict[str, NDArray[np.bool_]]:
-    """Split classes by their number of training images: many > ``many``, few < ``few``, medium between (both included).
+    """Split classes by their number of training images: many > `many`, few < `few`, medium between (both included).
 
     Args:
         class_counts: [C] training images of every class.
@@ -149,7 +149,7 @@ def weighted_class_accuracy(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, tuple[float, float]] | None:
-    """Accuracy where classes come as often as ``weights`` say, with its 95 % interval by the stratified bootstrap.
+    """Accuracy where classes come as often as `weights` say, with its 95 % interval by the stratified bootstrap.
 
     Args:
         hits: [C] correct samples of every class.
@@ -200,7 +200,7 @@ def paired_difference(
         seed: Seed of the resampling.
 
     Returns:
-        Name -> (A - B, (low, high)) as fractions, None for a set without samples; and under ``all`` that over samples.
+        Name -> (A - B, (low, high)) as fractions, None for a set without samples; and under `all` that over samples.
 
     Raises:
         ValueError: The shapes differ, or a label is out of range.

@@ -54,7 +54,7 @@ class Cell:
     half: float
 
     def __str__(self) -> str:
-        """Return ``value ± half``."""
+        """Return `value ± half`."""
         return f"{self.value:.1f} ± {self.half:.1f}"
 
 
@@ -91,7 +91,7 @@ class Reproduction:
         return f"a made-up set of {self.base.dataset}'s shape" if self.base.synthetic else self.base.dataset
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON values; ``results`` has the published schema of every other command."""
+        """Return everything as JSON values; `results` has the published schema of every other command."""
         return {
             "schema": SCHEMA,
             "dataset": self.base.dataset,
@@ -163,9 +163,9 @@ def reproduce(
 ) -> Reproduction:
     """Train under every sampling and seed, fit every classifier on each, and tabulate.
 
-    Each run is a folder ``out/<sampling>-seed<seed>``; what is done is not done again, a run that was interrupted goes
-    on where it stopped. With ``base.gpus`` torchrun trains each in so many processes; stage 2 is done in this one.
-    Writes table.md, table.csv and results.json into ``out``.
+    Each run is a folder `out/<sampling>-seed<seed>`; what is done is not done again, a run that was interrupted goes
+    on where it stopped. With `base.gpus` torchrun trains each in so many processes; stage 2 is done in this one.
+    Writes table.md, table.csv and results.json into `out`.
 
     Args:
         base: Settings of stage 1 but for sampling, seed and run folder.
@@ -176,7 +176,7 @@ def reproduce(
         console: Where progress is shown.
 
     Raises:
-        ValueError, FileNotFoundError: Data or settings cannot be used, or ``out`` was begun with other settings.
+        ValueError, FileNotFoundError: Data or settings cannot be used, or `out` was begun with other settings.
         InterruptedTrainingError: A signal arrived; the same command goes on.
         SystemExit: A process of several ended early, and has said why.
     """

@@ -33,7 +33,7 @@ RECORDED_PACKAGES = ("fastlt", "torch", "triton", "nvidia-dali-cuda130", "numpy"
 class Run:
     """A run on disk.
 
-    Files below ``path``: config.json (settings as resolved), environment.json (versions, hardware), data.json
+    Files below `path`: config.json (settings as resolved), environment.json (versions, hardware), data.json
     (fingerprints, classes, counts), metrics.jsonl (a record an epoch), checkpoints/{best,last}.safetensors,
     features/, joint/, rebalanced/<method>/, report/, .lock (held while it is trained).
     """
@@ -42,7 +42,7 @@ class Run:
 
     @classmethod
     def create(cls, config: TrainConfig, splits: Mapping[str, LongTailedDataset]) -> Run:
-        """Make a new run folder and point ``runs/last`` at it.
+        """Make a new run folder and point `runs/last` at it.
 
         Raises:
             ValueError: The folder asked for is in use.
@@ -106,7 +106,7 @@ class Run:
         return data
 
     def checkpoint(self, name: str) -> Path:
-        """Return the path of the checkpoint ``best`` (by val accuracy) or ``last``."""
+        """Return the path of the checkpoint `best` (by val accuracy) or `last`."""
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     @property
@@ -115,7 +115,7 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def method(self, name: str) -> Path:
-        """Return the folder of a classifier: ``joint``, or a rebalancing method's."""
+        """Return the folder of a classifier: `joint`, or a rebalancing method's."""
         return self.path / "joint" if name == "joint" else self.path / "rebalanced" / name
 
     @contextlib.contextmanager
@@ -137,7 +137,7 @@ class Run:
             yield
 
     def check_data(self, splits: Mapping[str, LongTailedDataset]) -> None:
-        """Raise a ValueError unless ``splits`` are the very data the run was trained on."""
+        """Raise a ValueError unless `splits` are the very data the run was trained on."""
         for name, known in self.data["splits"].items():
             if name not in splits or splits[name].fingerprint != known["fingerprint"]:
                 raise ValueError(
@@ -178,7 +178,7 @@ def environment() -> dict[str, Any]:
 
 
 def point_last_at(path: Path) -> None:
-    """Make ``runs/last`` name ``path``, atomically."""
+    """Make `runs/last` name `path`, atomically."""
     RUNS.mkdir(parents=True, exist_ok=True)
     temporary = RUNS / f".{LAST}.{os.getpid()}"
     temporary.unlink(missing_ok=True)
@@ -192,7 +192,7 @@ def stamp() -> str:
 
 
 def unused(path: Path) -> Path:
-    """Make the folder ``path``, or the first of ``path-2``, ``path-3`` ... that nobody has; return which."""
+    """Make the folder `path`, or the first of `path-2`, `path-3` ... that nobody has; return which."""
     candidate, number = path, 1
     while True:
         try:

@@ -23,7 +23,7 @@ def cosine(epoch: int, epochs: int, protocol: str = "paper") -> float:
 
 
 def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
-    """Return the learning rate in an epoch: the base rate times ``cosine``.
+    """Return the learning rate in an epoch: the base rate times `cosine`.
 
     During the warm-up it is multiplied by the share of the warm-up's steps done, this one included.
 

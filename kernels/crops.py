@@ -94,7 +94,7 @@ def resampled(
 
 @triton.jit
 def store_pixels(place, red, green, blue, inside):
-    """Store pixels' three channels from ``place`` on, in its type."""
+    """Store pixels' three channels from `place` on, in its type."""
     tl.store(place, red.to(place.dtype.element_ty), mask=inside)
     tl.store(place + 1, green.to(place.dtype.element_ty), mask=inside)
     tl.store(place + 2, blue.to(place.dtype.element_ty), mask=inside)
@@ -108,13 +108,13 @@ def grey_of(red, green, blue):
 
 @triton.jit
 def blend(value, other, factor):
-    """Move away from ``other`` by a factor, within 0 .. 255."""
+    """Move away from `other` by a factor, within 0 .. 255."""
     return tl.minimum(tl.maximum(other + factor * (value - other), 0.0), 255.0)
 
 
 @triton.jit
 def operation(order, PLACE: tl.constexpr):
-    """Which operation comes first, second or third: 0 brightness, 1 contrast, 2 saturation (``ops.colours``)."""
+    """Which operation comes first, second or third: 0 brightness, 1 contrast, 2 saturation (`ops.colours`)."""
     first = order // 2
     lower = tl.where(first == 0, 1, 0)
     upper = tl.where(first == 2, 1, 2)

@@ -42,7 +42,7 @@ def network_inputs(
     cubic: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return [B, S, S, 3] in ``dtype``; see fastlt.ops.network_inputs."""
+    """Return [B, S, S, 3] in `dtype`; see fastlt.ops.network_inputs."""
     out = data.new_empty((len(starts), size, size, 3), dtype=dtype)
     jitter = factors is not None
     square = torch.empty_like(out, dtype=torch.uint8) if jitter else None

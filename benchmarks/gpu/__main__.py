@@ -135,7 +135,7 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
 
 
 def run_all(args: Arguments) -> int:
-    """Run the checks at once, then every part; with ``--only`` those parts alone, as long as there is time."""
+    """Run the checks at once, then every part; with `--only` those parts alone, as long as there is time."""
     began = time.monotonic()
 
     def left() -> float:

@@ -44,12 +44,12 @@ class PointwiseAsProduct(nn.Module):
 
 
 class MergedGroups(nn.Module):
-    """A grouped convolution with ``merge`` groups in one: zeros stand where a group does not see another's channels.
+    """A grouped convolution with `merge` groups in one: zeros stand where a group does not see another's channels.
 
-    It takes ``merge`` times the arithmetic, in fewer and larger products.
+    It takes `merge` times the arithmetic, in fewer and larger products.
 
     Args:
-        convolution: What it stands for; its number of groups is a multiple of ``merge``.
+        convolution: What it stands for; its number of groups is a multiple of `merge`.
         merge: Groups in one.
     """
 

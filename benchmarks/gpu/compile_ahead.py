@@ -22,7 +22,7 @@ GIB_A_PROCESS, GIB_OF_CHECKS = 24, 16  # of GPU memory: 256 images of 224 pixels
 
 @dataclass(frozen=True)
 class Step:
-    """One training step to be timed: a network, a variant of ``fastlt.timing.step`` and a rewriting, or none."""
+    """One training step to be timed: a network, a variant of `fastlt.timing.step` and a rewriting, or none."""
 
     backbone: str
     variant: str

@@ -37,7 +37,7 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
 
 
 def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Compile the steps of the parts that ``--ahead`` names, before any is timed: the seconds each took."""
+    """Compile the steps of the parts that `--ahead` names, before any is timed: the seconds each took."""
     from benchmarks.gpu.candidates import CANDIDATES, INDUCTOR
     from benchmarks.gpu.compile_ahead import Step, compile_all
 
@@ -102,7 +102,7 @@ def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
 def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     """Images a second of the whole (loader and step) beside the step alone, with real JPEG files, in one process.
 
-    ``plain`` and ``plain bf16`` are the trainer that a first script would be, eager and NCHW: DataLoader and Pillow.
+    `plain` and `plain bf16` are the trainer that a first script would be, eager and NCHW: DataLoader and Pillow.
     """
     import torch
 

@@ -54,7 +54,7 @@ def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def order_of(names: Sequence[str], class_names: Sequence[str], source: str, remedy: str = "") -> tuple[int, ...]:
-    """Return the place in ``names`` of every class of the data."""
+    """Return the place in `names` of every class of the data."""
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

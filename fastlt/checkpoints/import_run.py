@@ -40,8 +40,8 @@ class Adopted:
 def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
     """Make a run folder of a checkpoint, or find the one that was made of it before with the same settings.
 
-    ``runs/adopted/<stem>-<hash>`` gets config.json, data.json and checkpoints/best.safetensors, so that everything
-    that works on a run works on it; ``runs/last`` stays.
+    `runs/adopted/<stem>-<hash>` gets config.json, data.json and checkpoints/best.safetensors, so that everything
+    that works on a run works on it; `runs/last` stays.
 
     Raises:
         FileNotFoundError: The checkpoint or the data do not exist.

@@ -39,7 +39,7 @@ _LAYER = re.compile(
 class NameMap:
     """How a checkpoint fills one of our networks.
 
-    ``names`` has their name for each of ours (the head's included); ``head`` is their last layer's name. ``absent`` are
+    `names` has their name for each of ours (the head's included); `head` is their last layer's name. `absent` are
     ours that a checkpoint may lack: counters, and the bias of a layer without one.
     """
 
@@ -154,7 +154,7 @@ def check_head(path: Path, backbone: str, head: str, weight: Tensor, num_classes
 
 
 def matrices(tensors: Mapping[str, Tensor], names: Any) -> list[str]:
-    """Return the layers among ``names`` whose weight is a matrix."""
+    """Return the layers among `names` whose weight is a matrix."""
     return [name.removesuffix(".weight") for name in names if name.endswith(".weight") and tensors[name].ndim == 2]
 
 

@@ -31,7 +31,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] 
 
 
 def save_pickled(path: Path, content: Any, *, zipped: bool = True) -> None:
-    """Write what torch.save makes of ``content``, atomically; ``zipped`` as other programs have written since 2020.
+    """Write what torch.save makes of `content`, atomically; `zipped` as other programs have written since 2020.
 
     It is made in memory, since torch.save into a full disk fails with an error of its own that names no cause.
     """
@@ -45,7 +45,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file.
 
     Returns:
-        (tensors on the CPU, the metadata given to ``save``).
+        (tensors on the CPU, the metadata given to `save`).
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -56,7 +56,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_hashed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Read a safetensors file once, as ``load`` does, and return the SHA-256 of its bytes as well."""
+    """Read a safetensors file once, as `load` does, and return the SHA-256 of its bytes as well."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     content = path.read_bytes()

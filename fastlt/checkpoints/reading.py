@@ -43,8 +43,8 @@ class Slot:
 class Checkpoint:
     """A checkpoint in memory.
 
-    ``slots`` has every tensor by its name without wrappers and prefixes; ``settings`` is what config.json says, empty
-    for a single file. ``content`` is what torch.load returned, or None for safetensors, which ``shards`` then holds.
+    `slots` has every tensor by its name without wrappers and prefixes; `settings` is what config.json says, empty
+    for a single file. `content` is what torch.load returned, or None for safetensors, which `shards` then holds.
     """
 
     path: Path

@@ -50,7 +50,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
-    """Write a file whose ``changed`` tensors are new; every other one keeps its bytes and its place.
+    """Write a file whose `changed` tensors are new; every other one keeps its bytes and its place.
 
     A name that the file lacks comes right behind the weight of the same layer. Tensors are in the dtype that the file
     has them in, or its weight.

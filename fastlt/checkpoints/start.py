@@ -18,7 +18,7 @@ from .reading import read_weights
 def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
     """Copy a file's weights into a network; the head only if it is for as many classes.
 
-    Position embeddings of a transformer for images of another size are resampled (``TimmNetwork.resampled``).
+    Position embeddings of a transformer for images of another size are resampled (`TimmNetwork.resampled`).
 
     Args:
         model: The network.

@@ -41,7 +41,7 @@ def default_output(path: Path, method: str) -> Path:
 
 
 def check_output(path: Path, out: Path) -> None:
-    """Raise a ValueError unless ``out`` is free, or an earlier output of ours."""
+    """Raise a ValueError unless `out` is free, or an earlier output of ours."""
     if out.resolve() == path.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
         raise ValueError(f"--out: {out} is the input; it is never overwritten: choose another name")
     if path.is_dir() is not out.is_dir() and out.exists():
@@ -170,7 +170,7 @@ def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> N
 
 @contextlib.contextmanager
 def replacing_folder(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``out`` to write to; its files take the place of those of ``out`` on success."""
+    """Give an empty folder beside `out` to write to; its files take the place of those of `out` on success."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

@@ -79,7 +79,7 @@ def write_output(path: Path | None, value: Any) -> None:
 
 
 def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = None) -> T:
-    """Parse arguments into a dataclass, starting from ``default``.
+    """Parse arguments into a dataclass, starting from `default`.
 
     Raises:
         ValueError: A flag is unknown (the message names the nearest) or a value has the wrong form.

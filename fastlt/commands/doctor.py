@@ -51,9 +51,9 @@ def run(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's table; ``advice`` is empty where nothing needs doing.
+    """One line of the doctor's table; `advice` is empty where nothing needs doing.
 
-    ``state`` is ``ok``, ``absent`` (optional) or ``broken``.
+    `state` is `ok`, `absent` (optional) or `broken`.
     """
 
     name: str

@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def print_recipe(name: str) -> dict[str, Any]:
-    """Print a recipe and return it: the settings, and about them ``sources``, ``choices``, ``stage2``, ``quirks``."""
+    """Print a recipe and return it: the settings, and about them `sources`, `choices`, `stage2`, `quirks`."""
     from ..recipes import choices, recipe, sources
     from ..recipes.released import QUIRKS
     from ..recipes.stage2 import PAPERS, stage2

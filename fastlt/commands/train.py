@@ -23,7 +23,7 @@ class Train(TrainConfig):
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """Return the value that ``argv`` gives a flag, before it is parsed."""
+    """Return the value that `argv` gives a flag, before it is parsed."""
     value = None
     for index, argument in enumerate(argv):
         name, equals, rest = argument.partition("=")

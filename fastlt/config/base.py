@@ -19,7 +19,7 @@ GROUPS = ("all", "class_mean", "many", "medium", "few")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise a ValueError that names the nearest choice unless ``value`` is one of ``choices``."""
+    """Raise a ValueError that names the nearest choice unless `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
         nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
@@ -30,7 +30,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 def check_range(
     name: str, value: float, *, low: float, high: float = math.inf, low_open: bool = False, unit: str = ""
 ) -> None:
-    """Raise a ValueError unless ``value`` is a finite number in [low, high], or in (low, high] with ``low_open``."""
+    """Raise a ValueError unless `value` is a finite number in [low, high], or in (low, high] with `low_open`."""
     if not math.isfinite(value) or value < low or value > high or (low_open and value == low):
         left = f"more than {low:g}" if low_open else f"at least {low:g}"
         right = "" if high == math.inf else f" and at most {high:g}"
@@ -47,7 +47,7 @@ class Config:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """Rebuild settings from ``to_json``'s values.
+        """Rebuild settings from `to_json`'s values.
 
         Args:
             values: Field values by name.

@@ -135,7 +135,7 @@ class RebalanceConfig(Config):
         """Return tau, or None if it is to be chosen.
 
         Raises:
-            ValueError: tau is neither ``auto`` nor ``learned`` nor a finite number that is not negative.
+            ValueError: tau is neither `auto` nor `learned` nor a finite number that is not negative.
         """
         return (
             None if self.tau == "learned" else fixed("--tau", self.tau, "the paper searches 0 to 2), auto or learned")
@@ -145,13 +145,13 @@ class RebalanceConfig(Config):
         """Return logit adjustment's strength, or None if it is to be chosen.
 
         Raises:
-            ValueError: It is neither ``auto`` nor a finite number that is not negative.
+            ValueError: It is neither `auto` nor a finite number that is not negative.
         """
         return fixed("--strength", self.strength, "1 fits balanced test data), or auto")
 
 
 def fixed(flag: str, text: str, hint: str) -> float | None:
-    """Return the number in ``text``, or None for ``auto``."""
+    """Return the number in `text`, or None for `auto`."""
     if text == "auto":
         return None
     try:

@@ -21,7 +21,7 @@ HW_DECODER_LOAD = 0.65  # DALI's own default
 class TrainConfig(Config):
     """Stage 1: train a backbone and a linear classifier jointly.
 
-    The defaults are the paper's for ImageNet-LT; a recipe (``--dataset``) replaces them, a flag overrides the recipe.
+    The defaults are the paper's for ImageNet-LT; a recipe (`--dataset`) replaces them, a flag overrides the recipe.
     """
 
     dataset: str = "folder"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import numpy as np
 
 from ..files import replacing
 from ..metrics import shot_groups
+from ..runtime.log import log
 from .index import cache_dir, fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.listing import Listing, check_labels
 from .layouts.lists import read_list
 from .tar import TarImages
-
-logger = logging.getLogger(__name__)
 
 _NUM_NAMED = 10
 
@@ -241,9 +239,9 @@ def _report_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ..
     try:
         with replacing(report) as partial:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        logger.warning("%s and are skipped; they are named in %s", what, report)
+        log.warning("%s and are skipped; they are named in %s", what, report)
     except OSError:
-        logger.warning("%s and are skipped: %s", what, _name(skipped))
+        log.warning("%s and are skipped: %s", what, _name(skipped))
 
 
 def _name(skipped: tuple[SkippedFile, ...]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import stat
 import time
@@ -18,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replacing
+from ..runtime.log import log
 from .image import probe
-
-logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _CHUNK = 64
@@ -206,4 +204,4 @@ def _save(file: Path, index: FileIndex) -> None:
         with replacing(file) as partial, partial.open("wb") as stream:
             np.savez(stream, stats=index.stats, sizes=index.sizes, native=index.native, reasons=reasons)
     except OSError as error:
-        logger.warning("index not cached: %s; set FASTLT_CACHE to a folder that can be written", error)
+        log.warning("index not cached: %s; set FASTLT_CACHE to a folder that can be written", error)

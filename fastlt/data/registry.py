@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from ..config import TrainConfig
+from ..runtime.log import log
 from .dataset import LongTailedDataset, build_dataset
 from .layouts.find import find_splits
 from .packs.read import is_pack, open_pack
@@ -14,13 +14,11 @@ from .published.locate import find_lists, read_lists
 from .published.specs import BENCHMARKS, Benchmark
 from .splits import open_splits
 
-logger = logging.getLogger(__name__)
-
 
 def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
     """Open train, val and, where there is one, test.
 
-    The embedded data set and synthetic ones are made on first use; every other needs ``data_root``.
+    The embedded data set and synthetic ones are made on first use; every other needs `data_root`.
 
     Raises:
         ValueError, FileNotFoundError: The data are absent or cannot be used; the message says what to do.
@@ -133,6 +131,6 @@ def warn_of_counts(benchmark: Benchmark, datasets: dict[str, LongTailedDataset])
         if len(dataset) != benchmark.splits[split].num_images
     ]
     if wrong:
-        logger.warning(
+        log.warning(
             "%s has %s: accuracies do not compare; `fastlt data verify` says why", benchmark.title, ", ".join(wrong)
         )

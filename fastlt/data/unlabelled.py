@@ -24,7 +24,7 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
 
     Returns:
         The images, below the folder that all share (relative where all places are); files that are no complete images
-        are named in ``skipped``.
+        are named in `skipped`.
 
     Raises:
         FileNotFoundError: A place does not exist.

@@ -52,7 +52,7 @@ def calibration_errors(predictions: Predictions, groups: Mapping[str, NDArray[np
         groups: Named sets of classes, bool [C].
 
     Returns:
-        ``all`` and the groups -> the error, a fraction; None for a group without samples.
+        `all` and the groups -> the error, a fraction; None for a group without samples.
     """
     correct, labels = predictions.right, predictions.labels
     chosen = {"all": np.ones(len(labels), dtype=np.bool_)} | {name: mask[labels] for name, mask in groups.items()}

@@ -37,7 +37,7 @@ class Classifier:
     selected_on: str | None = None
     """Where that was chosen: val, folds (of val), test; None if it was given."""
     selection: str | None = None
-    """What was maximised where: ``class_mean on val``; None if nothing was chosen."""
+    """What was maximised where: `class_mean on val`; None if nothing was chosen."""
     prior: NDArray[np.float64] | None = None
     """[C] the class frequencies that it is adjusted to; None if it is not."""
     held_out: Predictions | None = None

@@ -20,7 +20,7 @@ from ..metrics import class_hits, class_precision
 class ClassRow:
     """A class: its training images, images in the split, accuracy and precision in percent, norm of its weight.
 
-    ``accuracy`` is None for a class without images in the split, ``precision`` for one that is never predicted.
+    `accuracy` is None for a class without images in the split, `precision` for one that is never predicted.
     """
 
     name: str
@@ -68,7 +68,7 @@ def class_rows(
 
 
 def write_class_table(folder: Path, split: str, rows: Sequence[ClassRow]) -> None:
-    """Write ``per_class.<split>.csv`` and ``.json`` into a classifier's folder; what is not known is empty or null."""
+    """Write `per_class.<split>.csv` and `.json` into a classifier's folder; what is not known is empty or null."""
     values = [dict(zip(COLUMNS, asdict(row).values(), strict=True)) for row in rows]
     write_json(folder / f"per_class.{split}.json", {"schema": 1, "split": split, "classes": values})
     with (

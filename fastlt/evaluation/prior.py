@@ -31,10 +31,10 @@ EM_STEPS, EM_TOLERANCE = 1000, 1e-7
 
 
 def parse_target(spec: str, class_names: Sequence[str], class_counts: ArrayLike) -> NDArray[np.float64]:
-    """Return the class frequencies that a ``--target`` names, [C], summing to 1.
+    """Return the class frequencies that a `--target` names, [C], summing to 1.
 
     Args:
-        spec: ``uniform``, ``train``, or the path of a CSV file with the columns class and frequency, one row for each
+        spec: `uniform`, `train`, or the path of a CSV file with the columns class and frequency, one row for each
             class; frequencies may be counts.
         class_names: The classes, C of them.
         class_counts: [C] training images of every class.
@@ -93,7 +93,7 @@ def adjust_to_prior(head: LinearHead, target: ArrayLike, source: ArrayLike) -> L
     """Return the head with log(target) - log(source) added to its bias: Bayes' rule for changed class frequencies.
 
     Args:
-        head: The classifier, whose probabilities hold under ``source``.
+        head: The classifier, whose probabilities hold under `source`.
         target: [C] class frequencies where it will be used; a class with 0 gets a bias of -30.
         source: [C] class frequencies under which it is calibrated, positive: uniform for a rebalanced head.
 
@@ -122,11 +122,11 @@ def log_probabilities(head: LinearHead, features: Tensor) -> Tensor:
 def estimate_prior(log_probabilities: Tensor, source: ArrayLike) -> NDArray[np.float64]:
     """Estimate the class frequencies of unlabelled images from a head's probabilities (Saerens et al., 2002).
 
-    Expectation maximisation: weigh each image's probabilities by the present estimate over ``source``, average, repeat.
+    Expectation maximisation: weigh each image's probabilities by the present estimate over `source`, average, repeat.
     It finds the maximum of the likelihood, and asks for calibrated probabilities.
 
     Args:
-        log_probabilities: [N, C] under ``source``.
+        log_probabilities: [N, C] under `source`.
         source: [C] class frequencies under which the head is calibrated.
 
     Returns:
@@ -176,10 +176,10 @@ def source_prior(class_counts: ArrayLike, *, sampling: str, loss: str = "cross_e
 def read_target(
     spec: str, *, class_names: Sequence[str], class_counts: ArrayLike
 ) -> NDArray[np.float64] | LongTailedDataset:
-    """Return the class frequencies that a ``--target`` names, [C], or the unlabelled images to estimate them from.
+    """Return the class frequencies that a `--target` names, [C], or the unlabelled images to estimate them from.
 
     Args:
-        spec: As for ``parse_target``, or ``estimate:DIR``, the images below a folder.
+        spec: As for `parse_target`, or `estimate:DIR`, the images below a folder.
         class_names: C names.
         class_counts: [C] training images of every class.
 
@@ -201,8 +201,8 @@ def resolve_target(
     """Return a target's class frequencies, [C]: as they were given, or estimated from its unlabelled images.
 
     Args:
-        target: What ``read_target`` returned.
-        head: The classifier that estimates, calibrated under ``source``.
+        target: What `read_target` returned.
+        head: The classifier that estimates, calibrated under `source`.
         source: [C] class frequencies under which the head is calibrated.
         features: Gives the features [N, D] of images, on the head's device.
 
@@ -215,7 +215,7 @@ def resolve_target(
 
 
 def folder_of(spec: str) -> Path:
-    """Return DIR of ``estimate:DIR``."""
+    """Return DIR of `estimate:DIR`."""
     folder = Path(spec.removeprefix(ESTIMATE))
     if spec == ESTIMATE:
         raise ValueError(f"--target: got {spec} without a folder; expected {ESTIMATE}DIR")

@@ -36,7 +36,7 @@ class Accuracy:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Accuracy:
-        """Rebuild an accuracy from ``to_json``'s values."""
+        """Rebuild an accuracy from `to_json`'s values."""
         return cls(value=values["value"], ci95=tuple(values["ci95"]), n=values["n"])
 
     @property
@@ -45,7 +45,7 @@ class Accuracy:
         return (self.ci95[1] - self.ci95[0]) / 2
 
     def __str__(self) -> str:
-        """Return ``value±half the interval``, without spaces: five of them and a name share a line of 80 columns."""
+        """Return `value±half the interval`, without spaces: five of them and a name share a line of 80 columns."""
         return f"{self.value:.1f}±{self.half_width:.1f}"
 
 
@@ -53,7 +53,7 @@ class Accuracy:
 class Result:
     """The accuracy of one classifier on one split.
 
-    ``all`` is top-1 over images; ``class_mean`` and the shot groups are means of class accuracies. A group without
+    `all` is top-1 over images; `class_mean` and the shot groups are means of class accuracies. A group without
     images is None.
     """
 
@@ -73,7 +73,7 @@ class Result:
     medium: Accuracy | None
     few: Accuracy | None
     target: Accuracy | None = None
-    """Accuracy where classes come as often as ``params["target"]`` says."""
+    """Accuracy where classes come as often as `params["target"]` says."""
     ece: dict[str, float | None] | None = None
     """Expected calibration error in percent, of all images and by group; None where a target moved the confidences."""
     macro_f1: float | None = None
@@ -81,7 +81,7 @@ class Result:
     nll: float | None = None
     """Mean negative log likelihood of the labels, in nats."""
     selection: str | None = None
-    """What was maximised where: ``class_mean on val``; None if nothing was chosen."""
+    """What was maximised where: `class_mean on val`; None if nothing was chosen."""
     config: str | None = None
     """Fingerprint of stage 1's settings."""
 
@@ -91,13 +91,13 @@ class Result:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
-        """Rebuild a result from ``to_json``'s values."""
+        """Rebuild a result from `to_json`'s values."""
         named = (*ACCURACIES, "target")
         accuracies = {key: Accuracy.from_json(values[key]) for key in named if values.get(key)}
         return cls(**{**values, **accuracies})
 
     def details(self) -> list[str]:
-        """Return what ``DETAILS`` names, as text."""
+        """Return what `DETAILS` names, as text."""
         errors = self.ece or {}
         cells = [self.macro_f1, *(errors.get(name) for name in ("all", *GROUP_NAMES))]
         texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]

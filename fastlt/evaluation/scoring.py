@@ -104,7 +104,7 @@ def accuracies(
 
 
 def accuracy_under(hits: NDArray[np.int64], totals: NDArray[np.int64], prior: NDArray[np.float64]) -> Accuracy | None:
-    """Return the accuracy where classes come as often as ``prior`` says; None if none of them has images."""
+    """Return the accuracy where classes come as often as `prior` says; None if none of them has images."""
     found = weighted_class_accuracy(hits, totals, prior)
     if found is None:
         return None
@@ -121,7 +121,7 @@ def reported_splits(store: FeatureStore, split: str = "all") -> list[str]:
 def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
     """Report the accuracy of a run's classifiers, joint or rebalanced.
 
-    Writes ``evaluation.json`` and the per-class tables beside each classifier; under a target, nothing.
+    Writes `evaluation.json` and the per-class tables beside each classifier; under a target, nothing.
 
     Args:
         run: The run.

@@ -20,7 +20,7 @@ ROWS = 4096  # a chunk of features; the store itself may be larger than memory
 class Features:
     """The features of one split, in the order of its data set.
 
-    ``features`` is [N, D], float32 or, for bf16, the bits as uint16; stored ones are memory-mapped. ``labels`` is int64
+    `features` is [N, D], float32 or, for bf16, the bits as uint16; stored ones are memory-mapped. `labels` is int64
     [N].
     """
 
@@ -59,11 +59,11 @@ class Features:
         return int(self.features.shape[1])
 
     def take(self, ids: NDArray[np.integer[Any]]) -> Self:
-        """Return the features of the samples ``ids`` [B], in memory."""
+        """Return the features of the samples `ids` [B], in memory."""
         return type(self)(features=self.features[ids], labels=self.labels[ids])
 
     def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
-        """Return the features of the samples ``ids`` [B] as float32 [B, D] on a device; only they are read."""
+        """Return the features of the samples `ids` [B] as float32 [B, D] on a device; only they are read."""
         return on_device(as_tensor(np.asarray(self.features[ids])), device).float()
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:

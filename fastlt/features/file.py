@@ -54,7 +54,7 @@ class FeatureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the file for a later try, or for ``finish``."""
+        """Leave the file for a later try, or for `finish`."""
         self.save()
         self.file.close()
 

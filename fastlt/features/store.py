@@ -41,7 +41,7 @@ class FeatureStore:
     They are computed in fp32 (TF32 is off meanwhile) on first use and kept in the run folder with a key made of the
     weights, the data, the transform, the view and the precision; under any other key they are computed anew. View 0 is
     the evaluation transform; every other view is cut, flipped and jittered as in stage 1, without RandAugment. An
-    interrupted extraction goes on where it stopped. ``precision`` is that of the training features: those of val and
+    interrupted extraction goes on where it stopped. `precision` is that of the training features: those of val and
     test stay fp32, so that accuracies do not depend on it.
 
     Args:
@@ -77,7 +77,7 @@ class FeatureStore:
 
         Args:
             tensors: The checkpoint's tensors, on any device.
-            name: The folder within ``features/`` for a trunk that has none yet.
+            name: The folder within `features/` for a trunk that has none yet.
         """
         trunk = {key: value.cpu() for key, value in tensors.items() if not key.startswith(HEAD)}
         if all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in trunk.items()):
@@ -121,11 +121,11 @@ class FeatureStore:
         return list(self.run.data["splits"])
 
     def views(self, num_views: int) -> tuple[Features, ...]:
-        """Return ``num_views`` views of the training images, computing those that are not there."""
+        """Return `num_views` views of the training images, computing those that are not there."""
         return tuple(self.split("train", view) for view in range(num_views))
 
     def split(self, name: str, view: int = 0) -> Features:
-        """Return the features of ``train``, ``val`` or ``test``, computing them if need be.
+        """Return the features of `train`, `val` or `test`, computing them if need be.
 
         Raises:
             ValueError: The run's data have no such split, or changed since it was trained; or features are not finite.
@@ -187,14 +187,14 @@ class FeatureStore:
         log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
 
     def through_backbone(self, loader: Loader) -> Iterator[Tensor]:
-        """Yield the features of every batch of a loader, float32 [B, D]; callers hold ``exact_fp32`` meanwhile."""
+        """Yield the features of every batch of a loader, float32 [B, D]; callers hold `exact_fp32` meanwhile."""
         preprocess = Preprocess(self.run.config.mean, self.run.config.std).to(self.device)
         model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         for batch in loader:
             yield model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
 
     def open(self, name: str, view: int, start: int) -> Loader:
-        """Open the images of a view, in order, from sample ``start`` on."""
+        """Open the images of a view, in order, from sample `start` on."""
         config, dataset = self.run.config, self.splits[name]
         if view:
             settings = self.loader_settings
@@ -202,7 +202,7 @@ class FeatureStore:
         return self.open_images(dataset, start)
 
     def open_images(self, dataset: LongTailedDataset, start: int = 0) -> Loader:
-        """Open images under the evaluation transform, in order, from sample ``start`` on."""
+        """Open images under the evaluation transform, in order, from sample `start` on."""
         transform = eval_transform(self.run.config)
         return eval_loader(dataset, transform, indices=np.arange(start, len(dataset)), **self.loader_settings)
 

@@ -36,7 +36,7 @@ OPSET = 18
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written; ``difference`` is the largest of an ONNX file's logits, None where nothing was compared."""
+    """What was written; `difference` is the largest of an ONNX file's logits, None where nothing was compared."""
 
     method: str
     format: str
@@ -47,7 +47,7 @@ class Exported:
 def export(run: Run, config: ExportConfig | None = None) -> Exported:
     """Write a run's network with one of its classifiers as its last layer.
 
-    A file with the classes and the preprocessing stands beside it (``<stem>.json``; a folder's config.json; an ONNX
+    A file with the classes and the preprocessing stands beside it (`<stem>.json`; a folder's config.json; an ONNX
     file has them inside as well). An ONNX file is run by ONNX Runtime, where it is installed, and compared.
 
     Args:

@@ -16,13 +16,13 @@ def create_model(name: str, num_classes: int, image_size: int | None = None) -> 
     """Return a freshly initialised network.
 
     Args:
-        name: ``resnet8`` (small images), ``resnet10``, ``resnet50``, ``resnet101``, ``resnet152``, ``resnext50_32x4d``,
-            ``resnext101_32x4d``, ``resnext152_32x4d``, or ``timm:NAME``.
+        name: `resnet8` (small images), `resnet10`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d`,
+            `resnext101_32x4d`, `resnext152_32x4d`, or `timm:NAME`.
         num_classes: Number of classes, C.
         image_size: Side of its images, pixels, for timm's networks that are built for one; by default timm's own.
 
     Returns:
-        A module with ``features(images [B, 3, H, W]) -> [B, D]``, the head ``fc``, and logits [B, C] when called.
+        A module with `features(images [B, 3, H, W]) -> [B, D]`, the head `fc`, and logits [B, C] when called.
 
     Raises:
         ValueError: The name is unknown, needs a library that is not installed, or takes no images of that size.

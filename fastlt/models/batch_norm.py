@@ -22,9 +22,9 @@ def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Ten
 
 
 class FusedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training pass is ``ops.batch_norm_relu``: what follows it is part of its kernels.
+    """Batch norm whose training pass is `ops.batch_norm_relu`: what follows it is part of its kernels.
 
-    In evaluation, and in its state dict, it is ``nn.BatchNorm2d``.
+    In evaluation, and in its state dict, it is `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over consecutive groups of images (Hoffer et al., Train longer, generalize better, 2017).
 
-    In evaluation, and in its state dict, it is ``nn.BatchNorm2d``. Its running statistics move once a batch, towards
+    In evaluation, and in its state dict, it is `nn.BatchNorm2d`. Its running statistics move once a batch, towards
     the mean of the groups' means and of their unbiased variances.
 
     Args:
@@ -93,17 +93,17 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 
 
 def use_ghost_batch_norm(model: nn.Module, group: int) -> None:
-    """Replace every ``nn.BatchNorm2d`` inside a network, in place; weights and state-dict keys stay."""
+    """Replace every `nn.BatchNorm2d` inside a network, in place; weights and state-dict keys stay."""
     replace_batch_norm(model, lambda num_features: GhostBatchNorm2d(num_features, group))
 
 
 def use_fused_batch_norm(model: nn.Module) -> None:
-    """Replace every ``nn.BatchNorm2d`` inside a network, in place; weights and state-dict keys stay."""
+    """Replace every `nn.BatchNorm2d` inside a network, in place; weights and state-dict keys stay."""
     replace_batch_norm(model, FusedBatchNorm2d)
 
 
 def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) -> None:
-    """Put what ``make`` returns in the place of every plain ``nn.BatchNorm2d``, with its parameters and buffers."""
+    """Put what `make` returns in the place of every plain `nn.BatchNorm2d`, with its parameters and buffers."""
     for name, module in model.named_children():
         if type(module) is nn.BatchNorm2d:
             other = make(module.num_features)
@@ -117,7 +117,7 @@ def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) 
 
 
 def soften_momentum(model: nn.Module, pieces: int) -> None:
-    """Let the running statistics move as far in ``pieces`` updates as they otherwise do in one."""
+    """Let the running statistics move as far in `pieces` updates as they otherwise do in one."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             module.momentum = 1 - (1 - module.momentum) ** (1 / pieces)

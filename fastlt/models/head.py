@@ -19,7 +19,7 @@ class LinearHead(nn.Module):
         bias: [C] or None.
 
     Raises:
-        ValueError: ``weight`` is no matrix, or ``bias`` has another number of classes.
+        ValueError: `weight` is no matrix, or `bias` has another number of classes.
     """
 
     weight: nn.Parameter
@@ -38,7 +38,7 @@ class LinearHead(nn.Module):
     def initialised(
         cls, num_classes: int, num_features: int, *, generator: torch.Generator | None = None
     ) -> LinearHead:
-        """Return a head drawn as ``nn.Linear`` draws it: U(-1/sqrt(D), 1/sqrt(D)) for weight and bias."""
+        """Return a head drawn as `nn.Linear` draws it: U(-1/sqrt(D), 1/sqrt(D)) for weight and bias."""
         bound = 1 / math.sqrt(num_features)
         weight = torch.empty(num_classes, num_features).uniform_(-bound, bound, generator=generator)
         return cls(weight, torch.empty(num_classes).uniform_(-bound, bound, generator=generator))

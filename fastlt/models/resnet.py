@@ -18,7 +18,7 @@ from .head import LinearHead
 class ResNetSpec:
     """The shape of one network.
 
-    ``small_images`` replaces the 7x7 stride-2 stem and its pooling (a factor of 4) by one 3x3 convolution of stride 2.
+    `small_images` replaces the 7x7 stride-2 stem and its pooling (a factor of 4) by one 3x3 convolution of stride 2.
     """
 
     blocks: tuple[int, ...]
@@ -91,7 +91,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network with a linear head ``fc``.
+    """A residual network with a linear head `fc`.
 
     Args:
         spec: The shape of the network.

@@ -18,9 +18,9 @@ WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm'
 
 
 class TimmNetwork(nn.Module):
-    """A timm network whose last linear layer is a ``LinearHead`` named ``fc``; ``classifier`` is timm's name of it.
+    """A timm network whose last linear layer is a `LinearHead` named `fc`; `classifier` is timm's name of it.
 
-    ``arguments`` are those that timm builds it with beyond its name: ``img_size``, where it is for another size than
+    `arguments` are those that timm builds it with beyond its name: `img_size`, where it is for another size than
     timm's own.
 
     Args:
@@ -96,7 +96,7 @@ class TimmNetwork(nn.Module):
 
 
 def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str, int]]:
-    """Return timm's network, and the arguments it was built with: its own size where it takes ``size`` all the same."""
+    """Return timm's network, and the arguments it was built with: its own size where it takes `size` all the same."""
     import timm
 
     trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)

@@ -95,7 +95,7 @@ def batch_norm_relu(
     Args:
         images: [B, C, H, W] in channels_last memory (another is copied), float32, bfloat16, float16 or float64.
         weight: [C], float32 (float64 for float64).
-        bias: [C], as ``weight``.
+        bias: [C], as `weight`.
         residual: [B, C, H, W], added before the rectifier; None for none.
         relu: Whether there is a rectifier.
         eps: Added to the variance.

@@ -20,16 +20,16 @@ def normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[list[flo
 def color_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Blend every image with black, with its mean grey and with its own grey version, in its own order.
 
-    This is ``torchvision.transforms.ColorJitter`` without hue, in floating point: values are clamped to [0, 255] after
+    This is `torchvision.transforms.ColorJitter` without hue, in floating point: values are clamped to [0, 255] after
     each blend as there, but not rounded.
 
     Args:
         x: Floating point [B, H, W, 3] in [0, 255].
         factors: Of brightness, contrast and saturation, [B, 3]; 1 leaves the image as it is.
-        order: Which of the six orders each image takes, [B] in 0 .. 5, as ``itertools.permutations`` counts them.
+        order: Which of the six orders each image takes, [B] in 0 .. 5, as `itertools.permutations` counts them.
 
     Returns:
-        As ``x``.
+        As `x`.
     """
     for operation in sequence(order.long()):
         factor = factors.gather(1, operation[:, None])[:, :, None, None]

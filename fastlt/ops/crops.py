@@ -95,7 +95,7 @@ def _network_inputs(
     cubic: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return the squares, jittered and normalised, [B, S, S, 3] in ``dtype``: in three passes."""
+    """Return the squares, jittered and normalised, [B, S, S, 3] in `dtype`: in three passes."""
     x: Tensor = _squares(data, starts, widths, windows, boxes, flips, size, cubic).float()
     if factors is not None and order is not None:
         x = color_jitter(x, factors, order)
@@ -130,19 +130,19 @@ def network_inputs(
     interpolation: str = "bilinear",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Crop, resize, mirror, jitter and normalise B images: on a GPU in one kernel, as ``squares`` and a step do in two.
+    """Crop, resize, mirror, jitter and normalise B images: on a GPU in one kernel, as `squares` and a step do in two.
 
     Args:
-        data: As in ``squares``, and so are starts, widths, windows, boxes, flips, size and interpolation.
+        data: As in `squares`, and so are starts, widths, windows, boxes, flips, size and interpolation.
         starts: int64 [B].
         widths: int32 [B].
         windows: int32 [B, 4].
         boxes: float32 [B, 4].
         flips: bool [B].
         factors: Of brightness, contrast and saturation, float32 [B, 3]; None leaves colours alone.
-        order: Order of the three, uint8 [B]; see ``ops.colours.color_jitter``.
+        order: Order of the three, uint8 [B]; see `ops.colours.color_jitter`.
         mean: Of red, green and blue, in units of the full range.
-        std: As ``mean``.
+        std: As `mean`.
         size: S.
         interpolation: bilinear or bicubic.
         dtype: Of the result: float32 or bfloat16.

@@ -59,7 +59,7 @@ def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
 
     Raises:
         ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more, and
-            ``config.force`` is not set.
+            `config.force` is not set.
     """
     run = adopted.run
     store = FeatureStore(

@@ -40,10 +40,10 @@ def rebalance_model(
         model: Any network that ends in a linear layer; it stays as it is.
         train: Training images: a DataLoader or any iterable of (images, labels) batches, or a map-style data set.
         val: Validation images, on which settings are chosen.
-        head: Name of the last linear layer, as in ``model.named_modules()``; default the one whose output the network
+        head: Name of the last linear layer, as in `model.named_modules()`; default the one whose output the network
             returns.
         method: tau, crt, lws, ncm, logit_adjustment, los, max_norm or cosine.
-        **options: Settings of ``RebalanceConfig``, for example ``tau=0.7``.
+        **options: Settings of `RebalanceConfig`, for example `tau=0.7`.
 
     Raises:
         ValueError: There is no last linear layer or a choice of two, data and layer do not fit, a setting is unknown.

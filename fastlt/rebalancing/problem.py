@@ -19,9 +19,9 @@ from ..models import LinearHead
 class Problem:
     """A trained linear head and the features it sees: all that a method on cached features needs.
 
-    ``train`` has one or more views of the training images, the first under the evaluation transform; ``selection`` is
-    the split on which settings are chosen, named by ``selected_on``. ``class_counts`` is int64 [C], the training images
-    of every class; ``device`` is where the arithmetic runs. ``stage1`` holds stage 1's batch_size and dataset, which
+    `train` has one or more views of the training images, the first under the evaluation transform; `selection` is
+    the split on which settings are chosen, named by `selected_on`. `class_counts` is int64 [C], the training images
+    of every class; `device` is where the arithmetic runs. `stage1` holds stage 1's batch_size and dataset, which
     decide the defaults of trained methods.
     """
 

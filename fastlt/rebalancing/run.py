@@ -32,7 +32,7 @@ from .problem import Problem, Rebalanced
 def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     """Rebalance the classifier of a trained run.
 
-    Writes ``rebalanced/<method>/`` into the run, for every method with ``method="all"``: model.safetensors (the same
+    Writes `rebalanced/<method>/` into the run, for every method with `method="all"`: model.safetensors (the same
     network with another last layer), config.json, and results.json with the joint and the rebalanced accuracies on val
     and test. The same settings give the same files again.
 
@@ -164,7 +164,7 @@ def beside(joint: Iterable[Result], classifier: Classifier) -> Results:
 
 
 def read_results(run: Run, method: str) -> Results:
-    """Read the results of a method, or of every method for ``all``: a split at a time, the joint classifier first."""
+    """Read the results of a method, or of every method for `all`: a split at a time, the joint classifier first."""
     names = METHODS if method == "all" else (method,)
     rows: dict[tuple[str, str], Result] = {}
     for name in names:

@@ -13,7 +13,7 @@ INSTANCE = "instance_balanced"
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A row of a published table, percent; None where only ``all`` was printed."""
+    """A row of a published table, percent; None where only `all` was printed."""
 
     many: float | None
     medium: float | None
@@ -66,7 +66,7 @@ def published(*, dataset: str, backbone: str, epochs: int, sampling: str, method
     """Return what the paper printed for a classifier, or None if it printed nothing.
 
     Args:
-        dataset: Data set, as in ``TrainConfig``.
+        dataset: Data set, as in `TrainConfig`.
         backbone: Network.
         epochs: Epochs of stage 1.
         sampling: Sampling of stage 1.

@@ -48,7 +48,7 @@ def stage2(dataset: str, *, batch_size: int = 512) -> Stage2:
     """Return how the paper trains classifiers on a data set; others take ImageNet-LT's, with a batch of their own.
 
     Args:
-        dataset: Data set, as in ``TrainConfig``.
+        dataset: Data set, as in `TrainConfig`.
         batch_size: That of a data set that the paper has not.
     """
     return _STAGE2.get(dataset) or dataclasses.replace(_IMAGENET, batch_size=batch_size, source=OURS)

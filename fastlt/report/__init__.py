@@ -20,7 +20,7 @@ __all__ = ["write_report"]
 
 
 def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
-    """Write ``report/index.html`` and its figures into the run: the joint classifier beside every rebalanced one.
+    """Write `report/index.html` and its figures into the run: the joint classifier beside every rebalanced one.
 
     What is missing (a split, the images, the records of training, a method) leaves a sentence in its place.
 

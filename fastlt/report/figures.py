@@ -27,7 +27,7 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure of the page. ``path`` is None if it could not be drawn; the caption says why."""
+    """A figure of the page. `path` is None if it could not be drawn; the caption says why."""
 
     title: str
     caption: str

@@ -17,7 +17,7 @@ from .worst import Worst
 
 
 def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[str]) -> Path:
-    """Write ``index.html``, with its pictures inside.
+    """Write `index.html`, with its pictures inside.
 
     Args:
         it: What the report is made of.

@@ -48,7 +48,7 @@ def hasten_exit() -> None:
 
 
 def wait_or_kill(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
-    """Wait for a process as ``Popen.wait`` does, but not for long; its own children notice its end by themselves."""
+    """Wait for a process as `Popen.wait` does, but not for long; its own children notice its end by themselves."""
     try:
         return subprocess.Popen.wait(process, EXIT_S if timeout is None else min(timeout, EXIT_S))
     except subprocess.TimeoutExpired:

@@ -17,7 +17,7 @@ from .log import log
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device.
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device.
 
     Raises:
         ValueError: The name is no device, or this machine lacks it.
@@ -56,7 +56,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Turn ``auto`` into bf16 where the hardware multiplies it, else fp32."""
+    """Turn `auto` into bf16 where the hardware multiplies it, else fp32."""
     if name != "auto":
         return name
     ampere = (8, 0)  # the first generation that multiplies bf16; older ones only emulate it
@@ -84,7 +84,7 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
         benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; what wins may
             differ from run to run.
         deterministic: Take algorithms that give the same bits every time, in PyTorch, cuDNN, cuBLAS and Inductor. It
-            overrides ``benchmark``. An operation that has none is named in a warning and computed all the same.
+            overrides `benchmark`. An operation that has none is named in a warning and computed all the same.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic

@@ -34,7 +34,7 @@ def check_gpus(config: TrainConfig) -> None:
 
 
 def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
-    """Return the arguments of `fastlt train` that turn ``base``, the settings it would have without them, into these.
+    """Return the arguments of `fastlt train` that turn `base`, the settings it would have without them, into these.
 
     Args:
         config: The settings wanted.
@@ -54,7 +54,7 @@ def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
 
 
 def launch(argv: Sequence[str], num_processes: int) -> int:
-    """Run `fastlt` with these arguments in ``num_processes`` processes; where all went well, more may follow.
+    """Run `fastlt` with these arguments in `num_processes` processes; where all went well, more may follow.
 
     Returns:
         The exit status: 0, or that of the first process that failed, which has said why.

@@ -14,7 +14,7 @@ from ..data.loaders.loader import Loader
 from .loader import PlainDataset
 
 Tensors = tuple[Tensor, *tuple[Tensor | None, ...]]
-"""What a step of ``benchmark.step`` takes: images, labels and, of ours, colour factors and orders, on the device."""
+"""What a step of `benchmark.step` takes: images, labels and, of ours, colour factors and orders, on the device."""
 
 
 class PlainLoader:
@@ -67,7 +67,7 @@ def train_on(step: Callable[..., Tensor], batches: Iterable[Tensors]) -> int:
 
 
 def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.device, *, num_steps: int) -> float:
-    """Return images per second of ``num_steps`` steps that follow as many to warm up, pass after pass if need be."""
+    """Return images per second of `num_steps` steps that follow as many to warm up, pass after pass if need be."""
 
     def wait() -> None:
         if device.type == "cuda":

@@ -31,7 +31,7 @@ DIFFERENT = 64  # photographs that are made; the other files are copies of them
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderResult:
-    """A stage on one thread, or a whole loader; ``error`` says why there is no figure."""
+    """A stage on one thread, or a whole loader; `error` says why there is no figure."""
 
     name: str
     num_threads: int
@@ -73,7 +73,7 @@ def measure(
 
     Yields:
         Images per second, medians over passes. A backend that keeps nothing decodes anew in each pass, with the start
-        of its workers in it; ``memory`` decodes before the clock starts.
+        of its workers in it; `memory` decodes before the clock starts.
     """
     num_steps = len(dataset) // batch_size
     augmentation = Augmentation(size=image_size)

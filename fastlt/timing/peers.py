@@ -48,7 +48,7 @@ PEERS: dict[str, Peer] = {
 def build_peer(
     backbone: str, peer: Peer, *, device: torch.device, batch_size: int, image_size: int
 ) -> tuple[Callable[..., Tensor], str]:
-    """Return a peer's training step and its precision; see ``step.build``.
+    """Return a peer's training step and its precision; see `step.build`.
 
     Raises:
         ImportError: The library is not installed, or lacks the network.

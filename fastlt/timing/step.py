@@ -58,7 +58,7 @@ def settings(variant: str) -> TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """One network under one variant; ``error`` says why there are no figures."""
+    """One network under one variant; `error` says why there are no figures."""
 
     backbone: str
     variant: str
@@ -82,7 +82,7 @@ def measure(
 
     Yields:
         Images per second (median round), peak device memory, and the share of the bandwidth ceiling that it comes to:
-        bytes a step must move (``traffic.training_bytes``) over what the device's memory copies in that time.
+        bytes a step must move (`traffic.training_bytes`) over what the device's memory copies in that time.
     """
     bytes_per_s = bandwidth(device)
     # Variant by variant: on a CPU what the first script's allocator does cannot be had again
@@ -160,12 +160,12 @@ def build(
     """Return a training step and the precision it computes in.
 
     The step takes a batch and returns its mean loss; by default always the same random one. Of ours a batch is uint8
-    images [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as ``Batch`` has them; of a peer
+    images [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as `Batch` has them; of a peer
     normalised float images [B, 3, S, S] and labels.
 
     Args:
         backbone: Name of the network.
-        variant: One of ``VARIANTS``.
+        variant: One of `VARIANTS`.
         device: Where it trains.
         batch_size: B.
         image_size: S.

@@ -43,7 +43,7 @@ class Trial:
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
-    """Return 1, 2, 4, ... up to ``most``, which is one of them."""
+    """Return 1, 2, 4, ... up to `most`, which is one of them."""
     return tuple(sorted({2**power for power in range(most.bit_length()) if 2**power < most} | {most}))
 
 

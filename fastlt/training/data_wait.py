@@ -62,5 +62,5 @@ class DataWait:
         self.fetches.clear()
 
     def share(self) -> float:
-        """Return the share of the epoch so far, 0 to 1, as of the last ``read``."""
+        """Return the share of the epoch so far, 0 to 1, as of the last `read`."""
         return min(1.0, self.waited_s / max(time.perf_counter() - self.began, 1e-9))

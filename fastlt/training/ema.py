@@ -35,7 +35,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights after step ``step``."""
+        """Move the average towards the weights after step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = zip(*self._floats, strict=True)
         torch._foreach_lerp_(averages, weights, 1 - decay)

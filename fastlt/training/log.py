@@ -73,7 +73,7 @@ class TrainingLog:
             self.writer.close()
 
     def begin_epoch(self, step: int) -> None:
-        """Start the clock of the epoch's rate at ``step``; val is not in it."""
+        """Start the clock of the epoch's rate at `step`; val is not in it."""
         self.mark(step)
         self.epoch_step, self.epoch_at = step, self.marked_at
 
@@ -82,7 +82,7 @@ class TrainingLog:
         return (self.marked_step - self.epoch_step) * self.batch_size / max(self.marked_at - self.epoch_at, 1e-9)
 
     def mark(self, step: int) -> None:
-        """Start the clock of the next rate at ``step``."""
+        """Start the clock of the next rate at `step`."""
         self.marked_step, self.marked_at = step, time.perf_counter()
 
     def step(self, *, step: int, epoch: str, loss: float, learning_rate: float) -> None:

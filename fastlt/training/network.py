@@ -52,12 +52,12 @@ def build_network(config: TrainConfig, num_classes: int, device: torch.device, w
 
 
 def is_part(name: str, parts: Iterable[str]) -> bool:
-    """Say whether a parameter or module is one of ``parts`` or inside one, by its dotted name."""
+    """Say whether a parameter or module is one of `parts` or inside one, by its dotted name."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def freeze(model: Network, parts: tuple[str, ...]) -> None:
-    """Leave only ``parts`` to be trained; none named means all.
+    """Leave only `parts` to be trained; none named means all.
 
     Raises:
         ValueError: A part is not one of the network's.
@@ -73,7 +73,7 @@ def freeze(model: Network, parts: tuple[str, ...]) -> None:
 
 
 def set_training_mode(model: Network, config: TrainConfig) -> None:
-    """Put the network into training mode, but for the batch norm that ``config`` freezes."""
+    """Put the network into training mode, but for the batch norm that `config` freezes."""
     model.train()
     if config.train_only and config.freezes_batch_norm:
         for name, module in model.named_modules():
@@ -82,7 +82,7 @@ def set_training_mode(model: Network, config: TrainConfig) -> None:
 
 
 def parameter_groups(model: Network, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: ``rate_share`` is a group's learning rate in units of --lr."""
+    """Return the optimizer's groups: `rate_share` is a group's learning rate in units of --lr."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if config.trunk_lr is None:
         return [{"params": list(trained.values()), "rate_share": 1.0}]

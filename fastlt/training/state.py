@@ -27,7 +27,7 @@ class Progress:
 
 
 def pack(model: Network, optimizer: torch.optim.SGD, average: Network | None) -> dict[str, Tensor]:
-    """Return the tensors of a training state by name; ``average`` is the network of moving averages."""
+    """Return the tensors of a training state by name; `average` is the network of moving averages."""
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
@@ -39,7 +39,7 @@ def pack(model: Network, optimizer: torch.optim.SGD, average: Network | None) ->
 
 
 def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the state that a run last saved: (what ``pack`` returned, the metadata beside it).
+    """Read the state that a run last saved: (what `pack` returned, the metadata beside it).
 
     Raises:
         ValueError: It is cut short or no checkpoint; the message says what the best checkpoint, if whole, is good for.
@@ -66,7 +66,7 @@ def unpack(
     *,
     source: Path,
 ) -> None:
-    """Load what ``pack`` returned.
+    """Load what `pack` returned.
 
     Raises:
         ValueError: The tensors are of another network.

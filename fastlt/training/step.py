@@ -21,7 +21,7 @@ from ..runtime.device import autocast
 MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not earn the half minute of compiling back
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
-"""(images as a ``Batch`` has them, labels [B], jitter [B, 3], order [B], and the rest of ``TrainingLoss.forward``) ->
+"""(images as a `Batch` has them, labels [B], jitter [B, 3], order [B], and the rest of `TrainingLoss.forward`) ->
 (mean loss, number classified right)."""
 
 
@@ -67,7 +67,7 @@ class TrainingLoss(nn.Module):
         """Return (mean loss, number of images classified as the larger part of their blend).
 
         Args:
-            images: uint8 [B, H, W, 3], or finished floating-point ones (``data.batch.Finish``).
+            images: uint8 [B, H, W, 3], or finished floating-point ones (`data.batch.Finish`).
             labels: [B].
             jitter: Colour factors, [B, 3].
             order: Their order, [B].
@@ -114,7 +114,7 @@ class TrainingLoss(nn.Module):
 
 
 def worth_compiling(config: TrainConfig, device: torch.device, num_steps: int) -> bool:
-    """Say whether compiling pays over ``num_steps`` steps: on a GPU always, on a CPU in a long run."""
+    """Say whether compiling pays over `num_steps` steps: on a GPU always, on a CPU in a long run."""
     return config.compile and (device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU)
 
 

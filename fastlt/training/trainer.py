@@ -47,14 +47,14 @@ __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> Run:
-    """Train a network, or go on with a run (``config.resume``); with others, where torchrun started this process.
+    """Train a network, or go on with a run (`config.resume`); with others, where torchrun started this process.
 
     Args:
-        config: The settings; those of a resumed run must be the run's own but for ``TrainConfig.EXECUTION``.
+        config: The settings; those of a resumed run must be the run's own but for `TrainConfig.EXECUTION`.
         console: Where progress is shown; by default standard output.
 
     Returns:
-        The finished run, with its checkpoints ``best`` (highest val top-1) and ``last``.
+        The finished run, with its checkpoints `best` (highest val top-1) and `last`.
 
     Raises:
         ValueError, FileNotFoundError: Settings or data cannot be used, or another process trains the run.
@@ -370,7 +370,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[Network]:
-        """The network that is evaluated and kept as ``best``: the moving average, if there is one."""
+        """The network that is evaluated and kept as `best`: the moving average, if there is one."""
         network = self.averaged or self.model
         with with_cosine_head(network, enabled=self.config.loss == "ldam"):
             yield network
@@ -392,7 +392,7 @@ def batch_tensors(batch: Batch) -> tuple[Tensor | None, ...]:
 
 
 def pieces(tensors: tuple[Tensor | None, ...], number: int) -> Iterator[tuple[Tensor | None, ...]]:
-    """Yield the tensors cut along their first dimension into ``number`` equal pieces; what is None stays None."""
+    """Yield the tensors cut along their first dimension into `number` equal pieces; what is None stays None."""
     if number == 1:
         yield tensors
         return

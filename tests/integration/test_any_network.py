@@ -80,7 +80,7 @@ def test_a_plain_script_loads_what_comes_back(tmp_path: Path) -> None:
 
 
 class Branches(Net):
-    """Two heads of the same shape; the forward pass returns what ``way`` makes of them."""
+    """Two heads of the same shape; the forward pass returns what `way` makes of them."""
 
     def __init__(self, way: str) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def fastlt(
 
 
 def refused(outcome: Outcome, *parts: str) -> None:
-    """Assert one line on standard error with all ``parts`` in it, and status 2."""
+    """Assert one line on standard error with all `parts` in it, and status 2."""
     status, _, error = outcome
     assert status == 2, outcome
     lines = [line for line in error.splitlines() if line]

@@ -18,7 +18,7 @@ from fastlt.training.trainer import Trainer
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, signum: int) -> None:
-    """Send a signal to this very process when the training step ``step`` is done."""
+    """Send a signal to this very process when the training step `step` is done."""
     original = trainer.loss_function
 
     def counting(*settings):

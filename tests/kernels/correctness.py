@@ -211,7 +211,7 @@ def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Itera
 
 
 def crops(seed: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Five images of noise, and windows, boxes and flips of theirs: what ``ops.squares`` takes."""
+    """Five images of noise, and windows, boxes and flips of theirs: what `ops.squares` takes."""
     generator = torch.Generator().manual_seed(seed)
     sides = [(40, 31), (7, 9), (64, 50), (3, 1), (20, 90)]  # height, width
     images = [torch.randint(0, 256, (3 * h * w,), generator=generator, dtype=torch.uint8) for h, w in sides]

@@ -32,7 +32,7 @@ def _find_lists(folder: Path) -> dict[str, Path]:
 
 
 def lists_folder(root: Path, lists: Path) -> Path:
-    """Return the folder of the list files that ``lists`` names, from the working folder or else from ``root``.
+    """Return the folder of the list files that `lists` names, from the working folder or else from `root`.
 
     Raises:
         FileNotFoundError: There is none.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...files import replacing
+from ...runtime.log import log
 from ..index import index_files
 from .folders import list_images, subfolders
 from .listing import name_some
 from .lists import ROOT_POINTER
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +75,7 @@ def split_folder(
     skipped = {paths[at] for at in bad}
     if bad:
         named = name_some([f"{paths[at]} ({reason})" for at, reason in bad.items()])
-        logger.warning(
-            "%s: %d of %d files are no complete images and on no list: %s", root, len(bad), len(paths), named
-        )
+        log.warning("%s: %d of %d files are no complete images and on no list: %s", root, len(bad), len(paths), named)
 
     quotas: dict[str, tuple[int, int]] = {}
     good: dict[str, list[str]] = {}

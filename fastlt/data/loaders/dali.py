@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections import deque
@@ -16,14 +15,12 @@ import numpy as np
 import torch
 
 from ...files import replacing
-from ...runtime.log import first_line
+from ...runtime.log import first_line, log
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
 from .base import Batch, PlannedLoader, Tuning
 from .dali_graph import Decoded, Feed, ImagePipeline
 from .plan import EvalPlan, Plan, UnreadableImageError, Work, read_image
-
-logger = logging.getLogger(__name__)
 
 # What a complete file ends with: a JPEG's end marker; the length, name and checksum of a PNG's last chunk.
 _JPEG_END = np.frombuffer(b"\xff\xd9", np.uint8)
@@ -213,7 +210,7 @@ class NativeFiles:
         started = time.perf_counter()
         with ThreadPoolExecutor(num_threads) as pool:
             found = dict(zip(missing, pool.map(why_not, missing), strict=True))
-        logger.info(
+        log.info(
             "converted %d images that DALI does not decode as Pillow does to PNG, in %.1f s: %s",
             len(missing),
             time.perf_counter() - started,

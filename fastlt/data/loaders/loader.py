@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self, TypedDict, Unpack
@@ -12,6 +11,7 @@ import torch
 
 from ...config import LOADERS
 from ...config.train import HW_DECODER_LOAD, PREFETCH
+from ...runtime.log import log
 from ...runtime.machine import available_bytes, free_bytes, resolve_threads
 from ..dataset import LongTailedDataset
 from ..sampler import LongTailSampler
@@ -23,8 +23,6 @@ from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 
 __all__ = ["Batch", "Finish", "Loader", "LoaderSettings", "Replacement", "eval_loader", "train_loader", "view_loader"]
-
-logger = logging.getLogger(__name__)
 
 
 class Loader(Protocol):
@@ -146,7 +144,7 @@ def view_loader(
     start: int = 0,
     **settings: Unpack[LoaderSettings],
 ) -> Loader:
-    """Open every sample from ``start`` on once, in order, augmented as in training; the last batch may be smaller.
+    """Open every sample from `start` on once, in order, augmented as in training; the last batch may be smaller.
 
     Args:
         dataset: The images.
@@ -206,7 +204,7 @@ def _open(
                     f"--loader dali: DALI cannot be imported ({error}); install nvidia-dali-cuda130, or use "
                     "--loader pillow"
                 ) from error
-            logger.info("no DALI (%s): Pillow decodes the images on the processor, which may not feed a GPU", error)
+            log.info("no DALI (%s): Pillow decodes the images on the processor, which may not feed a GPU", error)
         else:
             return DaliLoader(plan, device=device, tuning=tuning)
     return PillowLoader(plan, device=device, tuning=tuning)

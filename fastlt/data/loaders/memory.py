@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor
 
 from ... import _C
+from ...runtime.log import log
 from .base import Batch, PlannedLoader, ahead
 from .plan import Plan, StandIns, UnreadableImageError, Work, read_image
-
-logger = logging.getLogger(__name__)
 
 _DEPTH = 2
 _BLOCK = 32  # images a task: the threads' hand-overs cost as much as decoding a small image
@@ -77,7 +75,7 @@ def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Calla
     announced = num_bytes >= _ANNOUNCE_FROM_BYTES
     if announced:
         what = f"{len(plan.samples):,} {plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
-        logger.info("decoding %s into memory; --loader dali starts at once instead", what)
+        log.info("decoding %s into memory; --loader dali starts at once instead", what)
     kept: set[int] = set()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="fastlt-decoder") as pool:
         missing = plan.samples.tolist()
@@ -94,7 +92,7 @@ def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Calla
             stand_ins.mark(broken)
             missing = sorted({stand_ins.stand_in(index) for index in broken} - kept)
     if announced:
-        logger.info("decoded them in %.0f s", time.perf_counter() - started)
+        log.info("decoded them in %.0f s", time.perf_counter() - started)
 
 
 def _read(plan: Plan, indices: list[int]) -> list[np.ndarray | str]:

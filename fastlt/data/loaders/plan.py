@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import errno
-import logging
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ...runtime.log import log
 from ..dataset import LongTailedDataset
 from ..image import decode_rgb
 from ..sampler import LongTailSampler
 from ..transforms.augmentation import Augmentation, EvalTransform
-
-logger = logging.getLogger(__name__)
 
 VIEW_SLOT_BITS = 44  # a training of 10^13 images would reach the draws of the first view
 
@@ -102,7 +100,7 @@ class StandIns:
             Replacement(paths[index], reason, paths[self.stand_in(index)]) for index, reason in self.reasons.items()
         ]
         for found in self.replaced[len(self.replaced) - len(new) :]:
-            logger.warning(
+            log.warning(
                 "%s cannot be read any more (%s); %s of the same class stands in for it",
                 self.dataset.root / found.path,
                 found.reason,
@@ -222,7 +220,7 @@ class EvalPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPlan:
-    """The samples from ``start`` on, once and in order, each in one random crop, flip and jitter; ``view`` says which.
+    """The samples from `start` on, once and in order, each in one random crop, flip and jitter; `view` says which.
 
     The draws of a view are those of slots that no training reaches: keyed by seed, view and sample, whatever the batch
     size or the start.
@@ -262,7 +260,7 @@ class ViewPlan:
 
 
 def augmented(plan: TrainPlan | ViewPlan, ids: np.ndarray, *, slot: int, seed: int) -> Work:
-    """Return a batch of samples [B] with the windows, flips and jitter of the slots from ``slot`` on."""
+    """Return a batch of samples [B] with the windows, flips and jitter of the slots from `slot` on."""
     draws = plan.augmentation.draw(slot, plan.dataset.sizes[ids], seed=seed)
     jittered = plan.augmentation.jitter > 0
     return Work(

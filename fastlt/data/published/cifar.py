@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
 import pickle
 import shutil
@@ -16,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.log import log
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
 from ..packs.read import Packing, is_pack, open_pack
 from ..packs.write import write_pack
 from ..tar import Item
-
-logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _SIDE = 32
@@ -177,7 +175,7 @@ def open_cifar(
     images, labels, class_names = read_cifar(spec, root, "train")
     chosen = tail_indices(labels, imbalance, seed)
     held_images, held_labels, _ = read_cifar(spec, root, "test")
-    logger.info(
+    log.info(
         "%s: %s train images, imbalance %g, seed %d, indices %s",
         name,
         f"{len(chosen):,}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import shutil
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runtime.log import log
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
@@ -25,8 +25,6 @@ from .any_shape import class_name, class_style, count_profile
 from .glyphs import font_folder
 from .painting import Look
 from .processes import Task, image_name, paint_all
-
-logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _LOOK = Look(size=64)
@@ -133,9 +131,9 @@ def synthetic(
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        logger.info("made %s in %.0f s", root, time.perf_counter() - began)
+        log.info("made %s in %.0f s", root, time.perf_counter() - began)
     splits = open_splits(root)
-    logger.info(
+    log.info(
         "synthetic %s: %s pictures of %d x %d pixels stand for its %s images",
         name,
         f"{num_classes * (num_train + 1):,}",

@@ -51,7 +51,7 @@ class Preprocess(nn.Module):
         Args:
             images: uint8 [B, H, W, 3]; in floating point they are finished, and only permuted.
             jitter: float32 [B, 3], the factors of brightness, contrast and saturation, or None.
-            order: uint8 [B], which of the six orders each image takes, or None without ``jitter``.
+            order: uint8 [B], which of the six orders each image takes, or None without `jitter`.
             operations: uint8 [B, n], RandAugment's, or None for none.
 
         Returns:

@@ -73,7 +73,7 @@ class RandAugment(nn.Module):
 
         Args:
             x: float [B, H, W, 3] in [0, 255].
-            codes: uint8 [B, n], see ``draw_operations``.
+            codes: uint8 [B, n], see `draw_operations`.
         """
         for place in range(codes.shape[1]):
             code = codes[:, place].long()

@@ -97,7 +97,7 @@ def len_train(store: FeatureStore) -> int:
 
 @torch.inference_mode()
 def estimate(store: FeatureStore, config: RebalanceConfig, num_batches: int, batch_size: int) -> dict[str, Tensor]:
-    """Return the mean of BatchNorm's batch statistics over ``num_batches`` class-balanced batches."""
+    """Return the mean of BatchNorm's batch statistics over `num_batches` class-balanced batches."""
     model = fresh_model(store)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     layers = batch_norms(model)

@@ -51,7 +51,7 @@ def cross_validated(
     """Say what every val image is taken for by what the other four folds chose.
 
     Args:
-        problem: The problem, its ``selection`` all of val.
+        problem: The problem, its `selection` all of val.
         config: Method and settings.
         made: What all of val chose; a method that chose nothing is taken as it is.
         fit: Makes the methods of a configuration.

@@ -76,7 +76,7 @@ def fit_live(store: FeatureStore, config: RebalanceConfig) -> tuple[dict[str, Re
 
     Under the paper's protocol BatchNorm stays in eval mode. Under the released code's its running statistics drift to
     class-balanced images, with its weights fixed; the drifted network is then the one that is scored and written. With
-    ``fine_tune`` the last stage, or all of the network, is trained besides (the paper's ablation), BatchNorm there in
+    `fine_tune` the last stage, or all of the network, is trained besides (the paper's ablation), BatchNorm there in
     train mode.
 
     Args:

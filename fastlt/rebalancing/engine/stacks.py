@@ -39,7 +39,7 @@ def scaled(weight: Tensor, bias: Tensor | None, scale: Tensor) -> LinearHead:
 
 
 class LinearStack:
-    """Free linear classifiers; with ``radius`` no class's weights are longer than that."""
+    """Free linear classifiers; with `radius` no class's weights are longer than that."""
 
     def __init__(self, heads: list[LinearHead], num_settings: int, *, radius: float | None = None) -> None:
         biases = [torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias for head in heads]

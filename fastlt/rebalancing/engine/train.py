@@ -60,7 +60,7 @@ LossTerms = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a stack is trained; ``settings`` are (learning rate, weight decay) pairs."""
+    """How a stack is trained; `settings` are (learning rate, weight decay) pairs."""
 
     sampling: str
     samples_per_class: int
@@ -118,7 +118,7 @@ class Feed:
         self.tensors = [as_tensor(view.features).to(device) for view in views] if resident else None
 
     def take(self, ids: NDArray[np.int64], key: tuple[int, int]) -> Tensor:
-        """Return the features of samples ``ids`` [B], float32 [B, D]; ``key`` (seed, step) decides their views."""
+        """Return the features of samples `ids` [B], float32 [B, D]; `key` (seed, step) decides their views."""
         if len(self.views) == 1:
             return self.rows(0, ids)
         generator = np.random.Generator(np.random.Philox(key=[key[0], (VIEWS_STREAM << 32) + key[1]]))
@@ -142,7 +142,7 @@ def train_heads(
     """Train all classifiers of a stack at once by SGD with momentum, weight decay on everything, cosine rates.
 
     One backward pass of the summed mean losses gives each classifier its own gradient, as they share nothing but the
-    features; the order is that of ``LongTailSampler`` under each seed.
+    features; the order is that of `LongTailSampler` under each seed.
 
     Raises:
         ValueError: The loss of every classifier is no longer finite.

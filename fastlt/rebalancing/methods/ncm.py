@@ -30,8 +30,8 @@ def nearest_class_mean(
 ) -> LinearHead:
     """Return the nearest-class-mean classifier (Kang et al., 2020, section 4.2) as a linear head.
 
-    ``euclidean`` is the nearest centroid c of raw features: ||x - c||^2 is least where x.c - ||c||^2 / 2 is largest.
-    ``cosine`` centres the features by their mean m and scales them to unit length before averaging; the largest cosine
+    `euclidean` is the nearest centroid c of raw features: ||x - c||^2 is least where x.c - ||c||^2 / 2 is largest.
+    `cosine` centres the features by their mean m and scales them to unit length before averaging; the largest cosine
     between x - m and c is the largest x.c/||c|| - m.c/||c||.
 
     Args:
@@ -66,8 +66,8 @@ def nearest_class_mean_predict(
 ) -> Tensor:
     """Predict as the released code's nearest class mean does, whose centroids are not scaled to unit length again.
 
-    Its six variants are raw (``center=False, normalize=False``), normalised (``center=False``) and centred and
-    normalised features, by Euclidean distance (``l2``) or by the product with the centroids (``cos``, no cosine).
+    Its six variants are raw (`center=False, normalize=False`), normalised (`center=False`) and centred and
+    normalised features, by Euclidean distance (`l2`) or by the product with the centroids (`cos`, no cosine).
 
     Args:
         train_features: [M, D].

@@ -116,7 +116,7 @@ def training_curves(figure: Figure, theme: Theme, records: Sequence[Mapping[str,
     Args:
         figure: Where to draw.
         theme: The colours.
-        records: A record an epoch: ``epoch``, ``loss``, ``val``.
+        records: A record an epoch: `epoch`, `loss`, `val`.
     """
     above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
     marker = "o" if len(records) == 1 else ""

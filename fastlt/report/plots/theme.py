@@ -110,7 +110,7 @@ def dark_variant(path: Path) -> Path:
 def themed(
     height: float,
 ) -> Callable[[Callable[Concatenate[Figure, Theme, P], None]], Callable[Concatenate[Path, P], None]]:
-    """Turn a function that draws on a figure into one that writes both pictures: ``draw(path, ...)``.
+    """Turn a function that draws on a figure into one that writes both pictures: `draw(path, ...)`.
 
     Args:
         height: Of the figure, inches.

@@ -43,7 +43,7 @@ def train(
     lr: float = 0.3,
     project: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train by SGD; ``loss`` takes features, labels and the share of the epochs done."""
+    """Train by SGD; `loss` takes features, labels and the share of the epochs done."""
     sampler = LongTailSampler(LABELS, sampling=sampling, batch_size=BATCH, seed=7, num_classes=C, num_epochs=EPOCHS)
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=DECAY)
     for step in range(EPOCHS * (len(LABELS) // BATCH)):

@@ -10,7 +10,7 @@ from fastlt.training.data_wait import DataWait
 
 
 class Clock:
-    """Stands in for the module ``time``, and for the clock of a GPU's stream."""
+    """Stands in for the module `time`, and for the clock of a GPU's stream."""
 
     def __init__(self) -> None:
         self.now = 0.0

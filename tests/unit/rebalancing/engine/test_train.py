@@ -13,7 +13,7 @@ from fastlt import RebalanceConfig
 from fastlt.features import arrays
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine import train as heads
+from fastlt.rebalancing.engine import train as engine
 from fastlt.rebalancing.engine.stacks import LinearStack, ScaleStack, UnitStack, started
 from fastlt.rebalancing.engine.train import (
     Feed,
@@ -101,7 +101,7 @@ def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatc
         np.save(tmp_path / f"{view}.npy", as_bf16(array) if precision == "bf16" else array)
         views.append(Features(features=np.load(tmp_path / f"{view}.npy", mmap_mode="c"), labels=LABELS))
     resident = Feed(views, CPU)
-    monkeypatch.setattr(heads, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(engine, "free_bytes", lambda device: 0)
     mapped = Feed(views, CPU)
     assert resident.tensors is not None
     assert mapped.tensors is None
@@ -116,7 +116,7 @@ def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytes
     known = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 20}
     for name, value in known.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert heads.free_bytes(torch.device("cuda")) == 10 + 40
+    assert engine.free_bytes(torch.device("cuda")) == 10 + 40
 
 
 def test_every_image_comes_as_any_of_its_views() -> None:
@@ -187,10 +187,10 @@ import resource, sys
 import numpy as np, torch
 from pathlib import Path
 from fastlt import RebalanceConfig
-from fastlt.features import Features
+from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing import heads
-from fastlt.rebalancing.methods import MAKERS
+from fastlt.rebalancing.engine import train as engine
+from fastlt.rebalancing.methods.registry import MAKERS
 from fastlt.rebalancing.problem import Problem
 
 C, D = 8142, 2048
@@ -200,15 +200,15 @@ rng = np.random.default_rng(0)
 labels = np.concatenate([np.arange(C), rng.integers(C, size=len(rows) - C)])
 del rows
 train = Features(features=np.load(path, mmap_mode="c"), labels=labels)
-heads.free_bytes = lambda device: 0  # from the file, row by row
+engine.free_bytes = lambda device: 0  # from the file, row by row
 head = LinearHead(torch.zeros(C, D), torch.zeros(C))
 few = Features(features=np.zeros((8, D), np.float32), labels=np.arange(8))
 problem = Problem(head=head, train=(train,), selection=few, selected_on="val",
                   class_counts=np.bincount(labels), device=torch.device("cpu"), stage1={"batch_size": 512})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-recipe = heads.Recipe.of("crt", problem, RebalanceConfig(method="crt"))
-original = heads.LongTailSampler.__len__
-heads.LongTailSampler.__len__ = lambda self: 1  # two steps instead of two epochs
+recipe = engine.Recipe.of("crt", problem, RebalanceConfig(method="crt"))
+original = engine.LongTailSampler.__len__
+engine.LongTailSampler.__len__ = lambda self: 1  # two steps instead of two epochs
 for method in ("crt", "lws"):
     made = MAKERS[method](problem, RebalanceConfig(method=method, epochs=2))
     assert made.head.weight.shape == (C, D) and torch.isfinite(made.head.weight).all()
@@ -234,9 +234,9 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
         moved.append(tensor.numel())
         return tensor.to(device)
 
-    monkeypatch.setattr(heads, "on_device", on_device)
+    monkeypatch.setattr(engine, "on_device", on_device)
     monkeypatch.setattr(arrays, "on_device", on_device)
-    monkeypatch.setattr(heads, "free_bytes", lambda device: 2**30 if resident else 0)
+    monkeypatch.setattr(engine, "free_bytes", lambda device: 2**30 if resident else 0)
     stack = stack_of("linear", RECIPE)
     train_heads(stack, [TRAIN], RECIPE, cross_entropy(problem()), CPU)
     steps = RECIPE.epochs * (len(LABELS) // RECIPE.batch_size)
