@@ -19,7 +19,7 @@ from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing.engine import train as heads
 from fastlt.rebalancing.engine.stacks import LinearStack, started
-from fastlt.rebalancing.engine.train import Recipe, cross_entropy, train_heads
+from fastlt.rebalancing.engine.train import HeadTraining, cross_entropy, train_heads
 from fastlt.rebalancing.methods.registry import MAKERS, fit
 from fastlt.rebalancing.problem import Problem
 
@@ -106,7 +106,7 @@ def train(problem, recipes):
 def test_grid(benchmark, demo, how):
     """Eight heads (four rates, two decays) against one; two epochs."""
     config = RebalanceConfig(method="crt", lr=RATES, weight_decay=DECAYS, epochs=2)
-    grid = Recipe.of("crt", demo, config)
+    grid = HeadTraining.of("crt", demo, config)
     alone = [dataclasses.replace(grid, settings=(setting,)) for setting in grid.settings]
     recipes = {"one": alone[:1], "together": [grid], "one by one": alone}[how]
     benchmark.pedantic(train, args=(demo, recipes), rounds=5, warmup_rounds=1)

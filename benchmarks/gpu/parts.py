@@ -116,7 +116,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.timing.loader import photographs
     from fastlt.timing.step import build, chosen
     from fastlt.timing.traffic import median_s
-    from fastlt.training.loaders import finish_of
+    from fastlt.training.loaders import input_format_of
 
     device = torch.device(args.device)
     backbone, batch, size, images, steps = HEADLINE, BATCH, SIZE, 4096, 40
@@ -132,7 +132,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                 backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
             )
             alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
-            finish = finish_of(dataclasses.replace(recipe("imagenet_lt"), precision=found["precision"]))
+            input_format = input_format_of(dataclasses.replace(recipe("imagenet_lt"), precision=found["precision"]))
             for backend in ("dali", "device", "memory", "pillow"):
                 try:
                     with train_loader(
@@ -142,7 +142,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                         num_steps=2 * steps,
                         device=device,
                         backend=backend,
-                        finish=finish,
+                        input_format=input_format,
                     ) as loader:
                         reached = rate(step, OurLoader(loader), device, num_steps=steps)
                     found[backend] = {"images_per_s": reached, "share_of_step": reached / alone}
@@ -201,7 +201,7 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.models import create_model
     from fastlt.runtime.compiling import Compiler
     from fastlt.runtime.device import algorithms, resolve_precision
-    from fastlt.training.step import Predictor
+    from fastlt.training.step import ValidationPredictor
 
     device = torch.device(args.device)
     backbone, batch, size, last = ("resnet8", 16, 32, 5) if args.quick else (HEADLINE, BATCH, SIZE, 77)
@@ -214,7 +214,7 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
     found["precision"] = config.precision
     for name, wanted in (("eager", False), ("compiled", True)):
         compiler = Compiler(wanted)
-        predictor = Predictor(model, preprocess, config, device, compiler)
+        predictor = ValidationPredictor(model, preprocess, config, device, compiler)
         passes = []
         with algorithms():
             for _ in range(3):

@@ -15,7 +15,7 @@ from ..config import PredictConfig
 from .common import Output, console, narrow, parse, say, write_output
 
 if TYPE_CHECKING:
-    from ..inference.prediction import Predicted
+    from ..inference.prediction import ImagePredictions
     from ..run import Run
 
 NUM_SHOWN = 20
@@ -61,7 +61,7 @@ def split_places(places: Sequence[Path]) -> tuple[Run, Sequence[Path]]:
     return Run.open(places[0] if named else None), images
 
 
-def show(made: Predicted) -> None:
+def show(made: ImagePredictions) -> None:
     """Print the first predictions, and how many more there are."""
     table = Table(title=f"{made.method} of {made.run}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("image", overflow="fold")

@@ -27,7 +27,7 @@ from .classifier import Classifier, methods_of, open_classifier
 from .per_class import class_rows, write_class_table
 from .prior import read_target
 from .results import ACCURACIES, GROUP_NAMES, SCHEMA, Accuracy, Comparison, Result, Results, percent
-from .target import aimed, check_unaimed, target_of
+from .target import adjusted_to_target, check_without_target, target_of
 
 __all__ = [
     "ACCURACIES",
@@ -143,10 +143,10 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
         opened[against] = open_classifier(store, against, flag="--against")
     if config.target:
         for each in opened.values():
-            check_unaimed(each, config.target)
+            check_without_target(each, config.target)
         target = read_target(config.target, class_names=run.data["class_names"], class_counts=run.data["class_counts"])
         prior = target_of(opened[names[0]], target)
-        opened = {name: aimed(each, config.target, prior) for name, each in opened.items()}
+        opened = {name: adjusted_to_target(each, config.target, prior) for name, each in opened.items()}
     chosen = [opened[name] for name in names]
     rows = [score(each, split) for split in splits for each in chosen]
     others = [each for each in chosen if each.method != against]

@@ -32,7 +32,7 @@ def target_of(classifier: Classifier, target: NDArray[np.float64] | LongTailedDa
     )
 
 
-def aimed(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Classifier:
+def adjusted_to_target(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Classifier:
     """Adjust a classifier, no target folded into it yet, to the class frequencies of a target."""
     head = adjust_to_prior(classifier.head, prior, source_of(classifier))
     if classifier.held_out is not None:
@@ -41,7 +41,7 @@ def aimed(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Clas
     return dataclasses.replace(classifier, head=head, params=params, prior=prior, held_out=None, known={})
 
 
-def check_unaimed(classifier: Classifier, spec: str) -> None:
+def check_without_target(classifier: Classifier, spec: str) -> None:
     """Raise a ValueError for a classifier into which a target is folded already."""
     if known := classifier.params.get("target"):
         raise ValueError(

@@ -30,7 +30,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predicted:
+class ImagePredictions:
     """What a classifier says of N images, and the files of which it says nothing."""
 
     run: str
@@ -83,7 +83,9 @@ class Predicted:
 
 
 @torch.inference_mode()
-def predict(run: Run, images: Sequence[Path | str] | Path | str, *, config: PredictConfig | None = None) -> Predicted:
+def predict(
+    run: Run, images: Sequence[Path | str] | Path | str, *, config: PredictConfig | None = None
+) -> ImagePredictions:
     """Classify images.
 
     Args:
@@ -116,7 +118,7 @@ def predict(run: Run, images: Sequence[Path | str] | Path | str, *, config: Pred
     # Another image stood in for one that broke since it was listed: nothing is said of that one
     kept = np.array([path not in replaced for path in dataset.paths])
     skipped = {each.path: each.reason for each in dataset.skipped} | replaced
-    return Predicted(
+    return ImagePredictions(
         run=str(run.path),
         method=classifier.method,
         class_names=class_names,

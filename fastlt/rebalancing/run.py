@@ -15,7 +15,7 @@ from ..evaluation.classifier import Classifier, joint_classifier, write_held_out
 from ..evaluation.prior import adjust_to_prior, read_target
 from ..evaluation.results import Result, Results
 from ..evaluation.scoring import reported_splits, score
-from ..evaluation.target import aimed, target_of
+from ..evaluation.target import adjusted_to_target, target_of
 from ..features.store import FeatureStore
 from ..files import write_json
 from ..models import LinearHead
@@ -66,19 +66,19 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     if config.features == "live":
         made, store = fit_live(store, config)
     else:
-        problem = pose(store, config)
+        problem = make_problem(store, config)
         made = fit(problem, config)
     selection = store.split(config.selection_split).tensors(store.device)
     classifiers = [classifier_of(store, name, each, config, selection) for name, each in made.items()]
     if config.target != "uniform":
         prior = target_of(classifiers[0], target)
-        classifiers = [aimed(each, config.target, prior) for each in classifiers]
+        classifiers = [adjusted_to_target(each, config.target, prior) for each in classifiers]
     if problem is not None and config.select_on == "folds":
         frequencies = classifiers[0].prior
 
         def complete(head: LinearHead, known: tuple[Tensor, Tensor]) -> LinearHead:
             if config.temperature:
-                head, _ = tempered(head, known)
+                head, _ = with_fitted_temperature(head, known)
             uniform = np.full(len(counts), 1 / len(counts))
             return head if frequencies is None else adjust_to_prior(head, frequencies, uniform)
 
@@ -86,14 +86,14 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
         classifiers = [dataclasses.replace(each, held_out=held_out[each.method]) for each in classifiers]
     joint = [score(joint_classifier(own), split) for split in reported_splits(own)]
     for each in classifiers:
-        write(each, dataclasses.replace(config, method=each.method), beside(joint, each))
+        write(each, dataclasses.replace(config, method=each.method), score_pair(joint, each))
         if each.method == "ncm" and problem is not None:
             released = score_released(each, problem.train[0], reported_splits(own))
             write_json(each.path.parent / RELEASED, released.to_json())
     return run
 
 
-def pose(store: FeatureStore, config: RebalanceConfig) -> Problem:
+def make_problem(store: FeatureStore, config: RebalanceConfig) -> Problem:
     """Gather what a method needs: features of the training images only where it looks at them."""
     train = store.run.config
     return Problem(
@@ -121,7 +121,7 @@ def classifier_of(
     """
     head, params = made.head, dict(made.params)
     if config.temperature:
-        head, params["temperature"] = tempered(head, selection)
+        head, params["temperature"] = with_fitted_temperature(head, selection)
     return Classifier(
         method=method,
         head=head,
@@ -133,7 +133,7 @@ def classifier_of(
     )
 
 
-def tempered(head: LinearHead, known: tuple[Tensor, Tensor]) -> tuple[LinearHead, float]:
+def with_fitted_temperature(head: LinearHead, known: tuple[Tensor, Tensor]) -> tuple[LinearHead, float]:
     """Return the head at the temperature that fits features and labels, and that temperature."""
     temperature = fit_temperature(head.to(known[0].device), *known)
     return with_temperature(head, temperature), temperature
@@ -158,7 +158,7 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> 
     write_held_out(folder, classifier.held_out)
 
 
-def beside(joint: Iterable[Result], classifier: Classifier) -> Results:
+def score_pair(joint: Iterable[Result], classifier: Classifier) -> Results:
     """Evaluate a rebalanced classifier beside the joint one."""
     return Results(tuple(row for before in joint for row in (before, score(classifier, before.split))))
 

@@ -78,7 +78,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         found |= gpu_state(device)
     root, commit = Path(__file__).parents[2], None
     if (root / ".git").exists():
-        commit = answer("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
+        commit = run_command("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
     return found | {"python": platform.python_version(), "commit": commit}
 
 
@@ -89,11 +89,11 @@ def gpu_state(device: torch.device) -> dict[str, str]:
     fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     query = (f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id=GPU-{uuid}")
-    values = (answer("nvidia-smi", *query) or "").split(", ")
+    values = (run_command("nvidia-smi", *query) or "").split(", ")
     return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
 
 
-def answer(*command: str) -> str | None:
+def run_command(*command: str) -> str | None:
     """Return what a command prints, None where it is absent or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
-from ..data.loaders.base import Finish
+from ..data.loaders.base import InputFormat
 from ..data.loaders.loader import Loader, eval_loader, train_loader
 from ..data.sampler import LongTailSampler
 from ..data.transforms.augmentation import augmentation, eval_transform
@@ -27,12 +27,12 @@ def decoder_of(backend: str) -> str:
     return "dali" if backend == "dali" else "pillow"
 
 
-def finish_of(config: TrainConfig) -> Finish | None:
+def input_format_of(config: TrainConfig) -> InputFormat | None:
     """Return what the device loader does of the step's work: all before the network, unless there is more to do."""
     if config.randaugment or config.mixup:
         return None
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return Finish(mean=config.mean, std=config.std, dtype=dtype)
+    return InputFormat(mean=config.mean, std=config.std, dtype=dtype)
 
 
 def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) -> LongTailSampler:
@@ -130,7 +130,7 @@ class Streams:
             "prefetch": self.config.prefetch,
             "hw_decoder_load": self.config.hw_decoder_load,
             "memory_share": self.config.memory_share / self.world.size,
-            "finish": finish_of(self.config),
+            "input_format": input_format_of(self.config),
         }
 
     @property

@@ -67,7 +67,7 @@ class TrainingLoss(nn.Module):
         """Return (mean loss, number of images classified as the larger part of their blend).
 
         Args:
-            images: uint8 [B, H, W, 3], or finished floating-point ones (`data.batch.Finish`).
+            images: uint8 [B, H, W, 3], or finished floating-point ones (`data.batch.InputFormat`).
             labels: [B].
             jitter: Colour factors, [B, 3].
             order: Their order, [B].
@@ -144,7 +144,7 @@ def loss_function(
     return module if wrap is None else wrap(module)
 
 
-class Predictor:
+class ValidationPredictor:
     """Predicts the classes of batches of one size; a smaller one is filled up, so that nothing is compiled for it.
 
     Args:

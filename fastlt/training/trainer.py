@@ -39,7 +39,7 @@ from .network import build_network, make_optimizer, set_training_mode
 from .setup import check_shares, open_run
 from .signals import InterruptedTrainingError, catch_signals
 from .state import Progress
-from .step import LossFunction, Predictor, loss_function, worth_compiling
+from .step import LossFunction, ValidationPredictor, loss_function, worth_compiling
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
@@ -139,7 +139,9 @@ class Trainer:
             channels_last=config.channels_last,
             cuda_graphs=config.cuda_graphs and device.type == "cuda",
         )
-        self.predictor = Predictor(self.averaged or self.model, self.preprocess, config, device, self.compiler)
+        self.predictor = ValidationPredictor(
+            self.averaged or self.model, self.preprocess, config, device, self.compiler
+        )
         self.progress = Progress()
         self.decoder: str | None = None
         self.parallel: nn.Module | None = None

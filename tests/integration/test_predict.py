@@ -16,7 +16,7 @@ from fastlt.evaluation.classifier import open_classifier
 from fastlt.evaluation.per_class import class_rows, write_class_table
 from fastlt.evaluation.prior import read_frequencies
 from fastlt.features.store import FeatureStore
-from fastlt.inference.prediction import Predicted
+from fastlt.inference.prediction import ImagePredictions
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_p
 
 def test_names_that_are_no_utf8_come_out_as_they_are_on_the_disk(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
-    made = Predicted(
+    made = ImagePredictions(
         run="run",
         method="joint",
         class_names=(name,),

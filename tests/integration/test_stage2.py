@@ -20,7 +20,7 @@ from fastlt.features.store import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
 from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize
 from fastlt.rebalancing.engine.folds import stratified_folds
-from fastlt.rebalancing.run import pose, read_released
+from fastlt.rebalancing.run import make_problem, read_released
 
 CPU = torch.device("cpu")
 
@@ -188,7 +188,7 @@ def test_a_target_prior_moves_the_bias(run_copy: Run) -> None:
 def test_a_problem_has_the_split_that_chooses_and_stage_1s_batch(run_copy: Run) -> None:
     store = FeatureStore(run_copy, device=CPU)
     for name, config in (("val", RebalanceConfig()), ("test", RebalanceConfig(select_on="test", force=True))):
-        problem = pose(store, config)
+        problem = make_problem(store, config)
         assert (problem.selected_on, len(problem.selection)) == (name, len(store.split(name)))
         assert problem.stage1 == {"batch_size": 32, "dataset": "folder"}
         assert problem.class_counts.tolist() == run_copy.data["class_counts"]

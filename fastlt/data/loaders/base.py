@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     """B images of S x S pixels; permuted to [B, 3, S, S] the images are channels_last without a copy.
 
     Attributes:
-        images: uint8 [B, S, S, 3], on the device; [B, S, S, 3] in the precision of a `Finish` where one was applied.
+        images: uint8 [B, S, S, 3], on the device; [B, S, S, 3] in an `InputFormat`'s precision where one was applied.
         labels: int64 [B], on the device.
         ids: int64 [B], the samples really used: another one of the class in place of a broken one.
         jitter: float32 [B, 3], factors of brightness, contrast, saturation that are to be applied, on the device; None
@@ -57,7 +57,7 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish:
+class InputFormat:
     """What the device loader does to the pixels itself, in the kernel that cuts them; others leave it to the step.
 
     Attributes:

@@ -19,7 +19,7 @@ from ...runtime.log import first_line, log
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
 from .base import Batch, PlannedLoader, Tuning
-from .dali_graph import Decoded, Feed, ImagePipeline
+from .dali_graph import DaliBatch, Decoded, ImagePipeline
 from .plan import EvalPlan, Plan, UnreadableImageError, Work, read_image
 
 # What a complete file ends with: a JPEG's end marker; the length, name and checksum of a PNG's last chunk.
@@ -66,10 +66,10 @@ class DaliLoader(PlannedLoader):
     def _start(self, position: int, under_way: deque[Work]) -> ImagePipeline:
         """Start a pipeline at a batch; it appends what it works on to `under_way`."""
         # DALI reads the arrays later, without a copy: they stay here until it must be done with them.
-        alive: deque[Feed] = deque(maxlen=2 * self._tuning.prefetch + 2)
+        alive: deque[DaliBatch] = deque(maxlen=2 * self._tuning.prefetch + 2)
         positions = iter(range(position, len(self.plan)))
 
-        def source() -> Feed:
+        def source() -> DaliBatch:
             work = self.plan.work(next(positions), self.stand_ins)
             under_way.append(work)
             alive.append(self._feed(work))
@@ -92,7 +92,7 @@ class DaliLoader(PlannedLoader):
                 "--loader pillow"
             ) from error
 
-    def _feed(self, work: Work) -> Feed:
+    def _feed(self, work: Work) -> DaliBatch:
         given = self._files.encoded if self._files.packed else self._files.encoded_path
         files = [given(index) for index in work.ids.tolist()]
         if work.boxes is not None:
@@ -102,7 +102,7 @@ class DaliLoader(PlannedLoader):
             assert work.windows is not None
             starts, extents = work.windows[:, :2], work.windows[:, 2:]
         flips = np.zeros(len(files), np.int32) if work.flips is None else work.flips.astype(np.int32)
-        return Feed(files, np.ascontiguousarray(starts), np.ascontiguousarray(extents), flips)
+        return DaliBatch(files, np.ascontiguousarray(starts), np.ascontiguousarray(extents), flips)
 
     def _check(self, work: Work, decoded: Decoded) -> dict[int, str]:
         """Return the broken samples of a batch that DALI decoded all the same.

@@ -20,7 +20,7 @@ TAIL_BYTES = 8
 FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
-class Feed(NamedTuple):
+class DaliBatch(NamedTuple):
     """What a batch (B images) is made from.
 
     Attributes:
@@ -100,7 +100,7 @@ class ImagePipeline:
 
     def __init__(
         self,
-        source: Callable[[], Feed],
+        source: Callable[[], DaliBatch],
         *,
         boxes: bool,
         size: int,
@@ -177,7 +177,7 @@ class ImagePipeline:
 
 
 def _graph(
-    source: Callable[[], Feed],
+    source: Callable[[], DaliBatch],
     *,
     boxes: bool,
     size: int,

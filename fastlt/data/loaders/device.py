@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from .base import Batch, Finish, PlannedLoader
+from .base import Batch, InputFormat, PlannedLoader
 from .memory import decode_all, decoded_bytes
 from .plan import Plan, Work
 
@@ -19,14 +19,16 @@ class DeviceMemoryLoader(PlannedLoader):
     """Crops, resamples and mirrors on the device that holds the images; no pixel crosses the bus.
 
     The images are decoded as by the memory loader, its arithmetic is repeated in float32: pixels may differ by 1 of
-    255 on a GPU, and not at all on a CPU. With a finish it hands over the network's input, colours jittered.
+    255 on a GPU, and not at all on a CPU. With an input format it hands over the network's input, colours jittered.
     """
 
     name: ClassVar[str] = "device"
 
-    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int, finish: Finish | None = None) -> None:
+    def __init__(
+        self, plan: Plan, *, device: torch.device, num_threads: int, input_format: InputFormat | None = None
+    ) -> None:
         super().__init__(plan, device=device)
-        self.finish = finish
+        self.input_format = input_format
         self._data = torch.empty(decoded_bytes(plan), dtype=torch.uint8, device=device)
         self._starts = np.full(len(plan.dataset), -1, np.int64)
         self._end = 0
@@ -46,7 +48,7 @@ class DeviceMemoryLoader(PlannedLoader):
         for position in range(len(self.plan)):
             work = self.plan.work(position, self.stand_ins)
             images = self._squares(work)
-            yield self._deliver(images, work if self.finish is None else work._replace(jitter=None, order=None))
+            yield self._deliver(images, work if self.input_format is None else work._replace(jitter=None, order=None))
 
     def _squares(self, work: Work) -> Tensor:
         """Return the images of a batch on the device: uint8 [B, S, S, 3], or finished."""
@@ -66,16 +68,16 @@ class DeviceMemoryLoader(PlannedLoader):
             "size": self.plan.size,
             "interpolation": self.plan.interpolation,
         }
-        if self.finish is None:
+        if self.input_format is None:
             return ops.squares(*places, **crops)
         return ops.network_inputs(
             *places,
             **crops,
             factors=None if work.jitter is None else self._moved(work.jitter),
             order=None if work.order is None else self._moved(work.order),
-            mean=self.finish.mean,
-            std=self.finish.std,
-            dtype=self.finish.dtype,
+            mean=self.input_format.mean,
+            std=self.input_format.std,
+            dtype=self.input_format.dtype,
         )
 
     def close(self) -> None:

@@ -16,13 +16,22 @@ from ...runtime.machine import available_bytes, free_bytes, resolve_threads
 from ..dataset import LongTailedDataset
 from ..sampler import LongTailSampler
 from ..transforms.augmentation import Augmentation, EvalTransform
-from .base import Batch, Finish, Tuning
+from .base import Batch, InputFormat, Tuning
 from .device import DeviceMemoryLoader
 from .memory import MemoryLoader, decoded_bytes
 from .pillow import PillowLoader
 from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 
-__all__ = ["Batch", "Finish", "Loader", "LoaderSettings", "Replacement", "eval_loader", "train_loader", "view_loader"]
+__all__ = [
+    "Batch",
+    "InputFormat",
+    "Loader",
+    "LoaderSettings",
+    "Replacement",
+    "eval_loader",
+    "train_loader",
+    "view_loader",
+]
 
 
 class Loader(Protocol):
@@ -66,7 +75,7 @@ class LoaderSettings(TypedDict, total=False):
         prefetch: As in `Tuning`.
         hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory that the decoded images of this process may take; by default 0.25.
-        finish: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
+        input_format: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
     """
 
     device: torch.device
@@ -75,7 +84,7 @@ class LoaderSettings(TypedDict, total=False):
     prefetch: int
     hw_decoder_load: float
     memory_share: float
-    finish: Finish | None
+    input_format: InputFormat | None
 
 
 def train_loader(
@@ -173,7 +182,7 @@ def _open(
     prefetch: int = PREFETCH,
     hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
-    finish: Finish | None = None,
+    input_format: InputFormat | None = None,
 ) -> Loader:
     """Choose the backend and start it."""
     if backend not in LOADERS:
@@ -192,7 +201,7 @@ def _open(
                 f"--loader device: the decoded images take {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB of {device} "
                 "are free; use --loader dali, or pack the images smaller: fastlt data pack --short-side"
             )
-        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads, finish=finish)
+        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads, input_format=input_format)
     if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
         return MemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend != "pillow":

@@ -59,7 +59,7 @@ LossTerms = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class HeadTraining:
     """How a stack is trained; `settings` are (learning rate, weight decay) pairs."""
 
     sampling: str
@@ -78,7 +78,7 @@ class Recipe:
         config: RebalanceConfig,
         *,
         sampling: str = "class_balanced",
-    ) -> Recipe:
+    ) -> HeadTraining:
         """Return the paper's training of a method, with what the settings change."""
         num_samples = len(problem.train[0])
         batch_size = min(config.batch_size or problem.stage1.get("batch_size", 512), num_samples)
@@ -100,7 +100,7 @@ class Recipe:
         )
 
 
-class Feed:
+class FeatureBatches:
     """Gives batches of training features: from the device where they fit, else row by row from their files.
 
     Each image of a batch is one of its views, drawn anew in every step.
@@ -137,7 +137,7 @@ class Feed:
 
 
 def train_heads(
-    stack: Stack, views: Sequence[Features], recipe: Recipe, terms: LossTerms, device: torch.device
+    stack: Stack, views: Sequence[Features], recipe: HeadTraining, terms: LossTerms, device: torch.device
 ) -> None:
     """Train all classifiers of a stack at once by SGD with momentum, weight decay on everything, cosine rates.
 
@@ -147,7 +147,7 @@ def train_heads(
     Raises:
         ValueError: The loss of every classifier is no longer finite.
     """
-    feed = Feed(views, device)
+    feed = FeatureBatches(views, device)
     num_classes = stack.head(0, 0).num_classes
     samplers = [
         LongTailSampler(
@@ -189,7 +189,7 @@ def train_heads(
         raise ValueError(f"--lr: the loss is not finite at learning rate {rates}; lower it")
 
 
-def candidates(stack: Stack, recipe: Recipe) -> Iterator[tuple[tuple[float, float], LinearHead]]:
+def candidates(stack: Stack, recipe: HeadTraining) -> Iterator[tuple[tuple[float, float], LinearHead]]:
     """Yield ((learning rate, weight decay), head) of the first seed's classifiers that are finite."""
     for index, setting in enumerate(recipe.settings):
         head = stack.head(0, index)
@@ -197,7 +197,9 @@ def candidates(stack: Stack, recipe: Recipe) -> Iterator[tuple[tuple[float, floa
             yield setting, head
 
 
-def choose(stack: Stack, recipe: Recipe, problem: Problem, config: RebalanceConfig, **params: float) -> Rebalanced:
+def choose(
+    stack: Stack, recipe: HeadTraining, problem: Problem, config: RebalanceConfig, **params: float
+) -> Rebalanced:
     """Return the classifier that is the best on the selection split, the first of equals."""
     trained = list(candidates(stack, recipe))
     if not trained:

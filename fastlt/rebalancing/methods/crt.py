@@ -10,7 +10,7 @@ from ...features.arrays import Features
 from ...losses import LDAM_SCALE
 from ...models import LinearHead
 from ..engine.stacks import LinearStack, UnitStack, started
-from ..engine.train import Recipe, Stack, check_features, choose, single, terms, train_heads
+from ..engine.train import HeadTraining, Stack, check_features, choose, single, terms, train_heads
 from ..problem import Problem, Rebalanced, problem_of
 
 
@@ -22,7 +22,7 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     """
     check_features(problem.train, problem.head, problem.head.num_classes)
     sampling = "class_balanced" if config.loss == "cross_entropy" else "instance_balanced"
-    recipe = Recipe.of("crt", problem, config, sampling=sampling)
+    recipe = HeadTraining.of("crt", problem, config, sampling=sampling)
     heads = started(problem.head.num_classes, problem.head.num_features, recipe.seeds, problem.device)
     stack: Stack
     if config.loss == "ldam":

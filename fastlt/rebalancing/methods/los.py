@@ -10,7 +10,7 @@ from ...config import RebalanceConfig
 from ...models import LinearHead
 from ..engine.defaults import default_rate
 from ..engine.stacks import LinearStack
-from ..engine.train import Recipe, check_features, choose, cross_entropy, train_heads
+from ..engine.train import HeadTraining, check_features, choose, cross_entropy, train_heads
 from ..problem import Problem, Rebalanced
 
 # Shapes: N samples, C classes, D feature width.
@@ -28,7 +28,7 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     check_features(problem.train, problem.head, problem.head.num_classes)
     num_classes = problem.head.num_classes
     rates = config.lr or (default_rate(problem.train[0], num_classes, problem.device),)
-    recipe = Recipe.of("los", problem, dataclasses.replace(config, lr=rates))
+    recipe = HeadTraining.of("los", problem, dataclasses.replace(config, lr=rates))
     weight = torch.zeros(num_classes, problem.head.num_features, device=problem.device)
     stack = LinearStack([LinearHead(weight) for _ in recipe.seeds], len(recipe.settings))
     loss = cross_entropy(problem, label_smoothing=config.label_smoothing)

@@ -8,7 +8,7 @@ from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...models import LinearHead
 from ..engine.stacks import ScaleStack
-from ..engine.train import Recipe, check_features, choose, cross_entropy, single, train_heads
+from ..engine.train import HeadTraining, check_features, choose, cross_entropy, single, train_heads
 from ..problem import Problem, Rebalanced, problem_of
 
 
@@ -18,7 +18,7 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     As in the released code the scales multiply the bias too, and are decayed.
     """
     check_features(problem.train, problem.head, problem.head.num_classes)
-    recipe = Recipe.of("lws", problem, config)
+    recipe = HeadTraining.of("lws", problem, config)
     stack = ScaleStack(problem.head, len(recipe.seeds), len(recipe.settings))
     train_heads(stack, problem.train, recipe, cross_entropy(problem), problem.device)
     return choose(stack, recipe, problem, config)

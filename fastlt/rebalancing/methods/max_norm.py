@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...config import RebalanceConfig
 from ..engine.stacks import LinearStack
-from ..engine.train import Recipe, check_features, choose, cross_entropy, train_heads
+from ..engine.train import HeadTraining, check_features, choose, cross_entropy, train_heads
 from ..problem import Problem, Rebalanced
 
 
@@ -15,7 +15,7 @@ def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     classifier's weights, so that the head gives way and the tail may grow.
     """
     check_features(problem.train, problem.head, problem.head.num_classes)
-    recipe = Recipe.of("max_norm", problem, config)
+    recipe = HeadTraining.of("max_norm", problem, config)
     radius = float(problem.head.norms().median())
     stack = LinearStack([problem.head] * len(recipe.seeds), len(recipe.settings), radius=radius)
     train_heads(stack, problem.train, recipe, cross_entropy(problem), problem.device)

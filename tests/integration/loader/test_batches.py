@@ -10,7 +10,7 @@ import torch
 from fastlt.config import INTERPOLATIONS
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.image import decode_rgb
-from fastlt.data.loaders.base import Batch, Finish
+from fastlt.data.loaders.base import Batch, InputFormat
 from fastlt.data.loaders.loader import Loader, eval_loader
 from fastlt.data.transforms.augmentation import EvalTransform
 from fastlt.data.transforms.preprocess import Preprocess
@@ -62,8 +62,10 @@ def test_device_hands_over_what_the_step_would_make(
     dtype: torch.dtype, dataset: LongTailedDataset, open_train: Open
 ) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    finish = Finish(mean=mean, std=std, dtype=dtype)
-    plain, finished = (drain(open_train(dataset, "device", num_steps=2, finish=each)) for each in (None, finish))
+    input_format = InputFormat(mean=mean, std=std, dtype=dtype)
+    plain, finished = (
+        drain(open_train(dataset, "device", num_steps=2, input_format=each)) for each in (None, input_format)
+    )
     for whole, raw in zip(finished, plain, strict=True):
         assert whole.jitter is None
         assert whole.order is None

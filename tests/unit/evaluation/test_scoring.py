@@ -13,7 +13,7 @@ from fastlt.evaluation.calibration import calibration_error
 from fastlt.evaluation.classifier import Classifier
 from fastlt.evaluation.predictions import Predictions
 from fastlt.evaluation.scoring import compare, score
-from fastlt.evaluation.target import aimed
+from fastlt.evaluation.target import adjusted_to_target
 from fastlt.models import LinearHead
 
 COUNTS = [150, 101, 60, 19, 5]  # two classes of many, one of medium and two of few shots
@@ -108,7 +108,7 @@ def test_a_target_moves_the_bias_from_what_the_classifier_was_made_for(
     method: str, settings: dict[str, str], power: float
 ) -> None:
     prior, source = np.array([0.1, 0.2, 0.2, 0.2, 0.3]), np.array(COUNTS) ** power
-    made = aimed(classifier(method, said(0.5), **settings), "x.csv", prior)
+    made = adjusted_to_target(classifier(method, said(0.5), **settings), "x.csv", prior)
     expected = np.arange(5) + np.log(prior) - np.log(source / source.sum())
     assert made.head.bias is not None
     np.testing.assert_allclose(made.head.bias.detach(), expected, rtol=1e-5)

@@ -21,7 +21,7 @@ from fastlt.rebalancing import (
 )
 from fastlt.rebalancing.curve import prior_curve, tau_curve
 from fastlt.rebalancing.engine.stacks import LinearStack, started
-from fastlt.rebalancing.engine.train import Recipe, cross_entropy, train_heads
+from fastlt.rebalancing.engine.train import HeadTraining, cross_entropy, train_heads
 from fastlt.rebalancing.methods.registry import MAKERS, fit, needs_training_features
 from fastlt.rebalancing.problem import Problem, problem_of
 
@@ -50,7 +50,7 @@ def problem() -> Problem:
         stage1={"batch_size": 64},
     )
     config = RebalanceConfig(method="crt", epochs=10, batch_size=64, lr=(0.1,))
-    recipe = Recipe.of("crt", base, config, sampling="instance_balanced")
+    recipe = HeadTraining.of("crt", base, config, sampling="instance_balanced")
     stack = LinearStack(started(C, D, (0,), CPU), 1)
     train_heads(stack, base.train, recipe, cross_entropy(base), CPU)
     return dataclasses.replace(base, head=stack.head(0, 0))

@@ -10,7 +10,7 @@ import torch
 
 from fastlt.runtime import device, machine
 from fastlt.runtime.device import miss_triton, resolve_device, resolve_precision
-from fastlt.runtime.machine import MAX_THREADS, answer, describe_machine, memory_in_use, resolve_threads
+from fastlt.runtime.machine import MAX_THREADS, describe_machine, memory_in_use, resolve_threads, run_command
 
 CPU = torch.device("cpu")
 
@@ -60,14 +60,14 @@ def test_the_precision_is_what_the_processor_multiplies(
 def test_a_machine_has_a_gpu_with_driver_and_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def answer(*command: str) -> str | None:
+    def run_command(*command: str) -> str | None:
         asked.append(command)
         return "580.10, 1980 MHz, 1980 MHz, 3201 MHz, 700.00 W" if command[0] == "nvidia-smi" else None
 
     class Properties:
         uuid = "0-1-2"
 
-    monkeypatch.setattr(machine, "answer", answer)
+    monkeypatch.setattr(machine, "run_command", run_command)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     description = describe_machine(torch.device("cuda"))
@@ -75,14 +75,14 @@ def test_a_machine_has_a_gpu_with_driver_and_clocks(monkeypatch: pytest.MonkeyPa
     assert description["driver_version"] == "580.10"
     assert description["clocks.mem"] == "3201 MHz"
     assert "--id=GPU-0-1-2" in asked[0]
-    monkeypatch.setattr(machine, "answer", lambda *_: None)
+    monkeypatch.setattr(machine, "run_command", lambda *_: None)
     assert "driver_version" not in describe_machine(torch.device("cuda"))
 
 
 def test_a_command_that_is_absent_or_fails_has_no_answer() -> None:
-    assert answer("no-such-command-here") is None
-    assert answer("false") is None
-    assert answer("echo", "yes") == "yes"
+    assert run_command("no-such-command-here") is None
+    assert run_command("false") is None
+    assert run_command("echo", "yes") == "yes"
     assert describe_machine(CPU)["torch"] == torch.__version__
 
 

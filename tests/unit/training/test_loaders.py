@@ -11,7 +11,7 @@ from fastlt.config import TrainConfig
 from fastlt.data.transforms.mixup import draw_share
 from fastlt.data.transforms.randaugment import draw_operations
 from fastlt.training.data_wait import DataWait
-from fastlt.training.loaders import Streams, decoder_of, finish_of, make_sampler
+from fastlt.training.loaders import Streams, decoder_of, input_format_of, make_sampler
 
 CPU = torch.device("cpu")
 
@@ -73,14 +73,18 @@ def test_the_sampler_is_the_runs_own() -> None:
 
 def test_pixels_are_finished_only_where_nothing_else_is_to_be_done() -> None:
     assert [decoder_of(name) for name in ("dali", "pillow", "memory", "device")] == ["dali", *["pillow"] * 3]
-    finish = finish_of(TrainConfig(precision="bf16", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
-    assert finish is not None
-    assert (finish.dtype, finish.mean, finish.std) == (torch.bfloat16, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    other = finish_of(TrainConfig(precision="fp32"))
+    input_format = input_format_of(TrainConfig(precision="bf16", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
+    assert input_format is not None
+    assert (input_format.dtype, input_format.mean, input_format.std) == (
+        torch.bfloat16,
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
+    )
+    other = input_format_of(TrainConfig(precision="fp32"))
     assert other is not None
     assert other.dtype is torch.float32
-    assert finish_of(TrainConfig(randaugment=1)) is None
-    assert finish_of(TrainConfig(mixup=0.2)) is None
+    assert input_format_of(TrainConfig(randaugment=1)) is None
+    assert input_format_of(TrainConfig(mixup=0.2)) is None
 
 
 def test_the_wait_is_the_time_in_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:

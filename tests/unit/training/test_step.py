@@ -20,7 +20,7 @@ from fastlt import recipe
 from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.models import create_model
 from fastlt.runtime.compiling import Compiler
-from fastlt.training.step import MIN_STEPS_TO_COMPILE_ON_CPU, Predictor, loss_function, worth_compiling
+from fastlt.training.step import MIN_STEPS_TO_COMPILE_ON_CPU, ValidationPredictor, loss_function, worth_compiling
 
 CPU = torch.device("cpu")
 
@@ -73,7 +73,7 @@ def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkey
     images, _ = batch()
     loader = [SimpleNamespace(images=piece) for piece in images.split(3)]
     found = [
-        Predictor(model, preprocess, config, CPU, Compiler(wanted=wanted)).predict(loader)  # type: ignore[arg-type]
+        ValidationPredictor(model, preprocess, config, CPU, Compiler(wanted=wanted)).predict(loader)  # type: ignore[arg-type]
         for wanted in (False, True)
     ]
     assert shapes == [3, 3, 3]
@@ -88,7 +88,7 @@ def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyP
     torch._dynamo.reset()
     config = dataclasses.replace(recipe("glyphs_lt"), precision="fp32")
     model, preprocess = create_model("resnet8", 5), Preprocess(config.mean, config.std)
-    predictor = Predictor(model, preprocess, config, CPU, Compiler())
+    predictor = ValidationPredictor(model, preprocess, config, CPU, Compiler())
     loader = [SimpleNamespace(images=piece) for piece in batch()[0].split(3)]
     passes = [predictor.predict(loader) for _ in range(2)]  # type: ignore[arg-type]
     assert graphs.frame_count == 1

@@ -16,8 +16,8 @@ from fastlt.models import LinearHead
 from fastlt.rebalancing.engine import train as engine
 from fastlt.rebalancing.engine.stacks import LinearStack, ScaleStack, UnitStack, started
 from fastlt.rebalancing.engine.train import (
-    Feed,
-    Recipe,
+    FeatureBatches,
+    HeadTraining,
     check_features,
     choose,
     cross_entropy,
@@ -33,7 +33,7 @@ RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(C, D)) * 2
 FEATURES = (CENTRES[LABELS] + RNG.normal(size=(len(LABELS), D))).astype(np.float32)
 TRAIN = Features(features=FEATURES, labels=LABELS)
-RECIPE = Recipe(
+RECIPE = HeadTraining(
     sampling="class_balanced",
     samples_per_class=1,
     batch_size=24,
@@ -54,7 +54,7 @@ def as_bf16(array: np.ndarray) -> np.ndarray:
     return torch.from_numpy(array).bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
-def stack_of(kind: str, recipe: Recipe) -> LinearStack | UnitStack | ScaleStack:
+def stack_of(kind: str, recipe: HeadTraining) -> LinearStack | UnitStack | ScaleStack:
     if kind == "scale":
         return ScaleStack(problem().head, len(recipe.seeds), len(recipe.settings))
     new = started(C, D, recipe.seeds, CPU)
@@ -100,9 +100,9 @@ def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatc
         array = FEATURES + view
         np.save(tmp_path / f"{view}.npy", as_bf16(array) if precision == "bf16" else array)
         views.append(Features(features=np.load(tmp_path / f"{view}.npy", mmap_mode="c"), labels=LABELS))
-    resident = Feed(views, CPU)
+    resident = FeatureBatches(views, CPU)
     monkeypatch.setattr(engine, "free_bytes", lambda device: 0)
-    mapped = Feed(views, CPU)
+    mapped = FeatureBatches(views, CPU)
     assert resident.tensors is not None
     assert mapped.tensors is None
     for step in range(3):
@@ -121,7 +121,7 @@ def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytes
 
 def test_every_image_comes_as_any_of_its_views() -> None:
     views = [Features(features=np.full((50, 2), view, np.float32), labels=np.zeros(50, np.int64)) for view in range(3)]
-    feed = Feed(views, CPU)
+    feed = FeatureBatches(views, CPU)
     drawn = torch.stack([feed.take(np.arange(50), (0, step))[:, 0] for step in range(40)])
     shares = torch.bincount(drawn.long().flatten(), minlength=3) / drawn.numel()
     assert ((shares - 1 / 3).abs() < 0.05).all()
@@ -206,7 +206,7 @@ few = Features(features=np.zeros((8, D), np.float32), labels=np.arange(8))
 problem = Problem(head=head, train=(train,), selection=few, selected_on="val",
                   class_counts=np.bincount(labels), device=torch.device("cpu"), stage1={"batch_size": 512})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-recipe = engine.Recipe.of("crt", problem, RebalanceConfig(method="crt"))
+recipe = engine.HeadTraining.of("crt", problem, RebalanceConfig(method="crt"))
 original = engine.LongTailSampler.__len__
 engine.LongTailSampler.__len__ = lambda self: 1  # two steps instead of two epochs
 for method in ("crt", "lws"):
