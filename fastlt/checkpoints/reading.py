@@ -20,9 +20,6 @@ from ..runtime.log import first_line, log
 from . import native
 from .shards import Shard, read_shard
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-
-
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net", "network")
 """Keys under which a training script keeps its weights. An average comes first, as timm takes it."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
