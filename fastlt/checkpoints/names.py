@@ -16,14 +16,9 @@ from ..models import create_model
 from ..models.resnet import SPECS, ResNetSpec
 from ..runtime.log import log
 
-HEAD = "fc."
-TRUNK = "trunk."  # where a network of the timm library keeps its own names
-COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
-
-
 TRUNK = "trunk."  # where a network of the timm library keeps its own names
 HEAD = "fc"
-COUNTER = "num_batches_tracked"  # files older than it lack it
+COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
 USUAL = ("in_chans", 3)
 NUM_NAMED, NUM_EXAMPLES = 10, 3
 

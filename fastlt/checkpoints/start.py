@@ -37,12 +37,12 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
     resampled = ""
     if isinstance(model, TimmNetwork):
         weights, resampled = model.resampled(weights)
-    head = {key: value for key, value in weights.items() if key.startswith(HEAD)}
-    ours = {key: value for key, value in wanted.items() if key.startswith(HEAD)}
+    head = {key: value for key, value in weights.items() if key.startswith(f"{HEAD}.")}
+    ours = {key: value for key, value in wanted.items() if key.startswith(f"{HEAD}.")}
     fits = {key: value.shape for key, value in head.items()} == {key: value.shape for key, value in ours.items()}
     if not fits and not quiet:
         said = next((f"is for {len(value)} classes" for key, value in head.items()), "is not in it")
-        log.info("%s: its head %s; ours for %d classes starts anew", path, said, len(ours[f"{HEAD}weight"]))
+        log.info("%s: its head %s; ours for %d classes starts anew", path, said, len(ours[f"{HEAD}.weight"]))
     source = {key: value for key, value in weights.items() if fits or key not in head}
     target = {key: value for key, value in wanted.items() if fits or key not in ours}
     missing = [key for key in target if key not in source and not key.endswith(COUNTER)]

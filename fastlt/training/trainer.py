@@ -139,9 +139,8 @@ class Trainer:
             channels_last=config.channels_last,
             cuda_graphs=config.cuda_graphs and device.type == "cuda",
         )
-        self.predictor = ValidationPredictor(
-            self.averaged or self.model, self.preprocess, config, device, self.compiler
-        )
+        network = self.averaged or self.model
+        self.predictor = ValidationPredictor(network, self.preprocess, config, device, self.compiler)
         self.progress = Progress()
         self.decoder: str | None = None
         self.parallel: nn.Module | None = None
