@@ -98,7 +98,7 @@ def test_classifiers_side_by_side_have_losses_of_their_own(name: str) -> None:
 
 
 def test_what_cannot_be_computed_is_refused() -> None:
-    with pytest.raises(ValueError, match="--loss: got 'hinge'; expected cross_entropy"):
+    with pytest.raises(ValueError, match=r"^--loss: got 'hinge'.*cross_entropy"):
         loss_terms("hinge", LOGITS, LABELS, COUNTS)
-    with pytest.raises(ValueError, match="ldam needs the training images of every class"):
+    with pytest.raises(ValueError, match=r"^--loss: .*\bldam\b"):
         loss_terms("ldam", LOGITS, LABELS, None)

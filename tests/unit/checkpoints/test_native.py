@@ -47,7 +47,7 @@ def test_a_half_written_checkpoint_is_named(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "model.safetensors"
     native.save(path, {"a": torch.randn(100)})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"model\.safetensors: expected a safetensors file"):
+    with pytest.raises(ValueError, match=rf"^{path}: "):
         native.load(path)
 
 
@@ -56,39 +56,39 @@ def test_a_half_written_last_checkpoint_says_whether_the_best_is_whole(tmp_path:
     for name in ("best", "last"):
         native.save(run.checkpoint(name), {"a": torch.zeros(1)})
     run.checkpoint("last").write_bytes(run.checkpoint("last").read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"last\.safetensors: expected .*best\.safetensors is whole: .*--init"):
+    with pytest.raises(ValueError, match=r"last\.safetensors: .*best\.safetensors.*--init"):
         read_last(run)
     run.checkpoint("best").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"last\.safetensors: expected (?!.*best\.safetensors)"):
+    with pytest.raises(ValueError, match=r"last\.safetensors: (?!.*best\.safetensors)"):
         read_last(run)
 
 
 def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="expected a safetensors file"):
+    with pytest.raises(ValueError, match=rf"^{path}: .*safetensors file"):
         native.load(path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors: "):
         native.load(tmp_path / "none.safetensors")
 
 
 def test_another_network_is_refused() -> None:
     state = create_model("resnet10", 5).state_dict()
-    with pytest.raises(ValueError, match="the checkpoint of another network: "):
+    with pytest.raises(ValueError, match=r"^x: .*18 not expected .*layer4.*--backbone"):
         native.load_into(create_model("resnet8", 5), state, source=Path("x"))
 
 
 def test_another_number_of_classes_is_refused() -> None:
     state = create_model("resnet8", 6).state_dict()
-    with pytest.raises(ValueError, match=r"another number of classes: fc.weight is \[6, 128\], expected \[5, 128\]"):
+    with pytest.raises(ValueError, match=r"^x: .*fc\.weight .*\[6, 128\].*\[5, 128\]"):
         native.load_into(create_model("resnet8", 5), state, source=Path("x"))
 
 
 def test_json_that_is_none_is_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"a": ')
-    with pytest.raises(ValueError, match=r"config\.json: expected JSON"):
+    with pytest.raises(ValueError, match=r"config\.json: .*JSON"):
         read_json(path)

@@ -65,29 +65,29 @@ def test_the_average_comes_first_and_the_weights_before_what_stands_beside_them(
     assert list(find_slots(HERE, released)) == ["a", "fc.weight"]
     nothings: list[Any] = [{"model": {}}, {"feat_model": {}}, {"epoch": 3}, [torch.zeros(1)]]
     for nothing in nothings:
-        with pytest.raises(ValueError, match=r"it holds no state dict but a (dict of (model|feat_model|epoch)|list)"):
+        with pytest.raises(ValueError, match=r"^net\.pth: .*\b(dict of (model|feat_model|epoch)|list)\b"):
             find_slots(HERE, nothing)
 
 
 def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a folder without model.safetensors; expected config.json"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: .*config\.json.*model\.safetensors"):
         read_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"one.safetensors: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"one\.safetensors: "):
         read_shard(tmp_path / "one.safetensors")
     save_file(numbers("a"), tmp_path / "one.safetensors")
     assert list(read_folder(tmp_path).slots) == ["a"]
     save_file(numbers("b"), tmp_path / "two.safetensors")
-    with pytest.raises(ValueError, match=r"several checkpoints .one.safetensors, two.safetensors"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: .*one\.safetensors, two\.safetensors"):
         read_folder(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors"}}))
     assert list(read_folder(tmp_path).slots) == ["b"]
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors", "c": "three.safetensors"}}))
-    with pytest.raises(FileNotFoundError, match=r"it lacks three.safetensors, 1 of the 2 shards"):
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}: .*three\.safetensors.*\b1 of .*\b2 shards"):
         read_folder(tmp_path)
     for places in ({"b": "../two.safetensors", "c": "one.safetensors"}, {}, ["two.safetensors"]):
         index.write_text(json.dumps({"weight_map": places}))
-        with pytest.raises(ValueError, match="expected a weight_map"):
+        with pytest.raises(ValueError, match=r"index\.json: .*weight_map"):
             read_folder(tmp_path)
     save_file(numbers("c"), tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text('{"size": 8}')
@@ -140,17 +140,25 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "head", "pattern"),
     [
-        ({"bn1.weight": None}, None, r"1 tensors cannot be mapped to resnet8: 1 missing \(bn1.weight\)"),
-        ({"bn1.weight": torch.zeros(3)}, None, r"1 of another shape \(bn1.weight is \[3\], expected \[32\]\)"),
-        (resnet("resnet10"), None, r"its tensors are those of resnet10: give --backbone resnet10$"),
-        ({"aux": torch.zeros(3)}, None, r"1 not expected \(aux\).*name the last layer with --head: they stay"),
-        ({"aux.weight": torch.zeros(2, 3)}, None, "2 layers could be its last linear layer"),
-        ({"fc.weight": None, "fc.bias": None}, None, "no last linear layer; expected one"),
-        ({"fc.weight": torch.zeros(2, 9)}, None, "takes 9 features, but resnet8 gives 128"),
-        ({"fc.weight": torch.zeros(3, 128)}, None, "is for 3 classes, but the data have 2"),
-        ({"fc.weight": torch.zeros(2, 128, dtype=torch.int8)}, None, "is of torch.int8; expected floating point"),
-        ({}, "nothing", "no nothing.weight; expected a layer whose weight is a matrix: fc"),
-        ({}, "conv1", r"a conv1.weight of shape \[32, 3, 3, 3\]"),
+        ({"bn1.weight": None}, None, r"^net\.pth: .*resnet8.*\b1 missing \(bn1\.weight\).*--backbone"),
+        ({"bn1.weight": torch.zeros(3)}, None, r"^net\.pth: .*\(bn1\.weight .*\[3\].*\[32\]\)"),
+        (resnet("resnet10"), None, r"^net\.pth: .*--backbone resnet10\b"),
+        ({"aux": torch.zeros(3)}, None, r"^net\.pth: .*\b1 not expected \(aux\).*--head"),
+        ({"aux.weight": torch.zeros(2, 3)}, None, r"^net\.pth: .*fc, aux.*--head"),
+        ({"fc.weight": None, "fc.bias": None}, None, r"^net\.pth: .*linear layer.*--head"),
+        (
+            {"fc.weight": torch.zeros(2, 9)},
+            None,
+            r"^net\.pth: .*\bfc .*\b9 .*resnet8 .*\b128\b.*--backbone.*--head",
+        ),
+        ({"fc.weight": torch.zeros(3, 128)}, None, r"^net\.pth: .*\bfc .*\b3 classes.*\b2\b.*--data-root.*--head"),
+        (
+            {"fc.weight": torch.zeros(2, 128, dtype=torch.int8)},
+            None,
+            r"^net\.pth: .*\bfc .*torch\.int8\b",
+        ),
+        ({}, "nothing", r"^--head: .*\bnothing\b.*\bfc\b"),
+        ({}, "conv1", r"^--head: .*\bconv1\b.*\[32, 3, 3, 3\].*\bfc\b"),
     ],
 )
 def test_what_does_not_match_is_refused(
@@ -191,30 +199,30 @@ def test_the_network_is_guessed_by_what_says_it_best() -> None:
     assert resembling(numbers("a")) is None
     config: dict[str, Any] = {"architecture": "timm:resnet50.a1_in1k", "model_args": {"drop_rate": 0.1, "in_chans": 3}}
     assert guess_backbone(HERE, {}, {"config": config}) == "resnet50"
-    with pytest.raises(ValueError, match=r"with model_args \{'in_chans': 4\}"):
+    with pytest.raises(ValueError, match=r"^net\.pth: .*timm:resnet50\.a1_in1k.*\{'in_chans': 4\}"):
         guess_backbone(HERE, {}, {"config": config | {"model_args": {"in_chans": 4}}})
     transformers = {"model_type": "resnet", "depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]}
     assert guess_backbone(HERE, {}, {"config": transformers}) == "resnet50"
     basic = {"model_type": "resnet", "layer_type": "basic", "depths": [1] * 4, "hidden_sizes": [64, 128, 256, 512]}
     assert guess_backbone(HERE, {}, {"config": basic}) == "resnet10"
-    with pytest.raises(ValueError, match=r"--backbone: missing; name the network of net.pth: timm:NAME"):
+    with pytest.raises(ValueError, match=r"^--backbone: .*net\.pth.*timm:NAME"):
         guess_backbone(HERE, numbers("trunk.a", "fc.weight"), {})
     for unknown, pattern in (
-        ({}, "the tensors of net.pth are none of"),
-        ({"config": {"architecture": "no_such_net"}}, "^--backbone timm:no_such_net: timm"),
+        ({}, r"^--backbone: .*net\.pth.*resnet8, .*timm:NAME"),
+        ({"config": {"architecture": "no_such_net"}}, r"^--backbone\b.*timm:no_such_net\b.*timm"),
     ):
         with pytest.raises(ValueError, match=pattern):
             guess_backbone(HERE, numbers("a"), unknown)
-    with pytest.raises(ValueError, match=r"'no_such_net', which cannot be built .*: give --backbone resnet8 if it is"):
+    with pytest.raises(ValueError, match=r"^--backbone: .*net\.pth.*'no_such_net'.*--backbone resnet8\b"):
         guess_backbone(HERE, resnet(), {"config": {"architecture": "no_such_net"}})
     for odd in ({"downsample_in_bottleneck": True}, {"downsample_in_first_stage": True}, {"embedding_size": 32},
                 {"hidden_act": "gelu"}, {"depths": [3, 4, 6, 4]}):  # fmt: skip
-        with pytest.raises(ValueError, match="that fastlt does not have"):
+        with pytest.raises(ValueError, match=r"^net\.pth: .*config\.json.*rebalance_model"):
             guess_backbone(HERE, {}, {"config": transformers | odd})
 
 
 def test_matrices_inside_the_backbone_are_no_last_layer() -> None:
-    with pytest.raises(ValueError, match=r"it has matrices only inside the backbone \(inner\)"):
+    with pytest.raises(ValueError, match=r"^net\.pth: .*\(inner\).*--head"):
         find_head(HERE, {"inner.weight": torch.zeros(2, 2)}, [])
 
 
@@ -282,11 +290,11 @@ def test_batches_come_from_loaders_lists_and_data_sets() -> None:
     batches = [(images[:3], labels[:3]), (images[3:4], labels[3:4], "more")]
     assert [y.tolist() for _, y in batches_of(batches, "train")] == [[0, 1, 2], [3]]
     for wrong, pattern in (
-        (3, "train: got a int; expected a DataLoader"),
-        ([images[0]], "a batch that is a Tensor"),
-        ([(images,)], "a batch that is a tuple"),
-        ([(images, labels.float())], "of torch.float32; expected integers"),
-        ([(images, labels[:, None])], r"got labels \[70, 1\]"),
+        (3, r"^train: got an? int\b"),
+        ([images[0]], r"^train: .*\bTensor\b"),
+        ([(images,)], r"^train: .*\btuple\b"),
+        ([(images, labels.float())], r"^train: .*torch\.float32"),
+        ([(images, labels[:, None])], r"^train: .*\[70, 1\]"),
     ):
         with pytest.raises(ValueError, match=pattern):
             list(batches_of(wrong, "train"))

@@ -32,7 +32,7 @@ def test_every_field_has_a_help_text() -> None:
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown setting 'epoch'"):
+    with pytest.raises(ValueError, match=r"^config\.json: .*'epoch'"):
         TrainConfig.from_json({"epoch": 3}, source="config.json")
 
 
@@ -66,37 +66,37 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "--epochs: got 0; expected a finite number, at least 1"),
-        ({"lr": float("nan")}, "--lr: got nan"),
-        ({"lr": 0.0}, "--lr: got 0.0; expected a finite number, more than 0"),
-        ({"momentum": 1.5}, "--momentum: got 1.5"),
-        ({"sampling": "class_balance"}, "did you mean 'class_balanced'"),
-        ({"protocol": "papers"}, "did you mean 'paper'"),
-        ({"loader": "dally"}, "did you mean 'dali'"),
-        ({"precision": "fp16"}, "choose one of auto, fp32, bf16"),
-        ({"cuda_graphs": True, "compile": False}, "--cuda-graphs: got it with --no-compile"),
-        ({"cuda_graphs": True, "accumulate": 2}, "--cuda-graphs: got it with --accumulate 2"),
-        ({"crop_scale": (0.5, 1.5)}, "--crop-scale: got 0.5 1.5; expected two numbers with 0 < low <= high <= 1$"),
-        ({"crop_ratio": (2.0, 1.0)}, "--crop-ratio: got 2.0 1.0; expected two numbers with 0 < low <= high$"),
-        ({"std": (0.0, 1.0, 1.0)}, "--std"),
-        ({"mean": (float("inf"), 1.0, 1.0)}, "--mean"),
-        ({"eval_resize": 100}, "--eval-resize: got 100, smaller than the crop"),
-        ({"seed": -1}, "--seed"),
-        ({"seed": 2**63 + 2048}, "--seed"),
-        ({"data_seed": 2**32}, "--data-seed"),
-        ({"memory_share": 1.01}, "--memory-share"),
-        ({"randaugment": 17}, "--randaugment"),
-        ({"num_threads": 0}, "--num-threads"),
-        ({"loss": "focal"}, "--loss: got 'focal'; did you mean 'cb_focal'"),
-        ({"schedule": "release"}, "--schedule: got 'release'; did you mean 'released'"),
-        ({"batch_norm": "frozen"}, "--batch-norm: got frozen without --train-only"),
-        ({"sync_bn": True, "bn_group": 64}, "--sync-bn: got it with --bn-group"),
-        ({"loss": "cb_focal", "label_smoothing": 0.1}, "--label-smoothing: got 0.1 with --loss cb_focal"),
-        ({"warmup_epochs": 91}, "--warmup-epochs: got 91"),
-        ({"trunk_lr": 0.0}, "--trunk-lr: got 0.0"),
-        ({"randaugment_magnitude": 31.0}, "--randaugment-magnitude: got 31"),
-        ({"gpus": 0}, "--gpus: got 0"),
-        ({"samples_per_class": 4}, "--samples-per-class: got 4 with --sampling instance_balanced"),
+        ({"epochs": 0}, r"^--epochs: got 0\b"),
+        ({"lr": float("nan")}, r"^--lr: got nan\b"),
+        ({"lr": 0.0}, r"^--lr: got 0\.0\b"),
+        ({"momentum": 1.5}, r"^--momentum: got 1\.5\b"),
+        ({"sampling": "class_balance"}, r"^--sampling: got 'class_balance'.*'class_balanced'"),
+        ({"protocol": "papers"}, r"^--protocol: got 'papers'.*'paper'"),
+        ({"loader": "dally"}, r"^--loader: got 'dally'.*'dali'"),
+        ({"precision": "fp16"}, r"^--precision: got 'fp16'.*auto, fp32, bf16"),
+        ({"cuda_graphs": True, "compile": False}, r"^--cuda-graphs: .*--no-compile\b"),
+        ({"cuda_graphs": True, "accumulate": 2}, r"^--cuda-graphs: .*--accumulate 2\b"),
+        ({"crop_scale": (0.5, 1.5)}, r"^--crop-scale: got 0\.5 1\.5\b.*<= 1\b"),
+        ({"crop_ratio": (2.0, 1.0)}, r"^--crop-ratio: got 2\.0 1\.0\b"),
+        ({"std": (0.0, 1.0, 1.0)}, r"^--std: got .*0\.0\b"),
+        ({"mean": (float("inf"), 1.0, 1.0)}, r"^--mean: got .*\binf\b"),
+        ({"eval_resize": 100}, r"^--eval-resize: got 100\b"),
+        ({"seed": -1}, r"^--seed: got -1\b"),
+        ({"seed": 2**63 + 2048}, f"^--seed: got {2**63 + 2048}"),
+        ({"data_seed": 2**32}, f"^--data-seed: got {2**32}"),
+        ({"memory_share": 1.01}, r"^--memory-share: got 1\.01\b"),
+        ({"randaugment": 17}, r"^--randaugment: got 17\b"),
+        ({"num_threads": 0}, r"^--num-threads: got 0\b"),
+        ({"loss": "focal"}, "^--loss: got 'focal'.*'cb_focal'"),
+        ({"schedule": "release"}, "^--schedule: got 'release'.*'released'"),
+        ({"batch_norm": "frozen"}, r"^--batch-norm: got frozen\b.*--train-only\b"),
+        ({"sync_bn": True, "bn_group": 64}, r"^--sync-bn: .*--bn-group\b"),
+        ({"loss": "cb_focal", "label_smoothing": 0.1}, r"^--label-smoothing: got 0\.1\b.*--loss cb_focal\b"),
+        ({"warmup_epochs": 91}, r"^--warmup-epochs: got 91\b"),
+        ({"trunk_lr": 0.0}, r"^--trunk-lr: got 0\.0\b"),
+        ({"randaugment_magnitude": 31.0}, r"^--randaugment-magnitude: got 31\b"),
+        ({"gpus": 0}, r"^--gpus: got 0\b"),
+        ({"samples_per_class": 4}, r"^--samples-per-class: got 4\b.*--sampling instance_balanced\b"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object], message: str) -> None:
@@ -106,7 +106,7 @@ def test_bad_settings_are_refused(change: dict[str, object], message: str) -> No
 
 @pytest.mark.parametrize("tau", ["nan", "inf", "-1", "-inf", "much", ""])
 def test_bad_tau_is_refused(tau: str) -> None:
-    with pytest.raises(ValueError, match="--tau: got"):
+    with pytest.raises(ValueError, match=r"^--tau: got "):
         RebalanceConfig(tau=tau)
 
 
@@ -152,20 +152,20 @@ def test_every_name_is_one_of_a_few(kind: Any) -> None:
     free = {"backbone", "dataset", "device", "target", "tau", "strength", "run", "method"}
     for field in dataclasses.fields(kind):
         if field.type == "str" and field.name not in free:
-            with pytest.raises(ValueError, match=f"^--{field.name.replace('_', '-')}: got 'zzz'; .*choose one of"):
+            with pytest.raises(ValueError, match=f"^--{field.name.replace('_', '-')}: got 'zzz'"):
                 kind(**{field.name: "zzz"})
     if kind is not TrainConfig:
-        with pytest.raises(ValueError, match=r"^--method: got 'zzz'; choose one of"):
+        with pytest.raises(ValueError, match=r"^--method: got 'zzz'"):
             kind(method="zzz")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"select_on": "test"}, "--select-on: got test; .* insist with --force"),
-        ({"fine_tune": "all"}, "--fine-tune: got all with --method tau --features cached"),
-        ({"method": "crt", "features": "cached", "protocol": "released"}, "--features: got cached with --protocol rel"),
-        ({"method": "crt", "features": "live", "views": 2}, "--views: got 2 with --features live"),
+        ({"select_on": "test"}, r"^--select-on: got test\b.*--force\b"),
+        ({"fine_tune": "all"}, r"^--fine-tune: got all\b.*--method tau\b.*--features cached\b"),
+        ({"method": "crt", "features": "cached", "protocol": "released"}, r"^--features: got cached\b.*--protocol rel"),
+        ({"method": "crt", "features": "live", "views": 2}, r"^--views: got 2\b.*--features live\b"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(change: dict[str, Any], message: str) -> None:
@@ -180,7 +180,7 @@ def test_a_range_says_which_ends_it_has() -> None:
         (7, {"low": 0, "high": 6}, "at least 0 and at most 6"),
         (0, {"low": 1, "unit": "pixels"}, "at least 1 pixels"),
     ):
-        with pytest.raises(ValueError, match=f"^--x: got {value}; expected a finite number, {expected}$"):
+        with pytest.raises(ValueError, match=rf"^--x: got {value}; expected .*\b{expected}$"):
             check_range("--x", value, **options)
     check_range("--x", 6, low=6, high=6)
     TrainConfig(seed=2**63 - 1)
@@ -189,12 +189,12 @@ def test_a_range_says_which_ends_it_has() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"std": (0.0, 1.0, 1.0)}, "--std: got .* three positive"),
-        ({"std": (1.0, 1.0, float("inf"))}, "--std"),
-        ({"mean": (float("nan"), 1.0, 1.0)}, "--mean: got .* three finite"),
-        ({"image_size": 0}, "--image-size: got 0"),
-        ({"eval_resize": 0}, "--eval-resize: got 0"),
-        ({"interpolation": "nearest"}, "--interpolation: got 'nearest'"),
+        ({"std": (0.0, 1.0, 1.0)}, r"^--std: got .*0\.0\b"),
+        ({"std": (1.0, 1.0, float("inf"))}, r"^--std: got .*\binf\b"),
+        ({"mean": (float("nan"), 1.0, 1.0)}, r"^--mean: got .*\bnan\b"),
+        ({"image_size": 0}, r"^--image-size: got 0\b"),
+        ({"eval_resize": 0}, r"^--eval-resize: got 0\b"),
+        ({"interpolation": "nearest"}, "^--interpolation: got 'nearest'"),
     ],
 )
 def test_what_is_said_of_a_checkpoint_has_to_work(change: dict[str, Any], message: str) -> None:
@@ -204,5 +204,5 @@ def test_what_is_said_of_a_checkpoint_has_to_work(change: dict[str, Any], messag
 
 
 def test_check_choice_without_a_near_name_lists_all() -> None:
-    with pytest.raises(ValueError, match=r"^x: got 'zzz'; choose one of a, b$"):
+    with pytest.raises(ValueError, match=r"^x: got 'zzz'; .*\ba, b$"):
         check_choice("x", "zzz", ("a", "b"))

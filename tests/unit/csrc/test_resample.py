@@ -80,7 +80,7 @@ def test_a_cubic_that_overshoots_is_clipped() -> None:
     got = resample([image], 32, interpolation="bicubic")
     np.testing.assert_array_equal(got[0], pillow(image, 32, (0, 0, 8, 8), interpolation="bicubic"))
     assert {0, 255} <= set(got.ravel().tolist())
-    with pytest.raises(ValueError, match="interpolation: got lanczos; expected bilinear or bicubic"):
+    with pytest.raises(ValueError, match=r"^interpolation: .*\blanczos\b"):
         resample([image], 32, interpolation="lanczos")
 
 
@@ -162,25 +162,25 @@ def test_an_empty_batch_is_nothing_to_do() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"windows": row(0, 0, 21, 10)}, "image 0: the window leaves the image"),
-        ({"windows": row(0, 1, 20, 10)}, "image 0: the window leaves the image"),
-        ({"windows": row(-1, 0, 5, 5)}, "image 0: the window leaves the image"),
-        ({"windows": row(3, 3, 0, 5)}, "image 0: the window leaves the image"),
-        ({"windows": row(0, -1, 5, 5)}, "image 0: the window leaves the image"),
-        ({"windows": row(3, 3, 5, 0)}, "image 0: the window leaves the image"),
-        ({"windows": row(2**31 - 1, 0, 2**31 - 1, 1)}, "image 0: the window leaves the image"),
-        ({"boxes": row(0, 0, 20.5, 10, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"boxes": row(0, 0, 20, 10.5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"boxes": row(-0.5, 0, 5, 5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"boxes": row(0, -0.5, 5, 5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"boxes": row(5, 5, 8, 5, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"boxes": row(0, 0, 5, dtype=np.float64)}, r"boxes: wrong shape, expected \[1, 4\]"),
-        ({"interpolation": "nearest"}, "interpolation: got nearest; expected bilinear or bicubic"),
-        ({"boxes": row(5, 5, 5, 8, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"boxes": row(0, 0, np.nan, 8, dtype=np.float64)}, "image 0: the box leaves the window or is empty"),
-        ({"windows": row(0, 0, 5)}, r"windows: wrong shape, expected \[1, 4\]"),
-        ({"flips": np.array([True, False])}, r"flips: wrong shape, expected \[1\]"),
-        ({"num_threads": 0}, "num_threads: expected at least 1"),
+        ({"windows": row(0, 0, 21, 10)}, "^image 0: .*window"),
+        ({"windows": row(0, 1, 20, 10)}, "^image 0: .*window"),
+        ({"windows": row(-1, 0, 5, 5)}, "^image 0: .*window"),
+        ({"windows": row(3, 3, 0, 5)}, "^image 0: .*window"),
+        ({"windows": row(0, -1, 5, 5)}, "^image 0: .*window"),
+        ({"windows": row(3, 3, 5, 0)}, "^image 0: .*window"),
+        ({"windows": row(2**31 - 1, 0, 2**31 - 1, 1)}, "^image 0: .*window"),
+        ({"boxes": row(0, 0, 20.5, 10, dtype=np.float64)}, "^image 0: .*box"),
+        ({"boxes": row(0, 0, 20, 10.5, dtype=np.float64)}, "^image 0: .*box"),
+        ({"boxes": row(-0.5, 0, 5, 5, dtype=np.float64)}, "^image 0: .*box"),
+        ({"boxes": row(0, -0.5, 5, 5, dtype=np.float64)}, "^image 0: .*box"),
+        ({"boxes": row(5, 5, 8, 5, dtype=np.float64)}, "^image 0: .*box"),
+        ({"boxes": row(0, 0, 5, dtype=np.float64)}, r"^boxes: .*\[1, 4\]"),
+        ({"interpolation": "nearest"}, r"^interpolation: .*\bnearest\b"),
+        ({"boxes": row(5, 5, 5, 8, dtype=np.float64)}, "^image 0: .*box"),
+        ({"boxes": row(0, 0, np.nan, 8, dtype=np.float64)}, "^image 0: .*box"),
+        ({"windows": row(0, 0, 5)}, r"^windows: .*\[1, 4\]"),
+        ({"flips": np.array([True, False])}, r"^flips: .*\[1\]"),
+        ({"num_threads": 0}, "^num_threads: "),
     ],
 )
 def test_what_does_not_fit_is_refused(parts: dict[str, object], message: str) -> None:
@@ -199,13 +199,13 @@ def test_what_does_not_fit_is_refused(parts: dict[str, object], message: str) ->
     ],
 )
 def test_only_contiguous_rgb_images_are_read(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"image 0: (expected a contiguous uint8 array|wrong shape)"):
+    with pytest.raises(ValueError, match=r"^image 0: .*(contiguous uint8|shape)"):
         resample([image], 4)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 3), (1, 4, 5, 3), (1, 4, 4, 4), (1, 0, 0, 3), (4, 4, 3)])
 def test_only_squares_of_the_batch_are_written(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"out: wrong shape, expected \[1, S, S, 3\]"):
+    with pytest.raises(ValueError, match=r"^out: .*\[1, S, S, 3\]"):
         _C.resample_batch([noise(9, 9)], out=np.zeros(shape, np.uint8))
 
 

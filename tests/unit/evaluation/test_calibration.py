@@ -87,9 +87,9 @@ def test_huge_logits_and_a_head_that_is_always_right() -> None:
     labels = torch.arange(3).repeat(2)
     huge = LinearHead(torch.eye(3) * 1e5)
     assert 0 < fit_temperature(huge, features, labels) < 1e3 + 1
-    with pytest.raises(ValueError, match="temperature: got 0"):
+    with pytest.raises(ValueError, match=r"^temperature: got 0\b"):
         with_temperature(huge, 0.0)
-    with pytest.raises(ValueError, match="no samples"):
+    with pytest.raises(ValueError, match=r"^labels: .*no samples"):
         fit_temperature(huge, features[:0], labels[:0])
 
 

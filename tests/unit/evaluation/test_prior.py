@@ -1,5 +1,6 @@
 """The deployment dial: target priors from a file, Bayes' rule, and the estimate from unlabelled images."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,25 +37,25 @@ def test_a_file_gives_frequencies_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ant,1\nbee,-1\ncat,1\n", "line 2: got '-1'; expected a frequency from 0 up"),
-        ("ant,1\nbee,nan\ncat,1\n", "line 2: got 'nan'"),
-        ("ant,1\ndog,1\n", "line 2: 'dog' is none of the 3 classes"),
-        ("ant,1\nant,1\n", "line 2: class 'ant' is there twice"),
-        ("ant,1\nbee,1\n", "lacks 1 of 3 classes, first 'cat'"),
-        ("ant,0\nbee,0\ncat,0\n", "every frequency"),
-        ("ant 1\n", "line 1: got 1 columns"),
+        ("ant,1\nbee,-1\ncat,1\n", "line 2: .*'-1'"),
+        ("ant,1\nbee,nan\ncat,1\n", "line 2: .*'nan'"),
+        ("ant,1\ndog,1\n", r"line 2: .*'dog'.*\b3 classes"),
+        ("ant,1\nant,1\n", "line 2: .*'ant'.* twice"),
+        ("ant,1\nbee,1\n", r"\b1 of 3 classes.*'cat'"),
+        ("ant,0\nbee,0\ncat,0\n", r"\b0\b"),
+        ("ant 1\n", r"line 1: .*\b1 column"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "target.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=f"^--target: .*{re.escape(str(path))}.*{message}") as caught:
         parse_target(str(path), NAMES, COUNTS)
     assert "\n" not in str(caught.value)
 
 
 def test_an_absent_file_says_what_was_expected() -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected uniform, train or FILE\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"^--target: got unifrom\b.*uniform, train .*FILE\.csv"):
         parse_target("unifrom", NAMES, COUNTS)
 
 
@@ -95,9 +96,9 @@ def test_the_prior_of_unlabelled_images_is_found(source: list[float]) -> None:
 
 def test_impossible_frequencies_are_refused() -> None:
     head = drawn([1.0, 1.0, 1.0], 10)[0]
-    with pytest.raises(ValueError, match="target: expected frequencies from 0"):
+    with pytest.raises(ValueError, match=r"^target: "):
         adjust_to_prior(head, [1, -1, 1], [1, 1, 1])
-    with pytest.raises(ValueError, match="source: expected frequencies above 0"):
+    with pytest.raises(ValueError, match=r"^source: "):
         adjust_to_prior(head, [1, 1, 1], [1, 0, 1])
 
 
@@ -120,12 +121,12 @@ def test_a_target_is_estimated_from_the_features_of_a_folder(tmp_path: Path) -> 
 
 def test_a_target_that_cannot_be_is_found_early(tmp_path: Path) -> None:
     for spec, message in (
-        ("estimate:", "without a folder"),
-        ("estimate:nowhere", "which is no folder"),
-        (f"estimate:{tmp_path}", "there is no image"),
-        ("absent.csv", "which is no file"),
+        ("estimate:", "estimate:DIR"),
+        ("estimate:nowhere", "got estimate:nowhere"),
+        (f"estimate:{tmp_path}", f"no image.* {tmp_path}"),
+        ("absent.csv", r"got absent\.csv"),
     ):
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=f"^--target: .*{message}"):
             read_target(spec, class_names=NAMES, class_counts=COUNTS)
     np.testing.assert_allclose(read_target("train", class_names=NAMES, class_counts=COUNTS), [0.6, 0.3, 0.1])
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,14 +44,14 @@ def test_features_are_made_of_tensors_and_arrays() -> None:
 
 @pytest.mark.parametrize(("shape", "count"), [((4,), 4), ((4, 2), 3), ((0, 2), 0)])
 def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...], count: int) -> None:
-    with pytest.raises(ValueError, match=r"features: got features .* and labels .*; expected \[N, D\] and \[N\]"):
+    with pytest.raises(ValueError, match=rf"^features: .*{re.escape(str(list(shape)))}.*\[{count}\]"):
         Features.of(torch.zeros(shape), torch.zeros(count, dtype=torch.long))
 
 
 def test_features_that_are_not_finite_are_counted() -> None:
     x = random_features()
     x[3, 1], x[7, 0], x[7, 2] = float("nan"), float("inf"), float("nan")
-    with pytest.raises(ValueError, match="features of val: 2 of 20 images have features that are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"^features of val: .*\b2 of 20 .*NaN"):
         Features.of(x, torch.zeros(20, dtype=torch.long), name="features of val")
 
 
@@ -232,7 +233,7 @@ def test_folds_share_every_class_evenly() -> None:
         assert np.ptp(np.bincount(folds[labels == c], minlength=5)) <= 1
     assert np.array_equal(folds, stratified_folds(labels, seed=5))
     assert not np.array_equal(folds, stratified_folds(labels, seed=6))
-    with pytest.raises(ValueError, match="--select-on: got folds with 4 val images; expected at least 5"):
+    with pytest.raises(ValueError, match=r"^--select-on: got folds\b.*\b4 val images.*\b5\b"):
         stratified_folds(labels[:4])
 
 

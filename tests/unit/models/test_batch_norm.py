@@ -54,7 +54,7 @@ def test_ghosts_are_batch_norms_of_consecutive_images() -> None:
         mean = torch.stack([group.state_dict()[f"0.{name}"] for group in groups]).mean(0)
         torch.testing.assert_close(ghost.state_dict()[f"0.{name}"], mean)
     assert ghost.state_dict()["0.num_batches_tracked"] == 1
-    with pytest.raises(ValueError, match="--bn-group: got 2, which does not divide a batch of 5 images"):
+    with pytest.raises(ValueError, match=r"^--bn-group: got 2\b.*\b5 images"):
         ghost(x[:5])
     assert ghost.eval()(x[:5]).shape == x[:5].shape
 
@@ -89,9 +89,9 @@ def test_low_precision_keeps_float32_moments() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     x, vector = draw(*SHAPE, seed=0), torch.ones(5, dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"images must have shape \[B, C, H, W\]"):
+    with pytest.raises(ValueError, match=r"^images\b.*\[4\]"):
         ops.batch_norm_relu(x, vector[:4], vector)
-    with pytest.raises(ValueError, match=r"residual must be torch\.float64"):
+    with pytest.raises(ValueError, match=r"^residual\b.*torch\.float32"):
         ops.batch_norm_relu(x, vector, vector, residual=x.float())
 
 

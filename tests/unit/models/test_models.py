@@ -122,7 +122,7 @@ def test_logits_are_the_head_of_the_features(name: str) -> None:
 
 
 def test_unknown_backbone_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean 'resnet50'"):
+    with pytest.raises(ValueError, match=r"^--backbone: got 'resnet5O'.*'resnet50'"):
         create_model("resnet5O", 5)
 
 
@@ -130,14 +130,14 @@ def test_timm_names_need_timm_or_give_a_network() -> None:
     try:
         import timm  # noqa: F401
     except (ImportError, RuntimeError):
-        with pytest.raises(ValueError, match="timm:resnet18: timm cannot be imported"):
+        with pytest.raises(ValueError, match=r"^--backbone\b.*timm:resnet18\b.*pip install 'fastlt\[timm\]'"):
             create_model("timm:resnet18", 5)
         return
     model = create_model("timm:resnet18", 5).eval()
     images = torch.randn(2, 3, 64, 64)
     assert model.features(images).shape == (2, 512)
     assert model(images).shape == (2, 5)
-    with pytest.raises(ValueError, match="no such model; did you mean resnet18"):
+    with pytest.raises(ValueError, match=r"^--backbone\b.*timm:resnet18x\b.*\bresnet18\b"):
         create_model("timm:resnet18x", 5)
     assert create_model("timm:vit_tiny_patch16_224", 5, 64)(images).shape == (2, 5)
 
@@ -174,7 +174,7 @@ def test_a_network_of_one_size_is_built_for_the_images_or_says_what_it_takes(mon
     assert (own.arguments, other.arguments) == ({}, {"img_size": 48})
     assert other(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
     assert other.trunk.training
-    with pytest.raises(ValueError, match=r"^--image-size: got 8, .* match model \(32\)\); its own size is 32$"):
+    with pytest.raises(ValueError, match=r"^--image-size: got 8\b.*timm:fixed\b.*match model \(32\).*\b32$"):
         create_model("timm:fixed", 5, 8)
 
 
@@ -203,7 +203,7 @@ def test_linear_head_without_bias() -> None:
 
 @pytest.mark.parametrize(
     ("weight", "bias", "message"),
-    [(torch.zeros(3), None, "weight: got shape"), (torch.zeros(3, 2), torch.zeros(2), "bias: got shape")],
+    [(torch.zeros(3), None, r"^weight: .*\(3,\)"), (torch.zeros(3, 2), torch.zeros(2), r"^bias: .*\(2,\)")],
 )
 def test_linear_head_refuses_other_shapes(weight: torch.Tensor, bias: torch.Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -33,9 +33,9 @@ def test_the_operations_are_registered_whole() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     images, weight = torch.zeros(1, 8, 4, 4), torch.zeros(8, 2, 3, 3)
-    with pytest.raises(ValueError, match=r"weight \[C, C / 2, 3, 3\]; got"):
+    with pytest.raises(ValueError, match=r"^images\b.*\[8, 2, 3, 3\]"):
         ops.grouped_conv(images, weight, groups=2)
-    with pytest.raises(ValueError, match="stride must be 1 or 2; got 3"):
+    with pytest.raises(ValueError, match=r"^stride\b.*got 3\b"):
         ops.grouped_conv(images, weight, groups=4, stride=3)
 
 

@@ -31,32 +31,32 @@ def matrix(name: str) -> str:
 @pytest.mark.parametrize("name", CALLS)
 def test_shapes_types_devices_and_values_of_the_factors(name: str) -> None:
     call, weight = CALLS[name], matrix(name)
-    with pytest.raises(ValueError, match=r"^features must have shape"):
+    with pytest.raises(ValueError, match=r"^features\b.*\[4\]"):
         call(x=X[0])
-    with pytest.raises(ValueError, match=r"^features must be float32"):
+    with pytest.raises(ValueError, match=r"^features\b.*got torch\.int64"):
         call(x=X.long())
-    with pytest.raises(ValueError, match=f"^{weight} has width 3, features 4"):
+    with pytest.raises(ValueError, match=rf"^{weight}\b.*\b3\b.*\b4\b"):
         call(w=W[:, :3])
-    with pytest.raises(ValueError, match=f"^{weight} is on meta, features on cpu"):
+    with pytest.raises(ValueError, match=rf"^{weight}\b.*\bmeta\b.*\bcpu\b"):
         call(w=W.to("meta"))
-    with pytest.raises(ValueError, match=f"^{weight} must be finite"):
+    with pytest.raises(ValueError, match=rf"^{weight}\b.*\bNaN\b"):
         call(w=NAN)
-    with pytest.raises(ValueError, match=f"^{weight} must have at least one class"):
+    with pytest.raises(ValueError, match=rf"^{weight}\b.*\[0, 4\]"):
         call(w=W[:0], y=Y)
 
 
 @pytest.mark.parametrize("name", LABELLED)
 def test_labels(name: str) -> None:
     call = CALLS[name]
-    with pytest.raises(ValueError, match=r"^labels must be in 0\.\.2; got 3"):
+    with pytest.raises(ValueError, match=r"^labels\b.*got 3\b"):
         call(y=Y + 1)
-    with pytest.raises(ValueError, match=r"^labels must be in 0\.\.2; got -1"):
+    with pytest.raises(ValueError, match=r"^labels\b.*got -1\b"):
         call(y=Y - 1)
-    with pytest.raises(ValueError, match=r"^labels must have shape \[5\]"):
+    with pytest.raises(ValueError, match=r"^labels\b.*got (shape )?\[3\]"):
         call(y=Y[:3])
-    with pytest.raises(ValueError, match=r"^labels must be integers"):
+    with pytest.raises(ValueError, match=r"^labels\b.*got torch\.float32"):
         call(y=Y.float())
-    with pytest.raises(ValueError, match=r"^labels are on meta"):
+    with pytest.raises(ValueError, match=r"^labels\b.*\bmeta\b"):
         call(y=Y.to("meta"))
 
 
@@ -66,32 +66,32 @@ def test_labels(name: str) -> None:
     + [("scaled_cross_entropy", "class_weights"), ("prior_intervals", "log_prior"), ("prior_intervals", "bias")],
 )
 def test_vectors(name: str, argument: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{argument} must have shape \[3\]; got \[4\]"):
+    with pytest.raises(ValueError, match=rf"^{argument}\b.*got (shape )?\[4\]"):
         CALLS[name](**{argument: torch.ones(4)})
-    with pytest.raises(ValueError, match=f"^{argument} must be floating point"):
+    with pytest.raises(ValueError, match=rf"^{argument}\b.*got torch\.int64"):
         CALLS[name](**{argument: torch.ones(3, dtype=torch.int64)})
-    with pytest.raises(ValueError, match=f"^{argument} is on meta"):
+    with pytest.raises(ValueError, match=rf"^{argument}\b.*\bmeta\b"):
         CALLS[name](**{argument: torch.ones(3, device="meta")})
-    with pytest.raises(ValueError, match=f"^{argument} must be finite"):
+    with pytest.raises(ValueError, match=rf"^{argument}\b.*\bNaN\b"):
         CALLS[name](**{argument: torch.tensor([0.0, float("-inf"), 0.0])})
 
 
 @pytest.mark.parametrize("tau", [-0.1, float("inf"), float("nan"), torch.tensor(-1.0), torch.tensor(float("inf"))])
 def test_tau(tau: float) -> None:
-    with pytest.raises(ValueError, match=r"^tau must be finite and at least 0"):
+    with pytest.raises(ValueError, match=rf"^tau\b.*got {tau}"):
         ops.tau_normalized_logits(X, W, tau)
 
 
 def test_options() -> None:
-    with pytest.raises(ValueError, match=r"^tau must be a number"):
+    with pytest.raises(ValueError, match=r"^tau\b.*got shape \[2\]"):
         ops.tau_normalized_logits(X, W, torch.ones(2))
-    with pytest.raises(ValueError, match=r"^metric must be"):
+    with pytest.raises(ValueError, match=r"^metric\b.*got 'l1'"):
         ops.centroid_logits(X, W, metric="l1")
-    with pytest.raises(ValueError, match=r"^center must have shape \[4\]"):
+    with pytest.raises(ValueError, match=r"^center\b.*got (shape )?\[3\]"):
         ops.centroid_logits(X, W, center=torch.ones(3))
-    with pytest.raises(ValueError, match=r"^label_smoothing must be in"):
+    with pytest.raises(ValueError, match=r"^label_smoothing\b.*got 1\.5\b"):
         ops.scaled_cross_entropy(X, W, Y, label_smoothing=1.5)
-    with pytest.raises(ValueError, match=r"^reduction must be"):
+    with pytest.raises(ValueError, match=r"^reduction\b.*got 'avg'"):
         ops.scaled_cross_entropy(X, W, Y, reduction="avg")
 
 

@@ -176,18 +176,18 @@ def test_resampling_stays_within_classes() -> None:
 
 def test_errors_name_the_argument(split: tuple) -> None:
     head, features, labels, counts = split
-    with pytest.raises(ValueError, match=r"^class_counts must be 30 integers"):
+    with pytest.raises(ValueError, match=r"^class_counts\b(?=.*\b30 integers).*\(5,\)"):
         tau_curve(head, features, labels, counts[:5])
-    with pytest.raises(ValueError, match=r"^class_counts must be at least 1"):
+    with pytest.raises(ValueError, match=r"^class_counts\b.*class 26\b"):
         prior_curve(head, features, labels, np.maximum(counts - 5, 0))
-    with pytest.raises(ValueError, match=r"^labels must be in 0\.\.29; got 30"):
+    with pytest.raises(ValueError, match=r"^labels\b.*got 30\b"):
         tau_curve(head, features, labels + 2, counts)
     got = tau_curve(head, features, labels, counts)
-    with pytest.raises(ValueError, match=r"^group must be one of"):
+    with pytest.raises(ValueError, match=r"^group\b.*'some'"):
         got.value(1.0, "some")
-    with pytest.raises(ValueError, match=r"^low must be below high"):
+    with pytest.raises(ValueError, match=r"^low\b.*got 1\.0"):
         got.best(low=1.0, high=1.0)
-    with pytest.raises(ValueError, match=r"^tau must be a number"):
+    with pytest.raises(ValueError, match=r"^tau\b.*got (NaN|nan)"):
         got.value(float("nan"))
-    with pytest.raises(ValueError, match=r"has no sample in this split"):
+    with pytest.raises(ValueError, match=r"^group\b.*'few'.*all, class_mean, many"):
         curve([0.0], [1.0], [0], [500]).best("few")

@@ -159,11 +159,11 @@ def test_adjusted_logits(problem: Problem) -> None:
     x = torch.from_numpy(problem.selection.features[:5])
     expected = problem.head(x) - 1.5 * torch.from_numpy(np.log(COUNTS / COUNTS.sum())).float()
     torch.testing.assert_close(made(x), expected)
-    with pytest.raises(ValueError, match="class 2 has no images"):
+    with pytest.raises(ValueError, match=r"^class_counts: .*class 2\b"):
         adjust_logits(problem.head, np.where(np.arange(C) == 2, 0, COUNTS))
-    with pytest.raises(ValueError, match=r"got shape \[19\]; expected \[20\]"):
+    with pytest.raises(ValueError, match=r"^class_counts: .*\[19\].*\[20\]"):
         adjust_logits(problem.head, COUNTS[1:])
-    with pytest.raises(ValueError, match="tau: got -1"):
+    with pytest.raises(ValueError, match=r"^tau: got -1\b"):
         adjust_logits(problem.head, COUNTS, -1)
 
 
@@ -190,15 +190,15 @@ def test_functions_refuse_what_they_cannot_use(problem: Problem) -> None:
         lambda f: learn_weight_scaling(problem.head, f, y),
         lambda f: nearest_class_mean(f, y, C),
     ):
-        with pytest.raises(ValueError, match=r"^features: .*NaN or infinite[^\n]*$"):
+        with pytest.raises(ValueError, match=r"^features: .*\b1 of .*NaN[^\n]*$"):
             call(bad)
-    with pytest.raises(ValueError, match="class 20 has no"):
+    with pytest.raises(ValueError, match=r"^features: .*class 20\b"):
         retrain_classifier(x, y, C + 1)
-    with pytest.raises(ValueError, match="class 20 has no"):
+    with pytest.raises(ValueError, match=r"^labels: .*class 20\b"):
         nearest_class_mean(x, y, C + 1)
-    with pytest.raises(ValueError, match="got width 15; the classifier takes 16"):
+    with pytest.raises(ValueError, match=r"^features: .*\b15\b.*\b16\b"):
         learn_weight_scaling(problem.head, x[:, 1:], y)
-    with pytest.raises(ValueError, match="lr: got 2 values; without a split to choose on give one"):
+    with pytest.raises(ValueError, match=r"^lr: got 2\b"):
         retrain_classifier(x, y, C, config=RebalanceConfig(method="crt", lr=(0.1, 0.2)))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,16 @@ def test_files_that_cannot_be_a_start_are_named(tmp_path: Path) -> None:
     torch.save({"weights": Path("x")}, tmp_path / "objects.pth")
     model = create_model("resnet8", 7)
     for name, error, message in (
-        ("resnet10.pth", ValueError, r"weights of another network: .*not expected \(layer4.*conv1.weight is"),
-        ("text.pth", ValueError, "expected a .pth file of tensors or a .safetensors file"),
-        ("empty.pth", ValueError, "it holds no state dict"),
-        ("objects.pth", ValueError, "holds Python objects"),
-        ("absent.pth", FileNotFoundError, "no such file"),
-        ("", ValueError, "is a folder"),
+        ("resnet10.pth", ValueError, r"not expected \(layer4.*conv1\.weight is"),
+        ("text.pth", ValueError, r"\.pth .*\.safetensors"),
+        ("empty.pth", ValueError, "dict of epoch"),
+        ("objects.pth", ValueError, "Python objects"),
+        ("absent.pth", FileNotFoundError, ""),
+        ("", ValueError, "folder"),
     ):
-        with pytest.raises(error, match=message) as raised:
+        with pytest.raises(error, match=f"^--init: .*{re.escape(str(tmp_path / name))}.*{message}") as raised:
             start_from(model, tmp_path / name)
         assert "\n" not in str(raised.value)
-        assert str(raised.value).startswith("--init: ")
 
 
 def test_position_embeddings_of_another_image_size_are_resampled(
@@ -96,9 +96,7 @@ def test_position_embeddings_of_another_image_size_are_resampled(
     assert torch.equal(ours["trunk.blocks.0.attn.qkv.weight"], theirs["trunk.blocks.0.attn.qkv.weight"])
     theirs["trunk.pos_embed"] = theirs["trunk.pos_embed"][:, 1:]
     torch.save(theirs, tmp_path / "vit.pth")
-    with pytest.raises(
-        ValueError, match=r"pos_embed is \[1, 196, 192\], expected \[1, 17, 192\].*got 64; timm's own is 224"
-    ):
+    with pytest.raises(ValueError, match=r"^--init: .*pos_embed .*\[1, 196, 192\].*\[1, 17, 192\].*\b64\b.*\b224\b"):
         start_from(model, tmp_path / "vit.pth")
 
 
@@ -117,7 +115,7 @@ def test_a_part_is_a_whole_name() -> None:
 
 
 def test_an_unknown_part_is_refused_with_the_parts_there_are() -> None:
-    expected = r"--train-only: got 'layer9'; expected parts of the network: conv1, bn1, layer1, layer2, layer3, fc"
+    expected = r"^--train-only: got 'layer9'.*: conv1, bn1, layer1, layer2, layer3, fc"
     with pytest.raises(ValueError, match=expected):
         freeze(create_model("resnet8", 7), ("fc", "layer9"))
 
@@ -192,7 +190,7 @@ def test_ghost_batch_norm_is_batch_norm_in_every_group() -> None:
     torch.testing.assert_close(
         ghost.eval()(x), nn.functional.batch_norm(x, ghost.running_mean, ghost.running_var, ghost.weight, ghost.bias)
     )
-    with pytest.raises(ValueError, match="--bn-group: got 4, which does not divide a batch of 6 images"):
+    with pytest.raises(ValueError, match=r"^--bn-group: got 4\b.*\b6 images"):
         ghost.train()(x[:6])
 
 

@@ -152,7 +152,7 @@ def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
     train_heads(stack, (TRAIN,), recipe, cross_entropy(problem()), CPU)
     assert choose(stack, recipe, problem(), RebalanceConfig(method="crt")).params["lr"] == 0.1
     recipe = dataclasses.replace(recipe, settings=((1e30, 1.0),))
-    with pytest.raises(ValueError, match=r"--lr: the loss is not finite at learning rate 1e\+30; lower it"):
+    with pytest.raises(ValueError, match=r"^--lr: .*\b1e\+30\b"):
         train_heads(stack_of("linear", recipe), (TRAIN,), recipe, cross_entropy(problem()), CPU)
 
 
@@ -169,16 +169,16 @@ def test_groups_are_those_of_the_training_images_wherever_settings_are_chosen() 
 
 
 def test_a_group_without_images_cannot_choose() -> None:
-    with pytest.raises(ValueError, match="--select-by: got many, a group without images in train"):
+    with pytest.raises(ValueError, match=r"^--select-by: got many\b.*class_mean"):
         selection_accuracy(problem().head, problem(), "many")
 
 
 def test_features_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="got width 8; the classifier takes 5"):
+    with pytest.raises(ValueError, match=r"^features: .*\b8\b.*\b5\b"):
         check_features((TRAIN,), LinearHead(torch.zeros(C, 5)), C)
-    with pytest.raises(ValueError, match="class 6 has no training images"):
+    with pytest.raises(ValueError, match=r"^features: .*class 6\b"):
         check_features((TRAIN,), LinearHead(torch.zeros(C + 1, D)), C + 1)
-    with pytest.raises(ValueError, match="got class 5; expected 0 to 4"):
+    with pytest.raises(ValueError, match=r"^labels: got class 5\b"):
         check_features((TRAIN,), LinearHead(torch.zeros(C - 1, D)), C - 1)
 
 
