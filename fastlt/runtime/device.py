@@ -84,7 +84,8 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
         benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; what wins may
             differ from run to run.
         deterministic: Take algorithms that give the same bits every time, in PyTorch, cuDNN, cuBLAS and Inductor. It
-            overrides `benchmark`. An operation that has none is named in a warning and computed all the same.
+            overrides `benchmark`. An operation that has none is named in a warning and computed all the same. The bits
+            are meant to be the same for one kind of GPU, one version and one loader; not checked on a GPU yet.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
