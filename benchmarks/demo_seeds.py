@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ from typing import Any
 import tyro
 
 from fastlt.report.markdown import rows
-from fastlt.reproduce import over_seeds
 from fastlt.runtime.device import resolve_device
 from fastlt.runtime.machine import describe_machine
+
+from . import records
+from .records import seeds_cell
 
 MAX_SEEDS = 10
 NAMES = ("many", "medium", "few", "class_mean", "all")
@@ -32,8 +33,8 @@ class Arguments:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds, at least two."""
-    out: Path = Path(__file__).parent / "results"
-    """Folder for demo-<date>.json and demo-<date>.md."""
+    out: Path = records.RESULTS
+    """Folder for demo-<date>.json and .md."""
 
 
 def run_demo(seed: int, folder: Path) -> dict[str, Any]:
@@ -57,11 +58,6 @@ def run_demo(seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def cells(columns: Iterable[list[float]], *, sign: str = "") -> list[str]:
-    """Return mean and half the 95 % interval over seeds of each column, as cells of a table."""
-    return [f"{middle:{sign}.1f} ± {half:.1f}" for middle, half in map(over_seeds, columns)]
-
-
 def table(runs: list[dict[str, Any]]) -> str:
     """Return the Markdown table of the test accuracies: every classifier, then each one less joint, paired by seed."""
     found = [{row["method"].replace("_", " "): row for row in run["results"]} for run in runs]
@@ -73,9 +69,9 @@ def table(runs: list[dict[str, Any]]) -> str:
         return [b - a for a, b in zip(values("joint", name), values(method, name), strict=True)]
 
     heads = ["test accuracy, %", *(name.replace("_", " ") for name in NAMES)]
-    lines = [[method, *cells(values(method, name) for name in NAMES)] for method in found[0]]
+    lines = [[method, *(seeds_cell(values(method, name)) for name in NAMES)] for method in found[0]]
     lines += [
-        [f"**{method} - joint, paired**", *cells((gains(method, name) for name in NAMES), sign="+")]
+        [f"**{method} - joint, paired**", *(seeds_cell(gains(method, name), sign="+") for name in NAMES)]
         for method in found[0]
         if method != "joint"
     ]
@@ -87,13 +83,9 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     if not 2 <= len(arguments.seeds) <= MAX_SEEDS:
         raise SystemExit(f"--seeds: got {len(arguments.seeds)}; expected 2 to {MAX_SEEDS} seeds")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         runs = [run_demo(seed, Path(folder)) for seed in arguments.seeds]
     machine = describe_machine(resolve_device("auto"))
-    stem = arguments.out / f"demo-{time.strftime('%Y-%m-%d')}"
-    record = {"machine": machine, "runs": runs}
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     seconds = ", ".join(f"{run['seconds']:.0f}" for run in runs)
     trained = ", ".join(f"{run['train_accuracy']:.1f}" for run in runs)
     text = (
@@ -102,8 +94,7 @@ def main() -> None:
         f"(Student's t); what a method chooses is chosen on val. Seconds a demo: {seconds}. "
         f"Train accuracy of the joint network in its last epoch: {trained} %.\n\n{table(runs)}"
     )
-    stem.with_suffix(".md").write_text(text)
-    print(text)
+    records.write("demo", time.strftime("%Y-%m-%d"), {"machine": machine, "runs": runs}, text, folder=arguments.out)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 from fastlt.report.markdown import rows
+
+from . import records
 
 BEGIN, END = "<!-- ratios of the newest records, written by benchmarks.table -->", "<!-- end of the ratios -->"
 Medians = dict[str, float]
@@ -65,13 +65,6 @@ CPU: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 
-def last_saved(name: str, folder: Path) -> dict[str, Any] | None:
-    """Return the newest record of a name, None if there is none."""
-    dated = re.compile(re.escape(name) + r"-\d{4}-\d\d-\d\d\.json")
-    files = sorted(file for file in folder.glob("*.json") if dated.fullmatch(file.name))
-    return json.loads(files[-1].read_text()) if files else None
-
-
 def medians(record: dict[str, Any]) -> Medians:
     """Return the median seconds of every benchmark of a record."""
     return {row["name"]: row["median_s"] for row in record["benchmarks"]}
@@ -120,7 +113,7 @@ def table(folder: Path) -> str:
     Raises:
         LookupError: A benchmark is in none of the newest records; its name is the message.
     """
-    cpu, operations = (last_saved(name, folder) for name in ("cpu", "ops-cpu"))
+    cpu, operations = (records.newest(name, folder) for name in ("cpu", "ops-cpu"))
     if cpu is None or operations is None:
         raise LookupError("cpu" if cpu is None else "ops-cpu")
     same_torch = operations["versions"]["torch"] == cpu["versions"]["torch"]

@@ -24,7 +24,9 @@ from fastlt.evaluation.classifier import Classifier, open_classifier
 from fastlt.evaluation.scoring import compare
 from fastlt.features.store import FeatureStore
 from fastlt.report.markdown import rows
-from fastlt.reproduce import over_seeds
+
+from . import records
+from .records import seeds_cell
 
 METHODS = ("crt", "lws")
 WAYS: dict[str, dict[str, Any]] = {
@@ -43,7 +45,7 @@ class Arguments:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Finished runs that differ in their seed only."""
-    out: Path = Path(__file__).parent / "results"
+    out: Path = records.RESULTS
     """Folder for live-vs-cached-<date>.json and .md."""
 
 
@@ -72,7 +74,7 @@ def measure(source: Path, folder: Path) -> dict[str, Any]:
     return record
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def table(by_seed: list[dict[str, Any]]) -> str:
     """Return the Markdown table: class means over seeds, and differences paired by seed and image."""
     others = [way for way in WAYS if way != BASE]
     heads = ["test class mean, %", BASE, *(f"{way} less {BASE}" for way in others)]
@@ -80,27 +82,21 @@ def table(records: list[dict[str, Any]]) -> str:
     for method in METHODS:
         base = [
             each["class_mean"]["value"]
-            for record in records
+            for record in by_seed
             for each in record["ways"]
             if (each["method"], each["way"]) == (method, BASE)
         ]
-        cells = [text(base, sign="")]
+        cells = [seeds_cell(base)]
         for way in others:
             gains = [
                 each["value"]
-                for record in records
+                for record in by_seed
                 for each in record["differences"]
                 if (each["method"], each["way"]) == (method, way)
             ]
-            cells.append(text(gains, sign="+"))
+            cells.append(seeds_cell(gains, sign="+"))
         lines.append([method, *cells])
     return "\n".join(rows(heads, lines)) + "\n"
-
-
-def text(values: list[float], *, sign: str) -> str:
-    """Return mean and half the 95 % interval over seeds."""
-    middle, half = over_seeds(values)
-    return f"{middle:{sign}.1f}" + ("" if half is None else f" ± {half:.1f}")
 
 
 def main() -> None:
@@ -115,21 +111,17 @@ def main() -> None:
             f"RUN: got {len(arguments.runs)} runs of {len(configs)} settings; expected one but for the seed"
         )
     with tempfile.TemporaryDirectory() as folder:
-        records = [measure(path, Path(folder)) for path in arguments.runs]
+        by_seed = [measure(path, Path(folder)) for path in arguments.runs]
     config = Run.open(arguments.runs[0]).config
-    stem = arguments.out / f"live-vs-cached-{time.strftime('%Y-%m-%d')}"
-    seeds = ", ".join(str(record["seed"]) for record in records)
-    stem.with_suffix(".json").write_text(
-        json.dumps({"dataset": config.dataset, "torch": torch.__version__, "records": records}, indent=1) + "\n"
-    )
-    content = (
+    seeds = ", ".join(str(record["seed"]) for record in by_seed)
+    page = (
         f"`python -m benchmarks.live_vs_cached RUN ...` on {config.dataset}, {config.sampling.replace('_', '-')} "
         f"{config.backbone} after {config.epochs} epochs, seeds {seeds}; {os.cpu_count()} cores, PyTorch "
         f"{torch.__version__}. Points of class mean on test, paired by seed, ± half the 95 % interval over seeds "
-        f"(Student's t).\n\n{table(records)}"
+        f"(Student's t).\n\n{table(by_seed)}"
     )
-    stem.with_suffix(".md").write_text(content)
-    print(content)
+    record = {"dataset": config.dataset, "torch": torch.__version__, "records": by_seed}
+    records.write("live-vs-cached", time.strftime("%Y-%m-%d"), record, page, folder=arguments.out)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import headlines
 from fastlt.report.markdown import rows
 
-RESULTS = Path(__file__).parent / "results"
+from . import headlines, records
+from .records import RESULTS
+
 README = Path(__file__).parents[1] / "README.md"
 PACKAGES = ("torch", "numpy", "pillow", "nvidia-dali-cuda130")
 STATISTICS = ("name", "median_s", "iqr_s", "rounds")
@@ -133,11 +134,9 @@ def main() -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         writers = "pytest --benchmark-json or bench_ops.py --out"
         raise SystemExit(f"{sys.argv[1]}: expected what {writers} writes; got {error!r}") from None
-    table = markdown(record, headlines.last_saved(sys.argv[2], RESULTS))
-    stem = f"{sys.argv[2]}-{record['date']}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / f"{stem}.md").write_text(table)
-    print(table)
+    name = sys.argv[2]
+    page = markdown(record, records.newest(name, RESULTS))
+    records.write(name, record["date"], record, page, folder=RESULTS)
     try:
         headlines.refresh(README, RESULTS)
     except LookupError as error:

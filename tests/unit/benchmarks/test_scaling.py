@@ -13,22 +13,21 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def modules() -> Iterator[tuple[Any, Any]]:
+def scaling() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[3]))
-        for name in ("benchmarks", "benchmarks.scaling", "benchmarks.scaling_fit"):
+        for name in ("benchmarks", "benchmarks.scaling"):
             patch.delitem(sys.modules, name, raising=False)
         import benchmarks.scaling
-        import benchmarks.scaling_fit
 
-        yield benchmarks.scaling, benchmarks.scaling_fit
+        yield benchmarks.scaling
 
 
-def points(scaling_fit: Any) -> list[Any]:
+def points(scaling: Any) -> list[Any]:
     """Steps that obey 2 GB/s, 100 GFLOP/s and 5 ms a step."""
     sizes = [(1e6, 3e9, 8), (4e6, 2e9, 16), (9e6, 1e9, 4), (2e6, 8e9, 2), (5e6, 5e8, 32)]
     return [
-        scaling_fit.Point(
+        scaling.Point(
             backbone="x",
             image_size=32,
             batch_size=batch,
@@ -40,27 +39,26 @@ def points(scaling_fit: Any) -> list[Any]:
     ]
 
 
-def test_the_fit_finds_the_rates(modules: tuple[Any, Any]) -> None:
-    made = points(modules[1])
-    np.testing.assert_allclose(modules[1].fit(made), [1 / 2e9, 1 / 1e11, 5e-3], rtol=1e-6)
-    assert max(map(abs, modules[1].errors(made))) < 1e-6
+def test_the_fit_finds_the_rates(scaling: Any) -> None:
+    made = points(scaling)
+    np.testing.assert_allclose(scaling.fit(made), [1 / 2e9, 1 / 1e11, 5e-3], rtol=1e-6)
+    assert max(map(abs, scaling.errors(made))) < 1e-6
     slower = [dataclasses.replace(made[0], seconds=2 * made[0].seconds), *made[1:]]
-    assert modules[1].errors(slower)[0] == pytest.approx(-0.5)
+    assert scaling.errors(slower)[0] == pytest.approx(-0.5)
 
 
-def test_a_point_is_timed_and_counted(modules: tuple[Any, Any]) -> None:
-    found = modules[1].measure("resnet8", 16, 2, device=torch.device("cpu"), repeats=1)
+def test_a_point_is_timed_and_counted(scaling: Any) -> None:
+    found = scaling.time_step("resnet8", 16, 2, device=torch.device("cpu"), repeats=1)
     assert found.seconds > 0
-    assert found.operations_per_image == modules[1].operations("resnet8", 16) > 1e6
+    assert found.operations_per_image == scaling.operations("resnet8", 16) > 1e6
 
 
 def test_the_page_has_the_table_and_what_was_timed(
-    modules: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scaling: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scaling, scaling_fit = modules
     monkeypatch.setattr(scaling, "RESULTS", tmp_path)
     assert "step (fitted)" not in scaling.page()
-    record = scaling_fit.record(points(scaling_fit), torch.device("cpu"))
+    record = scaling.record_of(points(scaling), torch.device("cpu"))
     (tmp_path / "scaling-cpu-2030-01-01.json").write_text(json.dumps(record))
     page = scaling.page()
     assert "bytes at 2.0 GB/s plus operations at 100 GFLOP/s plus 5.0 ms a step" in page

@@ -84,7 +84,7 @@ def test_a_record_says_where_it_comes_from(table: Any, tmp_path: Path, monkeypat
 
 
 def test_the_records_in_the_repository_can_be_compared_with(table: Any) -> None:
-    record = table.headlines.last_saved("cpu", RESULTS)
+    record = table.records.newest("cpu", RESULTS)
     assert record is not None
     assert all(row.endswith("| 1.00 x faster |") for row in table.markdown(record, record).splitlines()[4:])
 
