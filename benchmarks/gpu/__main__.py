@@ -1,15 +1,15 @@
 """Everything that needs a GPU, in one command of at most nine minutes: correctness first, then the figures.
 
-    python -m benchmarks.gpu --out DIR                    # on a GPU; once more for what the time did not suffice for
+    python -m benchmarks.gpu --out DIR                    # on a GPU; again for the parts that had no time left
     python -m benchmarks.gpu --out DIR --only candidates  # some parts, whether they have figures or not
     python -m benchmarks.gpu --out DIR --device cpu --quick   # the same parts, small, to see that they run
 
-Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that what
-was measured survives what fails; summary.md shows all of it as tables. Compiling would take most of the time, so all
-steps are compiled first, several at once, while the kernels are checked; a wrong one stops everything, since only what
-is right gets timed. Then the parts are timed one by one, the most wanted first, and the same command goes on with those
-that have not ended well in DIR. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI
-its loader and its tuning are left out; with torchvision its networks are timed in the same run.
+Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that figures
+survive a later failure; summary.md shows them as tables. Compiling would take most of the time, so all steps are
+compiled first, several at once, while the kernels are checked. A wrong kernel stops everything: only correct code is
+timed. Then the parts are timed one by one, the most wanted first; the same command continues with the parts that have
+not succeeded in DIR. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI its loader
+and the tuning are left out; with torchvision its networks are timed in the same run.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.gpu.parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
-from benchmarks.gpu.summary import page
+from .parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
+from .summary import page
 
 ROOT = Path(__file__).resolve().parents[2]
-ENDED = "ended.txt"
-ENDING = threading.Lock()
+SUCCEEDED = "succeeded.txt"
+WRITING = threading.Lock()
 RUNNING: set[subprocess.Popen[bytes]] = set()
 CACHE = Path(tempfile.gettempdir()) / "fastlt-benchmarks"  # what is compiled ahead
-LIMIT_S, LEAST_S = 530, 20  # of a run, and of a part: less is not worth its start
+LIMIT_S, LEAST_S = 530, 20  # of a run; and what must be left for a part to be started
 CHECKS = ("loss_curve", "compile")  # run at once, beside the kernels' checks: nothing is timed in them
 
 
@@ -56,14 +56,14 @@ def run(name: str, args: Arguments, *command: str, limit_s: float) -> int:
     ):
         RUNNING.add(process)
         try:
-            done = process.wait(limit_s)
+            status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            done = 124
+            status = 124
         finally:
             end(process)
             RUNNING.remove(process)
-    print(f"{name}: {'ok' if done == 0 else f'status {done}'}, {time.monotonic() - began:.0f} s", flush=True)
-    return done
+    print(f"{name}: {'ok' if status == 0 else f'status {status}'}, {time.monotonic() - began:.0f} s", flush=True)
+    return status
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -79,16 +79,16 @@ def benchmark(what: str, args: Arguments, name: str, *flags: str) -> list[str]:
 
 
 def run_part(name: str, args: Arguments) -> None:
-    """Run one part in this process, and write its JSON whenever it has a figure more."""
+    """Run one part in this process, and write its JSON after each new figure."""
     import torch
 
     from fastlt.files import replacing
     from fastlt.runtime.machine import describe_machine
 
     machine = {"machine": describe_machine(torch.device(args.device))}
-    for found in PARTS[name](args):
-        with replacing(args.out / f"{name}.json") as partial:  # whole, if the time ends while it is written
-            partial.write_text(json.dumps(machine | found, indent=1) + "\n")
+    for figures in PARTS[name](args):
+        with replacing(args.out / f"{name}.json") as partial:  # complete even if the time ends while it is written
+            partial.write_text(json.dumps(machine | figures, indent=1) + "\n")
 
 
 def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
@@ -135,7 +135,7 @@ def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
 
 
 def run_all(args: Arguments) -> int:
-    """Run the checks at once, then every part; with `--only` those parts alone, as long as there is time."""
+    """Run the checks all at once, then every part (with `--only` those alone), as long as there is time."""
     began = time.monotonic()
 
     def left() -> float:
@@ -145,12 +145,12 @@ def run_all(args: Arguments) -> int:
         if left() < LEAST_S:
             print(f"{name}: no time left; the same command goes on with it", flush=True)
             return True
-        well = run(name, args, *command, limit_s=min(limit_s, left())) == 0
-        with ENDING:  # checks end at the same time
-            names = ended(args.out) | {name} if well else ended(args.out) - {name}
-            (args.out / ENDED).write_text("".join(f"{each}\n" for each in sorted(names)))
+        success = run(name, args, *command, limit_s=min(limit_s, left())) == 0
+        with WRITING:  # checks may end at the same time
+            names = succeeded(args.out) | {name} if success else succeeded(args.out) - {name}
+            (args.out / SUCCEEDED).write_text("".join(f"{each}\n" for each in sorted(names)))
             (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
-        return well
+        return success
 
     wanted = [job for job in jobs(args) if job[0] != "tune" or has_dali()]
     checks = [("correctness", ["tests/kernels/correctness.py", "--device", args.device], 220.0)]
@@ -161,34 +161,34 @@ def run_all(args: Arguments) -> int:
             return 2
         wanted, checks = [(name, command, LIMIT_S) for name, command, _ in wanted if name in args.only], []
     else:
-        wanted = [job for job in wanted if job[0] not in ended(args.out)]
+        wanted = [job for job in wanted if job[0] not in succeeded(args.out)]
     names = [name for name, _, _ in wanted]
     checks += [(name, [*command, "--ahead", *names], limit_s) for name, command, limit_s in wanted if name in CHECKS]
     with ThreadPoolExecutor() as pool:
         try:
-            well = list(pool.map(finish, *zip(*checks, strict=True))) if checks else []
+            successes = list(pool.map(finish, *zip(*checks, strict=True))) if checks else []
         except KeyboardInterrupt:
             for process in list(RUNNING):
                 end(process)
             raise
     if "compile" in names:
-        for choice in CACHE.rglob("*.best_config"):  # of a kernel's blocks, made while others ran
+        for choice in CACHE.rglob("*.best_config"):  # a kernel's block sizes, timed while other processes ran
             choice.unlink()
-    if not args.only and not well[0]:
+    if not args.only and not successes[0]:
         print("a kernel is wrong, or the checks took too long: nothing is timed; correctness.txt says more")
         return 1
-    well += [finish(*job) for job in wanted if job[0] not in CHECKS]
-    return int(not all(well))
+    successes += [finish(*job) for job in wanted if job[0] not in CHECKS]
+    return int(not all(successes))
 
 
 def has_dali() -> bool:
-    """Return whether DALI is installed, whose settings are what is tuned."""
+    """Return whether DALI, whose settings are tuned, is installed."""
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
-def ended(out: Path) -> set[str]:
+def succeeded(out: Path) -> set[str]:
     """Return the parts that have all their figures in a folder."""
-    file = out / ENDED
+    file = out / SUCCEEDED
     return set(file.read_text().split()) if file.is_file() else set()
 
 
@@ -198,11 +198,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that the parts run")
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--only", nargs="+", help="time these alone, and anew")
+    parser.add_argument("--only", nargs="+", help="time these parts only, and again")
     parser.add_argument("--part", choices=list(PARTS), help="run this part only, in this process")
     parser.add_argument("--ahead", nargs="+", default=[], help="parts whose steps are compiled ahead")
     args = parser.parse_args()
-    if importlib.util.find_spec("fastlt._C") is None:  # what lies here hides what is installed elsewhere
+    if importlib.util.find_spec("fastlt._C") is None:  # this folder hides an installed fastlt
         parser.error("fastlt is not built in this folder; run: pip install --no-build-isolation --no-deps -e .")
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)

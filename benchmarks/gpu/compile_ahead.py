@@ -1,4 +1,4 @@
-"""Compiles steps before they are timed, several at once: the compiler's cache then has them when their turn comes."""
+"""Compile steps before they are timed, several at once, so that the compiler's cache has them when they are timed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.gpu.candidates import change_of, inductor_of
 from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import resolve_threads
 from fastlt.timing.peers import PEERS
 from fastlt.timing.step import build, chosen, settings
 
-GIB_A_PROCESS, GIB_OF_CHECKS = 24, 16  # of GPU memory: 256 images of 224 pixels, and what is checked meanwhile
+from .candidates import change_of, inductor_of
+
+GIB_A_PROCESS, GIB_OF_CHECKS = 24, 16  # GPU memory for 256 images of 224 pixels, and for the checks beside it
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Step:
 def compile_all(
     steps: Sequence[Step], device: str, batch_size: int, image_size: int
 ) -> Iterator[tuple[Step, float, str]]:
-    """Yield each step as it is compiled, with the seconds that took and what went wrong, if anything did.
+    """Yield each compiled step with the seconds that took and the error, empty if there was none.
 
-    Each has a process of its own, since the interpreter compiles one at a time.
+    Each has a process of its own, since an interpreter compiles one step at a time.
     """
     threads = resolve_threads(None)
     at_once = min(max(1, threads // 2), room(device))
@@ -61,10 +62,10 @@ def room(device: str) -> int:
 
 
 def compile_one(step: Step, device: str, batch_size: int, image_size: int) -> float:
-    """Run one step of what is to be timed, which compiles it; return the seconds that took."""
+    """Run a training step once, which compiles it; return the seconds that took."""
     began = time.perf_counter()
     with chosen(step.variant), inductor_of(step.candidate):
-        torch.backends.cudnn.benchmark = False  # algorithms are timed when nothing else runs
+        torch.backends.cudnn.benchmark = False  # cuDNN times its algorithms later, when nothing else runs
         run, _ = build(
             step.backbone,
             step.variant,

@@ -1,4 +1,4 @@
-"""The parts of `python -m benchmarks.gpu` that are no commands of their own; each yields what its JSON holds so far."""
+"""The parts of `python -m benchmarks.gpu` that are no commands of their own; each yields the figures it has so far."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
 
 def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
     """Compile the steps of the parts that `--ahead` names, before any is timed: the seconds each took."""
-    from benchmarks.gpu.candidates import CANDIDATES, INDUCTOR
-    from benchmarks.gpu.compile_ahead import Step, compile_all
+    from .candidates import CANDIDATES, INDUCTOR
+    from .compile_ahead import Step, compile_all
 
     if args.quick:
         steps, batch, size = [Step("resnet8", "plain"), Step(HEADLINE, "fastlt eager", "as it is")], 2, 32
     else:
         steps = []
-        for name in args.ahead:  # in the order of their being timed
+        for name in args.ahead:  # in the order in which they are timed
             networks, variants = MATRIX.get(name, ((), ()))
             steps += [Step(network, variant) for network in networks for variant in variants]
             if name == "candidates":
                 steps += [Step(HEADLINE, "fastlt", candidate) for candidate in (*CANDIDATES, *INDUCTOR)]
         steps = list(dict.fromkeys(step for step in steps if step.is_compiled))
         batch, size = BATCH, SIZE
-    found: dict[str, Any] = {"steps": []}
+    figures: dict[str, Any] = {"steps": []}
     for step, seconds, error in compile_all(steps, args.device, batch, size):
-        found["steps"].append(dataclasses.asdict(step) | ({"error": error} if error else {"seconds": seconds}))
-        yield found
+        figures["steps"].append(dataclasses.asdict(step) | ({"error": error} if error else {"seconds": seconds}))
+        yield figures
 
 
 def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
@@ -100,9 +100,9 @@ def part_lws(args: Arguments) -> Iterator[dict[str, Any]]:
 
 
 def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Images a second of the whole (loader and step) beside the step alone, with real JPEG files, in one process.
+    """Loader and step together, images a second, beside the step alone; with real JPEG files, in one process.
 
-    `plain` and `plain bf16` are the trainer that a first script would be, eager and NCHW: DataLoader and Pillow.
+    `plain` and `plain bf16` are what a first script would be: eager, NCHW, a DataLoader with Pillow.
     """
     import torch
 
@@ -122,17 +122,17 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     backbone, batch, size, images, steps = HEADLINE, BATCH, SIZE, 4096, 40
     if args.quick:
         backbone, batch, size, images, steps = "resnet8", 16, 32, 64, 8
-    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
+    figures: dict[str, Any] = {"backbone": backbone, "batch_size": batch}
     with tempfile.TemporaryDirectory() as folder:
         dataset = photographs(Path(folder) / "train", images)
         sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch)
         variant = "fastlt eager" if args.quick else "fastlt"
         with chosen(variant):
-            step, found["precision"] = build(
+            step, figures["precision"] = build(
                 backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
             )
-            alone = found["step_images_per_s"] = batch / median_s(step, device, repeats=20)
-            input_format = input_format_of(dataclasses.replace(recipe("imagenet_lt"), precision=found["precision"]))
+            alone = figures["step_images_per_s"] = batch / median_s(step, device, repeats=20)
+            input_format = input_format_of(dataclasses.replace(recipe("imagenet_lt"), precision=figures["precision"]))
             for backend in ("dali", "device", "memory", "pillow"):
                 try:
                     with train_loader(
@@ -145,10 +145,10 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                         input_format=input_format,
                     ) as loader:
                         reached = rate(step, OurLoader(loader), device, num_steps=steps)
-                    found[backend] = {"images_per_s": reached, "share_of_step": reached / alone}
+                    figures[backend] = {"images_per_s": reached, "share_of_step": reached / alone}
                 except Exception as error:  # not installed, or it fails on this machine: the others go on
-                    found[backend] = {"error": first_line(error)}
-                yield found
+                    figures[backend] = {"error": first_line(error)}
+                yield figures
         del step
         plain = PlainLoader(
             dataset, device=device, batch_size=batch, image_size=size, num_workers=resolve_threads(None)
@@ -156,8 +156,8 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
         for variant in ("plain", "plain bf16"):
             with chosen(variant):
                 step, _ = build(backbone, variant, device=device, batch_size=batch, image_size=size)
-                found[variant] = {"images_per_s": rate(step, plain, device, num_steps=max(2, steps // 5))}
-            yield found
+                figures[variant] = {"images_per_s": rate(step, plain, device, num_steps=max(2, steps // 5))}
+            yield figures
 
 
 def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
@@ -168,7 +168,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
 
     device = torch.device(args.device)
     batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 200)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for backbone in NETWORKS:
         curves = {}
         for variant in ("fastlt", "fastlt fp32"):
@@ -185,8 +185,8 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
             curves[precision] = torch.stack(losses).double().unfold(0, min(20, steps), min(20, steps)).mean(1)
         names = list(curves)
         gap = (curves[names[0]] - curves[names[-1]]).abs() / curves[names[-1]]
-        found[backbone] = {name: curve.tolist() for name, curve in curves.items()} | {"largest_gap": gap.max().item()}
-        yield found
+        figures[backbone] = {name: curve.tolist() for name, curve in curves.items()} | {"largest_gap": gap.max().item()}
+        yield figures
 
 
 def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
@@ -210,8 +210,8 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
     preprocess = Preprocess(config.mean, config.std).to(device)
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device)
     loader: Any = [SimpleNamespace(images=pixels)] * 9 + [SimpleNamespace(images=pixels[:last])]
-    found: dict[str, Any] = {"backbone": backbone, "batch_size": batch, "last_batch_size": last}
-    found["precision"] = config.precision
+    figures: dict[str, Any] = {"backbone": backbone, "batch_size": batch, "last_batch_size": last}
+    figures["precision"] = config.precision
     for name, wanted in (("eager", False), ("compiled", True)):
         compiler = Compiler(wanted)
         predictor = ValidationPredictor(model, preprocess, config, device, compiler)
@@ -222,13 +222,13 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
                 predicted = predictor.predict(loader)
                 passes.append(time.perf_counter() - began)
         rate = len(predicted) / min(passes)
-        found[name] = {"pass_s": passes, "images_per_s": rate, "compiles": compiler.works, "head": predicted[:8]}
-        found["num_graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        yield found
+        figures[name] = {"pass_s": passes, "images_per_s": rate, "compiles": compiler.works, "head": predicted[:8]}
+        figures["num_graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        yield figures
 
 
 def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Where a step's time goes: the kernels that take most of it, and what the bytes that must move would take."""
+    """Where a step's time goes: the slowest kernels, and how long moving the bytes that must move would take."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -272,19 +272,20 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
 
 
 def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
-    """What is not in the product: faster or not, by how much, in a network of two blocks a stage."""
+    """How fast the rewritings that are not in the product are, in a network of two blocks a stage."""
     import gc
 
     import torch
 
-    from benchmarks.gpu.candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
     from fastlt.runtime.log import first_line
     from fastlt.timing.step import build, chosen, clock
+
+    from .candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
 
     device = torch.device(args.device)
     batch, size = (2, 32) if args.quick else (BATCH, SIZE)
     variant = "fastlt eager" if args.quick else "fastlt"
-    found: dict[str, Any] = {"backbone": f"{HEADLINE}, two blocks a stage", "batch_size": batch}
+    figures: dict[str, Any] = {"backbone": f"{HEADLINE}, two blocks a stage", "batch_size": batch}
     for name in (*CANDIDATES, *INDUCTOR):
         try:
             with chosen(variant), inductor_of(name):
@@ -298,14 +299,14 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
                     change=change_of(name),
                 )
                 seconds, peak = clock(step, device, repeats=2 if args.quick else 4)
-            found[name] = {"images_per_s": batch / seconds, "peak_gib": peak}
-        except Exception as error:  # of PyTorch or Triton, for want of memory or of anything: the others go on
-            found[name] = {"error": first_line(error)}
+            figures[name] = {"images_per_s": batch / seconds, "peak_gib": peak}
+        except Exception as error:  # of PyTorch or Triton, say for lack of memory: the others go on
+            figures[name] = {"error": first_line(error)}
         finally:
             step = None
             gc.collect()
             torch._dynamo.reset()
-        yield found
+        yield figures
 
 
 PARTS: dict[str, Callable[[Arguments], Iterator[dict[str, Any]]]] = {
