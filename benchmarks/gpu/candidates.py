@@ -4,9 +4,9 @@ Memory traffic bounds these networks, not arithmetic, so more of it may cost not
 reaches more of the bandwidth. Each candidate changes a network in place and keeps its parameters, or is a setting of
 Inductor.
 
-On a CPU (`make benchmark`, ResNeXt-50, bf16, eager) 1 x 1 convolutions as products made a training step 1.37x as fast at
-64 pixels but 1.03x at 224, and inference 3.1x slower; merged groups and recomputed blocks were slower everywhere. So none
-of them has entered the product there.
+On a CPU (`make benchmark`, ResNeXt-50, bf16, eager) 1 x 1 convolutions as products made a training step 1.37x as fast
+at 64 pixels but 1.03x at 224, and inference 3.1x slower; merged groups and recomputed blocks were slower everywhere. So
+none of them has entered the product there.
 """
 
 from __future__ import annotations
