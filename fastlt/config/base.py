@@ -7,7 +7,9 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 SAMPLINGS = ("instance_balanced", "class_balanced", "square_root", "progressively_balanced")
 LOADERS = ("auto", "memory", "dali", "pillow", "device")
@@ -35,6 +37,17 @@ def check_range(
         left = f"more than {low:g}" if low_open else f"at least {low:g}"
         right = "" if high == math.inf else f" and at most {high:g}"
         raise ValueError(f"{name}: got {value}; expected a finite number, {left}{right}{unit and ' ' + unit}")
+
+
+def changeable(default: T) -> T:
+    """Return a field that may change when a run is resumed, since it says how the run is computed, not what."""
+    field: T = dataclasses.field(default=default, metadata={"changeable": True})
+    return field
+
+
+def is_changeable(field: dataclasses.Field[Any]) -> bool:
+    """Say whether a field may change when a run is resumed."""
+    return "changeable" in field.metadata
 
 
 class Config:

@@ -8,7 +8,18 @@ import json
 import math
 from pathlib import Path
 
-from .base import INTERPOLATIONS, LOADERS, PRECISIONS, PROTOCOLS, SAMPLINGS, Config, check_choice, check_range
+from .base import (
+    INTERPOLATIONS,
+    LOADERS,
+    PRECISIONS,
+    PROTOCOLS,
+    SAMPLINGS,
+    Config,
+    changeable,
+    check_choice,
+    check_range,
+    is_changeable,
+)
 
 LOSSES = ("cross_entropy", "cb_focal", "ldam", "balanced_softmax")
 BATCH_NORMS = ("train", "frozen")
@@ -22,13 +33,14 @@ class TrainConfig(Config):
     """Stage 1: train a backbone and a linear classifier jointly.
 
     The defaults are the paper's for ImageNet-LT; a recipe (`--dataset`) replaces them, a flag overrides the recipe.
+    Fields marked `changeable` may change when a run is resumed.
     """
 
     dataset: str = "folder"
     """Data set, and the recipe of its settings: see `fastlt recipes`."""
-    data_root: Path | None = None
+    data_root: Path | None = changeable(None)
     """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files beside them."""
-    lists: Path | None = None
+    lists: Path | None = changeable(None)
     """Folder with the list files (train.txt, val.txt, optional test.txt: `path label` a line), if not in DATA-ROOT."""
     strict: bool = False
     """Stop when an image cannot be read; by default it is skipped, counted and reported."""
@@ -121,7 +133,7 @@ class TrainConfig(Config):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of the red, green and blue channel, in units of the full range."""
 
-    device: str = "auto"
+    device: str = changeable("auto")
     """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
     precision: str = "auto"
     """fp32 or bf16 (autocast); auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
@@ -130,85 +142,40 @@ class TrainConfig(Config):
     deterministic: bool = False
     """Compute with algorithms that give the same bits every time on one kind of GPU, whatever they cost: `fastlt
     benchmark step` measures that (variant `fastlt deterministic`). Order and augmentation never depend on it."""
-    channels_last: bool = True
+    channels_last: bool = changeable(True)
     """Keep images and weights in channels_last memory. This and the next three change the speed only: `fastlt benchmark
     step` times each on your machine."""
-    cudnn_benchmark: bool = True
+    cudnn_benchmark: bool = changeable(True)
     """CUDA: let cuDNN time its convolutions on the first batch and keep the fastest."""
-    fused_sgd: bool = True
+    fused_sgd: bool = changeable(True)
     """CUDA: update all weights in one kernel."""
-    cuda_graphs: bool = False
+    cuda_graphs: bool = changeable(False)
     """CUDA: replay the compiled step as CUDA graphs, which pays where launching kernels takes longer than running them
     (small networks and images), and takes more memory."""
-    loader: str = "auto"
+    loader: str = changeable("auto")
     """Image loader: memory (decoded once, for sets that fit), device (the same in the GPU's memory, where pixels may
     differ by 1 of 255: auto never takes it), dali, pillow, or auto."""
-    num_threads: int | None = None
+    num_threads: int | None = changeable(None)
     """Loader threads or workers; by default one a processor that the process and its container may use, at most 16.
     `fastlt benchmark loader --tune` finds the best number, and the next two settings, on a machine."""
-    prefetch: int = PREFETCH
+    prefetch: int = changeable(PREFETCH)
     """Batches that DALI works on at a time, or that each Pillow worker has ready; every one takes memory."""
-    hw_decoder_load: float = HW_DECODER_LOAD
+    hw_decoder_load: float = changeable(HW_DECODER_LOAD)
     """DALI on a GPU with a hardware JPEG decoder (A100, H100 and later): the share of the files that it takes."""
-    memory_share: float = 0.25
+    memory_share: float = changeable(0.25)
     """Share of the free memory that a decoded set may take for the memory loader to be chosen by auto."""
-    log_every: int = 50
+    log_every: int = changeable(50)
     """Steps between log lines; the loss stays on the device in between."""
-    gpus: int | None = None
+    gpus: int | None = changeable(None)
     """Processes to train with, a GPU each, started by torchrun; every batch is divided among them. By default one."""
-    accumulate: int = 1
+    accumulate: int = changeable(1)
     """Pieces in which a process takes its share of a batch, one after the other: less memory for the same batch. Batch
     norm sees a piece at a time, as if each were on a GPU of its own."""
 
-    out: Path | None = None
+    out: Path | None = changeable(None)
     """Run folder; by default runs/<dataset>/<backbone>-<time>."""
-    resume: bool = False
+    resume: bool = changeable(False)
     """Continue the run in OUT (by default the last one) where it stopped, with the settings it has."""
-
-    EXECUTION = (
-        "data_root",
-        "lists",
-        "device",
-        "channels_last",
-        "cudnn_benchmark",
-        "fused_sgd",
-        "cuda_graphs",
-        "loader",
-        "num_threads",
-        "prefetch",
-        "hw_decoder_load",
-        "memory_share",
-        "log_every",
-        "gpus",
-        "accumulate",
-        "out",
-        "resume",
-    )
-    """Fields that may change when a run is resumed: they say how it is computed, not what."""
-
-    LATER = (
-        "synthetic",
-        "synthetic_size",
-        "imbalance",
-        "data_seed",
-        "schedule",
-        "warmup_epochs",
-        "init",
-        "train_only",
-        "trunk_lr",
-        "batch_norm",
-        "bn_group",
-        "sync_bn",
-        "loss",
-        "label_smoothing",
-        "mixup",
-        "randaugment",
-        "randaugment_magnitude",
-        "ema",
-        "deterministic",
-        "interpolation",
-    )
-    """Fields that came after the first version: at their defaults they leave the fingerprint of older runs alone."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -312,11 +279,14 @@ class TrainConfig(Config):
         return (self.batch_norm or ("train" if self.protocol == "released" else "frozen")) == "frozen"
 
     def fingerprint(self) -> str:
-        """Return a hash of the settings that decide what is computed; 16 hexadecimal digits."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        """Return a hash of the settings that decide what is computed; 16 hexadecimal digits.
+
+        Settings at their defaults are left out, so that a setting added later changes no fingerprint.
+        """
+        values = self.to_json()
         decisive = {
-            key: value
-            for key, value in self.to_json().items()
-            if key not in self.EXECUTION and not (key in self.LATER and getattr(self, key) == defaults[key])
+            field.name: values[field.name]
+            for field in dataclasses.fields(self)
+            if not is_changeable(field) and getattr(self, field.name) != field.default
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..config import TrainConfig
+from ..config.base import is_changeable
 
 CODE = "released code"
 """Read in the configurations or the code that the paper's authors released, or run from them."""
@@ -41,8 +42,8 @@ PAPER: dict[str, str] = {
 }
 """Sources of the values that the paper's three benchmarks share."""
 
-NOT_RECIPE = ("dataset", "strict", "synthetic", "synthetic_size", *TrainConfig.EXECUTION)
-"""Settings that no recipe is about."""
+NOT_RECIPE = ("dataset", "strict", "synthetic", "synthetic_size")
+"""Settings that no recipe is about, besides those that may change when a run is resumed."""
 
 OF_SOME = ("imbalance", "data_seed")
 """Settings that only the recipes that name their source are about."""
@@ -50,5 +51,6 @@ OF_SOME = ("imbalance", "data_seed")
 
 def complete(named: dict[str, str]) -> dict[str, str]:
     """Return a source for every setting that a recipe is about: ours, where none is named."""
-    fields = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in NOT_RECIPE]
-    return {name: named.get(name, OURS) for name in fields if name in named or name not in OF_SOME}
+    fields = [field for field in dataclasses.fields(TrainConfig) if not is_changeable(field)]
+    names = [field.name for field in fields if field.name not in NOT_RECIPE]
+    return {name: named.get(name, OURS) for name in names if name in named or name not in OF_SOME}

@@ -10,6 +10,7 @@ import torch
 
 from ..checkpoints.start import start_from
 from ..config import TrainConfig
+from ..config.base import is_changeable
 from ..data.dataset import LongTailedDataset
 from ..data.layouts.listing import name_some
 from ..data.registry import open_data
@@ -81,12 +82,12 @@ def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
     for field in dataclasses.fields(TrainConfig):
         before, now = getattr(own, field.name), getattr(asked, field.name)
         automatic = field.name == "precision" and now == "auto"
-        if field.name not in TrainConfig.EXECUTION and before != now and not automatic:
+        if not is_changeable(field) and before != now and not automatic:
             flag = f"--{field.name.replace('_', '-')}"
             raise ValueError(
                 f"{flag}: got {now}, but {run.path} was begun with {before}; drop the flag, or start a new run"
             )
-    changes = {name: getattr(asked, name) for name in TrainConfig.EXECUTION if name not in ("data_root", "lists")}
+    changes = {field.name: getattr(asked, field.name) for field in dataclasses.fields(TrainConfig) if is_changeable(field)}
     changes |= {name: getattr(asked, name) or getattr(own, name) for name in ("data_root", "lists")}
     return dataclasses.replace(own, **changes)
 

@@ -50,7 +50,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
     """Train a network, or go on with a run (`config.resume`); with others, where torchrun started this process.
 
     Args:
-        config: The settings; those of a resumed run must be the run's own but for `TrainConfig.EXECUTION`.
+        config: The settings; those of a resumed run must be the run's own, but for the fields marked `changeable`.
         console: Where progress is shown; by default standard output.
 
     Returns:
@@ -160,9 +160,11 @@ class Trainer:
             self.world.first(lambda: drop_records_after(self.run.metrics, 0))
             return
         tensors, metadata = state.read_last(self.run)
-        if metadata.get("config") != self.run.config.fingerprint():
+        settings = self.run.config.fingerprint()
+        if metadata.get("settings", settings) != settings:
             raise ValueError(
-                f"{path}: saved under other settings than {self.run.path / 'config.json'}; restore that file"
+                f"{path}: got a checkpoint of other settings; expected those of {self.run.path / 'config.json'}; "
+                "restore that file"
             )
         state.unpack(tensors, self.model, self.optimizer, self.averaged, source=path)
         self.decoder = metadata.get("decoder")
@@ -179,7 +181,7 @@ class Trainer:
         if self.world.is_writer:
             metadata = {
                 "progress": dataclasses.asdict(self.progress),
-                "config": self.run.config.fingerprint(),
+                "settings": self.run.config.fingerprint(),
                 "decoder": self.decoder,
             }
             tensors = state.pack(self.model, self.optimizer, self.averaged)
@@ -361,7 +363,7 @@ class Trainer:
         if best:
             progress.best = 100 * accuracy.all
             if self.world.is_writer:
-                metadata = {"epoch": epoch + 1, "val_all": progress.best, "config": self.run.config.fingerprint()}
+                metadata = {"epoch": epoch + 1, "val_all": progress.best, "settings": self.run.config.fingerprint()}
                 with self.evaluated() as network:
                     native.save(self.run.checkpoint("best"), network.state_dict(), metadata)
         self.save()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastlt import Run, TrainConfig, train
-from fastlt.checkpoints.native import load
+from fastlt.checkpoints.native import load, save
 from fastlt.training import trainer
 from fastlt.training.signals import InterruptedTrainingError
 from fastlt.training.trainer import Trainer
@@ -114,6 +114,19 @@ def test_resuming_with_other_settings_is_refused(run_copy: Run) -> None:
     config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True, lr=0.3)
     with pytest.raises(ValueError, match=r"--lr: got 0.3, but .* was begun with 0.1; drop the flag"):
         train(config)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_one_that_records_none_is_not(run_copy: Run) -> None:
+    path = run_copy.checkpoint("last")
+    config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True)
+    tensors, metadata = load(path)
+    assert metadata["settings"] == run_copy.config.fingerprint()
+    save(path, tensors, metadata | {"settings": "0"})
+    with pytest.raises(ValueError, match=rf"^{path}: .*config.json"):
+        train(config)
+    older = {key: value for key, value in metadata.items() if key != "settings"}
+    save(path, tensors, older | {"config": "0"})
+    train(config)
 
 
 def test_resuming_on_other_data_is_refused(run_copy: Run, data_root: Path, tmp_path: Path) -> None:

@@ -31,13 +31,13 @@ def test_unknown_recipe_names_the_nearest() -> None:
 
 # Fingerprints: a recipe that changes is another one, whose runs neither go on nor compare with those before
 SETTINGS = {
-    "glyphs_lt": "d5aab48782c9049d",
-    "imagenet_lt": "c9b9c50e13a80166",
-    "inat2018": "82b2245840a69bf4",
-    "places_lt": "f83d60765ff4e0d5",
-    "cifar10_lt": "e7e619a28dd56c2d",
-    "cifar100_lt": "0ba26f63cddf5910",
-    "folder": "05d3646ce21724c9",
+    "glyphs_lt": "c007ff0c0e8f92ff",
+    "imagenet_lt": "bec786684b43b2e6",
+    "inat2018": "4789ef4d0e4d6d77",
+    "places_lt": "4eac916e8553e132",
+    "cifar10_lt": "cf506983259640d5",
+    "cifar100_lt": "d3e157390f58b399",
+    "folder": "9bdf344361e4dd9c",
 }
 
 
