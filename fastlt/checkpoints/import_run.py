@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import TrainConfig
 from ..config.adopt import AdoptConfig
 from ..data.splits import open_splits
 from ..files import write_json
-from ..models import create_model
+from ..models import HEAD, in_head
 from ..run import RUNS, Run, describe_data, environment
 from ..runtime.log import log
 from . import native
 from .class_order import settle_order
-from .names import HEAD, NameMap, guess_backbone, match
+from .names import NameMap, guess_backbone, match, outline
 from .preprocessing import settle_preprocessing
 from .reading import Checkpoint, read_checkpoint
 
@@ -57,11 +57,9 @@ def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
     backbone = asked.backbone or guess_backbone(path, tensors, source.settings)
     splits = open_splits(asked.data_root, lists=asked.lists)
     class_names = splits["train"].class_names
-    trunk = getattr(create_model(backbone, 2), "trunk", None) if backbone.startswith("timm:") else None
-    pretrained = dict(getattr(trunk, "pretrained_cfg", None) or {})
-    preprocessing = settle_preprocessing(path, source.settings, pretrained, asked, force=force)
-    if trunk is not None:
-        check_pool(path, trunk, backbone, source.settings.get("config", {}).get("global_pool"))
+    network = outline(backbone)
+    preprocessing = settle_preprocessing(path, source.settings, network.preprocessing(), asked, force=force)
+    check_pooling(path, network.pooling(), backbone, source.settings.get("config", {}).get("global_pool"))
     names = match(path, tensors, backbone, asked.head, len(class_names), preprocessing["image_size"])
     log.info("%s: %s, last layer %s", path, backbone, names.head)
     order = settle_order(path, source.settings, asked.classes, class_names)
@@ -84,7 +82,7 @@ def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: t
         value = value.float() if value.is_floating_point() else value
         if not torch.isfinite(value).all():
             raise ValueError(f"{path}: {theirs} has entries that are not finite; it comes from a run that diverged")
-        made[ours] = value[list(order)] if ours.startswith(f"{HEAD}.") else value
+        made[ours] = value[list(order)] if in_head(ours) else value
     for ours in names.absent:
         # A bias that the head lacks, or counters that old files lack: zeros change nothing
         made[ours] = torch.zeros(len(order)) if ours == f"{HEAD}.bias" else torch.tensor(0)
@@ -109,12 +107,10 @@ def store_run(
     return run
 
 
-def check_pool(path: Path, trunk: nn.Module, backbone: str, wanted: Any) -> None:
-    """Raise a ValueError if a network of the timm library pools in another way than its config.json says."""
-    pool = getattr(trunk, "global_pool", getattr(getattr(trunk, "head", None), "global_pool", None))
-    known = getattr(pool, "pool_type", pool)
-    if wanted and isinstance(known, str) and known != wanted:
+def check_pooling(path: Path, pooling: str | None, backbone: str, wanted: Any) -> None:
+    """Raise a ValueError if a network pools in another way than the checkpoint's config.json says."""
+    if wanted and pooling is not None and pooling != wanted:
         raise ValueError(
-            f"{path}: its config.json pools features with {wanted!r}, but {backbone} with {known!r}; use "
+            f"{path}: its config.json pools features with {wanted!r}, but {backbone} with {pooling!r}; use "
             "fastlt.rebalance_model from Python"
         )

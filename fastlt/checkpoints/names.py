@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import check_choice
-from ..models import create_model
+from ..models import HEAD, Network, create_model, in_head
 from ..models.resnet import SPECS, ResNetSpec
 from ..runtime.log import log
 
-TRUNK = "trunk."  # where a network of the timm library keeps its own names
-HEAD = "fc"
 COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
 USUAL = ("in_chans", 3)
 NUM_NAMED, NUM_EXAMPLES = 10, 3
@@ -79,30 +76,33 @@ def match(
         ValueError: A tensor does not match, there is no last linear layer or a choice of two, or it is for another
             number of classes or of another width.
     """
-    wanted = shapes(backbone, image_size)
+    network = outline(backbone, image_size)
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     if head is not None:
         check_named(path, tensors, head)
-    trunk = {key: shape for key, shape in wanted.items() if not key.startswith(f"{HEAD}.")}
-    prefix = TRUNK if any(key.startswith(TRUNK) for key in trunk) else ""
+    expected = {key: shape for key, shape in wanted.items() if not in_head(key)}
+    file_names = network.checkpoint_names()
+    our_names = {theirs: ours for ours, theirs in file_names.items()}
     names: dict[str, str] = {}
     left = []
     for theirs in tensors:
-        ours = theirs if theirs in trunk else prefix + our_name(theirs)
-        if ours in trunk and theirs.rpartition(".")[0] != head:
+        ours = theirs if theirs in expected else our_names.get(our_name(theirs), "")
+        if ours in expected and theirs.rpartition(".")[0] != head:
             names[ours] = theirs
         else:
             left.append(theirs)
-    missing = [key for key in trunk if key not in names and not key.endswith(COUNTER)]
+    missing = [key for key in expected if key not in names and not key.endswith(COUNTER)]
     reshaped = [
-        f"{theirs} is {list(tensors[theirs].shape)}, expected {list(trunk[ours])}"
+        f"{theirs} is {list(tensors[theirs].shape)}, expected {list(expected[ours])}"
         for ours, theirs in names.items()
-        if tuple(tensors[theirs].shape) != trunk[ours]
+        if tuple(tensors[theirs].shape) != expected[ours]
     ]
     if missing or reshaped:
         heads = matrices(tensors, left)
         beside = [key for key in left if key.rpartition(".")[0] not in heads]
-        absent_ones = [key.removeprefix(prefix) for key in missing]
-        raise ValueError(unmatched(path, tensors, backbone, absent_ones, beside, reshaped))
+        flags = network.shape_flags() if reshaped else "--backbone"
+        absent_ones = [file_names[key] for key in missing]
+        raise ValueError(unmatched(path, tensors, backbone, absent_ones, beside, reshaped, flags))
     last = head or find_head(path, tensors, left)
     weight = tensors[f"{last}.weight"]
     extra = [key for key in left if key not in (f"{last}.weight", f"{last}.bias")]
@@ -175,7 +175,13 @@ def find_head(path: Path, tensors: Mapping[str, Tensor], left: list[str]) -> str
 
 
 def unmatched(
-    path: Path, tensors: Mapping[str, Tensor], backbone: str, missing: list[str], extra: list[str], reshaped: list[str]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    backbone: str,
+    missing: list[str],
+    extra: list[str],
+    reshaped: list[str],
+    flags: str = "--backbone",
 ) -> str:
     """Say what could not be mapped, key by key: up to ten in the message, more of them in a file beside it."""
     lines = [
@@ -189,8 +195,7 @@ def unmatched(
         for keys, what in ((missing, "missing"), (extra, "not expected"), (reshaped, "of another shape"))
         if keys
     ]
-    sized = " and --image-size" if reshaped and backbone.startswith("timm:") else ""
-    remedy = f"give the --backbone{sized} that it was trained with"
+    remedy = f"give the {flags} that it was trained with"
     if like := resembling(tensors) if missing or reshaped else None:
         remedy = f"its tensors are those of {like}: give --backbone {like}"
     elif not missing and not reshaped:
@@ -219,15 +224,12 @@ def name_some(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def shapes(backbone: str, image_size: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's tensors with a head of two classes; no memory is taken for a ResNet."""
+def outline(backbone: str, image_size: int | None = None) -> Network:
+    """Return a network with a head of two classes, without memory if it is one of ours."""
     if backbone.startswith("timm:"):
-        model = create_model(backbone, 2, image_size)  # timm does not build every network without memory
-    else:
-        check_choice("--backbone", backbone, (*SPECS, "timm:NAME"))
-        with torch.device("meta"):
-            model = create_model(backbone, 2)
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        return create_model(backbone, 2, image_size)  # timm does not build every network without memory
+    with torch.device("meta"):
+        return create_model(backbone, 2)
 
 
 def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
@@ -249,12 +251,10 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
         return plain.lower()
     if not plain and config.get("model_type") == "resnet":
         return transformers_backbone(path, config)
-    if not plain and any(key.startswith(TRUNK) for key in tensors):
-        raise ValueError(f"--backbone: missing; name the network of {path}: timm:NAME")
     like = resembling(tensors)
     if plain:
         try:
-            shapes(f"timm:{plain}")
+            outline(f"timm:{plain}")
         except ValueError as error:
             # Networks that pool otherwise have the same tensors: not for us to decide
             if like is None:
@@ -281,9 +281,10 @@ def resembling(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the ResNet whose tensors have these names and shapes, or None."""
     have = {our_name(key): tuple(value.shape) for key, value in tensors.items() if not key.endswith(COUNTER)}
     for name in SPECS:
-        trunk = {k: s for k, s in shapes(name).items() if not k.startswith(f"{HEAD}.") and not k.endswith(COUNTER)}
-        if trunk.items() <= have.items() and sum(key.startswith("layer") for key in have) == sum(
-            key.startswith("layer") for key in trunk
+        state = outline(name).state_dict()
+        expected = {k: tuple(v.shape) for k, v in state.items() if not in_head(k) and not k.endswith(COUNTER)}
+        if expected.items() <= have.items() and sum(key.startswith("layer") for key in have) == sum(
+            key.startswith("layer") for key in expected
         ):
             return name
     return None

@@ -16,6 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..files import replacing
+from ..models import in_head
 
 METADATA_KEY = "fastlt"
 
@@ -92,9 +93,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) 
             f"{len(extra)} not expected ({', '.join(extra[:3])}); give the --backbone it was trained with"
         )
     if reshaped:
-        kind = (
-            "with another number of classes" if all(text.startswith("fc.") for text in reshaped) else "of another size"
-        )
+        kind = "with another number of classes" if all(map(in_head, reshaped)) else "of another size"
         raise ValueError(f"{source}: the checkpoint of a network {kind}: {'; '.join(reshaped[:3])}")
     with torch.no_grad():
         for key, tensor in wanted.items():

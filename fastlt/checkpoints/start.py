@@ -8,17 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models import Network
-from ..models.timm import TimmNetwork, own_size
+from ..models import HEAD, Network, in_head
 from ..runtime.log import log
-from .names import COUNTER, HEAD, TRUNK
+from .names import COUNTER
 from .reading import read_weights
 
 
 def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
     """Copy a file's weights into a network; the head only if it is for as many classes.
 
-    Position embeddings of a transformer for images of another size are resampled (`TimmNetwork.resampled`).
+    Position embeddings of a transformer for images of another size are resampled (`Network.adapt`).
 
     Args:
         model: The network.
@@ -31,14 +30,11 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
     """
     weights: Mapping[str, Tensor] = {key.removeprefix("module."): value for key, value in read_weights(path).items()}
     wanted = model.state_dict()
-    if any(key.startswith(TRUNK) for key in wanted) and not any(key.startswith(TRUNK) for key in weights):
-        # timm's own file: its names lack our prefix, and its classifier has another name in every network
-        weights = {TRUNK + key: value for key, value in weights.items() if TRUNK + key in wanted}
-    resampled = ""
-    if isinstance(model, TimmNetwork):
-        weights, resampled = model.resampled(weights)
-    head = {key: value for key, value in weights.items() if key.startswith(f"{HEAD}.")}
-    ours = {key: value for key, value in wanted.items() if key.startswith(f"{HEAD}.")}
+    ours_of = {theirs: ours for ours, theirs in model.checkpoint_names().items()}
+    weights = {key if key in wanted else ours_of.get(key, key): value for key, value in weights.items()}
+    weights, resampled = model.adapt(weights)
+    head = {key: value for key, value in weights.items() if in_head(key)}
+    ours = {key: value for key, value in wanted.items() if in_head(key)}
     fits = {key: value.shape for key, value in head.items()} == {key: value.shape for key, value in ours.items()}
     if not fits and not quiet:
         said = next((f"is for {len(value)} classes" for key, value in head.items()), "is not in it")
@@ -58,14 +54,10 @@ def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
             f"{len(extra)} not expected ({', '.join(extra[:3])})" if extra else "",
             "; ".join(reshaped[:3]),
         ]
-        sized = ""
-        if reshaped and isinstance(model, TimmNetwork):
-            size = model.arguments.get("img_size")
-            sizes = f" (got {size}; timm's own is {own_size(model.trunk)})" if size else ""
-            sized = f" and --image-size{sizes}"
+        flags = model.shape_flags() if reshaped else "--backbone"
         raise ValueError(
-            f"--init: {path}: the weights of another network: {', '.join(filter(None, reasons))}; give the --backbone"
-            f"{sized} that they belong to"
+            f"--init: {path}: the weights of another network: {', '.join(filter(None, reasons))}; give the {flags} "
+            "that they belong to"
         )
     with torch.no_grad():
         for key, value in target.items():

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..files import write_json
+from ..models import HEAD, in_head
 from ..runtime.log import log
 from . import native
 from .import_run import ADOPTED, Adopted
-from .names import HEAD
 from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
 from .shards import weight_of, write_shard
 
@@ -103,7 +103,7 @@ def changed_tensors(adopted: Adopted, before: dict[str, Tensor], after: dict[str
         if not theirs:
             continue  # a counter that the input lacks
         like = tensors.get(theirs, tensors[f"{head}.weight"])
-        changed[theirs] = (value[inverse] if ours.startswith(f"{HEAD}.") else value).to(like.dtype)
+        changed[theirs] = (value[inverse] if in_head(ours) else value).to(like.dtype)
         if not torch.isfinite(changed[theirs]).all():
             raise ValueError(
                 f"{source.path}: the rebalanced {theirs} reaches {value.abs().max():.3g}, which {like.dtype} cannot "

@@ -13,7 +13,7 @@ from ..checkpoints import native
 from ..config import METHODS
 from ..features.store import FeatureStore
 from ..files import replacing
-from ..models import LinearHead
+from ..models import HEAD, LinearHead
 from ..run import Run
 from .predictions import Predictions, predict
 
@@ -81,12 +81,12 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     tensors, metadata = native.load(path)
     if metadata.get("weights") != store.weights_hash:
         raise ValueError(f"{path}: made from other weights than {store.checkpoint}; make it anew with: {again}")
-    if "fc.weight" not in tensors:
+    if f"{HEAD}.weight" not in tensors:
         raise ValueError(f"{path}: the checkpoint of another network: it has no fc.weight")
     prior = metadata.get("prior")
     return Classifier(
         method=method,
-        head=LinearHead(tensors["fc.weight"], tensors.get("fc.bias")),
+        head=LinearHead(tensors[f"{HEAD}.weight"], tensors.get(f"{HEAD}.bias")),
         store=store.under(tensors, method),  # live training and --reestimate-batch-norm change what is below the head
         path=path,
         params=metadata["params"],

@@ -22,7 +22,7 @@ from ..data.loaders.loader import Loader, eval_loader, view_loader
 from ..data.registry import open_data
 from ..data.transforms.augmentation import augmentation, eval_transform
 from ..data.transforms.preprocess import Preprocess
-from ..models import LinearHead, Network, create_model
+from ..models import LinearHead, Network, create_model, in_head
 from ..run import Run
 from ..runtime.device import exact_fp32
 from ..runtime.log import log
@@ -31,8 +31,6 @@ from .arrays import Features, check_finite
 from .file import FeatureWriter, is_complete, locked, read_record
 
 # Shapes: N samples, B a few of them, C classes, D feature width.
-
-HEAD = "fc."
 
 
 class FeatureStore:
@@ -79,13 +77,13 @@ class FeatureStore:
             tensors: The checkpoint's tensors, on any device.
             name: The folder within `features/` for a trunk that has none yet.
         """
-        trunk = {key: value.cpu() for key, value in tensors.items() if not key.startswith(HEAD)}
+        trunk = {key: value.cpu() for key, value in tensors.items() if not in_head(key)}
         if all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in trunk.items()):
             return self
         other = copy.copy(self)
         for cached in ("model", "head"):
             other.__dict__.pop(cached, None)
-        heads = {key: value for key, value in self.tensors.items() if key.startswith(HEAD)}
+        heads = {key: value for key, value in self.tensors.items() if in_head(key)}
         other.tensors, other.trunk_hash = {**trunk, **heads}, hash_tensors(trunk)
         features = self.run.path / "features"
         known = (

@@ -22,8 +22,7 @@ from ..config import ExportConfig
 from ..evaluation.classifier import Classifier, default_method, open_classifier
 from ..features.store import FeatureStore
 from ..files import replacing, write_json
-from ..models import LinearHead, Network
-from ..models.timm import TimmNetwork
+from ..models import HEAD, LinearHead, Network
 from ..run import Run
 from ..runtime.log import log
 
@@ -93,11 +92,8 @@ def folded(classifier: Classifier) -> Network:
 
 def plain_names(network: Network) -> dict[str, Tensor]:
     """Return the network's tensors under torchvision's names, or under timm's for a network of timm's."""
-    tensors: dict[str, Tensor] = network.state_dict()
-    if not isinstance(network, TimmNetwork):
-        return tensors
-    head = {f"{network.classifier}.{key}": value for key, value in network.fc.state_dict().items()}
-    return {key.removeprefix("trunk."): value for key, value in tensors.items() if key.startswith("trunk.")} | head
+    names = network.checkpoint_names()
+    return {names[key]: value for key, value in network.state_dict().items()}
 
 
 def description(classifier: Classifier, network: Network) -> dict[str, Any]:
@@ -109,7 +105,7 @@ def description(classifier: Classifier, network: Network) -> dict[str, Any]:
     return {
         "architecture": config.backbone.removeprefix("timm:"),
         "num_classes": len(names),
-        **({"model_args": network.arguments} if isinstance(network, TimmNetwork) and network.arguments else {}),
+        **({"model_args": network.arguments} if network.arguments else {}),
         "num_features": network.num_features,
         "label_names": list(names),
         "pretrained_cfg": {
@@ -120,7 +116,7 @@ def description(classifier: Classifier, network: Network) -> dict[str, Any]:
             "mean": list(config.mean),
             "std": list(config.std),
             "num_classes": len(names),
-            "classifier": network.classifier if isinstance(network, TimmNetwork) else "fc",
+            "classifier": network.checkpoint_names()[f"{HEAD}.weight"].removesuffix(".weight"),
         },
         "fastlt": {
             "method": classifier.method,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from ..config import check_choice
-from .head import LinearHead
+from .head import HEAD, LinearHead
+from .network import Network, in_head
 from .resnet import SPECS, ResNet
 from .timm import TimmNetwork
 
-Network = ResNet | TimmNetwork
-
-__all__ = ["LinearHead", "Network", "ResNet", "create_model"]
+__all__ = ["HEAD", "LinearHead", "Network", "create_model", "in_head"]
 
 
 def create_model(name: str, num_classes: int, image_size: int | None = None) -> Network:

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 # Shapes: N samples, C classes, D feature width.
 
+HEAD = "fc"  # the head's name in every network, and so the first part of its tensors' names
+
 
 class LinearHead(nn.Module):
     """A linear classifier, logits = X W^T + b, with torchvision's parameter names.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .batch_norm import norm_relu
 from .head import LinearHead
+from .network import Network, cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Bottleneck(nn.Module):
         return norm_relu(self.bn3, self.conv3(x), shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A residual network with a linear head `fc`.
 
     Args:
@@ -137,7 +138,8 @@ class ResNet(nn.Module):
         features: Tensor = self.avgpool(x).flatten(1)
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] to logits [B, C]."""
-        logits: Tensor = self.fc(self.features(images))
-        return logits
+    def stages(self) -> list[nn.Module]:
+        """Return the stem and the stages; pooling is part of the last one."""
+        children = [(name, module) for name, module in self.named_children() if module is not self.fc]
+        starts = [at for at, (name, _) in enumerate(children) if name.startswith("layer")]
+        return cut([module for _, module in children], starts)

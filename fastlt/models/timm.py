@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.log import first_line
-from .head import LinearHead
+from .head import HEAD, LinearHead
+from .network import Network, cut, in_head
 
-POSITIONS = "trunk.pos_embed"
+BACKBONE = "trunk."  # where a network keeps timm's own, and so the first part of its tensors' names in our files
+POSITIONS = f"{BACKBONE}pos_embed"
+STAGES = ("stages", "blocks", "layers")  # where timm's networks keep their stages
 WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for one
 
 
-class TimmNetwork(nn.Module):
+class TimmNetwork(Network):
     """A timm network whose last linear layer is a `LinearHead` named `fc`; `classifier` is timm's name of it.
 
-    `arguments` are those that timm builds it with beyond its name: `img_size`, where it is for another size than
-    timm's own.
+    `arguments` has `img_size` where it is for another size than timm's own.
 
     Args:
         name: timm's model name.
@@ -62,22 +64,47 @@ class TimmNetwork(nn.Module):
         features: Tensor = self.trunk(images)
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] to logits [B, C]."""
-        logits: Tensor = self.fc(self.features(images))
-        return logits
+    def stages(self) -> list[nn.Module]:
+        """Return the stem and the stages where the network names them: stages, blocks, layers, or layer1, layer2 ..."""
+        modules: list[nn.Module] = [nn.ParameterList(self.trunk.parameters(recurse=False))]  # such as class tokens
+        starts: list[int] = []
+        children = dict(self.trunk.named_children())
+        holder = next((name for name in STAGES if name in children), None)
+        for name, module in children.items():
+            parts = list(module.children()) if name == holder else [module]
+            if name == holder or (holder is None and name.startswith("layer")):
+                starts += range(len(modules), len(modules) + len(parts))
+            modules += parts
+        return cut(modules, starts)
 
-    def resampled(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
-        """Fit the position embeddings of a transformer that was trained at another image size to ours.
+    def checkpoint_names(self) -> dict[str, str]:
+        """Return the names of its tensors -> timm's."""
+        return {
+            name: f"{self.classifier}{name.removeprefix(HEAD)}" if in_head(name) else name.removeprefix(BACKBONE)
+            for name in self.state_dict()
+        }
+
+    def shape_flags(self) -> str:
+        """Return the flags that decide the shapes of its tensors, and the image size if it is not timm's own."""
+        size = self.arguments.get("img_size")
+        sizes = f" (got {size}; timm's own is {own_size(self.trunk)})" if size else ""
+        return f"--backbone and --image-size{sizes}"
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Return timm's configuration of its own weights."""
+        return dict(self.trunk.pretrained_cfg or {})
+
+    def pooling(self) -> str | None:
+        """Return how it pools features; None if unknown."""
+        pool = getattr(self.trunk, "global_pool", getattr(getattr(self.trunk, "head", None), "global_pool", None))
+        kind = getattr(pool, "pool_type", pool)
+        return kind if isinstance(kind, str) else None
+
+    def adapt(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """Resample the position embeddings of a transformer that was trained on square images of another size.
 
         They lie on a grid of patches, behind those of the class token and its like, and are interpolated bicubically
         by timm, as it does with its own files; after Dosovitskiy et al., ICLR 2021, section 3.2.
-
-        Args:
-            weights: By our names; square images are assumed.
-
-        Returns:
-            (the weights, what was done to them: nothing where they fit, or are of no such network).
         """
         theirs, ours = weights.get(POSITIONS), self.state_dict().get(POSITIONS)
         grid = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None)

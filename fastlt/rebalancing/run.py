@@ -18,7 +18,7 @@ from ..evaluation.scoring import reported_splits, score
 from ..evaluation.target import adjusted_to_target, target_of
 from ..features.store import FeatureStore
 from ..files import write_json
-from ..models import LinearHead
+from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
 from .engine.batch_norm import reestimated
@@ -142,8 +142,8 @@ def with_fitted_temperature(head: LinearHead, known: tuple[Tensor, Tensor]) -> t
 def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> None:
     """Write the folder of one method."""
     store, folder = classifier.store, classifier.path.parent
-    tensors = {key: value for key, value in store.tensors.items() if not key.startswith("fc.")}
-    tensors |= {f"fc.{key}": value for key, value in classifier.head.state_dict().items()}
+    tensors = {key: value for key, value in store.tensors.items() if not in_head(key)}
+    tensors |= {f"{HEAD}.{key}": value for key, value in classifier.head.state_dict().items()}
     metadata = {
         "weights": store.weights_hash,
         "method": classifier.method,

@@ -11,11 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.start import start_from
 from ..config import TrainConfig
-from ..models import Network, create_model
+from ..models import HEAD, Network, create_model
 from ..models.batch_norm import soften_momentum, use_ghost_batch_norm
 from ..runtime.distributed import World
-
-HEAD = "fc"
 
 
 def build_network(config: TrainConfig, num_classes: int, device: torch.device, world: World, *, start: bool) -> Network:

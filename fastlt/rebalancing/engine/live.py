@@ -16,7 +16,6 @@ from ...config import RebalanceConfig
 from ...data.transforms.preprocess import Preprocess
 from ...features.store import FeatureStore
 from ...models import LinearHead, Network
-from ...models.timm import TimmNetwork
 from ...recipes.stage2 import LR_PER_IMAGE
 from ...runtime.device import autocast, resolve_precision
 from ...runtime.log import log
@@ -30,7 +29,6 @@ from .train import selection_accuracy
 # Shapes: B batch, C classes, D feature width.
 
 LIVE_METHODS = ("crt", "lws", "los")
-STAGES = ("stages", "blocks", "layers")  # where timm's networks keep their stages
 
 
 class ClassScales(nn.Module):
@@ -189,23 +187,15 @@ def trained_parts(model: Network, fine_tune: str) -> list[nn.Module]:
     """Return the modules of the backbone that are trained: none, the last stage and what follows it, or all."""
     if fine_tune == "classifier":
         return []
-    trunk = model.trunk if isinstance(model, TimmNetwork) else model
-    children = [(name, module) for name, module in trunk.named_children() if module is not model.fc]
+    stages = model.stages()
     if fine_tune == "all":
-        return [module for _, module in children]
-    names = [name for name, _ in children]
-    holder = next((name for name in STAGES if name in names), None)
-    if holder is not None:
-        at = names.index(holder)
-        stages = list(children[at][1].children())
-        return [stages[-1], *(module for _, module in children[at + 1 :])]
-    layers = [name for name in names if name.startswith("layer")]
-    if not layers:
+        return stages
+    if len(stages) == 1:
         raise ValueError(
             "--fine-tune: got last_block, but this network names no stages (layer4, stages, blocks or layers); "
             "choose all or classifier"
         )
-    return [module for _, module in children[names.index(layers[-1]) :]]
+    return stages[-1:]
 
 
 def set_modes(model: Network, parts: list[nn.Module], *, drift: bool) -> None:

@@ -121,6 +121,16 @@ def test_logits_are_the_head_of_the_features(name: str) -> None:
         torch.testing.assert_close(model(images), features @ model.fc.weight.T + model.fc.bias)
 
 
+def test_stages_cover_the_backbone_from_input_to_output() -> None:
+    with torch.device("meta"):
+        model = create_model("resnet10", 5)
+    stem, *stages = model.stages()
+    assert {id(p) for p in stem.parameters()} == {id(p) for m in (model.conv1, model.bn1) for p in m.parameters()}
+    layers = [model.layer1, model.layer2, model.layer3, model.layer4]
+    assert [[*map(id, stage.parameters())] for stage in stages] == [[*map(id, layer.parameters())] for layer in layers]
+    assert model.avgpool in stages[-1].modules()
+
+
 def test_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"^--backbone: got 'resnet5O'.*'resnet50'"):
         create_model("resnet5O", 5)

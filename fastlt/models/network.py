@@ -1,0 +1,82 @@
+"""What every network of this package offers, whichever family it is of."""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .head import HEAD, LinearHead
+
+# Shapes: B batch, C classes, D feature width, H, W image size.
+
+
+class Network(nn.Module, abc.ABC):
+    """A backbone and the linear head `fc` behind it.
+
+    Attributes:
+        fc: The head.
+        num_features: Feature width, D.
+        arguments: What its library builds it with beyond its name.
+    """
+
+    fc: LinearHead
+    num_features: int
+    arguments: Mapping[str, Any] = {}
+
+    @abc.abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to features [B, D]."""
+
+    @abc.abstractmethod
+    def stages(self) -> list[nn.Module]:
+        """Return the backbone in parts from input to output; one part where it names no stages.
+
+        Each part but the first, the stem, begins with a stage; the last one holds what follows the last stage too.
+        """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to logits [B, C]."""
+        logits: Tensor = self.fc(self.features(images))
+        return logits
+
+    def checkpoint_names(self) -> dict[str, str]:
+        """Return the names of its tensors -> those in a file for torchvision or for its own library."""
+        return {name: name for name in self.state_dict()}
+
+    def adapt(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """Fit weights that were trained at another image size to this network's.
+
+        Args:
+            weights: By the names of this network.
+
+        Returns:
+            (the weights, what was done to them: empty for nothing).
+        """
+        return weights, ""
+
+    def shape_flags(self) -> str:
+        """Return the flags that decide the shapes of its tensors, for messages."""
+        return "--backbone"
+
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Return how its library prepares images for it, in the words of timm's `pretrained_cfg`; empty if unknown."""
+        return {}
+
+    def pooling(self) -> str | None:
+        """Return how it pools features, in timm's words; None if unknown."""
+        return None
+
+
+def cut(modules: Sequence[nn.Module], starts: Iterable[int]) -> list[nn.Module]:
+    """Return modules in groups, each from one of `starts` to the next; what precedes the first is a group as well."""
+    places = sorted({0, *starts, len(modules)})
+    return [nn.ModuleList(modules[start:stop]) for start, stop in itertools.pairwise(places)]
+
+
+def in_head(name: str) -> bool:
+    """Say whether a tensor of a network belongs to its head."""
+    return name.startswith(f"{HEAD}.")
