@@ -25,7 +25,7 @@ from fastlt.runtime.device import autocast, resolve_precision
 from fastlt.timing.end_to_end import OurLoader, PlainLoader, train_on
 from fastlt.timing.loader import photographs
 from fastlt.timing.peers import PEERS
-from fastlt.timing.step import OURS, build, chosen, worth_timing
+from fastlt.timing.step import OURS, algorithms_of, build, worth_timing
 
 NUM_THREADS = int(os.environ.get("FASTLT_BENCH_THREADS", "2"))
 NUM_IMAGES = int(os.environ.get("FASTLT_BENCH_IMAGES", "2048"))
@@ -66,7 +66,7 @@ def make_step(variant):
 def test_plain_trainer(benchmark, dataset, record, name):
     step = make_step(name)
     batches = PlainLoader(dataset, device=CPU, batch_size=BATCH, image_size=SIZE, num_workers=NUM_THREADS)
-    with chosen(name):
+    with algorithms_of(name):
         num_images = benchmark.pedantic(train_on, (step, batches), rounds=3, warmup_rounds=1)
     assert num_images == len(dataset) // BATCH * BATCH
     record(benchmark, "trainer", name, num_images)
@@ -75,7 +75,7 @@ def test_plain_trainer(benchmark, dataset, record, name):
 @pytest.mark.parametrize("name", [name for name in worth_timing(CPU) if name in OURS or not PEERS[name].library])
 def test_step(benchmark, record, name):
     step = make_step(name)
-    with chosen(name):
+    with algorithms_of(name):
         benchmark.pedantic(step, rounds=40, warmup_rounds=10)
     record(benchmark, "step", name, BATCH)
 

@@ -28,6 +28,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fastlt.runtime.machine import has_dali
+
 from .parts import BATCH, MATRIX, NETWORKS, PARTS, SIZE, Arguments
 from .summary import page
 
@@ -179,11 +181,6 @@ def run_all(args: Arguments) -> int:
         return 1
     successes += [finish(*job) for job in wanted if job[0] not in CHECKS]
     return int(not all(successes))
-
-
-def has_dali() -> bool:
-    """Return whether DALI, whose settings are tuned, is installed."""
-    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
 def succeeded(out: Path) -> set[str]:

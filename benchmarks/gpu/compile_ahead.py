@@ -14,7 +14,7 @@ import torch
 from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import resolve_threads
 from fastlt.timing.peers import PEERS
-from fastlt.timing.step import build, chosen, settings
+from fastlt.timing.step import algorithms_of, build, settings
 
 from .candidates import change_of, inductor_of
 
@@ -64,7 +64,7 @@ def room(device: str) -> int:
 def compile_one(step: Step, device: str, batch_size: int, image_size: int) -> float:
     """Run a training step once, which compiles it; return the seconds that took."""
     began = time.perf_counter()
-    with chosen(step.variant), inductor_of(step.candidate):
+    with algorithms_of(step.variant), inductor_of(step.candidate):
         torch.backends.cudnn.benchmark = False  # cuDNN times its algorithms later, when nothing else runs
         run, _ = build(
             step.backbone,

@@ -114,7 +114,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.runtime.machine import resolve_threads
     from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate
     from fastlt.timing.loader import photographs
-    from fastlt.timing.step import build, chosen
+    from fastlt.timing.step import algorithms_of, build
     from fastlt.timing.traffic import median_s
     from fastlt.training.loaders import input_format_of
 
@@ -127,7 +127,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
         dataset = photographs(Path(folder) / "train", images)
         sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch)
         variant = "fastlt eager" if args.quick else "fastlt"
-        with chosen(variant):
+        with algorithms_of(variant):
             step, figures["precision"] = build(
                 backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
             )
@@ -154,7 +154,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
             dataset, device=device, batch_size=batch, image_size=size, num_workers=resolve_threads(None)
         )
         for variant in ("plain", "plain bf16"):
-            with chosen(variant):
+            with algorithms_of(variant):
                 step, _ = build(backbone, variant, device=device, batch_size=batch, image_size=size)
                 figures[variant] = {"images_per_s": rate(step, plain, device, num_steps=max(2, steps // 5))}
             yield figures
@@ -164,7 +164,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
     """A few hundred steps of each network in bf16 and fp32 on the same learnable batches: their smoothed losses."""
     import torch
 
-    from fastlt.timing.step import build, chosen
+    from fastlt.timing.step import algorithms_of, build
 
     device = torch.device(args.device)
     batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 200)
@@ -176,7 +176,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
             generator = torch.Generator(device).manual_seed(0)
             losses = []
             # Eager: compiling eight steps would take more time than all of theirs
-            with chosen(variant), torch.compiler.set_stance("force_eager"):
+            with algorithms_of(variant), torch.compiler.set_stance("force_eager"):
                 for _ in range(steps):
                     labels = torch.randint(0, 10, (batch,), device=device, generator=generator)
                     noise = torch.randint(0, 156, (batch, size, size, 3), device=device, generator=generator)
@@ -234,14 +234,14 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
 
     from fastlt.models import create_model
     from fastlt.timing.batches import NUM_CLASSES
-    from fastlt.timing.step import build, chosen
+    from fastlt.timing.step import algorithms_of, build
     from fastlt.timing.traffic import bandwidth, training_bytes
 
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
     backbone, batch, size = ("resnet8", 16, 32) if args.quick else (HEADLINE, BATCH, SIZE)
     variant, steps = ("fastlt eager", 2) if args.quick else ("fastlt", 5)
-    with chosen(variant):
+    with algorithms_of(variant):
         step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True)
         for _ in range(5):
             step()
@@ -278,7 +278,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
 
     from fastlt.runtime.log import first_line
-    from fastlt.timing.step import build, chosen, clock
+    from fastlt.timing.step import algorithms_of, build, clock
 
     from .candidates import CANDIDATES, INDUCTOR, change_of, inductor_of
 
@@ -288,7 +288,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
     figures: dict[str, Any] = {"backbone": f"{HEADLINE}, two blocks a stage", "batch_size": batch}
     for name in (*CANDIDATES, *INDUCTOR):
         try:
-            with chosen(variant), inductor_of(name):
+            with algorithms_of(variant), inductor_of(name):
                 step, _ = build(
                     HEADLINE,
                     variant,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ TUNED = ("auto", "dali", "pillow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkLoader(Output):
-    """Time the image loaders: each stage on one thread, each backend whole, and a plain DataLoader with Pillow."""
+    """Time the image loaders: each stage on one thread, each backend, and a plain DataLoader with Pillow."""
 
     data_root: Path | None = None
     """Folder with your images; by default made-up photographs of 500 x 375 pixels."""
@@ -38,7 +37,7 @@ class BenchmarkLoader(Output):
     image_size: int = 224
     """Side of the crops, pixels."""
     num_threads: int | None = None
-    """Loader threads or workers, with --tune the most to try; by default one a usable processor, at most 16."""
+    """Loader threads or workers; with --tune the most to try. By default the number of processors, at most 16."""
     tune: bool = False
     """Try thread counts, depths and, on a GPU, shares of the hardware decoder instead, and name the best settings."""
     loader: str = "auto"
@@ -49,15 +48,15 @@ class BenchmarkLoader(Output):
 
 @contextlib.contextmanager
 def open_images(parsed: BenchmarkLoader) -> Iterator[LongTailedDataset]:
-    """Open the user's training images, or write made-up ones for the time of the benchmark."""
+    """Open the user's training images, or write made-up ones for as long as the benchmark runs."""
     if parsed.data_root is not None:
         from ..data.splits import open_splits
 
         dataset = open_splits(parsed.data_root, lists=parsed.lists)["train"]
         if len(dataset) < parsed.batch_size:
             raise ValueError(
-                f"--batch-size: got {parsed.batch_size}, but {dataset.root} has {len(dataset)} train images; give a "
-                "smaller one"
+                f"--batch-size: got {parsed.batch_size}; expected at most the {len(dataset)} train images of "
+                f"{dataset.root}; give a smaller one"
             )
         yield dataset
         return
@@ -79,8 +78,8 @@ def run(argv: Sequence[str]) -> None:
         check_range(flag, value, low=1)
     if parsed.data_root is None and parsed.images < max(10, parsed.batch_size):
         raise ValueError(
-            f"--images: got {parsed.images}; expected at least 10 and a batch ({parsed.batch_size}): give more, or "
-            "a smaller --batch-size"
+            f"--images: got {parsed.images}; expected at least 10 and a batch of {parsed.batch_size}; give more, or a "
+            "smaller --batch-size"
         )
     check_choice("--loader", parsed.loader, TUNED)
     from ..runtime.device import resolve_device
@@ -100,7 +99,7 @@ def run(argv: Sequence[str]) -> None:
         ):
             results.append(result)
             rows = [dataclasses.asdict(each) for each in results]
-            # At once: a run that is cut short keeps what it has
+            # Now, so that an interrupted run keeps its results
             write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows})
             rate = result.images_per_s
             say(f"{result.name}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
@@ -116,32 +115,29 @@ def run(argv: Sequence[str]) -> None:
 
 def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int) -> None:
     """Find the loader's best settings, and print them as flags."""
-    from ..runtime.machine import describe_machine
-    from ..timing.tune import Trial, measured, tune
+    from ..runtime.machine import describe_machine, has_dali
+    from ..timing.tune import Trial, trial_rate, tune
 
     machine = describe_machine(device)
-    loader = parsed.loader
-    if loader == "auto":
-        found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
-        loader = "dali" if found else "pillow"
+    loader = ("dali" if has_dali() else "pillow") if parsed.loader == "auto" else parsed.loader
     with open_images(parsed) as dataset:
 
         def rate(trial: Trial) -> float:
-            reached = measured(
+            reached = trial_rate(
                 dataset, trial, device=device, batch_size=parsed.batch_size, image_size=parsed.image_size
             )
             say(f"{trial.flags(device)}: {reached:,.0f} img/s")
             return reached
 
         def write(best: dict[str, Any]) -> None:
-            """Write what was tried so far: a run that is cut short keeps it."""
-            found = {"machine": machine, "num_images": len(dataset), "results": tried, "best": best}
-            write_output(parsed.json, found)
+            """Write what was tried so far, so that an interrupted run keeps it."""
+            record = {"machine": machine, "num_images": len(dataset), "results": tried, "best": best}
+            write_output(parsed.json, record)
 
         tried: list[dict[str, Any]] = []
         for trial, reached in tune(rate, loader=loader, most_threads=most_threads, device=device):
             best, row = trial, dataclasses.asdict(trial) | {"images_per_s": reached}
-            if row in tried:  # the last, which is the best once more
+            if row in tried:  # the last is the best one again
                 write(row)
                 break
             tried.append(row)

@@ -16,18 +16,18 @@ ON_CPU, ON_CUDA = (("resnet8",), 128, 32), (("resnet50", "resnext50_32x4d"), 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkStep(Output):
-    """Time the training step: each network with each switch, images per second, memory, share of the ceiling."""
+    """Time the training step: each network under each variant, images per second, memory, share of the ceiling."""
 
     backbones: tuple[str, ...] = ()
     """Networks; by default resnet50 and resnext50_32x4d on a GPU, resnet8 on a CPU."""
     variants: tuple[str, ...] = ()
-    """Variants to time, by name; by default all that differ on the device."""
+    """Variants to time; by default all that differ on the device."""
     batch_size: int | None = None
     """Images a step; by default 256 on a GPU, 128 on a CPU."""
     image_size: int | None = None
     """Side of the images, pixels; by default 224 on a GPU, 32 on a CPU."""
     color_jitter: bool = True
-    """Jitter colours in our step, as ImageNet-LT is trained; peers' steps never do."""
+    """Jitter colours in our step, as for ImageNet-LT; other libraries' steps never do."""
     repeats: int = 20
     """Timed rounds; the median counts."""
     device: str = "auto"
@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
         except ValueError as error:
             raise ValueError(re.sub(r"--backbone\b", "--backbones", str(error))) from None
     machine = describe_machine(device)
-    made_with = {
+    settings = {
         "machine": machine,
         "batch_size": batch_size,
         "image_size": image_size,
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
     ):
         results.append(result)
         rows = [dataclasses.asdict(each) for each in results]
-        write_output(parsed.json, made_with | {"results": rows})  # at once: a run that is cut short keeps what it has
+        write_output(parsed.json, settings | {"results": rows})  # an interrupted run keeps its results
         rate = result.images_per_s
         say(f"{result.backbone}, {result.variant}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
         if rate is None or result.bandwidth_share is None:

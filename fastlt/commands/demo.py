@@ -58,7 +58,7 @@ def demo(
     from ..features.store import FeatureStore
     from ..rebalancing import rebalance
     from ..recipes import recipe
-    from ..report import write_report
+    from ..report.writing import write_report
     from ..runtime.device import resolve_device
     from ..training.trainer import train
 

@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(Report, argv, "report")
     run = open_run(parsed)
     from ..features.store import FeatureStore
-    from ..report import write_report
+    from ..report.writing import write_report
     from ..runtime.device import resolve_device
 
     store = FeatureStore(run, device=resolve_device(parsed.device), loader=parsed.loader)

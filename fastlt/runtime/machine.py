@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import math
 import os
 import platform
@@ -148,6 +149,11 @@ def processor_quota() -> int | None:
         if int(quota) > 0:  # "max", or -1, is none
             return math.ceil(int(quota) / int(period))
     return None
+
+
+def has_dali() -> bool:
+    """Return whether DALI is installed."""
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
 def keep_freed_memory() -> None:

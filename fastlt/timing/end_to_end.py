@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader
 from .loader import PlainDataset
+from .traffic import wait_for
 
 Tensors = tuple[Tensor, *tuple[Tensor | None, ...]]
-"""What a step of `benchmark.step` takes: images, labels and, of ours, colour factors and orders, on the device."""
+"""What a step of `timing.step` takes: images, labels and, for ours, colour factors and orders, on the device."""
 
 
 class PlainLoader:
@@ -58,7 +59,7 @@ class OurLoader:
 
 
 def train_on(step: Callable[..., Tensor], batches: Iterable[Tensors]) -> int:
-    """Take a step on every batch of a pass; returns the number of images."""
+    """Take a step on every batch of a pass, and return the number of images."""
     num_images = 0
     for batch in batches:
         step(*batch)
@@ -67,25 +68,20 @@ def train_on(step: Callable[..., Tensor], batches: Iterable[Tensors]) -> int:
 
 
 def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.device, *, num_steps: int) -> float:
-    """Return images per second of `num_steps` steps that follow as many to warm up, pass after pass if need be."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
+    """Return the images per second of `num_steps` steps after as many to warm up, over several passes if need be."""
     done = num_images = 0
     began = time.perf_counter()
     while True:
         before = done
         for batch in batches:
             if done == num_steps:
-                wait()
+                wait_for(device)
                 began, num_images = time.perf_counter(), 0
             step(*batch)
             done += 1
             num_images += len(batch[0])
             if done == 2 * num_steps:
-                wait()
+                wait_for(device)
                 return num_images / (time.perf_counter() - began)
         if done == before:
-            raise ValueError("a pass has no batch: give at least as many images as a batch has")
+            raise ValueError("batches: got none in a pass; expected at least one; give as many images as a batch has")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import LOADERS
 from ..data.dataset import LongTailedDataset
 from ..data.image import decode_rgb
-from ..data.loaders.loader import Loader, train_loader
+from ..data.loaders.loader import train_loader
 from ..data.sampler import LongTailSampler
 from ..data.transforms.augmentation import Augmentation
 from ..runtime.log import first_line
 from .traffic import median_s
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
-SAMPLE = 256  # images that the single stages are timed on
-DIFFERENT = 64  # photographs that are made; the other files are copies of them
+NUM_TIMED = 256  # images that the single stages are timed on
+NUM_DIFFERENT = 64  # photographs; the other files are copies of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,17 @@ def photographs(
     """Write and open made-up photographs: JPEGs of ten classes with about a photograph's bytes a pixel."""
     width, height = picture
     rng = np.random.default_rng(seed)
-    made: list[bytes] = []
+    contents: list[bytes] = []
     for number in range(num_images):
-        if number < DIFFERENT:
+        if number < NUM_DIFFERENT:
             noise = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
             smooth = np.asarray(noise.filter(ImageFilter.GaussianBlur(2)), np.float32)
-            content = io.BytesIO()
-            Image.fromarray(((smooth - 128) * 4 + 128).clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=85)
-            made.append(content.getvalue())
+            buffer = io.BytesIO()
+            Image.fromarray(((smooth - 128) * 4 + 128).clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+            contents.append(buffer.getvalue())
         file = folder / f"{number % 10}" / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(made[number % DIFFERENT])
+        file.write_bytes(contents[number % NUM_DIFFERENT])
     return LongTailedDataset.from_folder(folder, cache=False)
 
 
@@ -69,33 +69,39 @@ def measure(
     num_threads: int,
     repeats: int = 3,
 ) -> Iterator[LoaderResult]:
-    """Time the stages on one thread, then every backend and the plain DataLoader whole; the data have a batch.
+    """Time the stages on one thread, then every backend and the plain DataLoader as a whole.
+
+    Args:
+        dataset: The images; at least a batch.
+        device: Where the batches go.
+        batch_size: Images a batch.
+        image_size: Side of the crops, pixels.
+        num_threads: Loader threads or workers.
+        repeats: Timed passes.
 
     Yields:
-        Images per second, medians over passes. A backend that keeps nothing decodes anew in each pass, with the start
-        of its workers in it; `memory` decodes before the clock starts.
+        Images per second, medians over passes. Most backends decode in every pass, whose time includes the start of
+        their workers; `memory` decodes before the clock starts.
     """
     num_steps = len(dataset) // batch_size
-    augmentation = Augmentation(size=image_size)
-    for name, rate in stages(dataset, augmentation, device):
+    for name, rate in stages(dataset, Augmentation(size=image_size), device):
         yield LoaderResult(name=name, num_threads=1, is_stage=True, images_per_s=rate)
     for backend in [name for name in LOADERS if name != "auto"]:
-        sampler = LongTailSampler(dataset.labels, batch_size=batch_size)
         try:
-            with train_loader(
+            rate = loader_rate(
                 dataset,
-                sampler,
-                augmentation,
-                num_steps=num_steps,
                 device=device,
+                batch_size=batch_size,
+                image_size=image_size,
+                num_steps=num_steps,
+                repeats=repeats,
                 backend=backend,
                 num_threads=num_threads,
-            ) as loader:
-                seconds = median_s(functools.partial(drain, loader), device, repeats=repeats, warmup=1)
+            )
         except (ValueError, RuntimeError) as error:  # one that does not work here does not stop the others
             yield LoaderResult(name=backend, num_threads=num_threads, error=first_line(error))
             continue
-        yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=num_steps * batch_size / seconds)
+        yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=rate)
     plain = DataLoader(
         PlainDataset(dataset, image_size), batch_size=batch_size, shuffle=True, num_workers=num_threads, drop_last=True
     )
@@ -104,35 +110,57 @@ def measure(
     yield LoaderResult(name="plain DataLoader", num_threads=num_threads, images_per_s=images / seconds)
 
 
-def drain(loader: Loader) -> int:
-    """Take every batch of a pass; returns the number of images."""
-    return sum(len(batch.ids) for batch in loader)
+def loader_rate(
+    dataset: LongTailedDataset,
+    *,
+    device: torch.device,
+    batch_size: int,
+    image_size: int,
+    num_steps: int,
+    repeats: int,
+    **settings: Any,
+) -> float:
+    """Return the images per second of a training loader: the median over passes, each with the start of its workers.
+
+    Args:
+        dataset: The images; at least a batch.
+        device: Where the batches go.
+        batch_size: Images a batch.
+        image_size: Side of the crops, pixels.
+        num_steps: Batches a pass.
+        repeats: Timed passes.
+        settings: Others of `train_loader`.
+    """
+    sampler, augmentation = LongTailSampler(dataset.labels, batch_size=batch_size), Augmentation(size=image_size)
+    with train_loader(dataset, sampler, augmentation, num_steps=num_steps, device=device, **settings) as loader:
+        seconds = median_s(lambda: sum(1 for _ in loader), device, repeats=repeats, warmup=1)
+    return num_steps * batch_size / seconds
 
 
 def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch.device) -> Iterator[tuple[str, float]]:
     """Yield (stage, images per second) of reading, decoding, cropping and handing over, one thread each."""
-    chosen = np.arange(min(SAMPLE, len(dataset)))
-    windows, flips, _, _ = augmentation.draw(0, dataset.sizes[chosen], seed=0)
+    ids = np.arange(min(NUM_TIMED, len(dataset)))
+    windows, flips, _, _ = augmentation.draw(0, dataset.sizes[ids], seed=0)
     side = augmentation.size
     began = time.perf_counter()
-    files = [dataset.read(int(index)) for index in chosen]
+    files = [dataset.read(int(index)) for index in ids]
     yield "read", len(files) / (time.perf_counter() - began)
     began = time.perf_counter()
     decoded = [decode_rgb(content) for content in files]
     yield "decode", len(files) / (time.perf_counter() - began)
     began = time.perf_counter()
-    made = []
+    squares = []
     for pixels, (x, y, width, height), flip in zip(decoded, windows.tolist(), flips.tolist(), strict=True):
         box = (x, y, x + width, y + height)
         square = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box))
-        made.append(square[:, ::-1] if flip else square)
+        squares.append(square[:, ::-1] if flip else square)
     yield "augment", len(files) / (time.perf_counter() - began)
-    seconds = median_s(lambda: torch.from_numpy(np.stack(made)).to(device), device, repeats=3, warmup=1)
-    yield "hand-over", len(made) / seconds
+    seconds = median_s(lambda: torch.from_numpy(np.stack(squares)).to(device), device, repeats=3, warmup=1)
+    yield "hand-over", len(squares) / seconds
 
 
 class PlainDataset(Dataset[tuple[Tensor, int]]):
-    """What a first script would write: Pillow in the workers, a float tensor out; random crop and flip, no jitter."""
+    """The data set of a first script: Pillow in the workers, random crop and flip, no jitter, float tensors out."""
 
     def __init__(self, images: LongTailedDataset, size: int) -> None:
         self.images, self.size = images, size

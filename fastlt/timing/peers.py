@@ -1,4 +1,4 @@
-"""What a user would train with instead: a first script's step, and torchvision's and timm's networks in a good one."""
+"""What a user would train with instead: a first script's step, and a good one with torchvision's or timm's network."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class Peer:
     """Another trainer's step, fed the normalised float images that its loader makes."""
 
     library: str | None = None
-    """torchvision or timm: whose network it trains; None for one of ours by its plain modules."""
+    """torchvision or timm: whose network it trains; None for ours."""
     channels_last: bool = True
     """Images and weights in channels_last memory."""
     bf16: bool = True
     """bf16 autocast, where the hardware multiplies it."""
     compile: bool = True
     """torch.compile over network and loss."""
-    settled: bool = True
+    tuned: bool = True
     """cuDNN times its convolutions, SGD is one kernel, and on a CPU the C allocator keeps freed blocks."""
 
 
 PEERS: dict[str, Peer] = {
-    "plain": Peer(channels_last=False, bf16=False, compile=False, settled=False),
-    "plain bf16": Peer(channels_last=False, compile=False, settled=False),
-    "channels_last bf16": Peer(compile=False, settled=False),
+    "plain": Peer(channels_last=False, bf16=False, compile=False, tuned=False),
+    "plain bf16": Peer(channels_last=False, compile=False, tuned=False),
+    "channels_last bf16": Peer(compile=False, tuned=False),
     "torchvision compiled": Peer(library="torchvision"),
     "timm compiled": Peer(library="timm"),
 }
-"""The first three are a first script and what it is told to add; the others a good engineer's step of today."""
+"""The first three are a first script and its usual improvements; the others are what a good engineer writes today."""
 
 
 def build_peer(
@@ -53,7 +53,7 @@ def build_peer(
     Raises:
         ImportError: The library is not installed, or lacks the network.
     """
-    if peer.settled and device.type == "cpu":
+    if peer.tuned and device.type == "cpu":
         keep_freed_memory()
     precision = resolve_precision("auto", device) if peer.bf16 else "fp32"
     layout = torch.channels_last if peer.channels_last else torch.contiguous_format
@@ -65,7 +65,7 @@ def build_peer(
         lr=0.01,
         momentum=0.9,
         weight_decay=5e-4,
-        fused=(peer.settled and device.type == "cuda") or None,
+        fused=(peer.tuned and device.type == "cuda") or None,
     )
     pixels, labels, *_ = made_up(batch_size, image_size, device)
     images = (pixels.permute(0, 3, 1, 2) / 127.5 - 1).contiguous(memory_format=layout)
@@ -88,11 +88,7 @@ def build_peer(
 
 
 def network_of(library: str, name: str) -> nn.Module:
-    """Return another library's network of a name that it shares with ours.
-
-    Args:
-        library: torchvision or timm.
-        name: Of the network.
+    """Return torchvision's or timm's network of the same name as one of ours.
 
     Raises:
         ImportError: The library is not installed, or has no such network.

@@ -38,12 +38,12 @@ OURS: dict[str, dict[str, Any]] = {
     "fastlt deterministic": {"deterministic": True},
     "fastlt CUDA graphs": {"cuda_graphs": True},
 }
-"""Settings of `fastlt train`, each turned alone; the trainer's own network, optimizer and step are what is timed."""
+"""Settings of `fastlt train`, one changed in each; network, optimizer and step are the trainer's own."""
 CUDA_ONLY = ("fastlt unfused SGD", "fastlt no cuDNN benchmark", "fastlt deterministic", "fastlt CUDA graphs")
 """Variants whose switch does nothing on a CPU."""
 VARIANTS = (*(name for name in PEERS if PEERS[name].library is None), *OURS, *(n for n in PEERS if PEERS[n].library))
-"""From a first script's step through ours to other libraries'. On a CPU plain comes first: the allocator's setting
-cannot be taken back."""
+"""A first script's step, ours, other libraries'. On a CPU plain comes first: the allocator's setting cannot be taken
+back."""
 
 
 def worth_timing(device: torch.device) -> tuple[str, ...]:
@@ -81,11 +81,11 @@ def measure(
     """Time the training step of every network under every variant.
 
     Yields:
-        Images per second (median round), peak device memory, and the share of the bandwidth ceiling that it comes to:
-        bytes a step must move (`traffic.training_bytes`) over what the device's memory copies in that time.
+        Images per second (median round), peak device memory in GiB, and the share of the bandwidth ceiling: the bytes
+        that a step must move (`traffic.training_bytes`) over those that the device's memory copies in that time.
     """
     bytes_per_s = bandwidth(device)
-    # Variant by variant: on a CPU what the first script's allocator does cannot be had again
+    # Variant by variant: on a CPU the allocator's setting of a first script cannot be restored
     for variant in variants:
         for backbone in backbones:
             try:
@@ -101,7 +101,7 @@ def measure(
                 yield StepResult(backbone=backbone, variant=variant, error=str(error))
                 continue
             try:
-                with chosen(variant):
+                with algorithms_of(variant):
                     seconds, peak = clock(step, device, repeats=repeats)
             except torch.OutOfMemoryError:
                 yield StepResult(backbone=backbone, variant=variant, error=f"out of memory at batch {batch_size}")
@@ -124,10 +124,10 @@ def measure(
             )
 
 
-def chosen(variant: str) -> contextlib.AbstractContextManager[None]:
-    """Settle, for a block, the algorithms that a variant's step is to run with."""
+def algorithms_of(variant: str) -> contextlib.AbstractContextManager[None]:
+    """Choose, for a block, the algorithms that a variant's step runs with."""
     if variant in PEERS:
-        return algorithms(benchmark=PEERS[variant].settled)
+        return algorithms(benchmark=PEERS[variant].tuned)
     config = settings(variant)
     return algorithms(benchmark=config.cudnn_benchmark, deterministic=config.deterministic)
 
@@ -159,8 +159,8 @@ def build(
 ) -> tuple[Callable[..., Tensor], str]:
     """Return a training step and the precision it computes in.
 
-    The step takes a batch and returns its mean loss; by default always the same random one. Of ours a batch is uint8
-    images [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as `Batch` has them; of a peer
+    The step takes a batch, by default always the same random one, and returns its mean loss. A batch of ours is uint8
+    images [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as in `Batch`; one of a peer is
     normalised float images [B, 3, S, S] and labels.
 
     Args:
@@ -170,7 +170,7 @@ def build(
         batch_size: B.
         image_size: S.
         color_jitter: Whether ours jitters the colours of the default batch, as for ImageNet-LT.
-        change: Alters a network of ours in place: what is to be measured without being in the product.
+        change: Alters a network of ours in place, to measure what is not in the product.
 
     Raises:
         ImportError: The variant needs a library that is not installed, or lacks the network.
@@ -194,10 +194,10 @@ def build(
     )
     preprocess = Preprocess(config.mean, config.std, channels_last=config.channels_last).to(device)
     loss_and_hits = loss_function(model, preprocess, config, device, compiler)
-    given = made_up(batch_size, image_size, device)[: 4 if color_jitter else 2]
+    default = made_up(batch_size, image_size, device)[: 4 if color_jitter else 2]
 
     def step(*batch: Tensor | None) -> Tensor:
-        loss, _ = loss_and_hits(*(batch or given))
+        loss, _ = loss_and_hits(*(batch or default))
         if compiler.works is not config.compile:
             raise RuntimeError("torch.compile does not work here: see fastlt doctor")
         loss.backward()  # type: ignore[no-untyped-call]

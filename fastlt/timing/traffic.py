@@ -1,4 +1,4 @@
-"""How many bytes a training step must move, and how fast this machine moves them: a convolutional network's ceiling."""
+"""How many bytes a convolutional network's training step must move, and how fast this machine moves bytes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from ..models import Network
 
 BYTES = {"fp32": 4, "bf16": 2}
-# Passes over memory of a convolution with its batch norm, ReLU and sum, when those three are fused into one kernel each
-# way. Forward: read in, write out; statistics read out; normalise reads out and writes the activation. Backward:
-# reduction reads gradient and out; its application reads both and writes; the convolution's two gradients read the
-# gradient twice and in once, and write in's gradient.
+# Passes over memory of a convolution with its batch norm, ReLU and sum, where those three are one kernel each way.
+# Forward: read the input, write the output; statistics read the output; normalising reads it and writes the activation.
+# Backward: the reduction reads gradient and output; applying it reads both and writes; the convolution's two gradients
+# read the gradient twice and the input once, and write the input's gradient.
 PASSES_IN, PASSES_OUT = 3, 11
-# The shortcut of a block: read in the forward sum, written and read once more in the backward sum
+# A block's shortcut: read in the forward sum, written and read again in the backward sum
 PASSES_SHORTCUT = 3
 COPIED_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 
@@ -40,10 +40,10 @@ def count_elements(model: Network, image_size: int) -> tuple[int, int, int]:
     """Return the elements of one image in all convolutions' inputs, in their outputs, and in the blocks' outputs."""
     inputs = outputs = shortcuts = 0
 
-    def count(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+    def count(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         nonlocal inputs, outputs, shortcuts
         if isinstance(module, nn.Conv2d):
-            inputs += given[0].numel()
+            inputs += arguments[0].numel()
             outputs += output.numel()
         elif type(module).__name__ in ("BasicBlock", "Bottleneck"):
             shortcuts += output.numel()
@@ -68,19 +68,20 @@ def bandwidth(device: torch.device) -> float:
     return 2 * size / median_s(copy_once, device, repeats=10)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def median_s(call: Callable[[], object], device: torch.device, *, repeats: int, warmup: int = 3) -> float:
     """Return the median seconds of a call, the device's work included."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     times = []
     for repeat in range(warmup + repeats):
-        wait()
+        wait_for(device)
         began = time.perf_counter()
         call()
-        wait()
+        wait_for(device)
         if repeat >= warmup:
             times.append(time.perf_counter() - began)
     return statistics.median(times)

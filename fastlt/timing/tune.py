@@ -1,8 +1,7 @@
-"""The loader's best settings on this machine, from a short run: threads first, then depth, then the decoder's share."""
+"""The loader's best settings on this machine: threads first, then depth, then the hardware decoder's share."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +11,11 @@ import torch
 
 from ..config.train import HW_DECODER_LOAD, PREFETCH
 from ..data.dataset import LongTailedDataset
-from ..data.loaders.loader import train_loader
-from ..data.sampler import LongTailSampler
-from ..data.transforms.augmentation import Augmentation
-from .loader import drain
-from .traffic import median_s
+from .loader import loader_rate
 
 PREFETCHES = (2, 4, 1)
 HW_DECODER_LOADS = (0.65, 0.0, 0.35, 0.9)
-NOTABLE = 1.03  # less is taken for noise
+NOTABLE = 1.03  # a smaller gain is taken for noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +33,7 @@ class Trial:
         return f"--loader {self.loader} --num-threads {self.num_threads} --prefetch {self.prefetch}{share}"
 
     def has_hardware(self, device: torch.device) -> bool:
-        """Say whether a hardware decoder may take part."""
+        """Return whether a hardware decoder may take part."""
         return self.loader == "dali" and device.type == "cuda"
 
 
@@ -50,10 +45,10 @@ def thread_counts(most: int) -> tuple[int, ...]:
 def tune(
     rate: Callable[[Trial], float], *, loader: str, most_threads: int, device: torch.device
 ) -> Iterator[tuple[Trial, float]]:
-    """Try one setting after the other, each with the best of those before it.
+    """Try the settings one after the other, each with the best values of those before it.
 
-    A setting is changed for a rate that is at least 3 % higher; so of equals the first tried stays, which has fewer
-    threads, or is the default.
+    A value replaces the best one only if its rate is more than 3 % higher. So the first of equals stays: the one with
+    fewer threads, or the default.
 
     Args:
         rate: Measures images per second.
@@ -62,9 +57,9 @@ def tune(
         device: Where the images go.
 
     Yields:
-        What was tried and its rate; the last is the best, once more.
+        Each trial and its rate; at the end the best one again.
     """
-    best = Trial(loader=loader, num_threads=1)  # the first that is tried
+    best = Trial(loader=loader, num_threads=1)  # tried first
     axes: list[tuple[str, tuple[Any, ...]]] = [("num_threads", thread_counts(most_threads)), ("prefetch", PREFETCHES)]
     if best.has_hardware(device):
         axes.append(("hw_decoder_load", HW_DECODER_LOADS))
@@ -80,28 +75,19 @@ def tune(
     yield best, rates[best]
 
 
-def measured(
-    dataset: LongTailedDataset,
-    trial: Trial,
-    *,
-    device: torch.device,
-    batch_size: int,
-    image_size: int,
+def trial_rate(
+    dataset: LongTailedDataset, trial: Trial, *, device: torch.device, batch_size: int, image_size: int
 ) -> float:
-    """Return the images per second of a training loader, its start in every pass included."""
-    num_steps = max(1, 3 * len(dataset) // batch_size)
-    with contextlib.closing(
-        train_loader(
-            dataset,
-            LongTailSampler(dataset.labels, batch_size=batch_size),
-            Augmentation(size=image_size),
-            num_steps=num_steps,
-            device=device,
-            backend=trial.loader,
-            num_threads=trial.num_threads,
-            prefetch=trial.prefetch,
-            hw_decoder_load=trial.hw_decoder_load,
-        )
-    ) as loader:
-        seconds = median_s(lambda: drain(loader), device, repeats=2, warmup=1)
-    return num_steps * batch_size / seconds
+    """Return the images per second of a training loader under the settings of a trial."""
+    return loader_rate(
+        dataset,
+        device=device,
+        batch_size=batch_size,
+        image_size=image_size,
+        num_steps=max(1, 3 * len(dataset) // batch_size),
+        repeats=2,
+        backend=trial.loader,
+        num_threads=trial.num_threads,
+        prefetch=trial.prefetch,
+        hw_decoder_load=trial.hw_decoder_load,
+    )

@@ -239,5 +239,5 @@ def test_the_plain_trainer_and_ours_train_on_the_same_files(tmp_path: Path) -> N
 
 
 def test_a_pass_without_a_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="a pass has no batch"):
+    with pytest.raises(ValueError, match=r"^batches: got none\b"):
         rate(lambda *_: torch.zeros(()), [], CPU, num_steps=1)

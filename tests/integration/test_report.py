@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 
 from fastlt import RebalanceConfig, Run, rebalance
 from fastlt.commands.report import run as command
+from fastlt.evaluation.classifier import Classifier
 from fastlt.evaluation.predictions import Predictions
 from fastlt.features.store import FeatureStore
 from fastlt.models import LinearHead
-from fastlt.report import Classifier, write_report
 from fastlt.report.decision_regions import choose_classes, planes
 from fastlt.report.figures import read_records
 from fastlt.report.plots.geometry import Plane
 from fastlt.report.plots.theme import Theme, themed
+from fastlt.report.writing import write_report
 
 CPU = torch.device("cpu")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
