@@ -89,8 +89,8 @@ def settings(parsed: Reproduce) -> TrainConfig:
     if parsed.batch_size is not None:
         share = parsed.batch_size / base.batch_size
         asked["lr"] = base.lr * share
-        if base.trunk_lr is not None:
-            asked["trunk_lr"] = base.trunk_lr * share
+        if base.backbone_lr is not None:
+            asked["backbone_lr"] = base.backbone_lr * share
     return dataclasses.replace(base, **asked)
 
 

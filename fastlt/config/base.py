@@ -17,6 +17,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 INTERPOLATIONS = ("bilinear", "bicubic")
 PROTOCOLS = ("paper", "released")
 METHODS = ("tau", "crt", "lws", "ncm", "logit_adjustment", "los", "max_norm", "cosine")
+RENAMED = {"trunk_lr": "backbone_lr"}  # in config.json files of before
 GROUPS = ("all", "class_mean", "many", "medium", "few")
 
 
@@ -70,6 +71,7 @@ class Config:
             ValueError: A key is unknown, or a value is refused by the settings' own checks.
         """
         assert dataclasses.is_dataclass(cls)
+        values = {RENAMED.get(key, key): value for key, value in values.items()}
         defaults = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(defaults))
         if unknown:

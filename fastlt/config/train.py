@@ -88,7 +88,7 @@ class TrainConfig(Config):
     classes is left out."""
     train_only: tuple[str, ...] = ()
     """Train only these parts, for example layer4,fc; the rest keeps the weights it starts with. Default: everything."""
-    trunk_lr: float | None = None
+    backbone_lr: float | None = None
     """Base learning rate of everything but the classifier fc; by default --lr. Places-LT: 0.01 against 0.1."""
     batch_norm: str | None = None
     """Batch norm in parts that --train-only leaves out: `frozen` keeps its running statistics, `train` normalises by
@@ -204,7 +204,7 @@ class TrainConfig(Config):
         ):
             check_range(flag, whole, low=1)
         check_range("--lr", self.lr, low=0, low_open=True)
-        check_range("--trunk-lr", self.lr if self.trunk_lr is None else self.trunk_lr, low=0, low_open=True)
+        check_range("--backbone-lr", self.lr if self.backbone_lr is None else self.backbone_lr, low=0, low_open=True)
         check_range("--warmup-epochs", self.warmup_epochs, low=0, high=self.epochs)
         check_range("--label-smoothing", self.label_smoothing, low=0, high=1)
         check_range("--mixup", self.mixup, low=0)

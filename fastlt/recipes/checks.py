@@ -24,10 +24,10 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
     expected = recipe.lr * share
     if abs(math.log(config.lr / expected)) <= math.log(TOLERANCE):
         return None
-    trunk = "" if recipe.trunk_lr is None else f" and --trunk-lr {recipe.trunk_lr * share:.4g}"
+    backbone = "" if recipe.backbone_lr is None else f" and --backbone-lr {recipe.backbone_lr * share:.4g}"
     return (
         f"--lr {config.lr:g} with --batch-size {config.batch_size}: the recipe has {recipe.lr:g} with "
-        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{trunk} here; accuracies will not compare"
+        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{backbone} here; accuracies will not compare"
     )
 
 

@@ -4,7 +4,7 @@ from ..config import TrainConfig
 from .sources import AUTHOR, PAPER
 
 SOURCES = PAPER | dict.fromkeys(
-    ("epochs", "batch_size", "lr", "trunk_lr", "weight_decay", "train_only", "init", "color_jitter"), AUTHOR
+    ("epochs", "batch_size", "lr", "backbone_lr", "weight_decay", "train_only", "init", "color_jitter"), AUTHOR
 )
 
 BACKBONES = ("resnet152",)
@@ -22,7 +22,7 @@ def places_lt() -> TrainConfig:
         epochs=30,
         batch_size=256,
         lr=0.1,
-        trunk_lr=0.01,
+        backbone_lr=0.01,
         weight_decay=5e-4,
         train_only=("layer4", "fc"),
     )

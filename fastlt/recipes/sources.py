@@ -27,7 +27,7 @@ PAPER: dict[str, str] = {
     "sampling": TABLE,
     "schedule": CODE,
     "warmup_epochs": CODE,
-    "trunk_lr": CODE,
+    "backbone_lr": CODE,
     "train_only": CODE,
     "loss": TABLE,
     "image_size": CODE,

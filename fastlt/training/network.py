@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.start import start_from
 from ..config import TrainConfig
-from ..models import HEAD, Network, create_model
+from ..models import Network, create_model, in_head
 from ..models.batch_norm import soften_momentum, use_ghost_batch_norm
 from ..runtime.distributed import World
 
@@ -82,11 +82,11 @@ def set_training_mode(model: Network, config: TrainConfig) -> None:
 def parameter_groups(model: Network, config: TrainConfig) -> list[dict[str, Any]]:
     """Return the optimizer's groups: `rate_share` is a group's learning rate in units of --lr."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if config.trunk_lr is None:
+    if config.backbone_lr is None:
         return [{"params": list(trained.values()), "rate_share": 1.0}]
     groups: list[dict[str, Any]] = []
-    for in_head, share in ((False, config.trunk_lr / config.lr), (True, 1.0)):
-        members: list[nn.Parameter] = [p for name, p in trained.items() if is_part(name, (HEAD,)) == in_head]
+    for is_head, share in ((False, config.backbone_lr / config.lr), (True, 1.0)):
+        members: list[nn.Parameter] = [p for name, p in trained.items() if in_head(name) is is_head]
         if members:
             groups.append({"params": members, "rate_share": share})
     return groups

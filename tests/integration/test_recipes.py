@@ -35,7 +35,7 @@ def small(config: TrainConfig, **changes: Any) -> TrainConfig:
         epochs=1,
         batch_size=8,
         lr=config.lr * share,
-        trunk_lr=None if config.trunk_lr is None else config.trunk_lr * share,
+        backbone_lr=None if config.backbone_lr is None else config.backbone_lr * share,
         image_size=32,
         eval_resize=36,
         device="cpu",

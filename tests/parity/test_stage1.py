@@ -43,7 +43,7 @@ def config(five_classes: Callable[[int], Path], tmp_path: Path) -> TrainConfig:
         epochs=EPOCHS,
         batch_size=BATCH,
         lr=0.1,
-        trunk_lr=0.03,
+        backbone_lr=0.03,
         warmup_epochs=1,
         weight_decay=0.01,
         label_smoothing=0.1,
@@ -94,10 +94,10 @@ def test_stage_1_step_by_step(config: TrainConfig, loss: str, ema: float, pieces
     if loss == "ldam":
         nn.init.zeros_(model.fc.bias.requires_grad_(False))
     average = copy.deepcopy(model)
-    trunk = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
+    backbone = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
     # PyTorch's own order of operations: a network of rectifiers makes much of a last bit
     head = [p for p in model.fc.parameters() if p.requires_grad]
-    groups = [{"params": trunk, "share": 0.3}, {"params": head, "share": 1.0}]
+    groups = [{"params": backbone, "share": 0.3}, {"params": head, "share": 1.0}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
     counts = torch.from_numpy(splits["train"].class_counts)
     losses, hits, states = [], [], []

@@ -114,7 +114,7 @@ def test_a_made_up_set_has_no_published_column() -> None:
 def test_flags_turn_one_config_into_another() -> None:
     base = recipe("places_lt")
     wanted = dataclasses.replace(
-        base, data_root=Path("a b"), train_only=(), trunk_lr=None, crop_scale=(0.1, 1.0), compile=False, gpus=2, lr=0.3
+        base, data_root=Path("a b"), train_only=(), backbone_lr=None, crop_scale=(0.1, 1.0), compile=False, gpus=2, lr=0.3
     )
     assert train_config(flags(wanted, base)) == wanted
     assert flags(base, base) == ["--dataset", "places_lt"]
@@ -122,7 +122,7 @@ def test_flags_turn_one_config_into_another() -> None:
 
 def test_a_batch_takes_its_learning_rates_with_it() -> None:
     config = settings(Reproduce(dataset="places_lt", batch_size=64))
-    assert (config.lr, config.trunk_lr) == (pytest.approx(0.025), pytest.approx(0.0025))
+    assert (config.lr, config.backbone_lr) == (pytest.approx(0.025), pytest.approx(0.0025))
 
 
 def test_the_terminals_tables_are_whole_in_80_columns() -> None:

@@ -49,6 +49,12 @@ def test_a_setting_added_later_changes_no_fingerprint() -> None:
     assert TrainConfig.from_json(older, source="config.json") == TrainConfig()
 
 
+def test_names_of_before_are_read() -> None:
+    values = TrainConfig(backbone_lr=0.05).to_json()
+    values["trunk_lr"] = values.pop("backbone_lr")
+    assert TrainConfig.from_json(values, source="config.json") == TrainConfig(backbone_lr=0.05)
+
+
 def test_the_evaluation_resize_scales_with_the_image_size() -> None:
     assert TrainConfig().resize == 256
     assert TrainConfig(image_size=112).resize == 128
@@ -92,7 +98,7 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"sync_bn": True, "bn_group": 64}, r"^--sync-bn: .*--bn-group\b"),
         ({"loss": "cb_focal", "label_smoothing": 0.1}, r"^--label-smoothing: got 0\.1\b.*--loss cb_focal\b"),
         ({"warmup_epochs": 91}, r"^--warmup-epochs: got 91\b"),
-        ({"trunk_lr": 0.0}, r"^--trunk-lr: got 0\.0\b"),
+        ({"backbone_lr": 0.0}, r"^--backbone-lr: got 0\.0\b"),
         ({"randaugment_magnitude": 31.0}, r"^--randaugment-magnitude: got 31\b"),
         ({"gpus": 0}, r"^--gpus: got 0\b"),
         ({"samples_per_class": 4}, r"^--samples-per-class: got 4\b.*--sampling instance_balanced\b"),
@@ -128,7 +134,7 @@ def test_every_number_has_its_range(kind: Any) -> None:
         "views": (0,),
         "top": (0,),
         "lr": (0.0, -1.0),
-        "trunk_lr": (0.0,),
+        "backbone_lr": (0.0,),
         "weight_decay": (-1e-9,),
         "warmup_epochs": (-1,),
         "mixup": (-0.1,),

@@ -86,7 +86,7 @@ def test_the_papers_benchmarks_have_its_settings(
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     own = ((0.466, 0.471, 0.38), (0.195, 0.194, 0.192))
     assert (config.mean, config.std) == (own if name == "inat2018" else imagenet)
-    assert (config.trunk_lr, config.train_only) == ((0.01, ("layer4", "fc")) if name == "places_lt" else (None, ()))
+    assert (config.backbone_lr, config.train_only) == ((0.01, ("layer4", "fc")) if name == "places_lt" else (None, ()))
 
 
 def test_both_cifars_have_the_usual_settings() -> None:
@@ -114,7 +114,7 @@ def test_parts_that_would_stay_random_are_told(caplog: pytest.LogCaptureFixture)
     warn_of_settings(dataclasses.replace(places, batch_size=64))
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
-    assert "by the linear rule is --lr 0.025 and --trunk-lr 0.0025 here" in told[0]
+    assert "by the linear rule is --lr 0.025 and --backbone-lr 0.0025 here" in told[0]
     assert "--train-only layer4 fc without --init: all else keeps the random weights" in told[1]
 
 

@@ -32,7 +32,7 @@ def saved(path: Path, num_classes: int = 7, backbone: str = "resnet8") -> dict[s
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_a_start_takes_trunk_and_head(name: str, tmp_path: Path) -> None:
+def test_a_start_takes_backbone_and_head(name: str, tmp_path: Path) -> None:
     tensors = saved(tmp_path / name)
     model = create_model("resnet8", 7)
     start_from(model, tmp_path / name)
@@ -133,19 +133,19 @@ def test_batch_norm_of_frozen_parts(change: dict[str, str], drifts: bool) -> Non
     assert bool(model.layer3[0].bn1.num_batches_tracked)
 
 
-def test_the_trunk_has_a_rate_of_its_own() -> None:
-    config = TrainConfig(backbone="resnet8", lr=0.1, trunk_lr=0.01)
+def test_the_backbone_has_a_rate_of_its_own() -> None:
+    config = TrainConfig(backbone="resnet8", lr=0.1, backbone_lr=0.01)
     model = build_network(config, 7, CPU, World(), start=True)
-    trunk, head = parameter_groups(model, config)
-    assert (trunk["rate_share"], head["rate_share"]) == (pytest.approx(0.1), 1.0)
+    backbone, head = parameter_groups(model, config)
+    assert (backbone["rate_share"], head["rate_share"]) == (pytest.approx(0.1), 1.0)
     assert {id(p) for p in head["params"]} == {id(p) for p in model.fc.parameters()}
-    assert len(trunk["params"]) + len(head["params"]) == len(list(model.parameters()))
+    assert len(backbone["params"]) + len(head["params"]) == len(list(model.parameters()))
     only_head = dataclasses.replace(config, train_only=("fc",))
     assert len(parameter_groups(build_network(only_head, 7, CPU, World(), start=True), only_head)) == 1
 
 
 def test_the_optimizer_has_the_settings_of_the_run() -> None:
-    config = TrainConfig(backbone="resnet8", lr=0.1, trunk_lr=0.01, momentum=0.8, weight_decay=3e-4)
+    config = TrainConfig(backbone="resnet8", lr=0.1, backbone_lr=0.01, momentum=0.8, weight_decay=3e-4)
     optimizer = make_optimizer(build_network(config, 7, CPU, World(), start=True), config, CPU)
     for group in optimizer.param_groups:
         told = {key: group[key] for key in ("momentum", "weight_decay", "dampening", "nesterov")}
