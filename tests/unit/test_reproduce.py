@@ -141,9 +141,7 @@ def test_the_terminals_tables_are_whole_in_80_columns() -> None:
 def test_torchrun_is_not_what_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(
-        ValueError, match=r"started by torchrun, but starts it itself; give --gpus N, or .* fastlt train"
-    ):
+    with pytest.raises(ValueError, match=r"torchrun.*--gpus N.* fastlt train"):
         reproduce(recipe("glyphs_lt"), RebalanceConfig(method="all"), samplings=SAMPLINGS, seeds=(0,), out=tmp_path)
 
 

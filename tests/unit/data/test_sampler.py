@@ -96,30 +96,30 @@ def test_a_state_counts_consumed_batches_whatever_was_fetched():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"seed": 1}, "seed was 0 and is 1"),
-        ({"batch_size": 24}, "batch_size was 12 and is 24"),
-        ({"sampling": "square_root"}, "sampling was"),
-        ({"samples_per_class": 2}, "samples_per_class was 1 and is 2"),
+        ({"seed": 1}, r"\bseed .*\b0\b.*\b1\b"),
+        ({"batch_size": 24}, r"\bbatch_size .*\b12\b.*\b24\b"),
+        ({"sampling": "square_root"}, "sampling .*'class_balanced'.*'square_root'"),
+        ({"samples_per_class": 2}, r"\bsamples_per_class .*\b1\b.*\b2\b"),
         ({"unique_batches": True}, "unique_batches"),
         ({"shuffle_batches": True}, "shuffle_batches"),
-        ({"replacement": True}, "replacement was False and is True"),
-        ({"sampling": "instance_balanced", "class_weights": np.arange(1, 11)}, "class_weights was None"),
-        ({"labels": np.roll(LABELS, 1)}, "labels was"),
+        ({"replacement": True}, r"\breplacement .*False.*True"),
+        ({"sampling": "instance_balanced", "class_weights": np.arange(1, 11)}, "class_weights .*None"),
+        ({"labels": np.roll(LABELS, 1)}, r"\blabels "),
     ],
 )
 def test_a_state_of_other_labels_or_settings_is_refused(change, reason):
     state = make(sampling="class_balanced").state_dict(step=3)
     other = make(**{"sampling": "class_balanced", **change})
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match=f"^state: .*{reason}"):
         other.load_state_dict(state)
 
 
 def test_a_state_of_another_ramp_or_other_weights_is_refused():
     for one, other, reason in (
-        ({"sampling": "progressively_balanced"}, {"num_epochs": 6}, r"ramp was \[15, 4\] and is \[15, 5\]"),
-        ({"class_weights": np.arange(1, 11)}, {"class_weights": np.arange(2, 12)}, "class_weights was"),
+        ({"sampling": "progressively_balanced"}, {"num_epochs": 6}, r"\bramp .*\[15, 4\].*\[15, 5\]"),
+        ({"class_weights": np.arange(1, 11)}, {"class_weights": np.arange(2, 12)}, "class_weights "),
     ):
-        with pytest.raises(ValueError, match=reason):
+        with pytest.raises(ValueError, match=f"^state: .*{reason}"):
             make(**{**one, **other}).load_state_dict(make(**one).state_dict(step=3))
 
 
@@ -174,36 +174,42 @@ def test_iteration_ends_with_the_training():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"labels": []}, "at least one"),
-        ({"labels": [[0, 1]]}, r"shape \[1, 2\]"),
-        ({"labels": [0.0, 1.0]}, "expected integers"),
-        ({"labels": [0, -1, 1]}, "position 1 is -1; expected 0 to 1"),
-        ({"labels": [-3]}, "largest is -3"),
-        ({"labels": [0, 1, 5], "num_classes": 3}, "position 2 is 5; expected 0 to 2"),
-        ({"labels": [0, 2]}, "1 of 3 classes have no sample, the first is class 1"),
-        ({"labels": [0, 2], "sampling": "class_balanced"}, "no sample"),
-        ({"labels": [0, 10**12]}, "leave most of them empty"),
-        ({"num_classes": 11}, "class 10"),
-        ({"sampling": "balanced"}, "got 'balanced'; expected a power or one of instance_balanced"),
-        ({"sampling": float("nan")}, "finite power"),
-        ({"sampling": None}, "finite power"),
-        ({"batch_size": 0}, "batch_size: got 0"),
-        ({"batch_size": 2.5}, "batch_size: got 2.5"),
-        ({"seed": -1}, "seed: got -1"),
-        ({"seed": 2**64}, "seed"),
-        ({"world_size": 5}, "does not divide batch_size 12"),
-        ({"world_size": 2, "rank": 2}, "rank: got 2; expected an integer, 0 to 1"),
-        ({"sampling": "class_balanced", "samples_per_class": 13}, r"at most batch_size \(12\)"),
-        ({"sampling": "square_root", "samples_per_class": 2}, "only class_balanced"),
-        ({"sampling": "class_balanced", "samples_per_class": 2, "replacement": True}, "only class_balanced"),
-        ({"sampling": "progressively_balanced", "num_epochs": None}, "give num_epochs or num_steps"),
-        ({"progress": "batch"}, "'epoch' or 'step'"),
-        ({"class_weights": [1.0] * 9}, r"shape \[9\]; expected one a class, \[10\]"),
-        ({"class_weights": [float("nan")] * 10}, "class 0 has nan"),
-        ({"class_weights": [1.0] * 9 + [float("inf")]}, "class 9 has inf"),
-        ({"class_weights": [1.0] * 9 + [-1.0]}, "class 9 has -1.0"),
-        ({"class_weights": [0.0] * 10}, "all are 0"),
-        ({"class_weights": [1.0] * 10, "sampling": "square_root"}, "give one of the two"),
+        ({"labels": []}, r"^labels: .*\[0\]"),
+        ({"labels": [[0, 1]]}, r"^labels: .*\[1, 2\]"),
+        ({"labels": [0.0, 1.0]}, r"^labels: got float64\b"),
+        ({"labels": [0, -1, 1]}, r"^labels: .*position 1\b.*-1\b"),
+        ({"labels": [-3]}, r"^labels: .*-3\b"),
+        ({"labels": [0, 1, 5], "num_classes": 3}, r"^labels: .*position 2\b.*\b5\b"),
+        ({"labels": [0, 2]}, r"^labels: .*\b1 of 3 classes.*class 1\b.*class_weights"),
+        ({"labels": [0, 2], "sampling": "class_balanced"}, r"^labels: .*class 1\b"),
+        ({"labels": [0, 10**12]}, f"^labels: .*{10**12 + 1} classes"),
+        ({"num_classes": 11}, r"^labels: .*class 10\b"),
+        ({"sampling": "balanced"}, "^sampling: got 'balanced'.*instance_balanced, "),
+        ({"sampling": float("nan")}, r"^sampling: got nan\b"),
+        ({"sampling": None}, r"^sampling: got None\b"),
+        ({"batch_size": 0}, r"^batch_size: got 0\b"),
+        ({"batch_size": 2.5}, r"^batch_size: got 2\.5"),
+        ({"seed": -1}, r"^seed: got -1\b"),
+        ({"seed": 2**64}, f"^seed: got {2**64}"),
+        ({"world_size": 5}, r"^world_size: got 5\b.*batch_size 12\b"),
+        ({"world_size": 2, "rank": 2}, r"^rank: got 2\b.*\b0 to 1\b"),
+        ({"sampling": "class_balanced", "samples_per_class": 13}, r"^samples_per_class: got 13\b.*\b12\b"),
+        ({"sampling": "square_root", "samples_per_class": 2}, r"^samples_per_class: got 2\b.*'square_root'"),
+        (
+            {"sampling": "class_balanced", "samples_per_class": 2, "replacement": True},
+            r"^samples_per_class: got 2\b.*replacement",
+        ),
+        (
+            {"sampling": "progressively_balanced", "num_epochs": None},
+            "^num_epochs: .*progressively_balanced.*num_steps",
+        ),
+        ({"progress": "batch"}, "^progress: got 'batch'.*'epoch'.*'step'"),
+        ({"class_weights": [1.0] * 9}, r"^class_weights: .*\[9\].*\[10\]"),
+        ({"class_weights": [float("nan")] * 10}, r"^class_weights: (?=.*class 0\b).*\bnan\b"),
+        ({"class_weights": [1.0] * 9 + [float("inf")]}, r"^class_weights: (?=.*class 9\b).*\binf\b"),
+        ({"class_weights": [1.0] * 9 + [-1.0]}, r"^class_weights: (?=.*class 9\b).*-1\.0"),
+        ({"class_weights": [0.0] * 10}, r"^class_weights: .*\b0\b"),
+        ({"class_weights": [1.0] * 10, "sampling": "square_root"}, "^class_weights: .*'square_root'"),
     ],
 )
 def test_errors_name_what_is_wrong(options, reason):
@@ -213,7 +219,7 @@ def test_errors_name_what_is_wrong(options, reason):
 
 @pytest.mark.parametrize("step", [-1, 1.5, None, 2**62])
 def test_a_step_is_a_whole_number(step):
-    with pytest.raises(ValueError, match="step: got"):
+    with pytest.raises(ValueError, match=r"^step: got "):
         make().batch(step)
 
 
@@ -281,7 +287,7 @@ def test_unique_batches_repeat_an_image_only_when_its_class_is_used_up(counts, s
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
 def test_a_label_is_below_the_number_of_classes(dtype):
     labels = np.array([0, 1, 2, 1], dtype)
-    with pytest.raises(ValueError, match="labels: the one at position 2 is 2; expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"^labels: .*position 2\b.*\b2\b"):
         _C.ClassIndex(labels, num_classes=2)
     known = _C.ClassIndex(labels, num_classes=3)
     assert known.fingerprint != _C.ClassIndex(labels, num_classes=4).fingerprint

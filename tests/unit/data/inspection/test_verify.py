@@ -91,7 +91,10 @@ def test_a_pack_is_verified_too(miniature: Any, expected: Benchmark, tmp_path: P
     pack(splits, tmp_path / "pack", dataset=miniature.dataset)
     assert verify(expected, tmp_path / "pack").problems == []
     other = next(name for name in BENCHMARKS if name != miniature.dataset)
-    with pytest.raises(ValueError, match=f"is a pack of {miniature.dataset}; got --dataset {other}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"\b{miniature.dataset}\b.*--dataset {other}\b|--dataset: got {other}\b.*\b{miniature.dataset}\b",
+    ):
         open_benchmark(other, tmp_path / "pack")
 
 
@@ -107,7 +110,7 @@ def test_the_command_writes_json_and_a_file_of_what_is_missing(
     files = sorted(path for path in miniature.root.rglob("*.*") if path.is_file())
     for file in files[:12]:
         file.unlink()
-    with pytest.raises(ValueError, match=rf"is not .* as published: 12 of {len(files)} images are missing"):
+    with pytest.raises(ValueError, match=rf"{miniature.root}\b.*\b12 of {len(files)} images"):
         dispatch([*command, "--missing", str(tmp_path / "missing.txt")])
     out = capsys.readouterr().out
     assert out.count("missing (") == 10

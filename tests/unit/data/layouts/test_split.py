@@ -60,7 +60,7 @@ def test_without_a_test_split_three_images_suffice(tmp_path, count):
     folder = write(tmp_path / "few", {"ant": 9, "bee": count})
     numbers = split_folder(folder, val_per_class=2, test_per_class=0).num_images
     assert numbers == {"train": 7 + count - 1, "val": 3, "test": 0}
-    with pytest.raises(ValueError, match=rf"bee \({count}\); expected at least 5"):
+    with pytest.raises(ValueError, match=rf"^{folder}: .*bee \({count}\).*\b5\b"):
         split_folder(folder, tmp_path / "lists", val_per_class=2, test_per_class=1)
 
 
@@ -101,7 +101,7 @@ def test_repeating_is_fine_but_other_lists_are_kept(root):
     split_folder(root, val_per_class=2, test_per_class=2)
     split_folder(root, val_per_class=2, test_per_class=2)
     before = lists(root / "lists")
-    with pytest.raises(ValueError, match="exists and differs; remove it"):
+    with pytest.raises(ValueError, match=rf"^{root}.*train\.txt\b.*--out\b"):
         split_folder(root, val_per_class=2, test_per_class=2, seed=5)
     assert lists(root / "lists") == before
 
@@ -135,9 +135,7 @@ def test_reduced_classes_keep_most_images_in_train(tmp_path):
 
 def test_classes_that_are_too_small_are_named(root):
     write(root, {"dog": 4, "elk": 2})
-    with pytest.raises(
-        ValueError, match=r"2 of 5 classes have too few images: dog \(4\), elk \(2\); expected at least 5"
-    ):
+    with pytest.raises(ValueError, match=rf"^{root}: .*\b2 of 5 classes.*dog \(4\), elk \(2\).*\b5\b"):
         split_folder(root)
     assert not (root / "lists").exists()
 
@@ -145,21 +143,21 @@ def test_classes_that_are_too_small_are_named(root):
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        (lambda root: (root / "train").mkdir(), "train folder already"),
-        (lambda root: [file.unlink() for file in (root / "cow").iterdir()], r"too few images: cow \(0\)"),
+        (lambda root: (root / "train").mkdir(), r"\btrain folder"),
+        (lambda root: [file.unlink() for file in (root / "cow").iterdir()], r"\b1 of 3 classes.*cow \(0\)"),
     ],
 )
 def test_folders_that_cannot_be_split(root, change, pattern):
     change(root)
-    with pytest.raises(ValueError, match=pattern):
+    with pytest.raises(ValueError, match=f"^{root}.*{pattern}"):
         split_folder(root, val_per_class=1, test_per_class=1)
 
 
 def test_arguments_out_of_range(root, tmp_path):
-    with pytest.raises(ValueError, match="expected at least 1 and 0"):
+    with pytest.raises(ValueError, match=r"(?=.*--val-per-class).*\b0\b"):
         split_folder(root, val_per_class=0)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/none\b.*folder"):
         split_folder(tmp_path / "none")
     (tmp_path / "bare").mkdir()
-    with pytest.raises(ValueError, match="holds no folder"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/bare\b.*<class>/<image>"):
         split_folder(tmp_path / "bare")

@@ -53,7 +53,7 @@ def test_a_sample_is_named_once(dataset: LongTailedDataset, caplog: pytest.LogCa
 
 
 def test_a_class_with_nothing_left_is_an_error(dataset: LongTailedDataset) -> None:
-    with pytest.raises(ValueError, match=r"class c: none of its 1 train images can be read, .*5\.jpg for one \(torn\)"):
+    with pytest.raises(ValueError, match=r"\bclass c\b.*5\.jpg.*\(torn\)"):
         StandIns(dataset).mark({5: "torn"})
 
 
@@ -86,7 +86,7 @@ def test_an_image_of_another_size_than_when_it_was_indexed_is_broken(dataset: Lo
     Image.new("RGB", (10, 10)).save(dataset.path(0))
     assert read_image(dataset, 0).shape == (10, 10, 3)
     Image.new("RGB", (10, 11)).save(dataset.path(0))
-    with pytest.raises(UnreadableImageError, match=r"^10 x 11 pixels now, 10 x 10 when it was indexed$"):
+    with pytest.raises(UnreadableImageError, match=r"^10 x 11 pixels.*\b10 x 10\b"):
         read_image(dataset, 0)
 
 

@@ -171,11 +171,11 @@ class Evil:
 
 def test_nothing_in_a_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(pickle.UnpicklingError, match=r"it names (posix|os|nt)\.system"):
+    with pytest.raises(pickle.UnpicklingError, match=r"\b(posix|os|nt)\.system\b"):
         load_plain(pickle.dumps({b"data": Evil()}))
     write_archive(tmp_path, FORMS[0])
     (tmp_path / FORMS[0] / "data_batch_3").write_bytes(pickle.dumps({b"data": Evil()}))
-    with pytest.raises(ValueError, match=r"cannot be read \(it names .*system.*; expected the public archive"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*\b(posix|os|nt)\.system\b.*public archive"):
         open_cifar("cifar10_lt", tmp_path)
     assert not (tmp_path / "evil").exists()
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
@@ -184,22 +184,24 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_no_whole_archive_is_said_in_one_line(form: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--data-root: .* has none of cifar-10-python\.tar\.gz"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"^--data-root: .*{tmp_path}\b.*cifar-10-python\.tar\.gz.*--dataset cifar10_lt\b"
+    ):
         open_cifar("cifar10_lt", tmp_path)
     inner = write_archive(tmp_path, form)
     file = next(inner.glob("data_batch_2*"))
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"cannot be read .*; expected the public archive: download it again"):
+    with pytest.raises(ValueError, match=r"cifar-10-\S+ .*public archive"):
         open_cifar("cifar10_lt", tmp_path)
     file.unlink()
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"cifar-10-\S+ .*data_batch_2"):
         open_cifar("cifar10_lt", tmp_path)
     archive = compress(tmp_path, form)
-    with pytest.raises(ValueError, match=r"lacks 'data_batch_2"):
+    with pytest.raises(ValueError, match=r"cifar-10-\S+ .*'data_batch_2"):
         open_cifar("cifar10_lt", tmp_path)
     archive.write_bytes(archive.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="expected the public archive: download it again"):
+    with pytest.raises(ValueError, match=r"cifar-10-\S+ .*public archive"):
         open_cifar("cifar10_lt", tmp_path)
 
 
@@ -210,9 +212,9 @@ def test_settings_reach_the_choice(tmp_path: Path) -> None:
     assert len(open_data(dataclasses.replace(config, imbalance=5))["train"]) > len(first)
     other = open_data(dataclasses.replace(config, data_seed=1))["train"]
     assert (len(other), other.paths != first.paths) == (len(first), True)
-    with pytest.raises(ValueError, match=r"--imbalance: got 100; expected 1 to 20"):
+    with pytest.raises(ValueError, match=r"^--imbalance: got 100\b.*\b20\b"):
         open_data(dataclasses.replace(config, imbalance=100))
-    with pytest.raises(ValueError, match="--imbalance: got 0"):
+    with pytest.raises(ValueError, match=r"^--imbalance: got 0\b"):
         dataclasses.replace(config, imbalance=0)
 
 
@@ -222,7 +224,10 @@ def test_a_cifar_can_be_packed_and_used_without_its_archive(tmp_path: Path) -> N
     pack(splits, tmp_path / "pack", dataset="cifar10_lt")
     packed = open_cifar("cifar10_lt", tmp_path / "pack")
     assert packed["train"].fingerprint == splits["train"].fingerprint
-    with pytest.raises(ValueError, match="is a pack of cifar10_lt; got --dataset cifar100_lt"):
+    with pytest.raises(
+        ValueError,
+        match=r"pack\b.*\bcifar10_lt\b.*--dataset cifar100_lt\b|--dataset: got cifar100_lt\b.*\bcifar10_lt\b",
+    ):
         open_cifar("cifar100_lt", tmp_path / "pack")
 
 
@@ -264,7 +269,7 @@ def test_verification_says_what_was_chosen(
     assert len(found["checks"]) == 4 + len(spec.md5)
     dispatch([*command, "--data-seed", "1"])
     assert indices_hash(chosen) not in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"--lists: got lists with --dataset cifar10_lt, which has none"):
+    with pytest.raises(ValueError, match=r"^--lists: got lists\b.*--dataset cifar10_lt\b"):
         dispatch([*command, "--lists", "lists"])
 
 
@@ -281,10 +286,10 @@ def test_verification_finds_what_is_not_the_public_archive(tmp_path: Path, monke
     found = verify_cifar(spec, tmp_path, imbalance=10)
     assert (found.problems, found.indices) == (["data_batch_2 none, expected a file"], None)
     command = ["data", "verify", "--dataset", "cifar10_lt", "--data-root", str(tmp_path), "--imbalance", "10"]
-    with pytest.raises(ValueError, match=r"is not CIFAR-10 as published: .*: download the public archive again"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}\b.*CIFAR-10\b.*data_batch_2.*public archive"):
         dispatch(command)
     batch.write_bytes(content[:1000])
-    with pytest.raises(ValueError, match=r"cannot be read .*; expected the public archive: download it again"):
+    with pytest.raises(ValueError, match=r"cifar-10-\S+ .*public archive"):
         dispatch(command)
     batch.write_bytes(content)
     spec.md5["cifar-10-python.tar.gz"] = "another"

@@ -85,50 +85,50 @@ def test_paths_with_spaces_end_at_the_last_one(places: Any) -> None:
 
 def test_a_root_at_the_wrong_level_names_the_right_one(miniature: Any) -> None:
     outer = miniature.root.parent
-    with pytest.raises(FileNotFoundError, match=f"one level too high .* give {miniature.root}$"):
+    with pytest.raises(FileNotFoundError, match=f"^--data-root: .*{outer}.* too high .*{miniature.root}$"):
         open_benchmark(miniature.dataset, outer, lists=miniature.lists)
     for inner in filter(Path.is_dir, miniature.root.iterdir()):
         if inner.name in ("ILSVRC", "val", "val_256"):
             continue
-        with pytest.raises(FileNotFoundError, match=f"one level too low .* give {miniature.root}$"):
+        with pytest.raises(FileNotFoundError, match=f"^--data-root: .*{inner}.* too low .*{miniature.root}$"):
             open_benchmark(miniature.dataset, inner, lists=miniature.lists)
 
 
 @pytest.mark.parametrize(
     ("dataset", "contents"),
     [
-        ("folder", r"its images \(train/<class>/\*, val/<class>/\*\), or with list files"),
-        ("places_lt", r"its images and lists \(Places_LT_train.txt, ...; or --lists DIR\), or --synthetic"),
-        ("cifar10_lt", r"cifar-10-python.tar.gz or cifar-10-binary.tar.gz, or --synthetic"),
+        ("folder", r"train/<class>/\*, val/<class>/\*"),
+        ("places_lt", r"Places_LT_train\.txt.*--lists DIR.*--synthetic\b"),
+        ("cifar10_lt", r"cifar-10-python\.tar\.gz or cifar-10-binary\.tar\.gz.*--synthetic\b"),
     ],
 )
 def test_a_root_that_is_not_given_is_described(dataset: str, contents: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"^--data-root: missing; --dataset {dataset} needs the folder with {contents}"
-    ):
+    with pytest.raises(ValueError, match=rf"^--data-root: .*--dataset {dataset}\b.*{contents}"):
         open_data(TrainConfig(dataset=dataset))
-    with pytest.raises(ValueError, match="--synthetic: got it with --data-root here"):
+    with pytest.raises(ValueError, match=r"^--synthetic: .*--data-root here\b"):
         open_data(TrainConfig(dataset=dataset, data_root=Path("here"), synthetic=True))
 
 
 def test_a_folder_of_lists_without_any_is_refused(miniature: Any, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"--lists: .*none has no list file; expected .*_train"):
+    with pytest.raises(FileNotFoundError, match=r"^--lists: .*\bnone\b.*_?train.*--dataset"):
         open_benchmark(miniature.dataset, miniature.root, lists=tmp_path / "none")
 
 
 def test_lists_of_another_data_set_are_refused(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match=r"Places_LT_train\.txt, .* of another data set; expected ImageNet_LT"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^--lists: .*Places_LT_train\.txt,.*ImageNet_LT_train\.txt.*--dataset imagenet_lt\b"
+    ):
         open_benchmark("imagenet_lt", places.root, lists=places.lists)
     for split in ("train", "val", "test"):
         (places.lists / f"Places_LT_{split}.txt").rename(places.lists / f"{split}.txt")
     text = (places.lists / "train.txt").read_text()
     (places.lists / "train.txt").write_text(text + "train/zen_garden/00000040.jpg 7000\n")
-    with pytest.raises(ValueError, match="has label 7000, but Places-LT has 365 classes"):
+    with pytest.raises(ValueError, match=r"train\.txt\b.*\b7000\b.*Places-LT.*\b365\b.*--lists\b"):
         open_benchmark("places_lt", places.root, lists=places.lists)
     (places.lists / "train.txt").write_text(text)
     monkeypatch.setattr("fastlt.data.published.locate.list_hash", lambda source: "efdbdad4f050")
-    with pytest.raises(ValueError, match=r"train\.txt is the list of ImageNet-LT, not of Places-LT"):
+    with pytest.raises(ValueError, match=r"train\.txt\b.*ImageNet-LT.*Places-LT.*--dataset.*--lists\b"):
         open_benchmark("places_lt", places.root, lists=places.lists)
 
 
@@ -136,7 +136,7 @@ def test_json_without_annotations_is_refused(tmp_path: Path, make_miniature: Cal
     inat = make_miniature(tmp_path / "data", "inat-json")
     file = inat.lists / "val2018.json"
     file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
-    with pytest.raises(ValueError, match=r"val2018\.json has no 'annotations'; expected COCO-style JSON"):
+    with pytest.raises(ValueError, match=r"val2018\.json\b.*'annotations'"):
         open_benchmark("inat2018", inat.root, lists=inat.lists)
 
 
@@ -144,12 +144,12 @@ def test_half_a_download_says_how_much_is_missing(miniature: Any) -> None:
     found = sorted(miniature.root.rglob("*.*"))
     for file in found[::3]:
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"\d+ of \d+ files do not exist .* `fastlt data verify --dataset"):
+    with pytest.raises(FileNotFoundError, match=r"\d+ of \d+ files .*`fastlt data verify --dataset"):
         open_benchmark(miniature.dataset, miniature.root, lists=miniature.lists)
 
 
 def test_without_lists_class_folders_must_have_the_benchmarks_size(miniature: Any) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no list files.* is a selection: put .*_train\.txt"):
+    with pytest.raises(FileNotFoundError, match=rf"{miniature.root}\b.*_train\.txt|{miniature.root}\b.*train.*\.json"):
         open_benchmark(miniature.dataset, miniature.root)
 
 

@@ -45,11 +45,11 @@ def test_every_possible_profile_is_met_exactly(data):
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        ((10, 50, 20, 5), "10 classes of 5 to 20 images have 65 to 185 together, got 50"),
-        ((10, 500, 20, 5), "65 to 185 together, got 500"),
-        ((10, 100, 5, 20), "expected 1 <= min <= max"),
-        ((10, 100, 5, 0), "expected 1 <= min <= max"),
-        ((1, 5, 5, 4), "--max = --min"),
+        ((10, 50, 20, 5), r"(?=.*\bgot 50\b)(?=.*--images).*\b65 to 185\b"),
+        ((10, 500, 20, 5), r"(?=.*\bgot 500\b)(?=.*--images).*\b65 to 185\b"),
+        ((10, 100, 5, 20), r"(?=.*--max)(?=.*--min)(?=.*\b5\b).*\b20\b"),
+        ((10, 100, 5, 0), r"(?=.*--max)(?=.*--min)(?=.*\b5\b).*\b0\b"),
+        ((1, 5, 5, 4), r"(?=.*--max)(?=.*--min)(?=.*\b5\b).*\b4\b"),
     ],
 )
 def test_impossible_profiles_say_what_is_possible(arguments, pattern):
@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match=r"the disk is full .*repeat the command") as caught:
+    with pytest.raises(OSError, match=rf"No space left.*{tmp_path}.*repeat") as caught:
         synthesize(tmp_path / "out", **SHAPE, num_workers=1)
     assert caught.value.errno == errno.ENOSPC
     assert "\n" not in str(caught.value)
@@ -139,24 +139,24 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
 
 def test_what_a_painting_process_cannot_write_is_reported(tmp_path):
     task = processes.Task(style=processes.Style(character="A"), folder="absent", stream=0, label=0, start=0, stop=200)
-    with pytest.raises(OSError, match=r"cannot write images .*absent.*expected a folder"):
+    with pytest.raises(OSError, match=rf"{tmp_path}/absent\b"):
         processes.paint_all([task], tmp_path, look=processes.Look(), fonts=_fonts(), seed=0, num_workers=2)
 
 
 def test_painting_processes_that_die_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
     task = processes.Task(style=processes.Style(character="A"), folder=".", stream=0, label=0, start=0, stop=200)
-    with pytest.raises(OSError, match="painting process ended early"):
+    with pytest.raises(OSError, match=rf"painting process.*{tmp_path}"):
         processes.paint_all([task], tmp_path, look=processes.Look(), fonts=_fonts(), seed=0, num_workers=2)
 
 
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        ({"num_classes": MAX_CLASSES + 1}, "expected 1 to 256000"),
-        ({"num_classes": 0}, "expected 1 to"),
-        ({"size": 4}, "expected at least 8"),
-        ({"val_per_class": 0}, "expected at least 8, 1 and 0"),
+        ({"num_classes": MAX_CLASSES + 1}, r"(?=.*--classes)(?=.*\b256001\b).*\b256000\b"),
+        ({"num_classes": 0}, r"(?=.*--classes).*\b0\b"),
+        ({"size": 4}, r"(?=.*--size).*\b4\b"),
+        ({"val_per_class": 0}, r"(?=.*--val-per-class).*\b0\b"),
     ],
 )
 def test_shapes_out_of_range(change, pattern, tmp_path):
@@ -167,11 +167,11 @@ def test_shapes_out_of_range(change, pattern, tmp_path):
 
 def test_other_data_are_never_mixed_in(tmp_path):
     synthesize(tmp_path / "out", **SHAPE, num_workers=1)
-    with pytest.raises(ValueError, match="another shape"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'out'}\b.*shape"):
         synthesize(tmp_path / "out", **{**SHAPE, "num_images": 61})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="is not empty"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'mine'}\b.*empty"):
         synthesize(tmp_path / "mine", **SHAPE)
 
 

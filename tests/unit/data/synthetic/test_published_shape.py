@@ -58,13 +58,13 @@ def test_settings_reach_it_and_mistakes_are_said(tmp_path: Path) -> None:
     train = open_data(config)["train"]
     assert sorted(train.class_counts.tolist()) == sorted(tail_counts(10, 5000, 10).tolist())
     assert train.sizes[0].tolist() == [32, 32]
-    with pytest.raises(ValueError, match="--synthetic: got --dataset folder, whose numbers are not known"):
+    with pytest.raises(ValueError, match=r"^--synthetic: .*--dataset folder\b.*imagenet_lt, "):
         open_data(dataclasses.replace(config, dataset="folder"))
-    with pytest.raises(ValueError, match="--synthetic: got it with --data-root"):
+    with pytest.raises(ValueError, match=rf"^--synthetic: .*--data-root {tmp_path}"):
         open_data(dataclasses.replace(config, data_root=tmp_path))
-    with pytest.raises(ValueError, match="--synthetic-size: got 8"):
+    with pytest.raises(ValueError, match=r"^--synthetic-size: got 8\b"):
         dataclasses.replace(config, synthetic_size=(500, 8))
-    with pytest.raises(ValueError, match=r"--data-root: missing; --dataset inat2018 needs .* or --synthetic"):
+    with pytest.raises(ValueError, match=r"^--data-root: .*--dataset inat2018\b.*--synthetic\b"):
         open_data(TrainConfig(dataset="inat2018"))
 
 

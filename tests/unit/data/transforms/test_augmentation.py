@@ -147,14 +147,14 @@ def test_golden_values_of_huge_images():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"size": 0}, "size: got 0"),
-        ({"scale": (0.0, 1.0)}, "scale: got 0.0"),
-        ({"scale": (0.5, 1.5)}, "<= 1"),
-        ({"ratio": (2.0, 1.0)}, "ratio: got 2.0 and 1.0"),
-        ({"ratio": (1.0, math.inf)}, "ratio"),
-        ({"flip": 1.5}, "flip: got 1.5"),
-        ({"jitter": -0.1}, "jitter: got -0.1"),
-        ({"jitter": math.nan}, "jitter"),
+        ({"size": 0}, r"^size: got 0\b"),
+        ({"scale": (0.0, 1.0)}, r"^scale: got 0\.0 and 1\.0\b"),
+        ({"scale": (0.5, 1.5)}, r"^scale: got 0\.5 and 1\.5\b"),
+        ({"ratio": (2.0, 1.0)}, r"^ratio: got 2\.0 and 1\.0\b"),
+        ({"ratio": (1.0, math.inf)}, r"^ratio: got 1\.0 and inf\b"),
+        ({"flip": 1.5}, r"^flip: got 1\.5\b"),
+        ({"jitter": -0.1}, r"^jitter: got -0\.1\b"),
+        ({"jitter": math.nan}, r"^jitter: got nan\b"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, reason):
@@ -163,17 +163,17 @@ def test_settings_that_cannot_work_are_refused(options, reason):
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="image 1 has a side of 0 pixels"):
+    with pytest.raises(ValueError, match=r"^sizes: image 1\b.*\b0 pixels"):
         Augmentation(size=8).draw(0, np.int32([[3, 3], [3, 0]]), seed=0)
-    with pytest.raises(ValueError, match=r"expected \[B, 2\]"):
+    with pytest.raises(ValueError, match=r"^sizes: .*\[B, 2\]"):
         Augmentation(size=8).draw(0, np.zeros((3, 3), np.int32), seed=0)
-    with pytest.raises(ValueError, match=r"expected \[N, 2\]"):
+    with pytest.raises(ValueError, match=r"^sizes: .*\[3, 3\].*\[N, 2\]"):
         EvalTransform(size=8, resize=9).boxes(np.ones((3, 3), np.int32))
-    with pytest.raises(ValueError, match=r"shape \[2, 2\]; expected \[N, 2\], all at least 1"):
+    with pytest.raises(ValueError, match=r"^sizes: .*\[2, 2\].*at least 1"):
         EvalTransform(size=8, resize=9).boxes(np.int32([[5, 0], [3, 3]]))
-    with pytest.raises(ValueError, match="1 to resize"):
+    with pytest.raises(ValueError, match=r"^size: got 9\b.*\b8\b"):
         EvalTransform(size=9, resize=8)
-    with pytest.raises(ValueError, match="interpolation: got 'nearest'"):
+    with pytest.raises(ValueError, match=r"^interpolation: got 'nearest'"):
         EvalTransform(size=8, resize=8, interpolation="nearest")
 
 
