@@ -78,17 +78,16 @@ def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
     Raises:
         ValueError: A setting that decides the result was asked to change.
     """
-    own = run.config
+    own, changes = run.config, {}
     for field in dataclasses.fields(TrainConfig):
         before, now = getattr(own, field.name), getattr(asked, field.name)
-        automatic = field.name == "precision" and now == "auto"
-        if not is_changeable(field) and before != now and not automatic:
+        if is_changeable(field):
+            changes[field.name] = now or before if field.name in ("data_root", "lists") else now
+        elif before != now and (field.name, now) != ("precision", "auto"):
             flag = f"--{field.name.replace('_', '-')}"
             raise ValueError(
-                f"{flag}: got {now}, but {run.path} was begun with {before}; drop the flag, or start a new run"
+                f"{flag}: got {now}; expected {before}, with which {run.path} was begun; drop it, or start a new run"
             )
-    changes = {field.name: getattr(asked, field.name) for field in dataclasses.fields(TrainConfig) if is_changeable(field)}
-    changes |= {name: getattr(asked, name) or getattr(own, name) for name in ("data_root", "lists")}
     return dataclasses.replace(own, **changes)
 
 
