@@ -12,7 +12,7 @@ ParallelCompile("FASTLT_BUILD_JOBS", default=0).install()
 setup(
     packages=[*find_packages(include=["fastlt", "fastlt.*"]), "fastlt.kernels"],
     package_dir={"fastlt.kernels": "kernels"},
-    package_data={"fastlt": ["py.typed", "_C.pyi"], "fastlt.report": ["templates/*"]},
+    package_data={"fastlt": ["py.typed", "_C.pyi"], "fastlt.report": ["*.html"]},
     ext_modules=[
         Pybind11Extension(
             "fastlt._C",

@@ -32,7 +32,7 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
     if it.after is None:
         notes = [*notes, f"No classifier is rebalanced yet; make one with: fastlt rebalance {run.path}"]
     page = (
-        Environment(loader=PackageLoader("fastlt.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        Environment(loader=PackageLoader("fastlt.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
         .get_template("report.html")
         .render(
             title=f"{config.backbone} on {config.dataset}",
