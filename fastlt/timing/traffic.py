@@ -39,16 +39,17 @@ def training_bytes(model: Network, image_size: int, precision: str) -> float:
 def count_elements(model: Network, image_size: int) -> tuple[int, int, int]:
     """Return the elements of one image in all convolutions' inputs, in their outputs, and in the blocks' outputs."""
     inputs = outputs = shortcuts = 0
+    shadow = copy.deepcopy(model).to("meta").eval()
+    blocks = {block for stage in shadow.stages()[1:] for layer in stage.children() for block in layer.children()}
 
     def count(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         nonlocal inputs, outputs, shortcuts
         if isinstance(module, nn.Conv2d):
             inputs += arguments[0].numel()
             outputs += output.numel()
-        elif type(module).__name__ in ("BasicBlock", "Bottleneck"):
+        elif module in blocks:
             shortcuts += output.numel()
 
-    shadow = copy.deepcopy(model).to("meta").eval()
     for module in shadow.modules():
         module.register_forward_hook(count)
     with torch.no_grad():
