@@ -12,21 +12,6 @@ PIXELS = 256  # of a square, at a time
 TURNS = 2  # that a program takes, unless it has a whole square
 
 
-def squares(
-    data: Tensor,
-    starts: Tensor,
-    widths: Tensor,
-    windows: Tensor,
-    boxes: Tensor,
-    flips: Tensor,
-    size: int,
-    cubic: bool,
-) -> Tensor:
-    """Return uint8 [B, S, S, 3]; see fastlt.ops.squares."""
-    crops = (data, starts, widths, windows, boxes, flips)
-    return network_inputs(*crops, None, None, (1.0,) * 3, (0.0,) * 3, size, cubic, torch.uint8)
-
-
 def network_inputs(
     data: Tensor,
     starts: Tensor,

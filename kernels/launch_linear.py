@@ -94,6 +94,14 @@ class _Product:
                 num_stages=tile.num_stages,
             )
 
+    def store(self, *args: Tensor | float | None, NORMS: bool) -> Tensor:
+        """Return store_kernel's scores, [N, C] in the type of features."""
+        *vectors, tau = args
+        out = self.new(self.x.shape[0], self.w.shape[0], dtype=self.x.dtype)
+        if out.numel():
+            self.launch(reducers.store_kernel, *vectors, out, tau, NORMS=NORMS, FAST=FAST)
+        return out
+
     def own_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """Each row's score at its label [N], by the tile arithmetic of its rivals."""
         own = self.new(self.x.shape[0])
@@ -137,15 +145,14 @@ def scaled_logits(
     shift: Tensor | None,
     row: Tensor | None,
     column: Tensor | None,
-    tau: float | None = None,
 ) -> Tensor:
-    """Scores z * scale + shift + row column^T [N, C]; with `tau`, ||w||^-tau takes the place of the scale."""
-    product = _Product.of(features, weight)
-    out = product.new(features.shape[0], weight.shape[0], dtype=features.dtype)
-    if out.numel():
-        args = scale, shift, row, column, out
-        product.launch(reducers.store_kernel, *args, tau or 0.0, NORMS=tau is not None, FAST=FAST)
-    return out
+    """Return z * scale + shift + row column^T, [N, C] in the type of features."""
+    return _Product.of(features, weight).store(scale, shift, row, column, 0.0, NORMS=False)
+
+
+def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tensor:
+    """Return z / ||w||^tau, [N, C] in the type of features."""
+    return _Product.of(features, weight).store(None, None, None, None, tau, NORMS=True)
 
 
 def scaled_logits_backward(

@@ -3,25 +3,28 @@
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import CustomOpDef
+
+from . import reference
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
-def kernels() -> ModuleType:
-    """The launchers of fastlt.kernels; importing triton takes time, so `import fastlt.ops` does not."""
-    return importlib.import_module("fastlt.kernels.launch_linear")
+def kernels(module: str) -> ModuleType:
+    """Return fastlt.kernels.launch_<module>; importing triton takes time, so `import fastlt.ops` does not."""
+    return importlib.import_module(f"fastlt.kernels.launch_{module}")
 
 
-def norm_kernels() -> ModuleType:
-    """The launchers of batch norm."""
-    return importlib.import_module("fastlt.kernels.launch_batch_norm")
+def register_kernel(operation: CustomOpDef, module: str, name: str) -> None:
+    """Run an operation on a GPU by the launcher `name` of launch_<module>; in float64, by the reference."""
+    if not HAS_TRITON:
+        return
 
-
-def image_kernels() -> ModuleType:
-    """The launchers of the crops."""
-    return importlib.import_module("fastlt.kernels.launch_crops")
-
-
-def grouped_kernels() -> ModuleType:
-    """The launchers of grouped convolutions."""
-    return importlib.import_module("fastlt.kernels.launch_convolution")
+    @operation.register_kernel("cuda")
+    def _(first: Tensor, *args: Any) -> Any:
+        bodies = reference if first.dtype is torch.float64 else kernels(module)
+        return getattr(bodies, name)(first, *args)

@@ -1,4 +1,4 @@
-"""Batch norm with the addition and the rectifier that follow it, in as few passes over memory as there can be."""
+"""Batch norm with the addition and the rectifier that follow it, in as few passes over memory as possible."""
 
 import torch
 from torch import Tensor
@@ -8,31 +8,12 @@ from .checks import accumulator
 
 # Shapes: M pixels (batch x height x width), C channels.
 
-_Pixels = Tensor | None
-
-
-@torch.library.custom_op("fastlt::batch_norm_relu", mutates_args=())
-def _batch_norm_relu(
-    x: Tensor, residual: _Pixels, weight: Tensor, bias: Tensor, eps: float, relu: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y [M, C], mean [C] and biased variance [C] of pixels [M, C]."""
-    return reference.batch_norm_relu(x, residual, weight, bias, eps, relu)
-
-
-@torch.library.custom_op("fastlt::batch_norm_relu_backward", mutates_args=())
-def _batch_norm_relu_backward(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    relu: bool,
-    with_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x [M, C], of the residual ([0] without one), of weight [C] and of bias [C]."""
-    return reference.batch_norm_relu_backward(grad, x, y, weight, mean, variance, eps, relu, with_residual)
+_batch_norm_relu = torch.library.custom_op("fastlt::batch_norm_relu", reference.batch_norm_relu, mutates_args=())
+_batch_norm_relu_backward = torch.library.custom_op(
+    "fastlt::batch_norm_relu_backward", reference.batch_norm_relu_backward, mutates_args=()
+)
+backend.register_kernel(_batch_norm_relu, "batch_norm", "batch_norm_relu")
+backend.register_kernel(_batch_norm_relu_backward, "batch_norm", "batch_norm_relu_backward")
 
 
 @_batch_norm_relu.register_fake
@@ -47,23 +28,10 @@ def _(grad, x, y, weight, mean, variance, eps, relu, with_residual):  # type: ig
     return torch.empty_like(x), dresidual, torch.empty_like(mean), torch.empty_like(mean)
 
 
-if backend.HAS_TRITON:
-
-    @_batch_norm_relu.register_kernel("cuda")
-    def _(x, *args):  # type: ignore[no-untyped-def]
-        bodies = reference if x.dtype is torch.float64 else backend.norm_kernels()
-        return bodies.batch_norm_relu(x, *args)
-
-    @_batch_norm_relu_backward.register_kernel("cuda")
-    def _(grad, x, *args):  # type: ignore[no-untyped-def]
-        bodies = reference if x.dtype is torch.float64 else backend.norm_kernels()
-        return bodies.batch_norm_relu_backward(grad, x, *args)
-
-
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
     x, residual, weight, _, ctx.eps, ctx.relu = inputs
     ctx.with_residual = residual is not None
-    # y is kept by the convolution that reads it anyway, and tells where the rectifier let pass
+    # The next convolution keeps y anyway, and y > 0 is where the rectifier passed gradients on
     ctx.save_for_backward(x, output[0], weight, output[1], output[2])
     ctx.mark_non_differentiable(output[1], output[2])
 
@@ -87,7 +55,7 @@ def batch_norm_relu(
     relu: bool = True,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise a training batch by its own moments, add a residual, and set what is negative to 0.
+    """Normalise a training batch by its own moments, add a residual, and set negative values to 0.
 
     Ioffe and Szegedy (2015). The forward pass reads the images twice and writes once; the backward pass reads gradient,
     images and output twice and writes once (twice with a residual). Moments are float32 (float64 for float64).
@@ -101,20 +69,28 @@ def batch_norm_relu(
         eps: Added to the variance.
 
     Returns:
-        (the result [B, C, H, W] in channels_last memory, mean [C], biased variance [C]); the moments have no gradient.
+        The result, [B, C, H, W] in channels_last memory; mean [C] and biased variance [C], which have no gradient.
 
     Raises:
-        ValueError: Shapes do not fit.
+        ValueError: A shape or type does not fit.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> images = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
+        >>> out, mean, variance = ops.batch_norm_relu(images, torch.ones(1), torch.zeros(1))
+        >>> out.flatten(), mean, variance
+        (tensor([0.0000, 1.0000]), tensor([0.]), tensor([1.]))
     """
     if images.dim() != 4 or weight.shape != images.shape[1:2] or bias.shape != weight.shape:
         raise ValueError(
-            f"images must have shape [B, C, H, W], weight and bias [C]; got {list(images.shape)}, {list(weight.shape)} "
-            f"and {list(bias.shape)}"
+            f"images, weight, bias: got shapes {list(images.shape)}, {list(weight.shape)} and {list(bias.shape)}; "
+            f"expected [B, C, H, W], [C] and [C]"
         )
     if residual is not None and (residual.shape, residual.dtype) != (images.shape, images.dtype):
         raise ValueError(
-            f"residual must be {images.dtype} {list(images.shape)}, as images; got {residual.dtype} "
-            f"{list(residual.shape)}"
+            f"residual: got {residual.dtype} {list(residual.shape)}; expected {images.dtype} {list(images.shape)}, "
+            f"as images"
         )
     batch, channels, height, width = images.shape
 

@@ -1,4 +1,4 @@
-"""What every operation accepts: shapes, devices and values, each violation a ValueError that names the argument.
+"""Checks of the operations' arguments: shapes, types, devices and values; each ValueError names the argument.
 
 Shapes, types and devices are compared on every call. Values (labels in range, weights finite) have to be read, which on
 an accelerator means waiting for it, and inside torch.compile means leaving the graph. So the operations of a training
@@ -16,81 +16,97 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def readable(tensor: Tensor, *, wait: bool) -> bool:
-    """Whether a check may read values: eager mode, and on the CPU unless the caller accepts a synchronisation."""
+    """Return whether a check may read values: in eager mode, on the CPU or where the caller accepts to wait."""
     return not torch.compiler.is_compiling() and (wait or tensor.device.type == "cpu")
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """One sum, which NaN and infinity survive; the slower look only if that is not finite (it may have overflowed)."""
+    """Return whether all values are finite: from their sum, and one by one only if that is not (it may overflow)."""
     tensor = tensor.detach()
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def check_product(features: Tensor, weight: Tensor, name: str = "weight", *, wait: bool) -> None:
-    """Features [N, D], weight [C >= 1, D]: floating point, one device, equal widths; weight finite where it is read."""
+    """Raise a ValueError unless features are [N, D] and weight [C >= 1, D], and finite where it is read.
+
+    Both must be floating point, on one device.
+    """
     for label, tensor, shape in (("features", features, "[N, D]"), (name, weight, "[C, D]")):
         if tensor.dim() != 2:
-            raise ValueError(f"{label} must have shape {shape}; got {list(tensor.shape)}")
+            raise ValueError(f"{label}: got shape {list(tensor.shape)}; expected {shape}")
         if tensor.dtype not in _FLOATS:
-            raise ValueError(f"{label} must be float32, bfloat16, float16 or float64; got {tensor.dtype}")
-    if weight.device != features.device:
-        raise ValueError(f"{name} is on {weight.device}, features on {features.device}: move both to one device")
+            raise ValueError(f"{label}: got {tensor.dtype}; expected float32, bfloat16, float16 or float64")
+    check_device(name, weight, "features", features)
     if weight.shape[1] != features.shape[1]:
-        raise ValueError(f"{name} has width {weight.shape[1]}, features {features.shape[1]}: both must be D wide")
+        raise ValueError(f"{name}: got width {weight.shape[1]}; expected {features.shape[1]}, that of features")
     if weight.shape[0] == 0:
-        raise ValueError(f"{name} must have at least one class; got shape {list(weight.shape)}")
-    if readable(weight, wait=wait) and not _is_finite(weight):
-        raise ValueError(f"{name} must be finite; got NaN or infinity")
+        raise ValueError(f"{name}: got shape {list(weight.shape)}; expected at least one class")
+    _check_finite(name, weight, wait=wait)
 
 
-def check_vector(name: str, vector: Tensor | None, size: int, features: Tensor, *, wait: bool = False) -> None:
-    """An optional floating-point vector with `size` entries on the device of features, finite where that is read."""
-    if vector is None:
-        return
-    if vector.shape != (size,):
-        raise ValueError(f"{name} must have shape [{size}]; got {list(vector.shape)}")
-    if vector.dtype not in _FLOATS:
-        raise ValueError(f"{name} must be floating point; got {vector.dtype}")
-    if vector.device != features.device:
-        raise ValueError(f"{name} is on {vector.device}, features on {features.device}: move both to one device")
-    if readable(vector, wait=wait) and not _is_finite(vector):
-        raise ValueError(f"{name} must be finite; got NaN or infinity")
+def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise a ValueError unless two tensors are on one device."""
+    if tensor.device != other.device:
+        raise ValueError(f"{name}: got a tensor on {tensor.device}; expected {other.device}, where {other_name} is")
+
+
+def check_vectors(features: Tensor, size: int, *, wait: bool, **vectors: Tensor | None) -> None:
+    """Raise a ValueError unless each vector, if any, has `size` entries and is finite where it is read.
+
+    All must be floating point, on the device of features.
+    """
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.shape != (size,):
+            raise ValueError(f"{name}: got shape {list(vector.shape)}; expected [{size}]")
+        if vector.dtype not in _FLOATS:
+            raise ValueError(f"{name}: got {vector.dtype}; expected a floating-point type")
+        check_device(name, vector, "features", features)
+        _check_finite(name, vector, wait=wait)
+
+
+def _check_finite(name: str, tensor: Tensor, *, wait: bool) -> None:
+    """Raise a ValueError for a value that is not finite, where values may be read."""
+    if readable(tensor, wait=wait) and not _is_finite(tensor):
+        raise ValueError(f"{name}: got NaN or infinity; expected finite values")
 
 
 def check_labels(
     labels: Tensor, features: Tensor, num_classes: int, *, ignore_index: int | None = None, wait: bool
 ) -> None:
-    """Labels [N]: integers on the device of features, each in 0..num_classes-1 or equal to ignore_index."""
+    """Raise a ValueError unless labels [N] are integers in 0..num_classes-1, or equal to ignore_index.
+
+    They must be on the device of features, [N, D].
+    """
     if labels.shape != features.shape[:1]:
-        raise ValueError(f"labels must have shape [{features.shape[0]}], one per feature row; got {list(labels.shape)}")
+        raise ValueError(f"labels: got shape {list(labels.shape)}; expected [{len(features)}], one a row of features")
     if labels.dtype not in _INTEGERS:
-        raise ValueError(f"labels must be integers (int64, int32, int16 or uint8); got {labels.dtype}")
-    if labels.device != features.device:
-        raise ValueError(f"labels are on {labels.device}, features on {features.device}: move both to one device")
+        raise ValueError(f"labels: got {labels.dtype}; expected int64, int32, int16 or uint8")
+    check_device("labels", labels, "features", features)
     if not readable(labels, wait=wait):
         return
     outside = (labels < 0) | (labels >= num_classes)
     if ignore_index is not None:
         outside &= labels != ignore_index
     if outside.any():
-        worst = int(labels[outside][0])
-        raise ValueError(f"labels must be in 0..{num_classes - 1}; got {worst}")
+        raise ValueError(f"labels: got {int(labels[outside][0])}; expected 0 to {num_classes - 1}")
 
 
 def check_tau(tau: float | Tensor) -> None:
-    """A finite tau >= 0; a tensor must be a scalar, and is read only on the CPU outside torch.compile."""
+    """Raise a ValueError unless tau is a finite number >= 0, or a scalar tensor (read on the CPU in eager mode)."""
     if isinstance(tau, Tensor):
         if tau.numel() != 1:
-            raise ValueError(f"tau must be a number or a scalar tensor; got shape {list(tau.shape)}")
+            raise ValueError(f"tau: got shape {list(tau.shape)}; expected a number or a scalar tensor")
         if not readable(tau, wait=False):
             return
         tau = float(tau.detach())
     if not (math.isfinite(tau) and tau >= 0):
-        raise ValueError(f"tau must be finite and at least 0; got {tau}")
+        raise ValueError(f"tau: got {tau}; expected a finite number, at least 0")
 
 
 def product_dtype(features: Tensor, weight: Tensor) -> torch.dtype:
-    """The type both factors are cast to: autocast's where it is on (as for F.linear), else their common type."""
+    """Return the type that both factors are cast to: autocast's if on, as in F.linear, else their common one."""
     device = features.device.type
     dtype = torch.promote_types(features.dtype, weight.dtype)
     if torch.is_autocast_enabled(device) and dtype is not torch.float64:
@@ -99,5 +115,5 @@ def product_dtype(features: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The type of sums and of the per-class vectors: float64 for float64, float32 for every other."""
+    """Return the type of sums and of per-class vectors: float64 for float64, float32 for every other type."""
     return torch.float64 if dtype is torch.float64 else torch.float32

@@ -13,7 +13,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to grey
 
 
 def normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return what bytes of each channel are multiplied by, and what is added: mean and std are of the full range."""
+    """Return the factor and the summand that normalise each channel's bytes; mean and std are shares of 255."""
     return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
@@ -24,19 +24,19 @@ def color_jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     each blend as there, but not rounded.
 
     Args:
-        x: Floating point [B, H, W, 3] in [0, 255].
-        factors: Of brightness, contrast and saturation, [B, 3]; 1 leaves the image as it is.
-        order: Which of the six orders each image takes, [B] in 0 .. 5, as `itertools.permutations` counts them.
+        x: [B, H, W, 3] in [0, 255], of a floating-point type.
+        factors: [B, 3], of brightness, contrast and saturation; 1 leaves the image as it is.
+        order: [B] in 0..5, which of the six orders each image takes, as `itertools.permutations` counts them.
 
     Returns:
-        As `x`.
+        [B, H, W, 3] in [0, 255], in the type of `x`.
     """
     for operation in sequence(order.long()):
         factor = factors.gather(1, operation[:, None])[:, :, None, None]
         grey = (LUMA[0] * x[..., 0] + LUMA[1] * x[..., 1] + LUMA[2] * x[..., 2])[..., None]
         mean = grey.mean((1, 2), keepdim=True)
-        chosen = operation[:, None, None, None]
-        other = torch.where(chosen == 0, torch.zeros_like(grey), torch.where(chosen == 1, mean, grey))
+        operation = operation[:, None, None, None]
+        other = torch.where(operation == 0, torch.zeros_like(grey), torch.where(operation == 1, mean, grey))
         x = (other + factor * (x - other)).clamp(0, 255)
     return x
 

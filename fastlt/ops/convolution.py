@@ -1,4 +1,4 @@
-"""Grouped 3 x 3 convolutions as products of channel blocks: narrow groups, which vendors' kernels do badly, merged."""
+"""Grouped 3 x 3 convolutions as products of channel blocks: narrow groups, slow in vendors' kernels, are merged."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from . import backend
 # Shapes: B images, H, W their size, C channels, G groups, K blocks of BC channels.
 
 BLOCK = 64
-"""Channels of a block, where there are as many: a tile of the tensor cores' products."""
+"""Channels of a block, if there are as many: a tile of the tensor cores' products."""
 
 
 def _as_convolution(weight: Tensor) -> Tensor:
@@ -20,20 +20,20 @@ def _as_convolution(weight: Tensor) -> Tensor:
 
 
 def has_kernel(x: Tensor, block: int) -> bool:
-    """Say whether the kernels compute a type and a width of blocks: a tile's sides are powers of 2 that fit."""
+    """Return whether the kernels support a type and a block width, a tile's side: a power of 2, at most `BLOCK`."""
     return x.dtype is not torch.float64 and block in (16, 32, BLOCK)
 
 
 def plain_conv(x: Tensor, weight: Tensor, stride: int, transposed: bool, height: int, width: int) -> Tensor:
     """Convolve [B, H, W, C] with weights [9, K, BC, BC] to [B, height, width, C]; transposed: the input's gradient."""
     images, groups = x.permute(0, 3, 1, 2), weight.shape[1]
-    if transposed:  # the weights have come with in and out exchanged
+    if transposed:  # the caller has exchanged the weights' in and out
         kernel = _as_convolution(weight.transpose(2, 3))
         shape = x.shape[0], x.shape[3], height, width
-        found: Tensor = gradients.conv2d_input(shape, kernel, images, stride, 1, 1, groups)  # type: ignore[no-untyped-call]
+        out: Tensor = gradients.conv2d_input(shape, kernel, images, stride, 1, 1, groups)  # type: ignore[no-untyped-call]
     else:
-        found = F.conv2d(images, _as_convolution(weight), None, stride, 1, 1, groups)
-    return found.permute(0, 2, 3, 1).contiguous()
+        out = F.conv2d(images, _as_convolution(weight), None, stride, 1, 1, groups)
+    return out.permute(0, 2, 3, 1).contiguous()
 
 
 def plain_conv_weight(x: Tensor, grad: Tensor, stride: int, block: int) -> Tensor:
@@ -42,20 +42,12 @@ def plain_conv_weight(x: Tensor, grad: Tensor, stride: int, block: int) -> Tenso
     images, arriving = (tensor.permute(0, 3, 1, 2).to(wide) for tensor in (x, grad))
     blocks = x.shape[3] // block
     shape = x.shape[3], block, 3, 3
-    found: Tensor = gradients.conv2d_weight(images, shape, arriving, stride, 1, 1, blocks)  # type: ignore[no-untyped-call]
-    return found.view(blocks, block, block, 9).permute(3, 0, 2, 1).contiguous()
+    out: Tensor = gradients.conv2d_weight(images, shape, arriving, stride, 1, 1, blocks)  # type: ignore[no-untyped-call]
+    return out.view(blocks, block, block, 9).permute(3, 0, 2, 1).contiguous()
 
 
-@torch.library.custom_op("fastlt::grouped_conv", mutates_args=())
-def _grouped_conv(x: Tensor, weight: Tensor, stride: int, transposed: bool, height: int, width: int) -> Tensor:
-    """Convolve in blocks of channels."""
-    return plain_conv(x, weight, stride, transposed, height, width)
-
-
-@torch.library.custom_op("fastlt::grouped_conv_weight", mutates_args=())
-def _grouped_conv_weight(x: Tensor, grad: Tensor, stride: int, block: int) -> Tensor:
-    """Sum the products of pixels and gradients, block by block."""
-    return plain_conv_weight(x, grad, stride, block)
+_grouped_conv = torch.library.custom_op("fastlt::grouped_conv", plain_conv, mutates_args=())
+_grouped_conv_weight = torch.library.custom_op("fastlt::grouped_conv_weight", plain_conv_weight, mutates_args=())
 
 
 @_grouped_conv.register_fake
@@ -73,13 +65,13 @@ if backend.HAS_TRITON:
 
     @_grouped_conv.register_kernel("cuda")
     def _(x, weight, *args):  # type: ignore[no-untyped-def]
-        convolve = backend.grouped_kernels().grouped_conv if has_kernel(x, weight.shape[-1]) else plain_conv
+        convolve = backend.kernels("convolution").grouped_conv if has_kernel(x, weight.shape[-1]) else plain_conv
         return convolve(x, weight, *args)
 
     @_grouped_conv_weight.register_kernel("cuda")
     def _(x, grad, stride, block):  # type: ignore[no-untyped-def]
-        summed = backend.grouped_kernels().grouped_conv_weight if has_kernel(x, block) else plain_conv_weight
-        return summed(x, grad, stride, block)
+        convolve = backend.kernels("convolution").grouped_conv_weight if has_kernel(x, block) else plain_conv_weight
+        return convolve(x, grad, stride, block)
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -103,45 +95,55 @@ _grouped_conv.register_autograd(_backward, setup_context=_save)
 
 
 def blocks_of(weight: Tensor, groups: int, block: int) -> Tensor:
-    """Return weights [C, C / G, 3, 3] of G groups as those of blocks, [9, C / BC, BC, BC] (in, out), zeros between.
+    """Return weights of groups as weights of blocks, with zeros between channels of different groups.
 
     Args:
         weight: Of a grouped convolution, [C, C / G, 3, 3].
         groups: G.
         block: BC, a multiple of C / G that divides C.
+
+    Returns:
+        [9, C / BC, BC, BC] (tap, block, in, out).
     """
     channels, width = weight.shape[:2]
-    each = block // width  # groups of a block
-    parts = weight.view(channels // block, each, width, width, 9)  # block, group, out, in, tap
-    own = torch.eye(each, dtype=weight.dtype, device=weight.device)
+    per_block = block // width
+    parts = weight.view(channels // block, per_block, width, width, 9)  # block, group, out, in, tap
+    same_group = torch.eye(per_block, dtype=weight.dtype, device=weight.device)
     # block, group in, in, group out, out, tap
-    spread = parts.permute(0, 1, 3, 2, 4)[:, :, :, None] * own[None, :, None, :, None, None]
+    spread = parts.permute(0, 1, 3, 2, 4)[:, :, :, None] * same_group[None, :, None, :, None, None]
     return spread.reshape(channels // block, block, block, 9).permute(3, 0, 1, 2).contiguous()
 
 
 def grouped_conv(images: Tensor, weight: Tensor, *, groups: int, stride: int = 1) -> Tensor:
-    """Convolve 3 x 3 with padding 1 and as many channels out as in, in groups, without a bias.
+    """Convolve in groups, 3 x 3 with padding 1, as many channels out as in, without a bias.
 
     Args:
-        images: [B, C, H, W] in channels_last memory (another is copied).
-        weight: [C, C / G, 3, 3], of one type with the images.
+        images: [B, C, H, W] in channels_last memory (another is copied), of a floating-point type.
+        weight: [C, C / G, 3, 3] in the type of the images.
         groups: G.
         stride: 1 or 2.
 
     Returns:
-        [B, C, H', W'] in channels_last memory.
+        [B, C, ceil(H / stride), ceil(W / stride)] in channels_last memory.
 
     Raises:
-        ValueError: Shapes do not fit.
+        ValueError: A shape does not fit, or the stride is not 1 or 2.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> ops.grouped_conv(torch.ones(1, 4, 3, 3), torch.ones(4, 2, 3, 3), groups=2, stride=2)[0, 0]
+        tensor([[8., 8.],
+                [8., 8.]])
     """
     channels = images.shape[1] if images.dim() == 4 else 0
     if images.dim() != 4 or groups < 1 or tuple(weight.shape) != (channels, channels // groups, 3, 3):
         raise ValueError(
-            f"images must have shape [B, C, H, W] and weight [C, C / {groups}, 3, 3]; got {list(images.shape)} and "
-            f"{list(weight.shape)}"
+            f"images, weight: got shapes {list(images.shape)} and {list(weight.shape)}; expected [B, C, H, W] and "
+            f"[C, C / {groups}, 3, 3]"
         )
     if stride not in (1, 2):
-        raise ValueError(f"stride must be 1 or 2; got {stride}")
+        raise ValueError(f"stride: got {stride}; expected 1 or 2")
     block = BLOCK if channels % BLOCK == 0 and BLOCK % (channels // groups) == 0 else channels
     height, width = (-(-size // stride) for size in images.shape[2:])
     pixels = images.permute(0, 2, 3, 1).contiguous()

@@ -3,46 +3,31 @@
 import torch
 from torch import Tensor
 
+from ..config import check_choice
 from . import backend, reference
-from .checks import accumulator, check_product, check_tau, check_vector, product_dtype
+from .checks import accumulator, check_product, check_tau, check_vectors, product_dtype
 
-_Vector = Tensor | None
-
-
-@torch.library.custom_op("fastlt::scaled_logits", mutates_args=())
-def _scaled_logits(
-    features: Tensor, weight: Tensor, scale: _Vector, shift: _Vector, row: _Vector, column: _Vector
-) -> Tensor:
-    return reference.scaled_logits(features, weight, scale, shift, row, column)
+_scaled_logits = torch.library.custom_op("fastlt::scaled_logits", reference.scaled_logits, mutates_args=())
+_scaled_logits_backward = torch.library.custom_op(
+    "fastlt::scaled_logits_backward", reference.scaled_logits_backward, mutates_args=()
+)
+_tau_normalized_logits = torch.library.custom_op(
+    "fastlt::tau_normalized_logits", reference.tau_normalized_logits, mutates_args=()
+)
+backend.register_kernel(_scaled_logits, "linear", "scaled_logits")
+backend.register_kernel(_scaled_logits_backward, "linear", "scaled_logits_backward")
+backend.register_kernel(_tau_normalized_logits, "linear", "tau_normalized_logits")
 
 
 @_scaled_logits.register_fake
-def _(features, weight, scale, shift, row, column):  # type: ignore[no-untyped-def]
+@_tau_normalized_logits.register_fake
+def _(features, weight, *_):  # type: ignore[no-untyped-def]
     return features.new_empty(features.shape[0], weight.shape[0])
-
-
-@torch.library.custom_op("fastlt::scaled_logits_backward", mutates_args=())
-def _scaled_logits_backward(
-    grad: Tensor, features: Tensor, weight: Tensor, scale: _Vector, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return reference.scaled_logits_backward(grad, features, weight, scale, needs)
 
 
 @_scaled_logits_backward.register_fake
 def _(grad, features, weight, scale, needs):  # type: ignore[no-untyped-def]
-    return gradient_shapes(features, weight, needs)
-
-
-def gradient_shapes(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fakes of the gradients of features, weight, scale and shift: empty where not needed."""
-    dtype, classes = accumulator(features.dtype), weight.shape[0]
-    need_x, need_w, need_s, need_shift = needs
-    return (
-        features.new_empty(features.shape if need_x else (0,)),
-        weight.new_empty(weight.shape if need_w else (0,)),
-        weight.new_empty(classes if need_s else 0, dtype=dtype),
-        weight.new_empty(classes if need_shift else 0, dtype=dtype),
-    )
+    return reference.finish(reference.new_gradients(features, weight, needs), weight)
 
 
 def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -61,41 +46,10 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 _scaled_logits.register_autograd(_backward, setup_context=_save)
 
 
-@torch.library.custom_op("fastlt::tau_normalized_logits", mutates_args=())
-def _tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tensor:
-    return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None)
-
-
-@_tau_normalized_logits.register_fake
-def _(features, weight, tau):  # type: ignore[no-untyped-def]
-    return features.new_empty(features.shape[0], weight.shape[0])
-
-
-if backend.HAS_TRITON:
-
-    @_scaled_logits.register_kernel("cuda")
-    def _(features, weight, scale, shift, row, column):  # type: ignore[no-untyped-def]
-        if features.dtype is torch.float64:
-            return reference.scaled_logits(features, weight, scale, shift, row, column)
-        return backend.kernels().scaled_logits(features, weight, scale, shift, row, column)
-
-    @_tau_normalized_logits.register_kernel("cuda")
-    def _(features, weight, tau):  # type: ignore[no-untyped-def]
-        if features.dtype is torch.float64:
-            return reference.scaled_logits(features, weight, _norms(weight) ** -tau, None, None, None)
-        return backend.kernels().scaled_logits(features, weight, None, None, None, None, tau)
-
-    @_scaled_logits_backward.register_kernel("cuda")
-    def _(grad, features, weight, scale, needs):  # type: ignore[no-untyped-def]
-        if features.dtype is torch.float64:
-            return reference.scaled_logits_backward(grad, features, weight, scale, needs)
-        return backend.kernels().scaled_logits_backward(grad, features, weight, scale, needs)
-
-
 def line(
     dtype: torch.dtype, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Scale and shift: z * scale + shift = (z + bias) * scale + offset, in the accumulator's type, differentiable."""
+    """Return the scale and shift of z * scale + shift = (z + bias) * scale + offset, in the accumulator's type."""
     scale, bias, offset = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
     shift = bias if bias is None or scale is None else bias * scale
     if shift is None or offset is None:
@@ -111,27 +65,32 @@ def scaled_logits(
     bias: Tensor | None = None,
     offset: Tensor | None = None,
 ) -> Tensor:
-    """`(features @ weight.T + bias) * scale + offset`, with the per-class vectors applied in float32 before rounding.
+    """Return `(features @ weight.T + bias) * scale + offset`, its vectors applied in float32 before rounding.
 
-    Differentiable for every argument; the gradient of scale needs no [N, C] product kept from the forward pass. First
-    order only.
+    Differentiable once, for every argument. The gradient of scale needs no [N, C] product kept from the forward pass.
 
     Args:
-        features: [N, D], any strides, float32, bfloat16, float16 or float64; cast as F.linear's under autocast.
+        features: [N, D], any strides, float32, bfloat16, float16 or float64; cast as in F.linear under autocast.
         weight: [C, D] on the same device; where the types differ both are cast to the common one.
-        scale: [C], learnable weight scaling's factor s_j (Kang et al., 2020, section 4.3).
-        bias: [C], inside the scale.
-        offset: [C], outside it (logit adjustment, balanced softmax).
+        scale: [C], or None for 1: learnable weight scaling's factor s_j (Kang et al., 2020, section 4.3).
+        bias: [C], inside the scale, or None.
+        offset: [C], outside the scale (logit adjustment, balanced softmax), or None.
 
     Returns:
         [N, C] in the type of the product.
 
     Raises:
-        ValueError: if a shape, type or device does not fit, or (on the CPU) weight or a vector is not finite.
+        ValueError: A shape, type or device does not fit, or (on the CPU) weight or a vector is not finite.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> features, scale, bias = torch.tensor([[1.0, 2.0]]), torch.tensor([1.0, 0.25]), torch.tensor([1.0, 2.0])
+        >>> ops.scaled_logits(features, torch.eye(2), scale=scale, bias=bias)
+        tensor([[2., 1.]])
     """
     check_product(features, weight, wait=False)
-    for name, vector in (("scale", scale), ("bias", bias), ("offset", offset)):
-        check_vector(name, vector, weight.shape[0], features)
+    check_vectors(features, weight.shape[0], wait=False, scale=scale, bias=bias, offset=offset)
     dtype = product_dtype(features, weight)
     vectors = line(dtype, scale, bias, offset)
     logits: Tensor = _scaled_logits(features.to(dtype), weight.to(dtype), *vectors, None, None)
@@ -139,20 +98,28 @@ def scaled_logits(
 
 
 def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor) -> Tensor:
-    """`features @ (weight / ||weight||^tau).T` without a copy of weight: tau-normalisation (Kang et al., 2020, eq. 5).
+    """Return `features @ (weight / ||weight||^tau).T`, tau-normalisation (Kang et al., 2020, equation 5).
 
-    A class of zero norm scores 0 at every tau. Differentiable for features, weight and a tensor tau.
+    No scaled copy of weight is made. A class of zero norm scores 0 at every tau. Differentiable once, for features,
+    weight and a tensor tau.
 
     Args:
         features: [N, D], as for `scaled_logits`.
         weight: [C, D].
-        tau: a finite number >= 0, or a scalar tensor.
+        tau: A finite number >= 0, or a scalar tensor.
 
     Returns:
         [N, C] in the type of the product.
 
     Raises:
-        ValueError: for a negative, infinite or NaN tau, and as `scaled_logits` does.
+        ValueError: tau is negative or not finite, or as in `scaled_logits`.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> weight = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+        >>> ops.tau_normalized_logits(torch.tensor([[1.0, 2.0]]), weight, tau=0.5)
+        tensor([[2., 2.]])
     """
     check_product(features, weight, wait=False)
     check_tau(tau)
@@ -161,7 +128,7 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor)
     learned = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
     logits: Tensor
     if isinstance(tau, Tensor) or learned:
-        norms = _norms(weight)
+        norms = reference.class_norms(weight, accumulator(dtype))
         tau = tau.to(norms.device, norms.dtype).reshape(()) if isinstance(tau, Tensor) else float(tau)
         logits = _scaled_logits(features, weight, norms**-tau, None, None, None)
     else:  # the norms come out of the product's own pass over weight
@@ -169,38 +136,39 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor)
     return logits
 
 
-def _norms(weight: Tensor) -> Tensor:
-    """||w_j|| [C] in the accumulator's type; 1 for a zero row, whose products are 0 whatever their scale."""
-    norms = torch.linalg.vector_norm(weight, dim=1, dtype=accumulator(weight.dtype))
-    return torch.where(norms > 0, norms, 1.0)
-
-
 def centroid_logits(
     features: Tensor, centroids: Tensor, *, center: Tensor | None = None, normalize: bool = True, metric: str = "l2"
 ) -> Tensor:
-    """Nearest-class-mean scores on raw features: the argmax over classes is the released code's prediction.
+    """Return nearest-class-mean scores of raw features, whose argmax is the released code's prediction.
 
-    With x' = x - center and r = ||x'|| (1 unless `normalize`), the row x'/r is nearest to the class j that maximises
-    `x . c_j - center . c_j - r ||c_j||^2 / 2`: a linear head plus a rank-one term, so nothing of x' is ever stored.
-    metric "cos" is the released code's: the same without the last term, centroids not normalised. No gradients.
+    With x' = x - center and r = ||x'|| (1 unless `normalize`), the row x' / r is nearest to the class j that maximises
+    `x . c_j - center . c_j - r ||c_j||^2 / 2`: a linear head plus a rank-one term, so that x' is never stored. The
+    metric "cos" leaves out the last term and does not normalise the centroids, as the released code. No gradients.
 
     Args:
         features: [N, D].
         centroids: [C, D], the class means of the (centred, normalised) features.
         center: [D], the mean that was subtracted before averaging, or None.
-        normalize: whether rows are scaled to unit length after centring.
+        normalize: Whether rows are scaled to unit length after centring.
         metric: "l2" or "cos".
 
     Returns:
         [N, C], each row up to an additive constant and a positive factor.
 
     Raises:
-        ValueError: if an argument does not fit or metric is unknown.
+        ValueError: A shape, type or device does not fit, a value is not finite (read on the CPU), or the metric is
+            unknown.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> centroids = torch.tensor([[0.0, 1.0], [4.0, 0.0]])
+        >>> ops.centroid_logits(torch.tensor([[1.0, 0.0]]), centroids, normalize=False).argmax(1)
+        tensor([0])
     """
     check_product(features, centroids, "centroids", wait=False)
-    check_vector("center", center, features.shape[1], features)
-    if metric not in ("l2", "cos"):
-        raise ValueError(f'metric must be "l2" or "cos"; got {metric!r}')
+    check_vectors(features, features.shape[1], wait=False, center=center)
+    check_choice("metric", metric, ("l2", "cos"))
     features, centroids = features.detach(), centroids.detach()
     dtype = product_dtype(features, centroids)
     wide = centroids.to(accumulator(dtype))
@@ -214,7 +182,7 @@ def centroid_logits(
 
 
 def _radius(features: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """||x - center|| of every row, [N], without a centred copy of more than a few rows."""
+    """Return ||x - center|| of every row, [N], without a centred copy of more than a few rows."""
     radius = torch.empty(features.shape[0], dtype=dtype, device=features.device)
     for start in range(0, features.shape[0], 4096):
         x = features[start : start + 4096].to(dtype)

@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch, over cache-sized chunks of rows: the CPU's implementation, the kernels' yardstick.
+"""The operations in plain PyTorch, over cache-sized chunks of rows: what runs on a CPU and what kernels are held to.
 
 Legend: N samples, C classes, D feature width; X = features [N, D], W = weight [C, D], z = X @ W.T in the accumulator's
 type (float32, or float64 for float64 inputs). Every function works on any device and on any strides.
@@ -17,7 +17,7 @@ CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
 
 
 def chunk_rows(num_classes: int, device: torch.device) -> int:
-    """Rows of one chunk: enough for an efficient product, few enough to stay in cache."""
+    """Return the rows of one chunk: enough for an efficient product, few enough to stay in cache."""
     return min(max(CHUNK_ELEMENTS.get(device.type, 1 << 21) // num_classes, 32), 4096 if device.type == "cuda" else 512)
 
 
@@ -37,7 +37,7 @@ def products(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, 
 
 
 def _score(z: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
-    """Scores z * scale + shift in one pass, into `out` (which may be z)."""
+    """Compute z * scale + shift in one pass, into `out` (which may be z)."""
     if scale is not None and shift is not None:
         return torch.addcmul(shift, z, scale, out=out)
     if scale is not None:
@@ -53,7 +53,7 @@ def scaled_logits(
     row: Tensor | None,
     column: Tensor | None,
 ) -> Tensor:
-    """Scores z * scale + shift + row column^T, [N, C] in the type of features."""
+    """Return z * scale + shift + row column^T, [N, C] in the type of features."""
     out = features.new_empty(features.shape[0], weight.shape[0])
     for rows, _, z in products(features, weight):
         y = _score(z, scale, shift, z)
@@ -63,10 +63,22 @@ def scaled_logits(
     return out
 
 
+def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tensor:
+    """Return z / ||w||^tau, [N, C] in the type of features."""
+    norms = class_norms(weight, accumulator(features.dtype))
+    return scaled_logits(features, weight, norms**-tau, None, None, None)
+
+
+def class_norms(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ||w_j|| [C]; 1 for a zero row, whose products are 0 whatever their scale."""
+    norms = torch.linalg.vector_norm(weight, dim=1, dtype=dtype)
+    return torch.where(norms > 0, norms, 1.0)
+
+
 def scaled_logits_backward(
     grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of features, weight, scale and shift, each empty unless needed."""
+    """Return the gradients of features, weight, scale and shift, each empty unless needed."""
     dtype = accumulator(features.dtype)
     need_x, need_w, need_s, need_shift = needs
     dx, dw, ds, dshift = gradients = new_gradients(features, weight, needs)
@@ -89,7 +101,7 @@ def scaled_logits_backward(
 
 
 def new_gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of features, weight, scale and shift, empty unless needed; all but the first are sums."""
+    """Allocate the gradients of features, weight, scale and shift, empty unless needed; all but the first are sums."""
     dtype = accumulator(features.dtype)
     need_x, need_w, need_s, need_shift = needs
     dx = features.new_empty(features.shape if need_x else (0,))
@@ -99,7 +111,7 @@ def new_gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[
 
 
 def finish(gradients: tuple[Tensor, Tensor, Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients with that of weight in its own type."""
+    """Return the gradients with that of weight in its own type."""
     dx, dw, ds, dshift = gradients
     return dx, dw.to(weight.dtype), ds, dshift
 
@@ -115,7 +127,7 @@ def cross_entropy(
     label_smoothing: float,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses [N] and, where needed, the gradients of their sum for features, weight, scale and shift.
+    """Return losses [N] and, where needed, the gradients of their sum for features, weight, scale and shift.
 
     With y = z * scale + shift, class weights v and smoothing e, row i's loss is
     row_weights_i * ((1 - e) v_label (lse_i - y_label) + e/C sum_j v_j (lse_i - y_ij)); its gradient for y_ij is
@@ -167,7 +179,7 @@ def label_rank(
     scale: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
-    """How many classes come before the label when scores are sorted as argmax would: int32 [N]; a NaN comes first."""
+    """Count the classes that come before the label, as argmax sorts them: int32 [N]; a NaN comes first."""
     out = torch.empty(features.shape[0], dtype=torch.int32, device=features.device)
     index = torch.arange(weight.shape[0], device=features.device)
     for rows, _, z in products(features, weight):
@@ -182,7 +194,7 @@ def label_rank(
 def intervals(
     features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
 ) -> tuple[Tensor, Tensor]:
-    """The open interval of tau on which the label's score is the first largest; (inf, -inf) where it never is.
+    """Return low, high [N], between which the label's score is the first largest; (inf, -inf) if it never is.
 
     score_j(tau) = z_j 2^(-tau slope_j) if `log`, else z_j + shift_j - tau slope_j.
     """
@@ -207,7 +219,7 @@ def intervals(
 
 
 def _duplicates(weight: Tensor, slope: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Classes with the same line as an earlier one at every sample, and for each the first such class."""
+    """Return the classes whose line equals an earlier one's at every sample, and for each the first such class."""
     _, group, count = torch.unique(slope, return_inverse=True, return_counts=True)
     suspects = torch.nonzero(count[group] > 1).squeeze(1)
     lines = torch.cat([weight[suspects].to(slope.dtype), slope[suspects, None]], dim=1)
@@ -219,7 +231,7 @@ def _duplicates(weight: Tensor, slope: Tensor, shift: Tensor | None) -> tuple[Te
 
 
 def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tuple[Tensor, Tensor]:
-    """`intervals` for logits z [R, C]; the conventions are those of `fastlt.ops.tau_intervals`.
+    """Return `intervals` of logits z [R, C]; the conventions are those of `fastlt.ops.intervals`.
 
     Only classes whose logit has the label's sign can cross the label's line. On the negative side the lines are
     -log|z_j| + tau slope_j, so both numbers change sign there and the rest is the positive case.
@@ -254,7 +266,10 @@ def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tupl
 def batch_norm_relu(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels [M, C] normalised by their own moments, plus the residual, rectified; their mean and biased variance."""
+    """Return y [M, C], mean [C] and biased variance [C] of pixels [M, C].
+
+    y are the pixels normalised by these moments, plus the residual, rectified where `relu`.
+    """
     wide = x.to(accumulator(x.dtype))
     variance, mean = torch.var_mean(wide, 0, correction=0)
     y = (wide - mean) * (weight * torch.rsqrt(variance + eps)) + bias
@@ -274,7 +289,7 @@ def batch_norm_relu_backward(
     relu: bool,
     with_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x [M, C], of the residual ([0] without one), of weight [C] and of bias [C]."""
+    """Return the gradients of x [M, C], of the residual ([0] without one), of weight [C] and of bias [C]."""
     wide = x.to(accumulator(x.dtype))
     arriving = grad.to(wide.dtype)
     if relu:
