@@ -102,13 +102,7 @@ def check_values(p: dict[str, Tensor], dtype: torch.dtype) -> Iterator[Check]:
     x, w, y, scale, shift = (p[name] for name in ("x", "w", "y", "scale", "shift"))
     logits = x, w, scale, shift, p["row"], p["column"]
     yield near("scaled_logits", launch.scaled_logits, plain_logits, logits, dtype)
-    yield near(
-        "tau_normalized_logits",
-        lambda x, w, tau: launch.scaled_logits(x, w, None, None, None, None, tau),
-        plain_tau,
-        (x, w, 0.7),
-        dtype,
-    )
+    yield near("tau_normalized_logits", launch.tau_normalized_logits, plain_tau, (x, w, 0.7), dtype)
     for needs in NEEDS:
         args = p["grad"], x, w, scale, needs
         yield near(f"scaled_logits_backward {needs}", launch.scaled_logits_backward, plain_backward, args, dtype)
@@ -224,13 +218,18 @@ def crops(seed: int) -> tuple[list[Tensor], list[Tensor]]:
     return places, [windows.int(), boxes, flips]
 
 
+def squares(*crops: Tensor, size: int, cubic: bool) -> Tensor:
+    """`ops.squares` as the kernel has them: the network's input, neither jittered nor normalised."""
+    return launch_image.network_inputs(*crops, None, None, (1.0,) * 3, (0.0,) * 3, size, cubic, torch.uint8)
+
+
 def check_squares(device: str, size: int, interpolation: str) -> Check:
     """Crops of noise, mirrored and not, against the C++ resampler: apart by 1 of 255 at most, and rarely."""
     places, parts = crops(size)
     named = dict(zip(("windows", "boxes", "flips"), parts, strict=True))
     expected = ops.squares(*places, **named, size=size, interpolation=interpolation)
     moved = [tensor.to(device) for tensor in (*places, *parts)]
-    got = [launch_image.squares(*moved, size, interpolation == "bicubic").cpu() for _ in range(2)]
+    got = [squares(*moved, size=size, cubic=interpolation == "bicubic").cpu() for _ in range(2)]
     apart = (got[0].int() - expected.int()).abs()
     good = torch.equal(*got) and int(apart.max()) <= 1 and float(apart.float().mean()) < 0.02
     return (
@@ -247,7 +246,7 @@ def check_inputs(device: str, size: int, dtype: torch.dtype, jittered: bool) -> 
     colours = [factors, torch.tensor([0, 1, 3, 4, 5], dtype=torch.uint8)] if jittered else [None, None]
     scale, shift = [0.017, 0.018, 0.0174], [-2.1, -2.0, -1.8]
     # The other way: the kernel's own squares, so that their last bit is not in the comparison
-    x = launch_image.squares(*(tensor.to(device) for tensor in (*places, *parts)), size, False).cpu().float()
+    x = squares(*(tensor.to(device) for tensor in (*places, *parts)), size=size, cubic=False).cpu().float()
     if jittered:
         x = color_jitter(x, *colours)
     expected = (x * torch.tensor(scale) + torch.tensor(shift)).to(dtype).float()
