@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.log import log
-from .names import name_some
+from ..runtime.log import log, name_some
 
 
 def settle_order(

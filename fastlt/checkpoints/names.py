@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models import HEAD, Network, create_model, in_head
 from ..models.resnet import SPECS, ResNetSpec
-from ..runtime.log import log
+from ..runtime.log import log, name_some
 
 COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
 USUAL = ("in_chans", 3)
@@ -216,12 +216,6 @@ def write_all(path: Path, lines: list[str]) -> str:
     except OSError:
         return ""
     return f"; all of them in {file}"
-
-
-def name_some(names: list[str], most: int) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def outline(backbone: str, image_size: int | None = None) -> Network:

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replacing
-from ..runtime.log import log
+from ..runtime.log import log, name_some
+from ..runtime.machine import resolve_threads
 from .image import probe
 
 _VERSION = 1
 _CHUNK = 64
 _SLOW_S = 150e-6
-_NUM_NAMED = 5
 _NO_FILE, _DANGLING = -1, -2  # in place of a size
 _UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does not exist"}
 
@@ -145,9 +145,8 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
         size = found.st_size if stat.S_ISREG(found.st_mode) else _NO_FILE
         stats[at] = size, found.st_mtime_ns
     if absent:
-        named = ", ".join(absent[:_NUM_NAMED]) + (", ..." if len(absent) > _NUM_NAMED else "")
         raise FileNotFoundError(
-            f"{source}: {len(absent)} of {len(paths)} files do not exist under {prefix}: {named}; "
+            f"{source}: got {len(absent)} of {len(paths)} files that do not exist under {prefix}, {name_some(absent)}; "
             "check the data root, or take them off the list"
         )
     return stats
@@ -164,7 +163,7 @@ def _probe_all(
             yield from _probe_chunk(prefix, paths, chunk)
             if num_threads is None and time.perf_counter() - start_s > _SLOW_S * len(chunk):
                 break
-    with ThreadPoolExecutor(num_threads or min(64, 8 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(num_threads or min(64, 8 * resolve_threads(None))) as pool:
         for found in pool.map(lambda chunk: _probe_chunk(prefix, paths, chunk), chunks):
             yield from found
 

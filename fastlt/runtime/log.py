@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
@@ -49,3 +49,9 @@ def only(level: int) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, its kind where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def name_some(names: Sequence[object], most: int = 5, separator: str = ", ") -> str:
+    """Name the first few of many, and count the rest, for a message."""
+    shown = separator.join(map(str, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -12,13 +12,12 @@ from ..checkpoints.start import start_from
 from ..config import TrainConfig
 from ..config.base import is_changeable
 from ..data.dataset import LongTailedDataset
-from ..data.layouts.listing import name_some
 from ..data.registry import open_data
 from ..models import create_model
 from ..run import Run
 from ..runtime.device import resolve_precision
 from ..runtime.distributed import World
-from ..runtime.log import log
+from ..runtime.log import log, name_some
 from .network import freeze
 
 

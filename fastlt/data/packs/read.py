@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.log import name_some
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
-from ..layouts.listing import name_some
 from ..tar import RECORD, TarImages, damage, journal_length
 
 MANIFEST = "pack.json"

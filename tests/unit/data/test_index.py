@@ -123,7 +123,7 @@ def test_a_cache_that_cannot_be_written_only_warns(root, tmp_path, monkeypatch, 
 
 def test_absent_files_are_counted_and_the_first_named(root):
     paths = (*PATHS, *(f"gone/{number}.png" for number in range(20)))
-    with pytest.raises(FileNotFoundError, match=r"^train\.txt: .*\b20 of 26 files.*gone/0\.png.*\.\.\.") as error:
+    with pytest.raises(FileNotFoundError, match=r"train.txt: got 20 of 26 files .*gone/0.png.* 15 more") as error:
         index_files(root, paths, source="train.txt")
     assert "gone/9.png" not in str(error.value)
     assert "\n" not in str(error.value)
