@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..files import replacing
 from ..metrics import shot_groups
-from ..runtime.log import log
+from ..runtime.log import log, name_some
 from .index import cache_dir, fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.listing import Listing, check_labels
 from .layouts.lists import read_list
 from .tar import TarImages
-
-_NUM_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -196,10 +194,18 @@ class LongTailedDataset:
 
 
 def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool, cache: bool) -> LongTailedDataset:
-    """Index the files of a listing and leave out those that are no complete images."""
+    """Index the files of a listing and leave out those that are no complete images.
+
+    Args:
+        listing: The images.
+        split: Name of the split.
+        complete: Whether every class must have an image.
+        strict: As for `LongTailedDataset.from_folder`.
+        cache: As for `LongTailedDataset.from_folder`.
+    """
     source = str(listing.source)
     if not listing.paths:
-        raise ValueError(f"{source}: the {split} split is empty; add images, or see `fastlt data split`")
+        raise ValueError(f"{source}: got an empty {split} split; add images, or see `fastlt data split`")
     check_labels(listing, complete=complete)
     index = index_files(listing.root, listing.paths, source=source, cache=cache)
     paths, labels, sizes, native, stats = listing.paths, listing.labels, index.sizes, index.native, index.stats
@@ -207,15 +213,12 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
     if skipped:
         keep = np.ones(len(paths), np.bool_)
         keep[list(index.reasons)] = False
-        _report_skipped(listing, split, skipped, strict=strict)
+        _tell_skipped(listing, split, skipped, strict=strict)
         if not keep.any():
-            raise ValueError(f"{source}: none of the {len(paths)} files is an image: {_name(skipped)}")
+            raise ValueError(f"{source}: got {len(paths)} files, none of which is an image: {_name(skipped)}")
         paths = tuple(path for path, kept in zip(paths, keep.tolist(), strict=True) if kept)
         labels, sizes, native, stats = labels[keep], sizes[keep], native[keep], stats[keep]
-        listing = Listing(
-            root=listing.root, paths=paths, labels=labels, class_names=listing.class_names, source=listing.source
-        )
-        check_labels(listing, complete=complete)
+        check_labels(replace(listing, paths=paths, labels=labels), complete=complete)
     return LongTailedDataset(
         root=listing.root,
         paths=paths,
@@ -229,21 +232,24 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
     )
 
 
-def _report_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...], *, strict: bool) -> None:
+def _tell_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...], *, strict: bool) -> None:
+    """Warn of the files that are left out, and write all their names to a file in the cache folder."""
     # Resolved, so that a command that opens the data again, by the path that its run remembers, says the same line
-    what = f"{listing.source.resolve()}: {len(skipped)} of {len(listing.paths)} {split} files are no complete images"
+    source = listing.source.resolve()
+    fault = f"{len(skipped)} of {len(listing.paths)} {split} files that are no complete images"
     if strict:
-        raise ValueError(f"{what}: {_name(skipped)}; replace or remove them, or leave out --strict to skip them")
-    report = cache_dir() / "index" / f"{index_key(listing.root, listing.paths)}.skipped.txt"
-    text = "".join(f"{file.path}\t{file.reason}\n" for file in skipped)
+        raise ValueError(
+            f"{source}: got {fault}: {_name(skipped)}; replace or remove them, or drop --strict to skip them"
+        )
+    file = cache_dir() / "index" / f"{index_key(listing.root, listing.paths)}.skipped.txt"
+    text = "".join(f"{image.path}\t{image.reason}\n" for image in skipped)
     try:
-        with replacing(report) as partial:
+        with replacing(file) as partial:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        log.warning("%s and are skipped; they are named in %s", what, report)
+        log.warning("%s: %s are skipped; they are named in %s", source, fault, file)
     except OSError:
-        log.warning("%s and are skipped: %s", what, _name(skipped))
+        log.warning("%s: %s are skipped: %s", source, fault, _name(skipped))
 
 
 def _name(skipped: tuple[SkippedFile, ...]) -> str:
-    named = "; ".join(f"{file.path} ({file.reason})" for file in skipped[:_NUM_NAMED])
-    return named + ("; ..." if len(skipped) > _NUM_NAMED else "")
+    return name_some([f"{file.path} ({file.reason})" for file in skipped], most=10, separator="; ")

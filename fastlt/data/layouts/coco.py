@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .listing import Listing, name_some
+from ...runtime.log import name_some
+from .layout import Layout, find_files
+from .listing import Listing
+
+_FILE, _PATTERN = "{split}.json", "{split}*.json"
 
 
 def read_coco(
@@ -20,36 +24,36 @@ def read_coco(
 ) -> Listing:
     """Read COCO-style JSON; `LongTailedDataset.from_coco` states the arguments and errors."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; expected COCO-style JSON")
+        raise FileNotFoundError(f"{file}: no such file; expected COCO-style JSON")
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}, the folder that the images of {file} start from, does not exist")
+        raise FileNotFoundError(f"{root}: no such folder; expected the one that the images of {file} start from")
     try:
         content = json.loads(file.read_bytes())
         for key in ("images", "annotations"):
             if not (isinstance(content, dict) and isinstance(content.get(key), list) and content[key]):
-                raise ValueError(f"has no {key!r}")
+                raise ValueError(f"no {key!r}")
         category_of: dict[Any, int] = {}
         for entry in content["annotations"]:
             image, category = entry["image_id"], int(entry["category_id"])
             if category_of.setdefault(image, category) != category:
-                raise ValueError(f"gives image {image} several categories ({category_of[image]}, {category})")
+                raise ValueError(f"several categories of image {image} ({category_of[image]}, {category})")
         images = [(entry["id"], str(entry["file_name"])) for entry in content["images"]]
         bare = [path for image, path in images if image not in category_of]
         if bare:
-            raise ValueError(f"has {len(bare)} images without an annotation ({name_some(bare)})")
+            raise ValueError(f"{len(bare)} images without an annotation ({name_some(bare)})")
         listed = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in content.get("categories", ())}
     except (ValueError, KeyError, TypeError) as error:
-        what = f"lacks the key {error}" if isinstance(error, KeyError) else str(error)
+        fault = f"an entry without the key {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f"{file} {what}; expected COCO-style JSON: images (id, file_name), annotations (image_id, category_id), "
-            "one category an image"
+            f"{file}: got {fault}; expected COCO-style JSON, images (id, file_name) and annotations (image_id, "
+            "category_id), one category an image; correct the file"
         ) from None
     categories = categories or tuple(sorted(listed or set(category_of.values())))
     label_of = {category: label for label, category in enumerate(categories)}
     if unknown := sorted({category_of[image] for image, _ in images} - set(categories)):
         raise ValueError(
-            f"{file} uses {len(unknown)} categories that are not among the {len(categories)} listed: "
-            f"{name_some(unknown)}; add them to `categories` of the train file"
+            f"{file}: got {len(unknown)} categories that are not among the {len(categories)} listed, "
+            f"{name_some(unknown)}; expected those of train; add them to `categories` of the train file"
         )
     names = tuple(listed.get(category, str(category)) for category in categories)
     return Listing(
@@ -60,3 +64,29 @@ def read_coco(
         source=file,
         keys=categories,
     )
+
+
+def _find(root: Path) -> dict[str, Path]:
+    places = (find_files(folder, _FILE, _PATTERN) for folder in (root, root / "annotations"))
+    return next(filter(None, places), {})
+
+
+def _read(source: Path, root: Path, train: Listing | None) -> Listing:
+    if train is None:
+        return read_coco(source, root)
+    return read_coco(source, root, categories=train.keys, class_names=train.class_names)
+
+
+def _explain_no_val(train: Path) -> str:
+    return f"{train.parent}: got {train.name} but no file for val; expected val*.json beside it; add it"
+
+
+COCO = Layout(
+    train="train*.json",
+    find=_find,
+    matches=lambda source: source.suffix.lower() == ".json",
+    read=_read,
+    explain_no_val=_explain_no_val,
+    file=_FILE,
+    pattern=_PATTERN,
+)

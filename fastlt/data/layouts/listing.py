@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _NUM_NAMED = 5
 
 
@@ -36,35 +34,33 @@ class Listing:
 
 
 def check_labels(listing: Listing, *, complete: bool) -> None:
-    """Refuse labels outside 0 .. C - 1 and, where the split has to be `complete`, a class without an image."""
+    """Raise a ValueError unless labels are 0 .. C - 1 and, where the split has to be `complete`, no class is empty."""
     present = np.unique(listing.labels)
     num_classes = len(listing.class_names)
     expected = f"expected 0 .. {num_classes - 1}"
     if present[0] < 0:
-        raise ValueError(f"{listing.source}: got label {present[0]}, {expected}; number the classes from 0")
+        raise ValueError(f"{listing.source}: got label {present[0]}; {expected}; number the classes from 0")
     if complete and present.size <= (highest := max(num_classes - 1, int(present[-1]))):
-        known = set(present.tolist())
-        empty = list(islice((label for label in range(highest + 1) if label not in known), _NUM_NAMED + 1))
-        known_names = dict(enumerate(listing.class_names))
-        names = [str(at) if known_names.get(at, str(at)) == str(at) else f"{at} ({known_names[at]})" for at in empty]
+        labels, names = set(present.tolist()), dict(enumerate(listing.class_names))
+        num_empty = highest + 1 - present.size
+        empty = islice((label for label in range(highest + 1) if label not in labels), _NUM_NAMED)
+        named = [
+            str(label) if names.get(label, str(label)) == str(label) else f"{label} ({names[label]})" for label in empty
+        ]
         raise ValueError(
-            f"{listing.source}: {highest + 1 - present.size} of {highest + 1} classes have no train image: "
-            f"{name_some(names)}; labels must be contiguous from 0: give each class an image, or drop "
-            "it (its folder, or its number in the lists, with those above renumbered)"
+            f"{listing.source}: got no train image for {num_empty} of {highest + 1} classes, {', '.join(named)}"
+            f"{', ...' if num_empty > _NUM_NAMED else ''}; expected labels contiguous from 0; give each class an "
+            "image, or drop it (its folder, or its number in the lists, with those above renumbered)"
         )
     if present[-1] >= num_classes:
         at = int(np.argmax(listing.labels >= num_classes))
         raise ValueError(
-            f"{listing.source}: got label {listing.labels[at]} ({listing.paths[at]}), {expected}, the {num_classes} "
-            f"classes {'named in classes.txt' if complete else 'of train'}; correct the label or add the class there"
+            f"{listing.source}: got label {listing.labels[at]} ({listing.paths[at]}); {expected}, the {num_classes} "
+            f"classes {'named in classes.txt' if complete else 'of train'}; correct the label, or add the class there"
         )
 
 
-def _read_class_names(folder: Path) -> tuple[str, ...] | None:
+def read_class_names(folder: Path) -> tuple[str, ...] | None:
+    """Read the names that a folder's `classes.txt` gives to the classes, None where there is none."""
     file = folder / "classes.txt"
     return tuple(file.read_text("utf-8-sig", errors="surrogateescape").splitlines()) if file.is_file() else None
-
-
-def name_some(names: Sequence[Any]) -> str:
-    """Name the first few of many, for a message."""
-    return ", ".join(str(name) for name in names[:_NUM_NAMED]) + (", ..." if len(names) > _NUM_NAMED else "")

@@ -7,32 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from .listing import _SPLIT_FOLDERS, Listing, _read_class_names, name_some
+from .layout import Layout, find_files
+from .listing import Listing, read_class_names
 
 ROOT_POINTER = "root.txt"
 """File in a folder of list files that names the folder their paths start from."""
 
+_FILE, _PATTERN = "{split}.txt", "*[_-]{split}.txt"
 
-def _find_lists(folder: Path) -> dict[str, Path]:
-    """Find train.txt, val.txt and test.txt, or a name that ends so, as the lists of ImageNet-LT have."""
-    if not folder.is_dir():
-        return {}
-    lists: dict[str, Path] = {}
-    for split in _SPLIT_FOLDERS:
-        exact = folder / f"{split}.txt"
-        found = [exact] if exact.is_file() else sorted(folder.glob(f"*[_-]{split}.txt"))
-        if len(found) > 1:
-            raise ValueError(
-                f"{folder} has several {split} lists ({name_some([file.name for file in found])}); expected one: give "
-                "the others a folder of their own"
-            )
-        if found:
-            lists[split] = found[0]
-    return lists if "train" in lists else {}
+
+def find_lists(folder: Path) -> dict[str, Path]:
+    """Find train.txt, val.txt and test.txt, or names that end so, as the lists of ImageNet-LT have."""
+    return find_files(folder, _FILE, _PATTERN) if folder.is_dir() else {}
 
 
 def lists_folder(root: Path, lists: Path) -> Path:
-    """Return the folder of the list files that `lists` names, from the working folder or else from `root`.
+    """Return the folder of list files that `lists` names, relative to the working folder or else to `root`.
 
     Raises:
         FileNotFoundError: There is none.
@@ -40,15 +30,15 @@ def lists_folder(root: Path, lists: Path) -> Path:
     for folder in (lists, root / lists):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"--lists: {lists} is no folder; expected the folder of the list files")
+    raise FileNotFoundError(f"--lists: got {lists}, which is no folder; expected the folder of the list files")
 
 
 def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = None) -> Listing:
     """Read a list file; `LongTailedDataset.from_list` states the arguments and errors."""
     if not file.is_file():
-        raise FileNotFoundError(f"list file {file} does not exist; expected a line `path label` an image")
+        raise FileNotFoundError(f"{file}: no such file; expected a list file, a line `path label` an image")
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}, the folder that the paths of {file} start from, does not exist")
+        raise FileNotFoundError(f"{root}: no such folder; expected the one that the paths of {file} start from")
     paths: list[str] = []
     labels: list[int] = []
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
@@ -61,12 +51,12 @@ def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = N
                 labels.append(int(np.int32(int(label))))
             except (ValueError, OverflowError):
                 raise ValueError(
-                    f"{file}, line {number}: got {line.strip()[:80]!r}, expected `path label` with an integer label"
+                    f"{file}, line {number}: got {line.strip()[:80]!r}; expected `path label` with an integer label"
                 ) from None
             paths.append(path.strip().replace("\\", "/"))
     array = np.array(labels, np.int64)
     if class_names is None and paths:
-        names = _read_class_names(file.parent) or _read_class_names(root)
+        names = read_class_names(file.parent) or read_class_names(root)
         class_names = names or _names_from_paths(paths, array)
     return Listing(root=root, paths=tuple(paths), labels=array, class_names=class_names or (), source=file)
 
@@ -83,3 +73,26 @@ def _names_from_paths(paths: Sequence[str], labels: np.ndarray) -> tuple[str, ..
     if len(set(folder_of.values())) < len(folder_of):
         return numbers
     return tuple(folder_of.get(label, str(label)) for label in range(len(numbers)))
+
+
+def _find(root: Path) -> dict[str, Path]:
+    return find_lists(root) or find_lists(root / "lists")
+
+
+def _read(source: Path, root: Path, train: Listing | None) -> Listing:
+    return read_list(source, root, class_names=train.class_names if train else None)
+
+
+def _explain_no_val(train: Path) -> str:
+    return f"{train.parent}: got {train.name} but no list for val; expected val.txt or *_val.txt beside it; add it"
+
+
+LISTS = Layout(
+    train="train.txt",
+    find=_find,
+    matches=lambda source: source.suffix.lower() == ".txt",
+    read=_read,
+    explain_no_val=_explain_no_val,
+    file=_FILE,
+    pattern=_PATTERN,
+)

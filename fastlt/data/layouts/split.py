@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ...files import replacing
-from ...runtime.log import log
+from ...runtime.log import log, name_some
 from ..index import index_files
 from .folders import list_images, subfolders
-from .listing import name_some
 from .lists import ROOT_POINTER
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..layouts.coco import read_coco
+from ...runtime.log import name_some
+from ..layouts.find import LAYOUTS, layout_of
 from ..layouts.folders import subfolders
-from ..layouts.listing import Listing, name_some
-from ..layouts.lists import lists_folder, read_list
+from ..layouts.layout import find_file
+from ..layouts.listing import Listing, read_class_names
+from ..layouts.lists import lists_folder
 from .specs import BENCHMARKS, Benchmark, class_folder
 
 _NUM_PROBED = 48
@@ -69,23 +71,11 @@ def _released(benchmark: Benchmark, folder: Path) -> list[Path]:
 
 def _find_list(benchmark: Benchmark, folder: Path, split: str) -> Path | None:
     """Find a split's list: by its released name, a plain one, or any that ends so and is no other benchmark's."""
-    names = benchmark.splits[split].lists
-    for name in (*names, f"{split}.txt", f"{split}.json"):
-        if (file := folder / name).is_file():
-            return file
-    others = {name for each in BENCHMARKS.values() for spec in each.splits.values() for name in spec.lists}
-    found = [
-        file
-        for pattern in (f"*[_-]{split}.txt", f"{split}*.json")
-        for file in sorted(folder.glob(pattern))
-        if file.name not in others
-    ]
-    if len(found) > 1:
-        raise ValueError(
-            f"{folder} has several {split} lists ({name_some([file.name for file in found])}); expected {names[0]}: "
-            "give the others a folder of their own"
-        )
-    return found[0] if found else None
+    others = {name for other in BENCHMARKS.values() for spec in other.splits.values() for name in spec.lists}
+    layouts = [layout for layout in LAYOUTS if layout.file]
+    names = (*benchmark.splits[split].lists, *(layout.file.format(split=split) for layout in layouts))
+    patterns = tuple(layout.pattern.format(split=split) for layout in layouts)
+    return find_file(folder, names, patterns, split=split, others=others)
 
 
 def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) -> Iterator[tuple[str, Listing]]:
@@ -109,7 +99,7 @@ def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) ->
         listing = read_benchmark_list(benchmark, split, source, root, first)
         if first is None:
             first, folders = listing, _class_folders(listing)
-            named = source.suffix == ".json" or any((each / "classes.txt").is_file() for each in (source.parent, root))
+            named = listing.keys or read_class_names(source.parent) or read_class_names(root)
             if not named and len(set(folders)) == len(folders):
                 first = listing = replace(listing, class_names=tuple(folders))
         yield split, locate(benchmark, listing, folders)
@@ -127,11 +117,7 @@ def read_benchmark_list(
         root: The data root.
         first: The listing of train, for the other splits to follow.
     """
-    names = first.class_names if first else None
-    if source.suffix.lower() == ".json":
-        listing = read_coco(source, root, categories=first.keys if first else None, class_names=names)
-    else:
-        listing = read_list(source, root, class_names=names)
+    listing = layout_of(source).read(source, root, first)
     if not listing.paths:
         raise ValueError(f"{source} is empty; expected the {split} list of {benchmark.title}")
     title = _other_title(benchmark, listing, split)

@@ -129,7 +129,7 @@ def test_only_a_split_with_the_classes_of_another_may_lack_one(root):
     for split in ("train", "val"):
         for file in (root / split / "bee").iterdir():
             file.unlink()
-    with pytest.raises(ValueError, match=rf"^{root}/train: .*\b1 of 3 classes.*\(bee\)"):
+    with pytest.raises(ValueError, match=r"/train: got .* 1 of 3 classes, 1 \(bee\)"):
         LongTailedDataset.from_folder(root / "train")
     val = LongTailedDataset.from_folder(root / "val", class_folders=("ant", "bee", "cow eye"))
     assert val.class_counts.tolist() == [2, 0, 2]
@@ -255,7 +255,7 @@ def test_strict_stops_and_names_the_first_ten(root):
     for number in range(12):
         (root / "train" / "ant" / f"image {number:03d}.jpg").write_bytes(b"")
     with pytest.raises(
-        ValueError, match=rf"^{root}/train: .*\b12 of 154 .*ant/image 009\.jpg \(empty file\); \.\.\.;.*--strict"
+        ValueError, match=r"/train: got 12 of 154 train files .*ant/image 009.jpg \(empty file\) and 2 more;.*--strict"
     ) as e:
         open_splits(root, strict=True)
     assert "image 010" not in str(e.value)

@@ -1,0 +1,73 @@
+"""What a layout is: one way in which the splits of a data set lie on a disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runtime.log import name_some
+from .listing import Listing
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way in which the splits of a data set lie on a disk.
+
+    Attributes:
+        train: Where its train split is below a data root, for messages.
+        find: Returns the source (a file or a folder) of each split of a data root; nothing without one for train.
+        matches: Says whether a source has this layout.
+        read: Lists the images of a source, given the data root and, for splits other than train, train's listing.
+        explain_no_val: Returns the error for a train source that has no val beside it.
+        file: The usual name of a split's file, with `{split}` in it; empty for a layout of folders.
+        pattern: What a file of another name matches, with `{split}` in it.
+    """
+
+    train: str
+    find: Callable[[Path], dict[str, Path]]
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, Path, Listing | None], Listing]
+    explain_no_val: Callable[[Path], str]
+    file: str = ""
+    pattern: str = ""
+
+
+def find_files(folder: Path, file: str, pattern: str) -> dict[str, Path]:
+    """Find the file of each split in a folder; nothing without one for train.
+
+    Args:
+        folder: The folder.
+        file: As in `Layout`.
+        pattern: As in `Layout`.
+
+    Raises:
+        ValueError: Several files match.
+    """
+    files = {
+        split: find_file(folder, (file.format(split=split),), (pattern.format(split=split),), split=split)
+        for split in SPLITS
+    }
+    return {split: path for split, path in files.items() if path} if files["train"] else {}
+
+
+def find_file(
+    folder: Path, names: tuple[str, ...], patterns: tuple[str, ...], *, split: str, others: Container[str] = ()
+) -> Path | None:
+    """Find the file of a split: by its name, or else the only one that matches a pattern and is none of `others`.
+
+    Raises:
+        ValueError: Several files match.
+    """
+    for name in names:
+        if (file := folder / name).is_file():
+            return file
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.name not in others]
+    if len(files) > 1:
+        raise ValueError(
+            f"{folder}: got several {split} files, {name_some([file.name for file in files])}; expected one, as "
+            f"{names[0]}; give the others a folder of their own"
+        )
+    return files[0] if files else None
