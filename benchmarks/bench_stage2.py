@@ -15,12 +15,14 @@ import torch
 
 from fastlt import RebalanceConfig
 from fastlt.config import METHODS
+from fastlt.data.sampler import LongTailSampler
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine import train as heads
-from fastlt.rebalancing.engine.stacks import LinearStack, started
-from fastlt.rebalancing.engine.train import HeadTraining, cross_entropy, train_heads
-from fastlt.rebalancing.methods.registry import MAKERS, fit
+from fastlt.rebalancing.engine import batches
+from fastlt.rebalancing.engine.cached import train_grid
+from fastlt.rebalancing.engine.sgd import HeadTraining
+from fastlt.rebalancing.methods.crt import CRT
+from fastlt.rebalancing.methods.registry import REGISTRY, fit
 from fastlt.rebalancing.problem import Problem
 
 DEVICE = torch.device(os.environ.get("FASTLT_BENCH_DEVICE", "cpu"))
@@ -65,7 +67,8 @@ def problem_of_shape(num_samples, num_classes, width, *, batch_size, dataset="",
         selected_on="val",
         class_counts=np.bincount(labels),
         device=DEVICE,
-        stage1={"batch_size": batch_size, "dataset": dataset},
+        batch_size=batch_size,
+        dataset=dataset,
     )
 
 
@@ -94,11 +97,9 @@ def inaturalist(tmp_path_factory):
     return problem_of_shape(437_513, 8142, 2048, batch_size=512, dataset="inat2018", path=path)
 
 
-def train(problem, recipes):
-    for recipe in recipes:
-        new = started(problem.head.num_classes, problem.head.num_features, recipe.seeds, DEVICE)
-        stack = LinearStack(new, len(recipe.settings))
-        train_heads(stack, problem.train, recipe, cross_entropy(problem), DEVICE)
+def train(problem, config, trainings):
+    for training in trainings:
+        train_grid(CRT.start(problem.head, config, len(training.settings)), training, problem)
     wait()
 
 
@@ -106,10 +107,10 @@ def train(problem, recipes):
 def test_grid(benchmark, demo, how):
     """Eight heads (four rates, two decays) against one; two epochs."""
     config = RebalanceConfig(method="crt", lr=RATES, weight_decay=DECAYS, epochs=2)
-    grid = HeadTraining.of("crt", demo, config)
+    grid = HeadTraining.of(CRT, demo, config)
     alone = [dataclasses.replace(grid, settings=(setting,)) for setting in grid.settings]
-    recipes = {"one": alone[:1], "together": [grid], "one by one": alone}[how]
-    benchmark.pedantic(train, args=(demo, recipes), rounds=5, warmup_rounds=1)
+    trainings = {"one": alone[:1], "together": [grid], "one by one": alone}[how]
+    benchmark.pedantic(train, args=(demo, config, trainings), rounds=5, warmup_rounds=1)
     record(benchmark)
 
 
@@ -126,12 +127,12 @@ def test_method(benchmark, demo, method):
 @pytest.mark.parametrize("method", ["crt", "lws"])
 def test_inaturalist_steps(benchmark, inaturalist, method, monkeypatch):
     """Five steps from the file, row by row, as where memory is short."""
-    monkeypatch.setattr(heads, "free_bytes", lambda device: 0)
-    monkeypatch.setattr(heads.LongTailSampler, "__len__", lambda self: 1)  # a step an epoch
+    monkeypatch.setattr(batches, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(LongTailSampler, "__len__", lambda self: 1)  # a step an epoch
     config = RebalanceConfig(method=method, epochs=5)
 
     def run():
-        MAKERS[method](inaturalist, config)
+        REGISTRY[method].fit(inaturalist, config)
         wait()
 
     benchmark.pedantic(run, rounds=2)
@@ -143,7 +144,7 @@ def test_inaturalist_steps(benchmark, inaturalist, method, monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 def test_inaturalist_whole(benchmark, inaturalist, method):
     def run():
-        MAKERS[method](inaturalist, RebalanceConfig(method=method))
+        REGISTRY[method].fit(inaturalist, RebalanceConfig(method=method))
         wait()
 
     benchmark.pedantic(run, rounds=1)

@@ -19,7 +19,7 @@ def effective_weights(class_counts: Tensor, beta: float = CB_BETA) -> Tensor:
     return (weights / weights.mean()).float()
 
 
-def loss_terms(
+def batch_loss(
     name: str,
     logits: Tensor,
     labels: Tensor,

@@ -19,6 +19,7 @@ from .config import METHODS, RebalanceConfig, TrainConfig
 from .evaluation.results import ACCURACIES, Result, Results
 from .files import read_json, replacing, write_json
 from .rebalancing import rebalance
+from .rebalancing.methods.registry import REGISTRY
 from .rebalancing.run import read_results
 from .recipes import recipe
 from .recipes.published import Published, published
@@ -34,7 +35,7 @@ SCHEMA = 1
 # 97.5 % points of Student's t, by degrees of freedom from 1; beyond the last the normal's is within 4 %
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 Z975 = 1.96
-RETRAINED = ("crt", "lws")  # what the released code trains in stage 2: on images, with BatchNorm drifting
+RETRAINED = tuple(method.name for method in REGISTRY.values() if method.released_live)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
@@ -240,7 +241,7 @@ def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:
         stale = [config]  # they share features and batches
     for each in stale:
         rebalance(run, each)
-    return list(read_results(run, "all"))
+    return list(read_results(run, METHODS))
 
 
 def each_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import METHODS, RebalanceConfig
+from ..config import RebalanceConfig
 from ..config.adopt import AdoptConfig
 from .common import RunArgument, console, narrow, open_run, parse, print_results, say
 
@@ -43,11 +43,11 @@ def rebalance_run(parsed: Rebalance) -> None:
     from ..rebalancing.run import read_released, read_results, rebalance
 
     rebalance(run, narrow(parsed, RebalanceConfig))
-    print_results(read_results(run, parsed.method), str(run.path), parsed.json)
-    if parsed.method == "ncm":
+    print_results(read_results(run, parsed.methods), str(run.path), parsed.json)
+    if released := read_released(run, parsed.method):
         console.print()
-        console.print(read_released(run).table("as released, exactly: no linear head says the same"))
-    for method in METHODS if parsed.method == "all" else (parsed.method,):
+        console.print(released.table("as released, exactly: no linear head says the same"))
+    for method in parsed.methods:
         say(f"checkpoint: {run.method(method) / 'model.safetensors'}")
 
 
@@ -57,7 +57,7 @@ def rebalance_file(parsed: Rebalance) -> None:
     from ..rebalancing.run import read_results
 
     run, outputs = rebalance_checkpoint(Path(parsed.run), narrow(parsed, AdoptConfig), narrow(parsed, RebalanceConfig))
-    print_results(read_results(run, parsed.method), parsed.run, parsed.json)
+    print_results(read_results(run, parsed.methods), parsed.run, parsed.json)
     for out in outputs.values():
         say(f"checkpoint: {out}")
 

@@ -127,6 +127,11 @@ class RebalanceConfig(Config):
         self.fixed_strength()
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are fitted: the one that is named, or all."""
+        return METHODS if self.method == "all" else (self.method,)
+
+    @property
     def selection_split(self) -> str:
         """The split on which settings are chosen."""
         return "test" if self.select_on == "test" else "val"

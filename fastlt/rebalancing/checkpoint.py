@@ -11,7 +11,7 @@ from .. import ops
 from ..checkpoints.chance import suspect
 from ..checkpoints.import_run import Adopted, adopt
 from ..checkpoints.writing import check_output, default_output, write_back
-from ..config import METHODS, RebalanceConfig
+from ..config import RebalanceConfig
 from ..config.adopt import AdoptConfig
 from ..features.store import FeatureStore
 from ..run import Run
@@ -37,7 +37,7 @@ def rebalance_checkpoint(
         FileNotFoundError, ValueError: Something does not exist, cannot be read, or does not fit.
     """
     config = config or RebalanceConfig()
-    methods = METHODS if config.method == "all" else (config.method,)
+    methods = config.methods
     if asked.out is not None and len(methods) > 1:
         raise ValueError(
             f"--out: got {asked.out} with --method all, which writes {len(methods)} checkpoints; drop it: they are "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,60 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import RebalanceConfig
 from ..features.arrays import Features
+from ..features.store import FeatureStore
 from ..models import LinearHead
+
+# Shapes: N samples, C classes, D feature width.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A trained linear head and the features it sees: all that a method on cached features needs.
-
-    `train` has one or more views of the training images, the first under the evaluation transform; `selection` is
-    the split on which settings are chosen, named by `selected_on`. `class_counts` is int64 [C], the training images
-    of every class; `device` is where the arithmetic runs. `stage1` holds stage 1's batch_size and dataset, which
-    decide the defaults of trained methods.
-    """
+    """A trained linear head and the features it sees: all that a method on cached features needs."""
 
     head: LinearHead
     train: tuple[Features, ...]
+    """Views of the training images, the first under the evaluation transform; none where nothing looks at them."""
     selection: Features
+    """The split on which settings are chosen."""
     selected_on: str
+    """What results call it."""
     class_counts: NDArray[np.int64]
+    """[C] the training images of every class."""
     device: torch.device
-    stage1: Mapping[str, Any] = field(default_factory=dict)
+    """Where the arithmetic runs."""
+    batch_size: int = 512
+    """Stage 1's, the default of trained methods."""
+    dataset: str = ""
+    """Stage 1's data set, which decides the defaults of trained methods."""
+
+    @classmethod
+    def of_features(cls, head: LinearHead, train: Features) -> Problem:
+        """Return the problem of a head and training features alone, without a split to choose on."""
+        return cls(
+            head=head,
+            train=(train,),
+            selection=train,
+            selected_on="train",
+            class_counts=np.bincount(train.labels, minlength=head.num_classes).astype(np.int64),
+            device=head.weight.device,
+        )
+
+    @classmethod
+    def of_run(cls, store: FeatureStore, config: RebalanceConfig, *, num_views: int) -> Problem:
+        """Return the problem of a run's head, with `num_views` views of its training images."""
+        run = store.run
+        return cls(
+            head=store.head,
+            train=store.views(num_views),
+            selection=store.split(config.selection_split),
+            selected_on=config.select_on,
+            class_counts=np.asarray(run.data["class_counts"], dtype=np.int64),
+            device=store.device,
+            batch_size=run.config.batch_size,
+            dataset=run.config.dataset,
+        )
 
     def selection_tensors(self) -> tuple[Tensor, Tensor]:
         """Return features [N, D] and labels [N] of the selection split, on the device."""
@@ -45,16 +77,3 @@ class Rebalanced:
     head: LinearHead
     params: dict[str, Any]
     selected_on: str | None
-
-
-def problem_of(head: LinearHead, train: Features, device: torch.device) -> Problem:
-    """Return the problem of a head and training features alone, without a split to choose on."""
-    counts = np.bincount(train.labels, minlength=head.num_classes).astype(np.int64)
-    return Problem(
-        head=head,
-        train=(train,),
-        selection=train,
-        selected_on="train",
-        class_counts=counts,
-        device=torch.device(device),
-    )

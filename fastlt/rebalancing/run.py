@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..checkpoints import native
-from ..config import METHODS, RebalanceConfig
+from ..config import RebalanceConfig
 from ..evaluation.calibration import fit_temperature, with_temperature
 from ..evaluation.classifier import Classifier, joint_classifier, write_held_out
 from ..evaluation.prior import adjust_to_prior, read_target
@@ -23,10 +23,12 @@ from ..run import Run
 from ..runtime.device import resolve_device
 from .engine.batch_norm import reestimated
 from .engine.folds import cross_validated
-from .engine.live import check_live, fit_live
-from .methods.registry import fit, needs_training_features
-from .methods.released_ncm import RELEASED, score_released
+from .engine.live import retrain_live
+from .engine.sgd import Retraining
+from .methods.registry import REGISTRY, fit, uses_training_features
 from .problem import Problem, Rebalanced
+
+RELEASED = "released.json"
 
 
 def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
@@ -48,94 +50,122 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
             settings do not fit them.
     """
     config = config or RebalanceConfig()
-    if config.features == "live":
-        check_live(config)
-    own = FeatureStore(
+    live = live_retraining(config) if config.features == "live" else None
+    joint_store = FeatureStore(
         run,
         device=resolve_device(config.device),
         loader=config.loader,
         num_threads=config.num_threads,
         precision=config.feature_precision,
     )
-    if config.select_on == "test" and "test" not in own.names:
-        raise ValueError(f"--select-on: got test; the data of {run.path} have {', '.join(own.names)}: choose val")
+    if config.select_on == "test" and "test" not in joint_store.names:
+        raise ValueError(
+            f"--select-on: got test; the data of {run.path} have {', '.join(joint_store.names)}: choose val"
+        )
     names, counts = run.data["class_names"], run.data["class_counts"]
     target = read_target(config.target, class_names=names, class_counts=counts)  # a mistake is found before the work
-    store = reestimated(own, config) if config.reestimate_batch_norm else own
+    store = reestimated(joint_store, config) if config.reestimate_batch_norm else joint_store
     problem = None
-    if config.features == "live":
-        made, store = fit_live(store, config)
+    if live is not None:
+        result, store = retrain_live(store, live, config)
+        results = {config.method: result}
     else:
-        problem = make_problem(store, config)
-        made = fit(problem, config)
+        problem = Problem.of_run(store, config, num_views=config.views if uses_training_features(config) else 0)
+        results = fit(problem, config)
     selection = store.split(config.selection_split).tensors(store.device)
-    classifiers = [classifier_of(store, name, each, config, selection) for name, each in made.items()]
+    classifiers = [classifier_of(store, name, result, config, selection) for name, result in results.items()]
     if config.target != "uniform":
         prior = target_of(classifiers[0], target)
-        classifiers = [adjusted_to_target(each, config.target, prior) for each in classifiers]
+        classifiers = [adjusted_to_target(classifier, config.target, prior) for classifier in classifiers]
     if problem is not None and config.select_on == "folds":
         frequencies = classifiers[0].prior
 
-        def complete(head: LinearHead, known: tuple[Tensor, Tensor]) -> LinearHead:
+        def complete(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
             if config.temperature:
-                head, _ = with_fitted_temperature(head, known)
+                head, _ = with_fitted_temperature(head, features, labels)
             uniform = np.full(len(counts), 1 / len(counts))
             return head if frequencies is None else adjust_to_prior(head, frequencies, uniform)
 
-        held_out = cross_validated(problem, config, made, fit, complete)
-        classifiers = [dataclasses.replace(each, held_out=held_out[each.method]) for each in classifiers]
-    joint = [score(joint_classifier(own), split) for split in reported_splits(own)]
-    for each in classifiers:
-        write(each, dataclasses.replace(config, method=each.method), score_pair(joint, each))
-        if each.method == "ncm" and problem is not None:
-            released = score_released(each, problem.train[0], reported_splits(own))
-            write_json(each.path.parent / RELEASED, released.to_json())
+        held_out = cross_validated(problem, config, results, fit, complete)
+        classifiers = [
+            dataclasses.replace(classifier, held_out=held_out[classifier.method]) for classifier in classifiers
+        ]
+    splits = reported_splits(joint_store)
+    joint = [score(joint_classifier(joint_store), split) for split in splits]
+    for classifier in classifiers:
+        write(classifier, dataclasses.replace(config, method=classifier.method), score_pair(joint, classifier))
+        score_released = REGISTRY[classifier.method].score_released
+        if score_released is not None and problem is not None:
+            released = score_released(classifier, problem.train[0], splits)
+            write_json(classifier.path.parent / RELEASED, released.to_json())
     return run
 
 
-def make_problem(store: FeatureStore, config: RebalanceConfig) -> Problem:
-    """Gather what a method needs: features of the training images only where it looks at them."""
-    train = store.run.config
-    return Problem(
-        head=store.head,
-        train=store.views(config.views) if needs_training_features(config) else (),
-        selection=store.split(config.selection_split),
-        selected_on=config.select_on,
-        class_counts=np.asarray(store.run.data["class_counts"], dtype=np.int64),
-        device=store.device,
-        stage1={"batch_size": train.batch_size, "dataset": train.dataset},
-    )
+def live_retraining(config: RebalanceConfig) -> Retraining:
+    """Return how a configuration's method trains on live images.
+
+    Raises:
+        ValueError: It does not, or other settings exclude live images.
+    """
+    method = REGISTRY.get(config.method)
+    if method is None or method.live is None:
+        names = ", ".join(name for name, each in REGISTRY.items() if each.live is not None)
+        raise ValueError(
+            f"--features: got live with --method {config.method}; expected one of {names} with live images; choose one "
+            "of them, or --features cached"
+        )
+    if config.loss != "cross_entropy":
+        raise ValueError(
+            f"--loss: got {config.loss} with --features live; expected cross_entropy; choose --features cached"
+        )
+    if config.reestimate_batch_norm and config.protocol == "released":
+        raise ValueError(
+            "--reestimate-batch-norm: got it with --protocol released, in which the statistics drift by themselves; "
+            "drop it, or choose --protocol paper"
+        )
+    grid = max(len(config.lr), 1) * max(len(config.weight_decay), 1)
+    if grid > 1 and config.fine_tune != "classifier":
+        raise ValueError(
+            f"--fine-tune: got {config.fine_tune} with {grid} pairs of --lr and --weight-decay; expected one pair, "
+            "since each would need a network of its own; give one"
+        )
+    if grid > 1 and config.select_on == "folds":
+        raise ValueError(
+            f"--select-on: got folds with {grid} pairs of --lr and --weight-decay and --features live; expected val; "
+            "choose val, or --features cached"
+        )
+    return method.live
 
 
 def classifier_of(
-    store: FeatureStore, method: str, made: Rebalanced, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
+    store: FeatureStore, method: str, result: Rebalanced, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
 ) -> Classifier:
     """Return the classifier of a run that a method made, with a temperature folded in if that is asked for.
 
     Args:
         store: The features that it was made for.
         method: The method.
-        made: Its head.
+        result: Its head.
         config: Says how it was chosen.
         selection: Features and labels to which the temperature is fitted.
     """
-    head, params = made.head, dict(made.params)
+    head, params = result.head, dict(result.params)
     if config.temperature:
-        head, params["temperature"] = with_fitted_temperature(head, selection)
+        head, params["temperature"] = with_fitted_temperature(head, *selection)
     return Classifier(
         method=method,
         head=head,
         store=store,
         path=store.run.method(method) / "model.safetensors",
         params=params,
-        selected_on=made.selected_on,
-        selection=made.selected_on and f"{config.select_by} on {made.selected_on}",
+        selected_on=result.selected_on,
+        selection=result.selected_on and f"{config.select_by} on {result.selected_on}",
     )
 
 
-def with_fitted_temperature(head: LinearHead, known: tuple[Tensor, Tensor]) -> tuple[LinearHead, float]:
-    """Return the head at the temperature that fits features and labels, and that temperature."""
-    temperature = fit_temperature(head.to(known[0].device), *known)
+def with_fitted_temperature(head: LinearHead, features: Tensor, labels: Tensor) -> tuple[LinearHead, float]:
+    """Return the head at the temperature that fits features [N, D] and labels [N], and that temperature."""
+    temperature = fit_temperature(head.to(features.device), features, labels)
     return with_temperature(head, temperature), temperature
 
 
@@ -163,17 +193,17 @@ def score_pair(joint: Iterable[Result], classifier: Classifier) -> Results:
     return Results(tuple(row for before in joint for row in (before, score(classifier, before.split))))
 
 
-def read_results(run: Run, method: str) -> Results:
-    """Read the results of a method, or of every method for `all`: a split at a time, the joint classifier first."""
-    names = METHODS if method == "all" else (method,)
+def read_results(run: Run, methods: Iterable[str]) -> Results:
+    """Read the results of methods: a split at a time, the joint classifier first."""
     rows: dict[tuple[str, str], Result] = {}
-    for name in names:
+    for name in methods:
         for row in Results.read(run.method(name) / "results.json"):
             rows[row.split, row.method] = row
     splits = list(dict.fromkeys(split for split, _ in rows))
     return Results(tuple(row for split in splits for row in rows.values() if row.split == split))
 
 
-def read_released(run: Run) -> Results:
-    """Read the results of the released code's nearest class mean."""
-    return Results.read(run.method("ncm") / RELEASED)
+def read_released(run: Run, method: str) -> Results | None:
+    """Read the results of the released code's variants of a method; None where there are none."""
+    path = run.method(method) / RELEASED
+    return Results.read(path) if path.is_file() else None

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..config import TrainConfig
 from ..data.loaders.loader import Loader
 from ..data.transforms.mixup import neighbours
-from ..losses import loss_terms
+from ..losses import batch_loss
 from ..models import Network
 from ..runtime.compiling import Compiler
 from ..runtime.device import autocast
@@ -102,7 +102,7 @@ class TrainingLoss(nn.Module):
         """Return the mean loss of logits [B, C] for labels [B]."""
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        return loss_terms(
+        return batch_loss(
             self.config.loss,
             logits,
             labels,

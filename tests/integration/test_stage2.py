@@ -20,7 +20,8 @@ from fastlt.features.store import FeatureStore, load_model
 from fastlt.metrics import shot_accuracy
 from fastlt.rebalancing import nearest_class_mean_predict, tau_curve, tau_normalize
 from fastlt.rebalancing.engine.folds import stratified_folds
-from fastlt.rebalancing.run import make_problem, read_released
+from fastlt.rebalancing.problem import Problem
+from fastlt.rebalancing.run import read_released
 
 CPU = torch.device("cpu")
 
@@ -188,9 +189,9 @@ def test_a_target_prior_moves_the_bias(run_copy: Run) -> None:
 def test_a_problem_has_the_split_that_chooses_and_stage_1s_batch(run_copy: Run) -> None:
     store = FeatureStore(run_copy, device=CPU)
     for name, config in (("val", RebalanceConfig()), ("test", RebalanceConfig(select_on="test", force=True))):
-        problem = make_problem(store, config)
+        problem = Problem.of_run(store, config, num_views=0)
         assert (problem.selected_on, len(problem.selection)) == (name, len(store.split(name)))
-        assert problem.stage1 == {"batch_size": 32, "dataset": "folder"}
+        assert (problem.train, problem.batch_size, problem.dataset) == ((), 32, "folder")
         assert problem.class_counts.tolist() == run_copy.data["class_counts"]
 
 
@@ -275,7 +276,7 @@ def test_a_wrong_target_is_found_before_anything_is_fitted(run_copy: Run) -> Non
 
 def test_the_released_nearest_class_means_are_scored_beside_their_linear_twin(run_copy: Run) -> None:
     rebalance(run_copy, RebalanceConfig(method="ncm", device="cpu", num_threads=1))
-    rows = {(row.split, *row.params.values()): row for row in read_released(run_copy)}
+    rows = {(row.split, *row.params.values()): row for row in read_released(run_copy, "ncm") or ()}
     assert len(rows) == 2 * 3 * 2
     store = FeatureStore(run_copy, device=CPU)
     features, labels = store.split("test").tensors(CPU)

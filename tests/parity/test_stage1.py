@@ -19,7 +19,7 @@ from fastlt.data.registry import open_data
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import augmentation, eval_transform
 from fastlt.data.transforms.preprocess import Preprocess
-from fastlt.losses import loss_terms
+from fastlt.losses import batch_loss
 from fastlt.metrics import shot_accuracy
 from fastlt.models import Network, create_model
 
@@ -111,7 +111,7 @@ def test_stage_1_step_by_step(config: TrainConfig, loss: str, ema: float, pieces
             mean, right = 0.0, 0
             for inputs, labels in zip(x.chunk(pieces), batch.labels.chunk(pieces), strict=True):
                 logits, done = logits_of(model, inputs, loss), step // 2 / EPOCHS
-                part = loss_terms(loss, logits, labels, counts, epoch_fraction=done, label_smoothing=0.1) / pieces
+                part = batch_loss(loss, logits, labels, counts, epoch_fraction=done, label_smoothing=0.1) / pieces
                 part.backward()
                 mean += part.item()
                 right += int((logits.argmax(1) == labels).sum())

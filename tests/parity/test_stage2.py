@@ -14,8 +14,10 @@ from fastlt.features.arrays import Features
 from fastlt.metrics import shot_groups
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier, tau_curve, tau_normalize
-from fastlt.rebalancing.engine.train import HeadTraining
-from fastlt.rebalancing.problem import problem_of
+from fastlt.rebalancing.engine.sgd import HeadTraining
+from fastlt.rebalancing.methods.crt import CRT
+from fastlt.rebalancing.methods.lws import LWS
+from fastlt.rebalancing.problem import Problem
 from fastlt.schedule import cosine
 
 C, D, BATCH = 5, 4, 12
@@ -124,10 +126,12 @@ def test_learning_rates(released: list[float]) -> None:
 )
 def test_epochs_and_rates_by_default(method: str, dataset: str, epochs: int) -> None:
     train = Features(features=np.zeros((1024, 2), np.float32), labels=np.arange(1024) % 2)
-    problem = problem_of(LinearHead(torch.ones(2, 2)), train, torch.device("cpu"))
-    problem = dataclasses.replace(problem, stage1={"batch_size": 512, "dataset": dataset})
-    recipe = HeadTraining.of(method, problem, RebalanceConfig(method=method))
-    assert (recipe.epochs, recipe.batch_size, recipe.samples_per_class) == (epochs, 512, 1)
-    assert recipe.settings == ((pytest.approx(0.2), 1e-4 if dataset == "inat2018" else 5e-4),)
-    released = HeadTraining.of(method, problem, RebalanceConfig(method=method, protocol="released", features="live"))
+    problem = dataclasses.replace(Problem.of_features(LinearHead(torch.ones(2, 2)), train), dataset=dataset)
+    retraining = {"crt": CRT, "lws": LWS}[method]
+    training = HeadTraining.of(retraining, problem, RebalanceConfig(method=method))
+    assert (training.epochs, training.batch_size, training.samples_per_class) == (epochs, 512, 1)
+    assert training.settings == ((pytest.approx(0.2), 1e-4 if dataset == "inat2018" else 5e-4),)
+    released = HeadTraining.of(
+        retraining, problem, RebalanceConfig(method=method, protocol="released", features="live")
+    )
     assert released.samples_per_class == 4

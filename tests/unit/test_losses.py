@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastlt.losses import deferred_weights, effective_weights, loss_terms
+from fastlt.losses import batch_loss, deferred_weights, effective_weights
 
 COUNTS = torch.tensor([100, 10, 1])
 LOGITS = torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.9, -0.4]])
@@ -29,7 +29,7 @@ def test_effective_weights() -> None:
 def test_balanced_softmax_adds_log_counts() -> None:
     shifted = [[z + math.log(int(n)) for z, n in zip(row, COUNTS, strict=True)] for row in LOGITS.tolist()]
     expected = sum(negative_log_softmax(row, int(y)) for row, y in zip(shifted, LABELS, strict=True)) / 2
-    assert loss_terms("balanced_softmax", LOGITS, LABELS, COUNTS).item() == pytest.approx(expected, rel=1e-6)
+    assert batch_loss("balanced_softmax", LOGITS, LABELS, COUNTS).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_class_balanced_focal() -> None:
@@ -38,12 +38,12 @@ def test_class_balanced_focal() -> None:
         for index, z in enumerate(row):
             p = 1 / (1 + math.exp(-z if index == label else z))
             expected -= weights()[label] * (1 - p) ** 0.5 * math.log(p) / 2
-    assert loss_terms("cb_focal", LOGITS, LABELS, COUNTS).item() == pytest.approx(expected, rel=1e-6)
+    assert batch_loss("cb_focal", LOGITS, LABELS, COUNTS).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_focal_loss_has_a_finite_gradient_where_it_is_sure() -> None:
     sure = torch.tensor([[200.0, -200.0, -200.0]], requires_grad=True)
-    loss_terms("cb_focal", sure, torch.tensor([0]), COUNTS).backward()
+    batch_loss("cb_focal", sure, torch.tensor([0]), COUNTS).backward()
     assert sure.grad is not None
     assert torch.isfinite(sure.grad).all()
 
@@ -57,21 +57,21 @@ def test_ldam_has_margins_and_weighs_late(share: float, deferred: bool) -> None:
         losses.append(negative_log_softmax(scaled, label))
         factors.append(weights()[label] if deferred else 1.0)
     expected = sum(f * v for f, v in zip(factors, losses, strict=True)) / sum(factors)
-    got = loss_terms("ldam", LOGITS, LABELS, COUNTS, epoch_fraction=share)
+    got = batch_loss("ldam", LOGITS, LABELS, COUNTS, epoch_fraction=share)
     assert got.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_pieces_with_the_mean_weight_of_the_whole_give_its_loss() -> None:
     logits, labels = torch.cat([LOGITS, -LOGITS]).double(), torch.tensor([2, 0, 0, 1])
     late = {"epoch_fraction": 0.9}
-    whole = loss_terms("ldam", logits, labels, COUNTS, **late)
+    whole = batch_loss("ldam", logits, labels, COUNTS, **late)
     mean_weight = deferred_weights(COUNTS, 0.9).double()[labels].mean()
     pieces = [
-        loss_terms("ldam", z, y, COUNTS, mean_weight=mean_weight, **late)
+        batch_loss("ldam", z, y, COUNTS, mean_weight=mean_weight, **late)
         for z, y in zip(logits.chunk(2), labels.chunk(2), strict=True)
     ]
     assert torch.stack(pieces).mean().item() == pytest.approx(whole.item(), rel=1e-12)
-    apart = [loss_terms("ldam", z, y, COUNTS, **late) for z, y in zip(logits.chunk(2), labels.chunk(2), strict=True)]
+    apart = [batch_loss("ldam", z, y, COUNTS, **late) for z, y in zip(logits.chunk(2), labels.chunk(2), strict=True)]
     assert abs(torch.stack(apart).mean() - whole) > 0.1
 
 
@@ -83,22 +83,22 @@ def test_label_smoothing(name: str) -> None:
     for row, label in zip(LOGITS.tolist(), labels.tolist(), strict=True):
         each = [negative_log_softmax([z + s for z, s in zip(row, shifts, strict=True)], index) for index in range(3)]
         expected += (0.1 * each[label] + 0.9 * sum(each) / 3) / 2
-    got = loss_terms(name, LOGITS, labels, COUNTS, label_smoothing=0.9)
+    got = batch_loss(name, LOGITS, labels, COUNTS, label_smoothing=0.9)
     assert got.item() == pytest.approx(expected, rel=1e-6)
-    assert abs(got.item() - loss_terms(name, LOGITS, labels, COUNTS).item()) > 0.1
+    assert abs(got.item() - batch_loss(name, LOGITS, labels, COUNTS).item()) > 0.1
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "balanced_softmax", "cb_focal", "ldam"])
 def test_classifiers_side_by_side_have_losses_of_their_own(name: str) -> None:
     stacked = torch.stack([LOGITS, 2 * LOGITS, -LOGITS])[None]  # [1, 3, B, C]
-    together = loss_terms(name, stacked, LABELS, COUNTS, epoch_fraction=0.9)
-    alone = [loss_terms(name, each, LABELS, COUNTS, epoch_fraction=0.9) for each in stacked[0]]
+    together = batch_loss(name, stacked, LABELS, COUNTS, epoch_fraction=0.9)
+    alone = [batch_loss(name, each, LABELS, COUNTS, epoch_fraction=0.9) for each in stacked[0]]
     assert together.shape == (1, 3)
     torch.testing.assert_close(together[0], torch.stack(alone))
 
 
 def test_what_cannot_be_computed_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^--loss: got 'hinge'.*cross_entropy"):
-        loss_terms("hinge", LOGITS, LABELS, COUNTS)
+        batch_loss("hinge", LOGITS, LABELS, COUNTS)
     with pytest.raises(ValueError, match=r"^--loss: .*\bldam\b"):
-        loss_terms("ldam", LOGITS, LABELS, None)
+        batch_loss("ldam", LOGITS, LABELS, None)

@@ -28,26 +28,11 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
-def training_images(
-    store: FeatureStore,
-    config: RebalanceConfig,
-    *,
-    num_steps: int,
-    batch_size: int,
-) -> Loader:
-    """Open stage 1's training images, augmented as there, in stage 2's order."""
+def training_images(store: FeatureStore, sampler: LongTailSampler, *, num_steps: int) -> Loader:
+    """Open stage 1's training images, augmented as there, in a sampler's order."""
     train = store.run.config
-    dataset = store.splits["train"]
-    sampler = LongTailSampler(
-        dataset.labels,
-        sampling="class_balanced",
-        batch_size=batch_size,
-        seed=config.seed,
-        samples_per_class=4 if config.protocol == "released" else 1,
-        num_classes=dataset.num_classes,
-    )
     return train_loader(
-        dataset,
+        store.splits["train"],
         sampler,
         augmentation(train),
         num_steps=num_steps,
@@ -76,7 +61,6 @@ def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
     """
     train = store.run.config
     batch_size = config.batch_size or train.batch_size
-    num_batches = min(NUM_BATCHES, max(1, len_train(store) // batch_size))
     key = {"features": store.key("train"), "seed": config.seed, "batch_size": batch_size}
     path = store.run.path / "features" / NAME / "batch_norm.safetensors"
     statistics: dict[str, Tensor] = {}
@@ -85,19 +69,14 @@ def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
             stored, metadata = native.load(path)
             statistics = stored if metadata == key else {}
     if not statistics:
-        statistics = estimate(store, config, num_batches, batch_size)
+        statistics = estimate(store, config.seed, batch_size)
         native.save(path, statistics, key)
     return store.under({**store.tensors, **statistics}, NAME)
 
 
-def len_train(store: FeatureStore) -> int:
-    """Return the number of training images, without opening them."""
-    return int(store.run.data["splits"]["train"]["num_images"])
-
-
 @torch.inference_mode()
-def estimate(store: FeatureStore, config: RebalanceConfig, num_batches: int, batch_size: int) -> dict[str, Tensor]:
-    """Return the mean of BatchNorm's batch statistics over `num_batches` class-balanced batches."""
+def estimate(store: FeatureStore, seed: int, batch_size: int) -> dict[str, Tensor]:
+    """Return the mean of BatchNorm's batch statistics over class-balanced batches: an epoch's, at most 100."""
     model = fresh_model(store)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     layers = batch_norms(model)
@@ -110,7 +89,16 @@ def estimate(store: FeatureStore, config: RebalanceConfig, num_batches: int, bat
         layer.momentum = None  # a cumulative average
         layer.train()
     preprocess = Preprocess(store.run.config.mean, store.run.config.std).to(store.device)
-    images = training_images(store, config, num_steps=num_batches, batch_size=batch_size)
+    train = store.splits["train"]
+    sampler = LongTailSampler(
+        train.labels,
+        sampling="class_balanced",
+        batch_size=batch_size,
+        seed=seed,
+        num_classes=train.num_classes,
+    )
+    num_batches = min(NUM_BATCHES, len(sampler))
+    images = training_images(store, sampler, num_steps=num_batches)
     with exact_fp32(store.device), contextlib.closing(images):
         for batch in images:
             model.features(preprocess(batch.images, batch.jitter, batch.order))

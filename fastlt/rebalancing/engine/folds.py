@@ -21,7 +21,7 @@ from ..problem import Problem, Rebalanced
 NUM_FOLDS = 5
 
 Fit = Callable[[Problem, RebalanceConfig], Mapping[str, Rebalanced]]
-Complete = Callable[[LinearHead, tuple[Tensor, Tensor]], LinearHead]
+Complete = Callable[[LinearHead, Tensor, Tensor], LinearHead]
 
 
 def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, seed: int = 0) -> NDArray[np.int64]:
@@ -46,36 +46,35 @@ def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, s
 
 
 def cross_validated(
-    problem: Problem, config: RebalanceConfig, made: Mapping[str, Rebalanced], fit: Fit, complete: Complete
+    problem: Problem, config: RebalanceConfig, results: Mapping[str, Rebalanced], fit: Fit, complete: Complete
 ) -> dict[str, Predictions]:
-    """Say what every val image is taken for by what the other four folds chose.
+    """Classify every val image with what the other four folds chose.
 
     Args:
         problem: The problem, its `selection` all of val.
         config: Method and settings.
-        made: What all of val chose; a method that chose nothing is taken as it is.
-        fit: Makes the methods of a configuration.
-        complete: Folds into a head what comes after its fit, given the features and labels of the other folds.
+        results: What all of val chose; the head of a method that chose nothing is taken as it is.
+        fit: Fits the methods of a configuration.
+        complete: Folds into a head what comes after its fit, given features and labels of the other folds.
 
     Returns:
         method -> predictions of all N samples, in their order.
     """
-    labels = problem.selection.labels
-    folds = stratified_folds(labels, seed=config.seed)
-    choosing = [name for name, each in made.items() if each.selected_on is not None]
-    parts: dict[str, list[Predictions]] = {name: [] for name in made}
+    folds = stratified_folds(problem.selection.labels, seed=config.seed)
+    choosing = [name for name, result in results.items() if result.selected_on is not None]
+    parts: dict[str, list[Predictions]] = {name: [] for name in results}
     for fold in range(NUM_FOLDS):
         rest = dataclasses.replace(problem, selection=problem.selection.take(np.flatnonzero(folds != fold)))
-        chosen = dict(made)
-        with only(logging.WARNING):  # what all of val chose has been said
+        chosen = dict(results)
+        with only(logging.WARNING):  # what all of val chose is in the log already
             for name in choosing:
                 chosen |= fit(rest, dataclasses.replace(config, method=name))
         inside = problem.selection.take(np.flatnonzero(folds == fold)).tensors(problem.device)
-        for name, each in chosen.items():
-            head = complete(each.head, rest.selection_tensors()).to(problem.device)
+        for name, result in chosen.items():
+            head = complete(result.head, *rest.selection_tensors()).to(problem.device)
             parts[name].append(predict(head, *inside))
     back = np.argsort(np.argsort(folds, kind="stable"), kind="stable")
     return {
-        name: Predictions(*(np.concatenate(column)[back] for column in zip(*each, strict=True)))
-        for name, each in parts.items()
+        name: Predictions(*(np.concatenate(column)[back] for column in zip(*predictions, strict=True)))
+        for name, predictions in parts.items()
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -9,49 +11,63 @@ from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...losses import LDAM_SCALE
 from ...models import LinearHead
-from ..engine.stacks import LinearStack, UnitStack, started
-from ..engine.train import HeadTraining, Stack, check_features, choose, single, terms, train_heads
-from ..problem import Problem, Rebalanced, problem_of
+from ..engine.cached import retrain
+from ..engine.grids import CosineGrid, HeadGrid, LinearGrid, new_head
+from ..engine.selection import check_single_setting
+from ..engine.sgd import Retraining
+from ..problem import Problem, Rebalanced
 
 
-def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
-    """Re-initialise the classifier and train it on class-balanced draws (Kang et al., 2020, section 4.1).
-
-    With another loss than cross entropy the draws are instance-balanced: the loss does the balancing. LDAM's classifier
-    is one of unit vectors, as its authors have it.
-    """
-    check_features(problem.train, problem.head, problem.head.num_classes)
-    sampling = "class_balanced" if config.loss == "cross_entropy" else "instance_balanced"
-    recipe = HeadTraining.of("crt", problem, config, sampling=sampling)
-    heads = started(problem.head.num_classes, problem.head.num_features, recipe.seeds, problem.device)
-    stack: Stack
+def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> HeadGrid:
+    """Return new heads; those for LDAM are on unit vectors, as its authors have it."""
+    new = new_head(head, config.seed)
     if config.loss == "ldam":
-        stack = UnitStack(heads, len(recipe.settings), scale=1.0, learn_scale=False)
-    else:
-        stack = LinearStack(heads, len(recipe.settings))
-    train_heads(stack, problem.train, recipe, terms(config.loss, problem), problem.device)
-    made = choose(stack, recipe, problem, config)
+        return CosineGrid(new, num_settings, scale=1.0, learn_scale=False)
+    return LinearGrid(new, num_settings)
+
+
+CRT = Retraining(start=start, uses_loss=True)
+
+
+def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+    """Re-initialise the classifier and train it on class-balanced draws (Kang et al., 2020, section 4.1)."""
+    result = retrain(CRT, problem, config)
     if config.loss == "ldam":  # the scale is the loss's: folded in, confidences are what was trained
-        scaled = LinearHead(made.head.weight.detach() * LDAM_SCALE)
-        return Rebalanced(head=scaled, params=made.params, selected_on=made.selected_on)
-    return made
+        return dataclasses.replace(result, head=LinearHead(result.head.weight.detach() * LDAM_SCALE))
+    return result
 
 
 def retrain_classifier(
     features: Tensor, labels: Tensor, num_classes: int, *, config: RebalanceConfig | None = None
 ) -> LinearHead:
-    """Train a new linear classifier on class-balanced draws (classifier re-training, cRT).
+    """Train a new linear classifier on class-balanced draws.
+
+    This is classifier re-training, cRT (Kang et al., 2020, section 4.1). It needs features and labels only; the joint
+    classifier plays no part.
 
     Args:
-        features: [N, D] train features.
-        labels: int [N].
-        num_classes: C.
+        features: [N, D] training features, on the device that trains.
+        labels: Integers [N].
+        num_classes: Number of classes, C.
         config: Epochs (10), batch size (512, at most N), learning rate (0.2 for a batch of 512, in proportion), weight
             decay (5e-4), loss and seed; one learning rate and one weight decay.
 
+    Returns:
+        The new head, weight [C, D] and, but for the loss `ldam`, bias [C].
+
     Raises:
-        ValueError: Shapes do not fit, features are not finite, or a class has none.
+        ValueError: Shapes do not fit, features are not finite, or a class has none; or there are several learning
+            rates or weight decays; or training diverged.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.rebalancing import retrain_classifier
+        >>> features = torch.tensor([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 2)  # 20 images of one class, 2 of the other
+        >>> head = retrain_classifier(features, torch.tensor([0] * 20 + [1] * 2), 2)
+        >>> head(torch.eye(2)).argmax(1).tolist()
+        [0, 1]
     """
-    config = single(config or RebalanceConfig(method="crt"))
-    start = LinearHead(torch.zeros(num_classes, features.shape[-1], device=features.device))
-    return make(problem_of(start, Features.of(features, labels), features.device), config).head
+    config = config or RebalanceConfig(method="crt")
+    check_single_setting(config)
+    shape = LinearHead(torch.zeros(num_classes, features.shape[-1], device=features.device))
+    return fit(Problem.of_features(shape, Features.of(features, labels)), config).head

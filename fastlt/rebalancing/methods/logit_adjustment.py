@@ -15,7 +15,7 @@ from ..curve import prior_curve
 from ..problem import Problem, Rebalanced
 
 
-def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     """Adjust the logits, with the strength as given or the best on the selection split, exactly."""
     strength, selected_on = config.fixed_strength(), None
     if strength is None:

@@ -7,37 +7,61 @@ from torch import Tensor
 from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...models import LinearHead
-from ..engine.stacks import ScaleStack
-from ..engine.train import HeadTraining, check_features, choose, cross_entropy, single, train_heads
-from ..problem import Problem, Rebalanced, problem_of
+from ..engine.cached import retrain
+from ..engine.grids import ScaleGrid
+from ..engine.selection import check_single_setting
+from ..engine.sgd import Retraining
+from ..problem import Problem, Rebalanced
 
 
-def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> ScaleGrid:
+    """Return the joint head under scales of 1."""
+    return ScaleGrid(head, num_settings)
+
+
+LWS = Retraining(start=start, epochs=lambda paper: paper.lws_epochs)
+
+
+def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     """Learn s in logit_j = s_j (w_j x + b_j) on class-balanced draws, from s = 1 (Kang et al., 2020, section 4.3).
 
     As in the released code the scales multiply the bias too, and are decayed.
     """
-    check_features(problem.train, problem.head, problem.head.num_classes)
-    recipe = HeadTraining.of("lws", problem, config)
-    stack = ScaleStack(problem.head, len(recipe.seeds), len(recipe.settings))
-    train_heads(stack, problem.train, recipe, cross_entropy(problem), problem.device)
-    return choose(stack, recipe, problem, config)
+    return retrain(LWS, problem, config)
 
 
 def learn_weight_scaling(
     head: LinearHead, features: Tensor, labels: Tensor, *, config: RebalanceConfig | None = None
 ) -> LinearHead:
-    """Learn one scale a class on class-balanced draws and fold it into weights and bias.
+    """Learn one scale a class on class-balanced draws and fold the scales into weights and bias.
+
+    This is learnable weight scaling, LWS (Kang et al., 2020, section 4.3): logit_j = s_j (w_j x + b_j), from s = 1.
 
     Args:
         head: The joint head, weight [C, D].
-        features: [N, D] train features.
-        labels: int [N].
+        features: [N, D] training features, on the head's device.
+        labels: Integers [N].
         config: Epochs (5), batch size (512, at most N), learning rate (0.2 for a batch of 512, in proportion), weight
             decay (5e-4) and seed; one learning rate and one weight decay.
 
+    Returns:
+        The head (s w, s b).
+
     Raises:
-        ValueError: Shapes do not fit, features are not finite, or a class has none.
+        ValueError: Shapes do not fit, features are not finite, or a class has none; or there are several learning
+            rates or weight decays; or training diverged.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.models import LinearHead
+        >>> from fastlt.rebalancing import learn_weight_scaling
+        >>> head = LinearHead(torch.tensor([[2.0, 0.0], [0.0, 0.5]]))  # the rare class has the smaller weight
+        >>> features, labels = torch.tensor([[1.0, 0.0]] * 20 + [[0.5, 1.0]] * 2), torch.tensor([0] * 20 + [1] * 2)
+        >>> scaled = learn_weight_scaling(head, features, labels)
+        >>> scale = scaled.norms() / head.norms()
+        >>> bool(scale[1] > scale[0])
+        True
     """
-    config = single(config or RebalanceConfig(method="lws"))
-    return make(problem_of(head, Features.of(features, labels), features.device), config).head
+    config = config or RebalanceConfig(method="lws")
+    check_single_setting(config)
+    return fit(Problem.of_features(head, Features.of(features, labels)), config).head

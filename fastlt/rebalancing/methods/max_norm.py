@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from ...config import RebalanceConfig
-from ..engine.stacks import LinearStack
-from ..engine.train import HeadTraining, check_features, choose, cross_entropy, train_heads
+from ...models import LinearHead
+from ..engine.cached import retrain
+from ..engine.grids import LinearGrid
+from ..engine.sgd import Retraining
 from ..problem import Problem, Rebalanced
 
 
-def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def radius_of(head: LinearHead) -> float:
+    """Return the median norm of a head's weights, so that the head classes give way and the tail may grow."""
+    return float(head.norms().median())
+
+
+def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> LinearGrid:
+    """Return the joint head, to be kept within the radius."""
+    return LinearGrid(head, num_settings, radius=radius_of(head))
+
+
+MAX_NORM = Retraining(start=start)
+
+
+def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     """Train the joint classifier on, on class-balanced draws, with weight decay and max-norm (Alshammari et al., 2022).
 
-    After each step weights longer than the radius are brought back to it; the radius is the median norm of the joint
-    classifier's weights, so that the head gives way and the tail may grow.
+    After each step weights longer than the radius are brought back to it.
     """
-    check_features(problem.train, problem.head, problem.head.num_classes)
-    recipe = HeadTraining.of("max_norm", problem, config)
-    radius = float(problem.head.norms().median())
-    stack = LinearStack([problem.head] * len(recipe.seeds), len(recipe.settings), radius=radius)
-    train_heads(stack, problem.train, recipe, cross_entropy(problem), problem.device)
-    return choose(stack, recipe, problem, config, radius=radius)
+    return retrain(MAX_NORM, problem, config, radius=radius_of(problem.head))

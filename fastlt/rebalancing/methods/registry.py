@@ -1,28 +1,53 @@
-"""Every method by its name, and how one or all of them are fitted."""
+"""Every method: one row each, and how one or all of them are fitted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from ...config import METHODS, RebalanceConfig
+from ...config import RebalanceConfig
+from ...evaluation.classifier import Classifier
+from ...evaluation.results import Results
+from ...features.arrays import Features
+from ..engine.sgd import Retraining
 from ..problem import Problem, Rebalanced
-from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, tau
-
-MAKERS: dict[str, Callable[[Problem, RebalanceConfig], Rebalanced]] = {
-    "tau": tau.make,
-    "crt": crt.make,
-    "lws": lws.make,
-    "ncm": ncm.make,
-    "logit_adjustment": logit_adjustment.make,
-    "los": los.make,
-    "max_norm": max_norm.make,
-    "cosine": cosine.make,
-}
+from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, released_ncm, tau
 
 
-def needs_training_features(config: RebalanceConfig) -> bool:
-    """Say whether a configuration's method looks at the training images."""
-    return config.method not in ("tau", "logit_adjustment") or (config.method == "tau" and config.tau == "learned")
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A rebalancing method."""
+
+    name: str
+    """As in `config.METHODS`."""
+    fit: Callable[[Problem, RebalanceConfig], Rebalanced]
+    """Makes the rebalanced head."""
+    uses_training_features: Callable[[RebalanceConfig], bool] = lambda config: True
+    """Whether it looks at the training images."""
+    live: Retraining | None = None
+    """How it trains on live images; None: it has no such form."""
+    released_live: bool = False
+    """Whether the released code trains it on live images, with BatchNorm drifting."""
+    score_released: Callable[[Classifier, Features, Iterable[str]], Results] | None = None
+    """Scores the released code's variants that no linear head stands for, which are written beside its results."""
+
+
+ROWS = (
+    Method(name="tau", fit=tau.fit, uses_training_features=lambda config: config.tau == "learned"),
+    Method(name="crt", fit=crt.fit, live=crt.CRT, released_live=True),
+    Method(name="lws", fit=lws.fit, live=lws.LWS, released_live=True),
+    Method(name="ncm", fit=ncm.fit, score_released=released_ncm.score_released),
+    Method(name="logit_adjustment", fit=logit_adjustment.fit, uses_training_features=lambda config: False),
+    Method(name="los", fit=los.fit, live=los.LOS),
+    Method(name="max_norm", fit=max_norm.fit),
+    Method(name="cosine", fit=cosine.fit),
+)
+REGISTRY = {method.name: method for method in ROWS}
+
+
+def uses_training_features(config: RebalanceConfig) -> bool:
+    """Return whether any of a configuration's methods looks at the training images."""
+    return any(REGISTRY[name].uses_training_features(config) for name in config.methods)
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
@@ -31,5 +56,4 @@ def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
     Raises:
         ValueError: Features or settings do not fit.
     """
-    names = METHODS if config.method == "all" else (config.method,)
-    return {name: MAKERS[name](problem, config) for name in names}
+    return {name: REGISTRY[name].fit(problem, config) for name in config.methods}

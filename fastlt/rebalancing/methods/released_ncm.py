@@ -15,7 +15,6 @@ from ...features.arrays import Features
 from ...metrics import class_hits, macro_f1
 from .ncm import nearest_class_mean_predict
 
-RELEASED = "released.json"
 FEATURES = {"un": (False, False), "l2n": (False, True), "cl2n": (True, True)}
 """Raw, normalised, and centred and normalised features -> (center, normalize); the released code's names."""
 METRICS: tuple[Literal["l2", "cos"], ...] = ("l2", "cos")
@@ -31,23 +30,25 @@ def score_released(classifier: Classifier, train: Features, splits: Iterable[str
     """
     store = classifier.store
     counts = np.asarray(store.run.data["class_counts"])
-    known = train.tensors(store.device)
+    centroids_of = train.tensors(store.device)
     rows = []
     for split in splits:
         features, labels = store.split(split).tensors(store.device)
-        beside, truth = score(classifier, split), labels.cpu().numpy()
+        linear, truth = score(classifier, split), labels.cpu().numpy()
         for name, (center, normalize) in FEATURES.items():
             for metric in METRICS:
-                found = nearest_class_mean_predict(*known, features, center=center, normalize=normalize, metric=metric)
-                said = found.cpu().numpy()
+                classes = nearest_class_mean_predict(
+                    *centroids_of, features, center=center, normalize=normalize, metric=metric
+                )
+                predictions = classes.cpu().numpy()
                 rows.append(
                     dataclasses.replace(
-                        beside,
+                        linear,
                         params={"released": f"{name} {metric}"},
-                        **accuracies(*class_hits(said == truth, truth, len(counts)), counts),  # type: ignore[arg-type]
+                        **accuracies(*class_hits(predictions == truth, truth, len(counts)), counts),  # type: ignore[arg-type]
                         target=None,
                         ece=None,
-                        macro_f1=100 * macro_f1(said, truth, len(counts)),
+                        macro_f1=100 * macro_f1(predictions, truth, len(counts)),
                         nll=None,
                     )
                 )

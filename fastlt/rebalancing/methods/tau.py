@@ -13,7 +13,7 @@ from ...features.arrays import chunks
 from ...models import LinearHead
 from ...runtime.log import log
 from ..curve import tau_curve
-from ..engine.train import check_features
+from ..engine.cached import check_features
 from ..problem import Problem, Rebalanced
 
 HIGHEST = 2.0  # the paper's range of tau
@@ -21,7 +21,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 TOLERANCE = 1e-3  # of a learned tau
 
 
-def make(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     """tau-normalize, with tau as given, the best on the selection split, or learned on the training images."""
     tau, selected_on = config.fixed_tau(), None
     if config.tau == "learned":
@@ -41,7 +41,7 @@ def learn_tau(problem: Problem) -> float:
     Norms are taken relative to their geometric mean, so that tau changes their spread and not the logits' size. A scan
     of the range in tenths, then a golden-section search around the best.
     """
-    check_features(problem.train[:1], problem.head, problem.head.num_classes)
+    check_features(problem.train[:1], problem.head)
     features, labels = problem.train[0].tensors(problem.device)
     counts = torch.bincount(labels, minlength=problem.head.num_classes).double()
     weight = problem.head.weight.detach()

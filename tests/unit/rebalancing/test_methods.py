@@ -20,10 +20,11 @@ from fastlt.rebalancing import (
     tau_normalize,
 )
 from fastlt.rebalancing.curve import prior_curve, tau_curve
-from fastlt.rebalancing.engine.stacks import LinearStack, started
-from fastlt.rebalancing.engine.train import HeadTraining, cross_entropy, train_heads
-from fastlt.rebalancing.methods.registry import MAKERS, fit, needs_training_features
-from fastlt.rebalancing.problem import Problem, problem_of
+from fastlt.rebalancing.engine.cached import train_grid
+from fastlt.rebalancing.engine.sgd import HeadTraining
+from fastlt.rebalancing.methods.crt import CRT
+from fastlt.rebalancing.methods.registry import REGISTRY, ROWS, fit, uses_training_features
+from fastlt.rebalancing.problem import Problem
 
 CPU = torch.device("cpu")
 C, D = 20, 16
@@ -47,13 +48,13 @@ def problem() -> Problem:
         selected_on="val",
         class_counts=COUNTS,
         device=CPU,
-        stage1={"batch_size": 64},
+        batch_size=64,
     )
     config = RebalanceConfig(method="crt", epochs=10, batch_size=64, lr=(0.1,))
-    recipe = HeadTraining.of("crt", base, config, sampling="instance_balanced")
-    stack = LinearStack(started(C, D, (0,), CPU), 1)
-    train_heads(stack, base.train, recipe, cross_entropy(base), CPU)
-    return dataclasses.replace(base, head=stack.head(0, 0))
+    training = dataclasses.replace(HeadTraining.of(CRT, base, config), sampling="instance_balanced")
+    grid = CRT.start(base.head, config, 1)
+    train_grid(grid, training, base)
+    return dataclasses.replace(base, head=grid.head(0))
 
 
 SETTINGS = {"lr": (0.05,), "epochs": 30}  # few images, few steps an epoch
@@ -66,10 +67,13 @@ def class_mean(head: LinearHead) -> float:
     return shot_accuracy(predictions, test.labels, COUNTS).class_mean
 
 
+def test_every_method_has_one_row_and_its_name_in_config() -> None:
+    assert tuple(row.name for row in ROWS) == tuple(REGISTRY) == METHODS
+
+
 def test_all_fits_every_method_and_each_helps_the_tail(problem: Problem) -> None:
     made = fit(problem, RebalanceConfig(method="all", **SETTINGS))
     assert tuple(made) == METHODS
-    assert set(MAKERS) == set(METHODS)
     joint = class_mean(problem.head)
     for name, each in made.items():
         assert class_mean(each.head) > joint + 0.02, name
@@ -105,10 +109,10 @@ def test_the_accuracy_that_is_asked_for_chooses_tau_and_strength(select_by: str,
 
 
 def test_only_what_looks_at_the_training_images_needs_their_features() -> None:
-    without = {name for name in METHODS if not needs_training_features(RebalanceConfig(method=name))}
+    without = {name for name in METHODS if not uses_training_features(RebalanceConfig(method=name))}
     assert without == {"tau", "logit_adjustment"}
-    assert needs_training_features(RebalanceConfig(method="tau", tau="learned"))
-    assert needs_training_features(RebalanceConfig(method="all"))
+    assert uses_training_features(RebalanceConfig(method="tau", tau="learned"))
+    assert uses_training_features(RebalanceConfig(method="all"))
 
 
 def test_learned_tau(problem: Problem) -> None:
@@ -209,7 +213,7 @@ def test_over_smoothing_does_without_a_tuned_rate() -> None:
     labels = torch.arange(6).repeat_interleave(torch.tensor([200, 80, 30, 12, 5, 2]))
     features = centres[labels] + torch.randn(len(labels), 512, generator=generator)
     head = LinearHead.initialised(6, 512, generator=generator)
-    given = problem_of(head, Features.of(features, labels), torch.device("cpu"))
+    given = Problem.of_features(head, Features.of(features, labels))
     made = fit(given, RebalanceConfig(method="los", batch_size=256))["los"]
     fresh = centres.repeat_interleave(20, 0) + torch.randn(120, 512, generator=generator)
     assert (made.head(fresh).argmax(1) == torch.arange(6).repeat_interleave(20)).float().mean() > 0.95

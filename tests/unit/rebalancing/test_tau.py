@@ -8,7 +8,7 @@ from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing import tau_normalize
 from fastlt.rebalancing.methods.tau import learn_tau
-from fastlt.rebalancing.problem import problem_of
+from fastlt.rebalancing.problem import Problem
 
 
 def head() -> LinearHead:
@@ -82,5 +82,5 @@ def test_learned_tau_is_the_best_of_a_fine_scan(true: float) -> None:
         for tau in taus
     ]
     best = taus[int(torch.stack(losses).argmin())]
-    found = learn_tau(problem_of(head, Features.of(features, labels), torch.device("cpu")))
+    found = learn_tau(Problem.of_features(head, Features.of(features, labels)))
     assert found == pytest.approx(best, abs=0.0065)

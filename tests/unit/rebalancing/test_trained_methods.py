@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from fastlt import RebalanceConfig
 from fastlt.data import LongTailSampler
 from fastlt.features.arrays import Features
-from fastlt.losses import loss_terms
+from fastlt.losses import batch_loss
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier
 from fastlt.rebalancing.methods.registry import fit
-from fastlt.rebalancing.problem import problem_of
+from fastlt.rebalancing.problem import Problem
 
 C, D, BATCH, EPOCHS, DECAY = 5, 4, 12, 5, 0.02
 COUNTS = torch.tensor([30, 16, 9, 4, 1])
@@ -30,7 +30,7 @@ CONFIG = RebalanceConfig(epochs=EPOCHS, batch_size=BATCH, lr=(0.3,), weight_deca
 
 
 def made_by(method: str, **changes: object) -> LinearHead:
-    problem = problem_of(HEAD, Features.of(FEATURES, LABELS), torch.device("cpu"))
+    problem = Problem.of_features(HEAD, Features.of(FEATURES, LABELS))
     config = dataclasses.replace(CONFIG, method=method, **changes)  # type: ignore[arg-type]
     return fit(problem, config)[method].head
 
@@ -113,7 +113,7 @@ def test_retraining_under_a_loss_draws_instance_balanced(loss: str) -> None:
     weight, bias = trainable(initialised().weight, initialised().bias)
     train(
         [weight, bias],
-        lambda x, y, share: loss_terms(loss, x @ weight.T + bias, y, COUNTS, epoch_fraction=share),
+        lambda x, y, share: batch_loss(loss, x @ weight.T + bias, y, COUNTS, epoch_fraction=share),
         sampling="instance_balanced",
     )
     config = dataclasses.replace(CONFIG, method="crt", loss=loss)
@@ -124,7 +124,7 @@ def test_retraining_under_ldam_has_its_scale_and_weighs_the_last_fifth_of_the_ep
     (weight,) = trainable(initialised().weight)
 
     def loss(x: Tensor, y: Tensor, share: float) -> Tensor:
-        return loss_terms("ldam", F.normalize(x) @ F.normalize(weight).T, y, COUNTS, epoch_fraction=share)
+        return batch_loss("ldam", F.normalize(x) @ F.normalize(weight).T, y, COUNTS, epoch_fraction=share)
 
     train([weight], loss, sampling="instance_balanced")
     check(made_by("crt", loss="ldam"), 30 * F.normalize(weight), None)

@@ -15,7 +15,6 @@ from fastlt.data import LongTailSampler
 from fastlt.data.published.specs import BENCHMARKS
 from fastlt.data.synthetic.published_shape import benchmark_counts
 from fastlt.models.resnet import SPECS
-from fastlt.rebalancing.engine.defaults import default_epochs, default_weight_decay
 from fastlt.recipes import RECIPES, choices, recipe, sources
 from fastlt.recipes.checks import check_start
 from fastlt.recipes.released import QUIRKS
@@ -152,9 +151,6 @@ def test_stage_2_has_the_papers_settings(
     assert (later.crt_epochs, later.lws_epochs, later.batch_size) == (crt_epochs, 5, batch_size)
     assert (later.lr, later.weight_decay, later.source) == (pytest.approx(lr), weight_decay, source)
     assert later.batch_size == config.batch_size
-    assert default_epochs("crt", name) == crt_epochs
-    assert default_epochs("lws", name) == 5
-    assert default_weight_decay(name) == weight_decay
     if source != OURS:
         assert later.weight_decay == config.weight_decay
 

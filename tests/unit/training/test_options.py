@@ -13,7 +13,7 @@ from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.mixup import draw_share, neighbours
 from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.data.transforms.randaugment import OPERATIONS, RandAugment, draw_operations
-from fastlt.losses import loss_terms
+from fastlt.losses import batch_loss
 from fastlt.models import create_model
 from fastlt.runtime.distributed import World
 from fastlt.schedule import learning_rate
@@ -188,7 +188,7 @@ def test_the_steps_loss_by_hand(loss: str, mixed: bool) -> None:
     if loss == "ldam":
         logits = F.normalize(features) @ F.normalize(model.fc.weight).T
     settings = {"epoch_fraction": 0.9, "label_smoothing": smoothing, "mean_weight": mean_weight}
-    ours, others = (loss_terms(loss, logits, y, counts, **settings) for y in (labels, labels[swapped]))
+    ours, others = (batch_loss(loss, logits, y, counts, **settings) for y in (labels, labels[swapped]))
     expected = share * ours + (1 - share) * others
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert hits == (logits.argmax(1) == labels).sum()

@@ -43,9 +43,9 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
         head = LinearHead(torch.zeros(C, C + 1), torch.eye(C)[len(fitted) - 1])  # says the number of its fold
         return {"tau": Rebalanced(head=head, params={}, selected_on="folds")}
 
-    def complete(head: LinearHead, others: tuple[Tensor, Tensor]) -> LinearHead:
-        assert np.array_equal(others[1], LABELS[sorted(known(others[0]))])
-        completed["ncm" if head.weight.any() else "tau"].append(known(others[0]))
+    def complete(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
+        assert np.array_equal(labels, LABELS[sorted(known(features))])
+        completed["ncm" if head.weight.any() else "tau"].append(known(features))
         return LinearHead(head.weight.detach() * 2, head.bias.detach() * 2)  # type: ignore[union-attr]
 
     made = {

@@ -13,18 +13,13 @@ from fastlt import RebalanceConfig
 from fastlt.features import arrays
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine import train as engine
-from fastlt.rebalancing.engine.stacks import LinearStack, ScaleStack, UnitStack, started
-from fastlt.rebalancing.engine.train import (
-    FeatureBatches,
-    HeadTraining,
-    check_features,
-    choose,
-    cross_entropy,
-    selection_accuracy,
-    train_heads,
-)
-from fastlt.rebalancing.problem import Problem, problem_of
+from fastlt.rebalancing.engine import batches
+from fastlt.rebalancing.engine.batches import FeatureBatches
+from fastlt.rebalancing.engine.cached import check_features, train_grid
+from fastlt.rebalancing.engine.grids import CosineGrid, HeadGrid, LinearGrid, ScaleGrid, new_head
+from fastlt.rebalancing.engine.selection import select_head, selection_accuracy
+from fastlt.rebalancing.engine.sgd import HeadTraining, Setting
+from fastlt.rebalancing.problem import Problem
 
 CPU = torch.device("cpu")
 C, D = 6, 8
@@ -33,64 +28,63 @@ RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(C, D)) * 2
 FEATURES = (CENTRES[LABELS] + RNG.normal(size=(len(LABELS), D))).astype(np.float32)
 TRAIN = Features(features=FEATURES, labels=LABELS)
-RECIPE = HeadTraining(
+TRAINING = HeadTraining(
     sampling="class_balanced",
     samples_per_class=1,
     batch_size=24,
     epochs=3,
     protocol="paper",
-    seeds=(0, 1),
-    settings=((0.1, 0.0), (0.1, 0.01), (0.5, 0.0), (0.5, 0.01)),
+    seed=1,
+    settings=(Setting(0.1, 0.0), Setting(0.1, 0.01), Setting(0.5, 0.0), Setting(0.5, 0.01)),
 )
 
 
 def problem() -> Problem:
     generator = torch.Generator().manual_seed(0)
     head = LinearHead(torch.randn(C, D, generator=generator), torch.randn(C, generator=generator))
-    return problem_of(head, TRAIN, CPU)
+    return Problem.of_features(head, TRAIN)
 
 
 def as_bf16(array: np.ndarray) -> np.ndarray:
     return torch.from_numpy(array).bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
-def stack_of(kind: str, recipe: HeadTraining) -> LinearStack | UnitStack | ScaleStack:
+def grid_of(kind: str, num_settings: int) -> HeadGrid:
+    head = problem().head
     if kind == "scale":
-        return ScaleStack(problem().head, len(recipe.seeds), len(recipe.settings))
-    new = started(C, D, recipe.seeds, CPU)
+        return ScaleGrid(head, num_settings)
+    new = new_head(head, 1)
     if kind == "unit":
-        return UnitStack(new, len(recipe.settings), scale=8.0)
-    return LinearStack(new, len(recipe.settings), radius=0.7 if kind == "ball" else None)
+        return CosineGrid(new, num_settings, scale=8.0)
+    return LinearGrid(new, num_settings, radius=0.7 if kind == "ball" else None)
+
+
+def trained(kind: str, training: HeadTraining) -> HeadGrid:
+    grid = grid_of(kind, len(training.settings))
+    train_grid(grid, training, problem())
+    return grid
 
 
 @pytest.mark.parametrize("kind", ["linear", "ball", "unit", "scale"])
 def test_a_grid_is_its_heads_one_by_one(kind: str) -> None:
-    together = stack_of(kind, RECIPE)
-    train_heads(together, (TRAIN,), RECIPE, cross_entropy(problem()), CPU)
-    for s, seed in enumerate(RECIPE.seeds):
-        for k, setting in enumerate(RECIPE.settings):
-            alone = dataclasses.replace(RECIPE, seeds=(seed,), settings=(setting,))
-            one = stack_of(kind, alone)
-            train_heads(one, (TRAIN,), alone, cross_entropy(problem()), CPU)
-            for a, b in zip(together.head(s, k).parameters(), one.head(0, 0).parameters(), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(together.head(0, 0).weight, together.head(0, 1).weight)
-    assert not torch.equal(together.head(0, 0).weight, together.head(1, 0).weight)
+    together = trained(kind, TRAINING)
+    for index, setting in enumerate(TRAINING.settings):
+        alone = trained(kind, dataclasses.replace(TRAINING, settings=(setting,)))
+        for a, b in zip(together.head(index).parameters(), alone.head(0).parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(together.head(0).weight, together.head(1).weight)
 
 
 def test_the_ball_holds_every_class() -> None:
-    stack = stack_of("ball", RECIPE)
-    train_heads(stack, (TRAIN,), RECIPE, cross_entropy(problem()), CPU)
-    assert stack.head(0, 2).norms().max() <= 0.7 * (1 + 1e-6)
+    assert trained("ball", TRAINING).head(2).norms().max() <= 0.7 * (1 + 1e-6)
 
 
 def test_the_folded_unit_head_predicts_as_its_cosines() -> None:
-    stack = stack_of("unit", RECIPE)
+    grid = trained("unit", TRAINING)
     x = torch.from_numpy(FEATURES)
-    cosines = stack.logits(x.expand(2, -1, -1))
-    for s, k in ((0, 0), (1, 3)):
-        folded = stack.head(s, k)
-        torch.testing.assert_close(folded(x) / x.norm(dim=1, keepdim=True), cosines[s, k])
+    cosines = grid.logits(x)
+    for index in (0, 3):
+        torch.testing.assert_close(grid.head(index)(x) / x.norm(dim=1, keepdim=True), cosines[index])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -101,59 +95,61 @@ def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatc
         np.save(tmp_path / f"{view}.npy", as_bf16(array) if precision == "bf16" else array)
         views.append(Features(features=np.load(tmp_path / f"{view}.npy", mmap_mode="c"), labels=LABELS))
     resident = FeatureBatches(views, CPU)
-    monkeypatch.setattr(engine, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(batches, "free_bytes", lambda device: 0)
     mapped = FeatureBatches(views, CPU)
     assert resident.tensors is not None
     assert mapped.tensors is None
     for step in range(3):
         ids = np.array([0, 5, 100, 7, 119])
-        one, other = resident.take(ids, (4, step)), mapped.take(ids, (4, step))
+        (one, labels), (other, _) = resident.take(ids, (4, step)), mapped.take(ids, (4, step))
         assert one.dtype == torch.float32
         assert torch.equal(one, other)
+        assert labels.tolist() == LABELS[ids].tolist()
 
 
 def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 20}
     for name, value in known.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert engine.free_bytes(torch.device("cuda")) == 10 + 40
+    assert batches.free_bytes(torch.device("cuda")) == 10 + 40
 
 
 def test_every_image_comes_as_any_of_its_views() -> None:
     views = [Features(features=np.full((50, 2), view, np.float32), labels=np.zeros(50, np.int64)) for view in range(3)]
-    feed = FeatureBatches(views, CPU)
-    drawn = torch.stack([feed.take(np.arange(50), (0, step))[:, 0] for step in range(40)])
+    source = FeatureBatches(views, CPU)
+
+    def drawn_at(seed: int, step: int) -> torch.Tensor:
+        return source.take(np.arange(50), (seed, step))[0][:, 0]
+
+    drawn = torch.stack([drawn_at(0, step) for step in range(40)])
     shares = torch.bincount(drawn.long().flatten(), minlength=3) / drawn.numel()
     assert ((shares - 1 / 3).abs() < 0.05).all()
     assert all(len(drawn[:, image].unique()) == 3 for image in range(50))
-    assert torch.equal(feed.take(np.arange(50), (0, 7))[:, 0], drawn[7])  # the step decides
-    assert not torch.equal(feed.take(np.arange(50), (1, 7))[:, 0], drawn[7])  # and the seed
+    assert torch.equal(drawn_at(0, 7), drawn[7])  # the step decides
+    assert not torch.equal(drawn_at(1, 7), drawn[7])  # and the seed
 
 
 def test_the_best_of_a_grid_is_chosen_where_it_is_scored() -> None:
-    recipe = dataclasses.replace(RECIPE, seeds=(0,))
-    stack = stack_of("linear", recipe)
-    train_heads(stack, (TRAIN,), recipe, cross_entropy(problem()), CPU)
+    grid, settings = trained("linear", TRAINING), TRAINING.settings
     x = torch.from_numpy(FEATURES)
     scores = []
-    for k in range(len(recipe.settings)):
-        right = (stack.head(0, k)(x).argmax(1).numpy() == LABELS).astype(float)
+    for index in range(len(settings)):
+        right = (grid.head(index)(x).argmax(1).numpy() == LABELS).astype(float)
         scores.append(np.mean([right[c == LABELS].mean() for c in range(C)]))
-    made = choose(stack, recipe, problem(), RebalanceConfig(method="crt"), extra=1.0)
-    best = recipe.settings[int(np.argmax(scores))]
-    assert made.params == {"extra": 1.0, "lr": best[0], "weight_decay": best[1]}
-    assert made.selected_on == "train"
-    assert selection_accuracy(made.head, problem(), "class_mean") == pytest.approx(max(scores))
+    result = select_head(grid, settings, problem(), RebalanceConfig(method="crt"), extra=1.0)
+    best = settings[int(np.argmax(scores))]
+    assert result.params == {"extra": 1.0, "lr": best.lr, "weight_decay": best.weight_decay}
+    assert result.selected_on == "train"
+    assert selection_accuracy(result.head, problem(), "class_mean") == pytest.approx(max(scores))
 
 
 def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
-    recipe = dataclasses.replace(RECIPE, seeds=(0,), settings=((1e30, 1.0), (0.1, 0.0)), epochs=6)
-    stack = stack_of("linear", recipe)
-    train_heads(stack, (TRAIN,), recipe, cross_entropy(problem()), CPU)
-    assert choose(stack, recipe, problem(), RebalanceConfig(method="crt")).params["lr"] == 0.1
-    recipe = dataclasses.replace(recipe, settings=((1e30, 1.0),))
+    training = dataclasses.replace(TRAINING, settings=(Setting(1e30, 1.0), Setting(0.1, 0.0)), epochs=6)
+    result = select_head(trained("linear", training), training.settings, problem(), RebalanceConfig(method="crt"))
+    assert result.params["lr"] == 0.1
+    training = dataclasses.replace(training, settings=training.settings[:1])
     with pytest.raises(ValueError, match=r"^--lr: .*\b1e\+30\b"):
-        train_heads(stack_of("linear", recipe), (TRAIN,), recipe, cross_entropy(problem()), CPU)
+        trained("linear", training)
 
 
 def test_groups_are_those_of_the_training_images_wherever_settings_are_chosen() -> None:
@@ -175,11 +171,11 @@ def test_a_group_without_images_cannot_choose() -> None:
 
 def test_features_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^features: .*\b8\b.*\b5\b"):
-        check_features((TRAIN,), LinearHead(torch.zeros(C, 5)), C)
+        check_features((TRAIN,), LinearHead(torch.zeros(C, 5)))
     with pytest.raises(ValueError, match=r"^features: .*class 6\b"):
-        check_features((TRAIN,), LinearHead(torch.zeros(C + 1, D)), C + 1)
+        check_features((TRAIN,), LinearHead(torch.zeros(C + 1, D)))
     with pytest.raises(ValueError, match=r"^labels: got class 5\b"):
-        check_features((TRAIN,), LinearHead(torch.zeros(C - 1, D)), C - 1)
+        check_features((TRAIN,), LinearHead(torch.zeros(C - 1, D)))
 
 
 MANY_CLASSES = """
@@ -189,8 +185,9 @@ from pathlib import Path
 from fastlt import RebalanceConfig
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine import train as engine
-from fastlt.rebalancing.methods.registry import MAKERS
+from fastlt.data.sampler import LongTailSampler
+from fastlt.rebalancing.engine import batches
+from fastlt.rebalancing.methods.registry import fit
 from fastlt.rebalancing.problem import Problem
 
 C, D = 8142, 2048
@@ -200,18 +197,16 @@ rng = np.random.default_rng(0)
 labels = np.concatenate([np.arange(C), rng.integers(C, size=len(rows) - C)])
 del rows
 train = Features(features=np.load(path, mmap_mode="c"), labels=labels)
-engine.free_bytes = lambda device: 0  # from the file, row by row
+batches.free_bytes = lambda device: 0  # from the file, row by row
 head = LinearHead(torch.zeros(C, D), torch.zeros(C))
 few = Features(features=np.zeros((8, D), np.float32), labels=np.arange(8))
 problem = Problem(head=head, train=(train,), selection=few, selected_on="val",
-                  class_counts=np.bincount(labels), device=torch.device("cpu"), stage1={"batch_size": 512})
+                  class_counts=np.bincount(labels), device=torch.device("cpu"))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-recipe = engine.HeadTraining.of("crt", problem, RebalanceConfig(method="crt"))
-original = engine.LongTailSampler.__len__
-engine.LongTailSampler.__len__ = lambda self: 1  # two steps instead of two epochs
+LongTailSampler.__len__ = lambda self: 1  # two steps instead of two epochs
 for method in ("crt", "lws"):
-    made = MAKERS[method](problem, RebalanceConfig(method=method, epochs=2))
-    assert made.head.weight.shape == (C, D) and torch.isfinite(made.head.weight).all()
+    head = fit(problem, RebalanceConfig(method=method, epochs=2))[method].head
+    assert head.weight.shape == (C, D) and torch.isfinite(head.weight).all()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -234,11 +229,10 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
         moved.append(tensor.numel())
         return tensor.to(device)
 
-    monkeypatch.setattr(engine, "on_device", on_device)
+    monkeypatch.setattr(batches, "on_device", on_device)
     monkeypatch.setattr(arrays, "on_device", on_device)
-    monkeypatch.setattr(engine, "free_bytes", lambda device: 2**30 if resident else 0)
-    stack = stack_of("linear", RECIPE)
-    train_heads(stack, [TRAIN], RECIPE, cross_entropy(problem()), CPU)
-    steps = RECIPE.epochs * (len(LABELS) // RECIPE.batch_size)
+    monkeypatch.setattr(batches, "free_bytes", lambda device: 2**30 if resident else 0)
+    trained("linear", TRAINING)
+    steps = TRAINING.epochs * (len(LABELS) // TRAINING.batch_size)
     rows = 24 if resident else 24 * D  # which rows, or what is in them
-    assert moved == [rows, rows, 48] * steps  # of either seed, and all labels
+    assert moved == [24, rows] * steps  # of the labels, and of the features
