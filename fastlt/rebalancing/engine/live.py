@@ -106,8 +106,8 @@ def trained_parts(model: Network, fine_tune: str) -> list[nn.Module]:
         return stages
     if len(stages) == 1:
         raise ValueError(
-            "--fine-tune: got last_block with a network that names no stages; expected layer4, stages, blocks or layers "
-            "in it; choose all or classifier"
+            "--fine-tune: got last_block with a network that names no stages; expected one with layer4, stages, blocks "
+            "or layers; choose all or classifier"
         )
     return stages[-1:]
 
