@@ -61,9 +61,11 @@ def retrain_classifier(
 
     Example:
         >>> import torch
+        >>> from fastlt import RebalanceConfig
         >>> from fastlt.rebalancing import retrain_classifier
         >>> features = torch.tensor([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 2)  # 20 images of one class, 2 of the other
-        >>> head = retrain_classifier(features, torch.tensor([0] * 20 + [1] * 2), 2)
+        >>> labels = torch.tensor([0] * 20 + [1] * 2)
+        >>> head = retrain_classifier(features, labels, 2, config=RebalanceConfig(lr=(0.5,)))
         >>> head(torch.eye(2)).argmax(1).tolist()
         [0, 1]
     """
