@@ -39,9 +39,10 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt data info`."""
     parsed = parse(DataInfo, argv, "data info")
     from ..data.inspection.summary import describe
+    from ..data.published.interface import DataOptions
     from ..data.registry import open_named
 
-    splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
+    splits = open_named(parsed.dataset, parsed.root, DataOptions(lists=parsed.lists))
     facts = describe(splits)
     table = Table("split", "images", "most a class", "fewest a class", "files skipped", "decoded by Pillow")
     for name, row in facts["splits"].items():

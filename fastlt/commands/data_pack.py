@@ -48,9 +48,10 @@ def run(argv: Sequence[str]) -> None:
     from rich.progress import Progress
 
     from ..data.packs.write import pack
+    from ..data.published.interface import DataOptions
     from ..data.registry import open_named
 
-    splits = open_named(parsed.dataset, parsed.root, lists=parsed.lists)
+    splits = open_named(parsed.dataset, parsed.root, DataOptions(lists=parsed.lists))
     suffix = parsed.short_side or "packed"
     root = parsed.root if parsed.root.name not in ("", "..") else parsed.root.resolve()
     out = parsed.out or root.with_name(f"{root.name}-{suffix}")

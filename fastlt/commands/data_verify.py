@@ -14,7 +14,7 @@ from ..config import check_choice, check_range
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
-    from ..data.inspection.verify import Verification
+    from ..data.inspection.verification import Verification
 
 NUM_NAMED = 10
 
@@ -26,16 +26,16 @@ class DataVerify(Output):
     dataset: str
     """The benchmark: imagenet_lt, places_lt, inat2018, cifar10_lt or cifar100_lt."""
     data_root: Path
-    """Folder with the images, or with CIFAR's archive, or a pack."""
+    """Folder with the images, or with the public archive, or a pack."""
     lists: Path | None = None
     """Folder with the list files (released names, or train.txt, val.txt, test.txt; for iNaturalist also its JSON), if
     not in DATA-ROOT."""
     missing: Path | None = None
     """File to name all missing images in; by default one in the cache folder."""
     imbalance: float = 100.0
-    """CIFAR-10-LT and CIFAR-100-LT: images of the largest class over those of the smallest."""
+    """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest."""
     data_seed: int = 0
-    """CIFAR-10-LT and CIFAR-100-LT: seed of the choice of images; 0 is the usual one."""
+    """cifar10_lt and cifar100_lt: seed of the choice of images; 0 is the usual one."""
 
     def __post_init__(self) -> None:
         """Refuse arguments that cannot work."""
@@ -47,57 +47,60 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt data verify`: status 2 where anything is wrong."""
     parsed = parse(DataVerify, argv, "data verify")
     from ..data.index import cache_dir
-    from ..data.inspection.verify import verify, verify_cifar
-    from ..data.published.cifar import CIFAR
-    from ..data.published.specs import BENCHMARKS
+    from ..data.published.interface import DataOptions
+    from ..data.registry import PUBLISHED
 
-    check_choice("--dataset", parsed.dataset, (*BENCHMARKS, *CIFAR))
-    options, remedy = "", "complete the download, or give other --lists"
-    if parsed.dataset in CIFAR:
-        if parsed.lists is not None:
-            raise ValueError(f"--lists: got {parsed.lists} with --dataset {parsed.dataset}, which has none; drop it")
-        title, remedy = CIFAR[parsed.dataset].title, "download the public archive again"
-        found = verify_cifar(CIFAR[parsed.dataset], parsed.data_root, imbalance=parsed.imbalance, seed=parsed.data_seed)
-        options = f" --imbalance {parsed.imbalance:g}" if parsed.imbalance != 100 else ""
-        options += f" --data-seed {parsed.data_seed}" if parsed.data_seed else ""
-    else:
-        title = BENCHMARKS[parsed.dataset].title
-        found = verify(BENCHMARKS[parsed.dataset], parsed.data_root, lists=parsed.lists)
-        options = f" --lists {shlex.quote(str(parsed.lists))}" if parsed.lists else ""
-    console.print(table(found, f"{title} in {parsed.data_root}"))
-    write_output(parsed.json, found.to_json())
-    for name in found.unreadable:
+    check_choice("--dataset", parsed.dataset, tuple(PUBLISHED))
+    published = PUBLISHED[parsed.dataset]
+    options = DataOptions(lists=parsed.lists, imbalance=parsed.imbalance, seed=parsed.data_seed)
+    outcome = published.verify(parsed.data_root, options)
+    console.print(table(outcome, f"{published.title} in {parsed.data_root}"))
+    write_output(parsed.json, outcome.to_json())
+    for name in outcome.unreadable:
         say(f"cannot be decoded: {name}")
-    if found.num_missing:
-        file = parsed.missing or cache_dir() / "verify" / f"{parsed.dataset}-missing.txt"
-        name_missing(found, file)
-    say(cost(found))
-    if found.problems:
-        raise ValueError(f"{parsed.data_root} is not {title} as published: {'; '.join(found.problems)}: {remedy}")
-    if found.indices is not None:
-        say(
-            f"{parsed.dataset}: {found.num_images['train']:,} train images, imbalance {parsed.imbalance:g}, seed "
-            f"{parsed.data_seed}: indices {found.indices}"
+    if outcome.num_missing:
+        name_missing(outcome, parsed.missing or cache_dir() / "verify" / f"{parsed.dataset}-missing.txt")
+    say(cost(outcome))
+    if outcome.problems:
+        problems = "; ".join(outcome.problems)
+        raise ValueError(
+            f"--data-root: got {parsed.data_root}, which is not {published.title} as published: {problems}; "
+            f"{published.remedy}"
         )
-    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {shlex.quote(str(parsed.data_root))}{options}")
+    if outcome.indices is not None:
+        say(
+            f"{parsed.dataset}: {outcome.num_images['train']:,} train images, imbalance {parsed.imbalance:g}, seed "
+            f"{parsed.data_seed}: indices {outcome.indices}"
+        )
+    say(
+        f"next: fastlt train --dataset {parsed.dataset} --data-root {shlex.quote(str(parsed.data_root))}{flags(parsed)}"
+    )
 
 
-def table(found: Verification, title: str) -> Table:
+def flags(parsed: DataVerify) -> str:
+    """Return the flags of `fastlt train` that open what was verified."""
+    texts = [f" --lists {shlex.quote(str(parsed.lists))}" if parsed.lists else ""]
+    texts += [f" --imbalance {parsed.imbalance:g}"] if parsed.imbalance != DataVerify.imbalance else []
+    texts += [f" --data-seed {parsed.data_seed}"] if parsed.data_seed != DataVerify.data_seed else []
+    return "".join(texts)
+
+
+def table(outcome: Verification, title: str) -> Table:
     """Return what was compared, a line each."""
     rows = Table("", "expected", "found", "", title=title)
     marks = {True: "ok", False: "WRONG", None: "differs"}
-    for check in found.checks:
+    for check in outcome.checks:
         rows.add_row(check.what, check.expected, check.found, marks[check.ok])
-    if any(check.ok is None and check.what.endswith("list") for check in found.checks):
+    if any(check.ok is None and check.what.endswith("list") for check in outcome.checks):
         rows.caption = "Lists differ from the released ones wherever their paths start otherwise: no fault in itself."
     return rows
 
 
-def name_missing(found: Verification, file: Path) -> None:
+def name_missing(outcome: Verification, file: Path) -> None:
     """Name the first missing images on the terminal, and all of them in a file."""
     from ..files import replacing
 
-    absent = [(split, path) for split, paths in found.missing.items() for path in paths]
+    absent = [(split, path) for split, paths in outcome.missing.items() for path in paths]
     for split, path in absent[:NUM_NAMED]:
         say(f"missing ({split}): {path}")
     with replacing(file) as partial:
@@ -107,13 +110,13 @@ def name_missing(found: Verification, file: Path) -> None:
     say(f"all {len(absent):,} are named in {file}")
 
 
-def cost(found: Verification) -> str:
+def cost(outcome: Verification) -> str:
     """Say what the images take: disk, and processor time to decode."""
-    disk = f"{found.num_bytes / 1e9:.2f} GB on disk"
-    if found.decode_ms is None:
+    disk = f"{outcome.num_bytes / 1e9:.2f} GB on disk"
+    if outcome.decode_ms is None:
         return disk
-    epoch_min = found.num_images["train"] * found.decode_ms / 60_000
+    epoch_min = outcome.num_images["train"] * outcome.decode_ms / 60_000
     return (
-        f"{disk}; decoding takes {found.decode_ms:.1f} ms an image on one core here ({found.num_sampled} sampled), "
+        f"{disk}; decoding takes {outcome.decode_ms:.1f} ms an image on one core here ({outcome.num_sampled} sampled), "
         f"{epoch_min:.1f} core-minutes an epoch"
     )

@@ -37,7 +37,7 @@ class Reproduce(Output):
     synthetic_size: tuple[int, int] | None = None
     """Width and height of the made-up pictures, pixels; by default 64 64."""
     imbalance: float | None = None
-    """CIFAR-10-LT and CIFAR-100-LT: images of the largest class over those of the smallest; by default 100."""
+    """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest; by default 100."""
     backbone: str | None = None
     """Network; by default the recipe's."""
     epochs: int | None = None

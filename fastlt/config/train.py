@@ -51,9 +51,9 @@ class TrainConfig(Config):
     synthetic_size: tuple[int, int] = (64, 64)
     """Width and height of the made-up pictures, pixels; 500 375 is the size of a photograph on the web."""
     imbalance: float = 100.0
-    """CIFAR-10-LT and CIFAR-100-LT: images of the largest class over those of the smallest."""
+    """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest."""
     data_seed: int = 0
-    """CIFAR-10-LT and CIFAR-100-LT: seed of the choice of images; 0 is the usual one."""
+    """cifar10_lt and cifar100_lt: seed of the choice of images; 0 is the usual one."""
 
     backbone: str = "resnext50_32x4d"
     """Network: resnet8 (small images), resnet10/50/101/152, resnext50_32x4d, resnext101_32x4d, resnext152_32x4d, or

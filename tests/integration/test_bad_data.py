@@ -12,7 +12,8 @@ import torch
 from fastlt.cli import main
 from fastlt.data import LongTailedDataset, pack
 from fastlt.data.packs.write import make_item
-from fastlt.data.registry import open_benchmark
+from fastlt.data.published.interface import DataOptions
+from fastlt.data.registry import open_named
 from fastlt.models import create_model
 
 SHAPE = "--backbone resnet10 --epochs 1 --batch-size 8 --lr 0.003 --image-size 32 --device cpu --num-threads 1"
@@ -104,7 +105,7 @@ def test_a_list_with_spaces_in_paths_is_read_and_one_without_labels_is_not(
         file.write_text(file.read_text().replace("airfield/", "air field/"))
     for top in ("train", "val"):
         (made.root / top / "airfield").rename(made.root / top / "air field")
-    assert len(open_benchmark("places_lt", made.root, lists=made.lists)["train"]) == 17
+    assert len(open_named("places_lt", made.root, DataOptions(lists=made.lists))["train"]) == 17
     file = made.lists / "Places_LT_train.txt"
     file.write_text("".join(f"{line.rpartition(' ')[0]}\n" for line in file.read_text().splitlines()))
     said = refused(*on("train", "places_lt", made.root, made.lists))
@@ -127,7 +128,11 @@ def test_an_interrupted_pack(
     with monkeypatch.context() as patch:
         patch.setattr("fastlt.data.packs.write.make_item", stop_at_10)
         with pytest.raises(KeyboardInterrupt):
-            pack(open_benchmark("places_lt", made.root, lists=made.lists), tmp_path / "pack", dataset="places_lt")
+            pack(
+                open_named("places_lt", made.root, DataOptions(lists=made.lists)),
+                tmp_path / "pack",
+                dataset="places_lt",
+            )
     for command in (
         ["train", "--dataset", "places_lt", "--data-root", tmp_path / "pack", *SHAPE.split()],
         ["reproduce", "--dataset", "places_lt", "--data-root", tmp_path / "pack", "--device", "cpu"],

@@ -10,7 +10,8 @@ import pytest
 
 from fastlt import RebalanceConfig, TrainConfig, rebalance, recipe, train
 from fastlt.data import pack
-from fastlt.data.registry import open_benchmark
+from fastlt.data.published.interface import DataOptions
+from fastlt.data.registry import open_named
 from fastlt.recipes import choices
 
 BACKBONES = sorted(
@@ -74,6 +75,6 @@ def test_a_pack_of_a_benchmark_continues_the_run_on_its_files(
     made = make_miniature(tmp_path / "data", "places-easy")
     config = small(recipe("places_lt"), backbone="resnet10", data_root=made.root, lists=made.lists)
     run = train(dataclasses.replace(config, out=tmp_path / "run"))
-    pack(open_benchmark("places_lt", made.root, lists=made.lists), tmp_path / "pack", dataset="places_lt")
+    pack(open_named("places_lt", made.root, DataOptions(lists=made.lists)), tmp_path / "pack", dataset="places_lt")
     resumed = train(dataclasses.replace(config, out=run.path, resume=True, data_root=tmp_path / "pack", lists=None))
     assert resumed.path == run.path

@@ -15,7 +15,9 @@ from fastlt import RebalanceConfig, TrainConfig
 from fastlt.checkpoints.native import load
 from fastlt.cli import dispatch
 from fastlt.config import METHODS, SAMPLINGS
+from fastlt.data.published.listed import ListedSet
 from fastlt.data.published.specs import BENCHMARKS, SplitSpec
+from fastlt.data.registry import PUBLISHED
 from fastlt.models import create_model
 from fastlt.reproduce import Reproduction, reproduce
 
@@ -43,7 +45,7 @@ def test_a_made_up_set_goes_through_whole_and_the_tables_say_so(
     small = dataclasses.replace(
         BENCHMARKS["imagenet_lt"], num_classes=3, max_count=9, min_count=3, groups=None, splits=splits
     )
-    monkeypatch.setitem(BENCHMARKS, "imagenet_lt", small)
+    monkeypatch.setitem(PUBLISHED, "imagenet_lt", ListedSet(small))
     options = "--synthetic --synthetic-size 32 32 --epochs 1 --batch-size 8 --device cpu --num-threads 1"
     command = ["reproduce", "--dataset", "imagenet_lt", *options.split(), "--samplings", "instance_balanced"]
     dispatch([*command, "--backbone", "resnet10"])

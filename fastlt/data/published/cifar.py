@@ -2,66 +2,158 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
-import os
-import pickle
-import shutil
-import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...files import making
 from ...runtime.log import log
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
+from ..inspection.verification import Check, Verification, check_count, verify_pack
 from ..packs.read import Packing, is_pack, open_pack
 from ..packs.write import write_pack
+from ..synthetic.published_shape import Shape
 from ..tar import Item
+from .cifar_archive import SIDE, CifarSpec, archive_contents, batch_files, find_archive, read_cifar
+from .interface import DataOptions
 
 _VERSION = 1
-_SIDE = 32
-_PIXELS = 3 * _SIDE * _SIDE
 
 
-@dataclass(frozen=True, kw_only=True)
-class CifarSpec:
-    """How a CIFAR archive is made up.
+class CifarSet(CifarSpec):
+    """A long tail cut out of a CIFAR archive; the public test images, all 10,000, are its val."""
 
-    Attributes:
-        name: As in `--dataset`.
-        title: Of the public data set.
-        num_classes: C.
-        archives: The archives, tar.gz, by the folder inside.
-        train: Files of the train images.
-        test: Files of the test images.
-        names_file: File with the names of the classes.
-        label_key: Of the pickled form.
-        names_key: Of the pickled form.
-        label_bytes: Of the binary form: bytes of labels before the pixels, the last of which counts.
-        per_class: Images of each class, by split.
-        md5: Checksums of the archives, from the CIFAR page, and of the pickled form's files, as torchvision has them.
-    """
+    remedy = "download the public archive again"
 
-    name: str
-    title: str
-    num_classes: int
-    archives: dict[str, str]
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    names_file: dict[str, str]
-    label_key: bytes
-    names_key: bytes
-    label_bytes: int
-    per_class: dict[str, int]
-    md5: dict[str, str]
+    @property
+    def contents(self) -> str:
+        """What its data root holds, for messages."""
+        return " or ".join(self.archives.values())
+
+    def open(self, root: Path, options: DataOptions) -> dict[str, LongTailedDataset]:
+        """Open train and val. The chosen images are kept as a pack of PNG files in the cache folder.
+
+        Args:
+            root: The folder with the public archive, pickled or binary, as it is or extracted; or a pack.
+            options: Imbalance and seed count.
+
+        Raises:
+            FileNotFoundError: No archive in `root`.
+            ValueError: It is not the public one, or damaged.
+        """
+        if is_pack(root):
+            return open_pack(root, dataset=self.name)
+        images, labels, class_names = read_cifar(self, root, "train")
+        chosen = tail_indices(labels, options.imbalance, options.seed)
+        val_images, val_labels, _ = read_cifar(self, root, "test")
+        log.info(
+            "%s: %s train images, imbalance %g, seed %d, indices %s",
+            self.name,
+            f"{len(chosen):,}",
+            options.imbalance,
+            options.seed,
+            indices_hash(chosen),
+        )
+        pixels = {"train": images[chosen], "val": val_images}
+        marks = {"train": labels[chosen], "val": val_labels}
+        numbers = {"train": chosen, "val": np.arange(len(val_labels))}
+        sources = {split: _fingerprint(pixels[split], marks[split]) for split in pixels}
+        digest = hashlib.sha256("\n".join([str(_VERSION), *sources.values()]).encode()).hexdigest()[:12]
+        out = cache_dir() / "datasets" / f"{self.name}-{digest}"
+        if not out.is_dir():
+            with making(out) as partial:
+                write_pack(
+                    partial,
+                    Packing(dataset=self.name, short_side=None, quality=None, sources=sources),
+                    class_names=class_names,
+                    names={split: [f"{split}/{at:05}.png" for at in numbers[split]] for split in pixels},
+                    labels=marks,
+                    makers={split: _maker(pixels[split]) for split in pixels},
+                )
+        return open_pack(out, dataset=self.name)
+
+    def shape(self, options: DataOptions) -> Shape:
+        """Return its class counts, for a made-up set."""
+        counts = tail_counts(self.num_classes, self.per_class["train"], options.imbalance)
+        return Shape(counts=counts, held={"val": self.per_class["test"]})
+
+    def verify(self, root: Path, options: DataOptions) -> Verification:
+        """Compare an archive with the public one: files, checksums, records, labels; and hash what is chosen of it.
+
+        Checksums of the binary form's files are not published. There the archive's counts, and its files' records.
+
+        Raises:
+            FileNotFoundError: No archive in `root`.
+            ValueError: It is damaged, or the class sizes asked for are impossible.
+        """
+        if options.lists is not None:
+            raise ValueError(f"--lists: got {options.lists} with --dataset {self.name}, which has none; drop it")
+        if is_pack(root):
+            check = functools.partial(self._check_tail, imbalance=options.imbalance)
+            return verify_pack(self.name, root, check)
+        folder, place = find_archive(self, root)
+        files = [*batch_files(self, folder, "train"), *batch_files(self, folder, "test"), self.names_file[folder]]
+        paths = [place / name for name in files] if place.is_dir() else [place]
+        checks = [
+            Check(what=path.name, expected="a file", found="none", ok=False) for path in paths if not path.is_file()
+        ]
+        chosen = np.empty(0, np.int64)
+        if not checks:
+            labels = {split: read_cifar(self, root, split)[1] for split in ("train", "test")}
+            for split, marks in labels.items():
+                checks.append(check_count(f"{split} images", self.per_class[split] * self.num_classes, len(marks)))
+                checks.append(check_count(f"{split} per class", self.per_class[split], int(np.bincount(marks)[0])))
+            chosen = tail_indices(labels["train"], options.imbalance, options.seed)
+            checks += self._check_sums(folder, place, files)
+        return Verification(
+            dataset=self.name,
+            root=root,
+            num_images={"train": len(chosen)},
+            checks=tuple(checks),
+            missing={},
+            unreadable=(),
+            num_bytes=sum(path.stat().st_size for path in paths if path.is_file()),
+            decode_ms=None,
+            num_sampled=0,
+            indices=indices_hash(chosen) if len(chosen) else None,
+        )
+
+    def _check_sums(self, folder: str, place: Path, files: list[str]) -> list[Check]:
+        digests = {name: hashlib.md5(content).hexdigest() for name, content in archive_contents(place, folder, files)}
+        checks = [self._check_sum(name, digests[name], decides=True) for name in files if name in self.md5]
+        if place.is_dir():
+            return checks
+        with place.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "md5").hexdigest()
+        # Files packed anew, with the same bytes, are as good
+        return [self._check_sum(place.name, digest, decides=not checks), *checks]
+
+    def _check_sum(self, name: str, digest: str, *, decides: bool) -> Check:
+        same = digest == self.md5[name]
+        return Check(what=f"{name} md5", expected=self.md5[name], found=digest, ok=same if same or decides else None)
+
+    def _check_tail(self, split: str, labels: np.ndarray, *, imbalance: float) -> list[Check]:
+        """Compare the sizes of a packed split with those of the tail, or of the public test images."""
+        counts = np.bincount(labels, minlength=self.num_classes)
+        if split == "train":
+            expected = tail_counts(self.num_classes, self.per_class["train"], imbalance)
+        else:
+            expected = np.full(self.num_classes, self.per_class["test"])
+        ends = [f"{values.max():,} to {values.min():,}" for values in (expected, counts)]
+        ok = np.array_equal(expected, counts)
+        return [
+            check_count(f"{split} images", int(expected.sum()), len(labels)),
+            Check(what=f"{split} per class", expected=ends[0], found=ends[1], ok=ok),
+        ]
 
 
 CIFAR = {
-    "cifar10_lt": CifarSpec(
+    "cifar10_lt": CifarSet(
         name="cifar10_lt",
         title="CIFAR-10",
         num_classes=10,
@@ -85,7 +177,7 @@ CIFAR = {
             "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
         },
     ),
-    "cifar100_lt": CifarSpec(
+    "cifar100_lt": CifarSet(
         name="cifar100_lt",
         title="CIFAR-100",
         num_classes=100,
@@ -147,79 +239,13 @@ def indices_hash(indices: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes()).hexdigest()[:12]
 
 
-def open_cifar(
-    name: str, root: Path | str, *, imbalance: float = 100, seed: int = 0, num_threads: int | None = None
-) -> dict[str, LongTailedDataset]:
-    """Open CIFAR-10-LT or CIFAR-100-LT; the public test images, all 10,000, are its val.
-
-    The chosen images are kept as a pack of PNG files in the cache folder, made the first time.
-
-    Args:
-        name: cifar10_lt or cifar100_lt.
-        root: The folder with the public archive, pickled or binary, as it is or extracted.
-        imbalance: Images of the largest class over those of the smallest.
-        seed: Of the choice; 0 is the usual one.
-        num_threads: Threads that encode.
-
-    Raises:
-        FileNotFoundError: No archive in `root`.
-        ValueError: It is not the public one, or damaged.
-    """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--data-seed: got {seed}; expected 0 to {2**32 - 1}")
-    root = Path(root)
-    if is_pack(root):
-        return open_pack(root, dataset=name)
-    spec = CIFAR[name]
-    find_archive(spec, root)
-    images, labels, class_names = read_cifar(spec, root, "train")
-    chosen = tail_indices(labels, imbalance, seed)
-    held_images, held_labels, _ = read_cifar(spec, root, "test")
-    log.info(
-        "%s: %s train images, imbalance %g, seed %d, indices %s",
-        name,
-        f"{len(chosen):,}",
-        imbalance,
-        seed,
-        indices_hash(chosen),
-    )
-    parts = {"train": (images[chosen], labels[chosen], chosen), "val": (held_images, held_labels, None)}
-    sources = {split: _fingerprint(pixels, marks) for split, (pixels, marks, _) in parts.items()}
-    digest = hashlib.sha256("\n".join([str(_VERSION), *sources.values()]).encode()).hexdigest()[:12]
-    out = cache_dir() / "datasets" / f"{name}-{digest}"
-    if not out.is_dir():
-        partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            write_pack(
-                partial,
-                Packing(dataset=name, short_side=None, quality=None, sources=sources),
-                class_names=class_names,
-                names={
-                    split: [f"{split}/{at:05}.png" for at in (range(len(marks)) if numbers is None else numbers)]
-                    for split, (_, marks, numbers) in parts.items()
-                },
-                labels={split: marks for split, (_, marks, _) in parts.items()},
-                makers={split: _maker(pixels) for split, (pixels, _, _) in parts.items()},
-                num_threads=num_threads,
-            )
-            try:
-                partial.rename(out)
-            except OSError:
-                if not out.is_dir():  # another process was faster
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return open_pack(out, dataset=name)
-
-
 def _maker(pixels: np.ndarray) -> Callable[[int], Item]:
     def make(index: int) -> Item:
         from PIL import Image
 
         file = io.BytesIO()
         Image.fromarray(pixels[index]).save(file, "PNG", compress_level=1)
-        return Item(file.getvalue(), _SIDE, _SIDE, True)
+        return Item(file.getvalue(), SIDE, SIDE, True)
 
     return make
 
@@ -228,144 +254,3 @@ def _fingerprint(pixels: np.ndarray, labels: np.ndarray) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
     digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
     return digest.hexdigest()
-
-
-def find_archive(spec: CifarSpec, root: Path) -> tuple[str, Path]:
-    """Find a CIFAR archive: (its inner folder's name, the tar.gz or the extracted folder).
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    for folder, archive in spec.archives.items():
-        for place in (root / folder, root / archive):
-            if place.is_dir() or (place.is_file() and place.suffix == ".gz"):
-                return folder, place
-        if root.name == folder and root.is_dir():
-            return folder, root
-    raise FileNotFoundError(
-        f"--data-root: {root} has none of {', '.join(spec.archives.values())}, extracted or not; expected the public "
-        f"archive that --dataset {spec.name} is made from"
-    )
-
-
-def read_cifar(spec: CifarSpec, root: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Read a split of an archive: pixels uint8 [N, 32, 32, 3], labels int64 [N], class names.
-
-    Raises:
-        ValueError: It is not as the public one is.
-    """
-    folder, place = find_archive(spec, root)
-    pickled = is_pickled(folder)
-    wanted = batch_files(spec, folder, split)
-    try:
-        contents = dict(archive_contents(place, folder, [*wanted, spec.names_file[folder]]))
-        read = [
-            _read_pickled(spec, contents[name]) if pickled else _read_binary(spec, contents[name]) for name in wanted
-        ]
-        listed = contents[spec.names_file[folder]]
-        names = [text.decode() for text in load_plain(listed)[spec.names_key]] if pickled else listed.decode().split()
-        pixels = np.concatenate([each[0] for each in read])
-        labels = np.concatenate([each[1] for each in read])
-        counts = np.bincount(labels, minlength=spec.num_classes)
-        if len(names) != spec.num_classes or len(counts) != spec.num_classes or counts.min() != counts.max():
-            raise ValueError(f"{len(names)} names, {counts.min()} to {counts.max()} images of {len(counts)} classes")
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        EOFError,
-        OSError,
-        tarfile.TarError,
-        pickle.UnpicklingError,
-    ) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-        raise ValueError(f"{place} {what}; expected the public archive: download it again") from None
-    return pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels, tuple(names)
-
-
-def is_pickled(folder: str) -> bool:
-    """Say whether an archive is of the pickled form, by the name of its inner folder."""
-    return folder in ("cifar-10-batches-py", "cifar-100-python")
-
-
-def batch_files(spec: CifarSpec, folder: str, split: str) -> list[str]:
-    """Return the names of a split's files in an archive."""
-    batches = spec.train if split == "train" else spec.test
-    return [batch if is_pickled(folder) else f"{batch}.bin" for batch in batches]
-
-
-def archive_contents(place: Path, folder: str, wanted: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the wanted files of an extracted folder or an archive; nothing is extracted."""
-    if place.is_dir():
-        for name in wanted:
-            yield name, (place / name).read_bytes()
-        return
-    with tarfile.open(place) as archive:
-        for member in archive:
-            name = member.name.removeprefix(f"{folder}/")
-            stream = archive.extractfile(member) if name in wanted else None
-            if stream is not None:
-                yield name, stream.read()
-
-
-def _read_binary(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    records = np.frombuffer(content, np.uint8).reshape(-1, spec.label_bytes + _PIXELS)
-    return records[:, spec.label_bytes :], records[:, spec.label_bytes - 1].astype(np.int64)
-
-
-def _read_pickled(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    batch = load_plain(content)
-    pixels = batch[b"data"].array()
-    return pixels.reshape(-1, _PIXELS), np.array(batch[spec.label_key], np.int64)
-
-
-class PlainArray:
-    """What stands in for a numpy array in a pickle: it keeps the array's state, and runs nothing of numpy's."""
-
-    state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-    def array(self) -> np.ndarray:
-        """Return the array, which must be of uint8."""
-        _, shape, dtype, fortran, content = self.state
-        if dtype.args[:1] not in ((b"u1",), ("u1",)):
-            raise ValueError(f"array of {dtype.args[:1]}, expected uint8")
-        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
-
-
-class PlainDtype:
-    """What stands in for a numpy dtype in a pickle."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        """Take no notice of byte order and fields."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles numbers, strings, lists, dictionaries and arrays, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
-                return lambda *args: PlainArray()
-            case "numpy", "ndarray":
-                return PlainArray
-            case "numpy", "dtype":
-                return PlainDtype
-            case "_codecs", "encode":
-                return lambda text, encoding: text.encode(encoding)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which the public archive does not")
-
-
-def load_plain(content: bytes) -> Any:
-    """Unpickle a CIFAR batch without running any code that it may name.
-
-    Raises:
-        pickle.UnpicklingError: It names anything but a numpy array.
-    """
-    return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ...files import making
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
 from ..splits import open_splits
@@ -95,22 +94,13 @@ def build_glyphs_lt(
     root = cache_dir() / "datasets" / f"glyphs_lt-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if root.is_dir():
         return root
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        tasks = [
-            Task(
-                style=Style(character=character),
-                folder=folder,
-                stream=_STREAMS[split],
-                label=label,
-                start=0,
-                stop=count,
-            )
-            for split, counts in split_counts(spec).items()
-            for label, (character, count) in enumerate(zip(sorted(CHARACTERS), counts.tolist(), strict=True))
-            for folder in (f"{split}/U+{ord(character):04X}",)
-        ]
+    tasks = [
+        Task(style=Style(character=character), folder=folder, stream=_STREAMS[split], label=label, start=0, stop=count)
+        for split, counts in split_counts(spec).items()
+        for label, (character, count) in enumerate(zip(sorted(CHARACTERS), counts.tolist(), strict=True))
+        for folder in (f"{split}/U+{ord(character):04X}",)
+    ]
+    with making(root) as partial:
         for task in tasks:
             (partial / task.folder).mkdir(parents=True)
         (partial / "classes.txt").write_text("".join(f"{name}\n" for name in sorted(CHARACTERS)), encoding="utf-8")
@@ -123,13 +113,6 @@ def build_glyphs_lt(
             num_workers=num_workers,
             progress=progress,
         )
-        try:
-            partial.rename(root)
-        except OSError:
-            if not root.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 

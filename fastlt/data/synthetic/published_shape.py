@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
+from ...files import making
 from ...runtime.log import log
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
 from ..index import cache_dir
-from ..published.cifar import CIFAR, tail_counts
-from ..published.specs import BENCHMARKS, Benchmark
 from ..splits import open_splits
-from .any_shape import class_name, class_style, count_profile
+from .any_shape import class_name, class_style
 from .glyphs import font_folder
 from .painting import Look
 from .processes import Task, image_name, paint_all
 
 _VERSION = 1
 _LOOK = Look(size=64)
-_MANY, _FEW = 100, 20
 _MANY_CLASSES = 1000  # beyond, a class has one picture: fewer files, a minute less
 _NOISE = 1024
 _NOISE_SD = 10.0  # makes a JPEG of 500 x 375 pixels as large as those of ImageNet are, about 100 kB
@@ -43,59 +39,8 @@ class Shape:
     held: dict[str, int]
 
 
-def shape_of(name: str, *, imbalance: float = 100) -> Shape:
-    """Return the numbers that a made-up set has to have.
-
-    Args:
-        name: A benchmark or a CIFAR-LT.
-        imbalance: Of a CIFAR-LT.
-
-    Raises:
-        ValueError: Its numbers are not known.
-    """
-    if name in CIFAR:
-        num_classes = CIFAR[name].num_classes
-        counts = tail_counts(num_classes, 50_000 // num_classes, imbalance)
-        return Shape(counts=counts, held={"val": 10_000 // num_classes})
-    if name not in BENCHMARKS:
-        raise ValueError(
-            f"--synthetic: got --dataset {name}, whose numbers are not known; choose one of "
-            f"{', '.join([*BENCHMARKS, *CIFAR])}, or make a set of any shape with `fastlt data synth`"
-        )
-    benchmark = BENCHMARKS[name]
-    held = {split: spec.per_class for split, spec in benchmark.splits.items() if spec.per_class is not None}
-    return Shape(counts=benchmark_counts(benchmark), held=held)
-
-
-def benchmark_counts(benchmark: Benchmark) -> np.ndarray:
-    """Return falling class counts with the benchmark's sum, largest and smallest class and, where known, groups.
-
-    Returns:
-        int64 [C].
-    """
-    total = benchmark.splits["train"].num_images
-    most, least = benchmark.max_count, benchmark.min_count
-    if benchmark.groups is None:
-        return count_profile(benchmark.num_classes, total, max_count=most, min_count=least)
-    num_many, num_medium, num_few = benchmark.groups
-    medium = _exponential(num_medium, _MANY, _FEW)
-    few = _exponential(num_few, _FEW - 1, least)
-    rest = total - int(medium.sum() + few.sum())
-    many = count_profile(num_many, rest, max_count=most, min_count=_MANY + 1)
-    return np.concatenate([many, medium, few])
-
-
-def _exponential(num_classes: int, most: int, least: int) -> np.ndarray:
-    falling = most * (least / most) ** (np.arange(num_classes) / max(1, num_classes - 1))
-    return np.rint(falling).astype(np.int64)
-
-
 def synthetic(
-    name: str,
-    *,
-    size: tuple[int, int] = (64, 64),
-    imbalance: float = 100,
-    num_workers: int | None = None,
+    name: str, shape: Shape, *, size: tuple[int, int] = (64, 64), num_workers: int | None = None
 ) -> dict[str, LongTailedDataset]:
     """Open a made-up set of a data set's shape, which is made in the cache folder the first time.
 
@@ -104,33 +49,22 @@ def synthetic(
     costs nothing once they are in memory: pack a real set to measure that.
 
     Args:
-        name: A benchmark or a CIFAR-LT.
+        name: Of the data set.
+        shape: Its numbers.
         size: Width and height of the pictures.
-        imbalance: Of a CIFAR-LT.
         num_workers: Processes that paint; default one a core.
 
     Raises:
-        ValueError: The numbers of such a set are not known.
         OSError: The cache folder cannot be written or the disk is full.
     """
-    shape = shape_of(name, imbalance=imbalance)
     num_classes = len(shape.counts)
     digest = f"{num_classes}x{int(shape.counts.sum())}-{size[0]}x{size[1]}-{_VERSION}"
     root = cache_dir() / "datasets" / f"{name}-synthetic-{digest}"
     num_train = 2 if num_classes <= _MANY_CLASSES else 1
     if not root.is_dir():
-        partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         began = time.perf_counter()
-        try:
+        with making(root) as partial:
             _make(partial, shape, size, num_train=num_train, num_workers=num_workers)
-            try:
-                partial.rename(root)
-            except OSError:
-                if not root.is_dir():  # another process was faster
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         log.info("made %s in %.0f s", root, time.perf_counter() - began)
     splits = open_splits(root)
     log.info(

@@ -12,8 +12,8 @@ from fastlt.cli import dispatch
 from fastlt.commands.train import warn_of_settings
 from fastlt.config import SAMPLINGS, RebalanceConfig, TrainConfig
 from fastlt.data import LongTailSampler
+from fastlt.data.published.listed import benchmark_counts
 from fastlt.data.published.specs import BENCHMARKS
-from fastlt.data.synthetic.published_shape import benchmark_counts
 from fastlt.models.resnet import SPECS
 from fastlt.recipes import RECIPES, choices, recipe, sources
 from fastlt.recipes.checks import check_start

@@ -14,19 +14,16 @@ import pytest
 from fastlt.cli import dispatch
 from fastlt.config import TrainConfig
 from fastlt.data import decode_rgb, pack
-from fastlt.data.inspection.verify import verify_cifar
 from fastlt.data.published.cifar import (
     CIFAR,
-    CifarSpec,
-    find_archive,
+    CifarSet,
     indices_hash,
-    load_plain,
-    open_cifar,
-    read_cifar,
     tail_counts,
     tail_indices,
 )
-from fastlt.data.registry import open_data
+from fastlt.data.published.cifar_archive import find_archive, load_plain, read_cifar
+from fastlt.data.published.interface import DataOptions
+from fastlt.data.registry import PUBLISHED, open_data
 
 PER_CLASS = 20
 GOLDEN = "563055e23a86"
@@ -120,7 +117,7 @@ def test_every_form_of_the_archive_gives_the_same_data_set(form: str, packed: bo
     write_archive(tmp_path / "data", form)
     if packed:
         compress(tmp_path / "data", form)
-    splits = open_cifar("cifar10_lt", tmp_path / "data", imbalance=10)
+    splits = CIFAR["cifar10_lt"].open(tmp_path / "data", DataOptions(imbalance=10))
     pixels, labels = made_up(10 * PER_CLASS, 10, 0)
     order = np.concatenate([np.arange(10 * PER_CLASS)[n::5] for n in range(5)])
     pixels, labels = pixels[order], labels[order]
@@ -135,7 +132,9 @@ def test_every_form_of_the_archive_gives_the_same_data_set(form: str, packed: bo
         np.testing.assert_array_equal(decode_rgb(train.read(index)), expected)
         assert train.paths[index] == f"train/{chosen[index]:05}.png"
     assert splits["val"].class_counts.tolist() == [2] * 10
-    again = open_cifar("cifar10_lt", tmp_path / "data" / form if not packed else tmp_path / "data", imbalance=10)
+    again = CIFAR["cifar10_lt"].open(
+        tmp_path / "data" / form if not packed else tmp_path / "data", DataOptions(imbalance=10)
+    )
     assert again["train"].fingerprint == train.fingerprint
 
 
@@ -176,7 +175,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_archive(tmp_path, FORMS[0])
     (tmp_path / FORMS[0] / "data_batch_3").write_bytes(pickle.dumps({b"data": Evil()}))
     with pytest.raises(ValueError, match=rf"{tmp_path}.*\b(posix|os|nt)\.system\b.*public archive"):
-        open_cifar("cifar10_lt", tmp_path)
+        CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
     assert not (tmp_path / "evil").exists()
     with pytest.raises(pickle.UnpicklingError, match="numpy"):
         load_plain(pickle.dumps(np.random.default_rng(0)))
@@ -187,22 +186,22 @@ def test_what_is_no_whole_archive_is_said_in_one_line(form: str, tmp_path: Path)
     with pytest.raises(
         FileNotFoundError, match=rf"^--data-root: .*{tmp_path}\b.*cifar-10-python\.tar\.gz.*--dataset cifar10_lt\b"
     ):
-        open_cifar("cifar10_lt", tmp_path)
+        CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
     inner = write_archive(tmp_path, form)
     file = next(inner.glob("data_batch_2*"))
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cifar-10-\S+ .*public archive"):
-        open_cifar("cifar10_lt", tmp_path)
+        CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
     file.unlink()
     with pytest.raises(ValueError, match=r"cifar-10-\S+ .*data_batch_2"):
-        open_cifar("cifar10_lt", tmp_path)
+        CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
     archive = compress(tmp_path, form)
     with pytest.raises(ValueError, match=r"cifar-10-\S+ .*'data_batch_2"):
-        open_cifar("cifar10_lt", tmp_path)
+        CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
     archive.write_bytes(archive.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"cifar-10-\S+ .*public archive"):
-        open_cifar("cifar10_lt", tmp_path)
+        CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
 
 
 def test_settings_reach_the_choice(tmp_path: Path) -> None:
@@ -220,15 +219,15 @@ def test_settings_reach_the_choice(tmp_path: Path) -> None:
 
 def test_a_cifar_can_be_packed_and_used_without_its_archive(tmp_path: Path) -> None:
     write_archive(tmp_path / "data", FORMS[1])
-    splits = open_cifar("cifar10_lt", tmp_path / "data", imbalance=10)
+    splits = CIFAR["cifar10_lt"].open(tmp_path / "data", DataOptions(imbalance=10))
     pack(splits, tmp_path / "pack", dataset="cifar10_lt")
-    packed = open_cifar("cifar10_lt", tmp_path / "pack")
+    packed = CIFAR["cifar10_lt"].open(tmp_path / "pack", DataOptions())
     assert packed["train"].fingerprint == splits["train"].fingerprint
     with pytest.raises(
         ValueError,
         match=r"pack\b.*\bcifar10_lt\b.*--dataset cifar100_lt\b|--dataset: got cifar100_lt\b.*\bcifar10_lt\b",
     ):
-        open_cifar("cifar100_lt", tmp_path / "pack")
+        CIFAR["cifar100_lt"].open(tmp_path / "pack", DataOptions())
 
 
 def test_the_archive_is_found_from_inside(tmp_path: Path) -> None:
@@ -236,12 +235,12 @@ def test_the_archive_is_found_from_inside(tmp_path: Path) -> None:
     assert find_archive(CIFAR["cifar10_lt"], inner) == (FORMS[0], inner)
 
 
-def as_published(folder: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> CifarSpec:
+def as_published(folder: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> CifarSet:
     """Say that the small archive in a folder is the public one."""
     files = {file.name: file for file in (folder / form).iterdir()} if form.endswith("py") else {}
     md5 = {name: hashlib.md5(file.read_bytes()).hexdigest() for name, file in files.items()}
     spec = dataclasses.replace(CIFAR["cifar10_lt"], per_class={"train": PER_CLASS, "test": 2}, md5=md5)
-    monkeypatch.setitem(CIFAR, "cifar10_lt", spec)
+    monkeypatch.setitem(PUBLISHED, "cifar10_lt", spec)
     return spec
 
 
@@ -280,10 +279,10 @@ def test_verification_finds_what_is_not_the_public_archive(tmp_path: Path, monke
     content = batch.read_bytes()
     at = content.index(b"a.png")
     batch.write_bytes(content[:at] + b"b" + content[at + 1 :])
-    problems = verify_cifar(spec, tmp_path, imbalance=10).problems
+    problems = spec.verify(tmp_path, DataOptions(imbalance=10)).problems
     assert [problem.split()[:2] for problem in problems] == [["data_batch_2", "md5"]]
     batch.unlink()
-    found = verify_cifar(spec, tmp_path, imbalance=10)
+    found = spec.verify(tmp_path, DataOptions(imbalance=10))
     assert (found.problems, found.indices) == (["data_batch_2 none, expected a file"], None)
     command = ["data", "verify", "--dataset", "cifar10_lt", "--data-root", str(tmp_path), "--imbalance", "10"]
     with pytest.raises(ValueError, match=rf"{tmp_path}\b.*CIFAR-10\b.*data_batch_2.*public archive"):
@@ -294,7 +293,7 @@ def test_verification_finds_what_is_not_the_public_archive(tmp_path: Path, monke
     batch.write_bytes(content)
     spec.md5["cifar-10-python.tar.gz"] = "another"
     compress(tmp_path, FORMS[0])
-    anew = verify_cifar(spec, tmp_path, imbalance=10)  # an archive packed anew, of the published files
+    anew = spec.verify(tmp_path, DataOptions(imbalance=10))  # an archive packed anew, of the published files
     assert anew.problems == []
     assert [check.what for check in anew.checks if check.ok is None] == ["cifar-10-python.tar.gz md5"]
 
@@ -304,19 +303,23 @@ def test_a_binary_archive_is_judged_as_a_whole(tmp_path: Path, monkeypatch: pyte
     spec = as_published(tmp_path, FORMS[1], monkeypatch)
     compress(tmp_path, FORMS[1])
     spec.md5["cifar-10-binary.tar.gz"] = "another"
-    assert [problem.split()[0] for problem in verify_cifar(spec, tmp_path, imbalance=10).problems] == [
+    assert [problem.split()[0] for problem in spec.verify(tmp_path, DataOptions(imbalance=10)).problems] == [
         "cifar-10-binary.tar.gz"
     ]
     few = dataclasses.replace(spec, per_class={"train": 30, "test": 2})
-    assert "train images 200, expected 300" in verify_cifar(few, tmp_path, imbalance=10).problems
+    assert "train images 200, expected 300" in few.verify(tmp_path, DataOptions(imbalance=10)).problems
 
 
 def test_a_pack_of_cifar_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_archive(tmp_path / "data", FORMS[1])
     spec = as_published(tmp_path / "data", FORMS[1], monkeypatch)
-    pack(open_cifar("cifar10_lt", tmp_path / "data", imbalance=10), tmp_path / "pack", dataset="cifar10_lt")
-    assert verify_cifar(spec, tmp_path / "pack", imbalance=10).problems == []
-    assert "train per class 20 to 2, expected 20 to 4" in verify_cifar(spec, tmp_path / "pack", imbalance=5).problems
+    pack(
+        CIFAR["cifar10_lt"].open(tmp_path / "data", DataOptions(imbalance=10)), tmp_path / "pack", dataset="cifar10_lt"
+    )
+    assert spec.verify(tmp_path / "pack", DataOptions(imbalance=10)).problems == []
+    assert (
+        "train per class 20 to 2, expected 20 to 4" in spec.verify(tmp_path / "pack", DataOptions(imbalance=5)).problems
+    )
 
 
 @pytest.mark.parametrize("name", CIFAR)

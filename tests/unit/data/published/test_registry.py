@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fastlt.config import TrainConfig
+from fastlt.data.published.interface import DataOptions
 from fastlt.data.published.specs import BENCHMARKS, class_folder
-from fastlt.data.registry import open_benchmark, open_data
+from fastlt.data.registry import open_data, open_named
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def places(tmp_path: Path, make_miniature: Callable[[Path, str], Any]) -> Any:
 
 
 def test_every_layout_opens_with_the_released_lists(miniature: Any) -> None:
-    splits = open_benchmark(miniature.dataset, miniature.root, lists=miniature.lists)
+    splits = open_named(miniature.dataset, miniature.root, DataOptions(lists=miniature.lists))
     assert list(splits) == [*BENCHMARKS[miniature.dataset].splits]
     for split in splits.values():
         assert all(split.path(index).is_file() for index in range(len(split)))
@@ -35,7 +36,7 @@ def test_every_layout_opens_with_the_released_lists(miniature: Any) -> None:
 
 def test_lists_may_lie_beside_the_images(miniature: Any) -> None:
     shutil.move(miniature.lists, miniature.root / "lists")
-    assert len(open_benchmark(miniature.dataset, miniature.root)["train"]) == 17
+    assert len(open_named(miniature.dataset, miniature.root)["train"]) == 17
 
 
 def test_a_list_in_the_other_form_finds_the_same_images(
@@ -51,8 +52,8 @@ def test_a_list_in_the_other_form_finds_the_same_images(
             folder = ("airfield", "apartment_building-outdoor", "zen_garden")[int(label)]
             lines.append(f"{top}/{folder}/{path.rpartition('/')[2]} {label}\n")
         file.write_text("".join(lines))
-    by_easy_list = open_benchmark("places_lt", nested.root, lists=nested.lists)
-    by_released_list = open_benchmark("places_lt", easy.root, lists=easy.lists)
+    by_easy_list = open_named("places_lt", nested.root, DataOptions(lists=nested.lists))
+    by_released_list = open_named("places_lt", easy.root, DataOptions(lists=easy.lists))
     for split, dataset in by_easy_list.items():
         other = by_released_list[split]
         assert dataset.paths != other.paths
@@ -79,19 +80,19 @@ def test_paths_with_spaces_end_at_the_last_one(places: Any) -> None:
         file.write_text(file.read_text().replace("airfield/", "air field/"))
     for top in ("train", "val"):
         (places.root / top / "airfield").rename(places.root / top / "air field")
-    splits = open_benchmark("places_lt", places.root, lists=places.lists)
+    splits = open_named("places_lt", places.root, DataOptions(lists=places.lists))
     assert splits["train"].paths[0] == "train/air field/00000000.jpg"
 
 
 def test_a_root_at_the_wrong_level_names_the_right_one(miniature: Any) -> None:
     outer = miniature.root.parent
     with pytest.raises(FileNotFoundError, match=f"^--data-root: .*{outer}.* too high .*{miniature.root}$"):
-        open_benchmark(miniature.dataset, outer, lists=miniature.lists)
+        open_named(miniature.dataset, outer, DataOptions(lists=miniature.lists))
     for inner in filter(Path.is_dir, miniature.root.iterdir()):
         if inner.name in ("ILSVRC", "val", "val_256"):
             continue
         with pytest.raises(FileNotFoundError, match=f"^--data-root: .*{inner}.* too low .*{miniature.root}$"):
-            open_benchmark(miniature.dataset, inner, lists=miniature.lists)
+            open_named(miniature.dataset, inner, DataOptions(lists=miniature.lists))
 
 
 @pytest.mark.parametrize(
@@ -112,24 +113,24 @@ def test_a_root_that_is_not_given_is_described(dataset: str, contents: str) -> N
 def test_a_folder_of_lists_without_any_is_refused(miniature: Any, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"^--lists: .*\bnone\b.*_?train.*--dataset"):
-        open_benchmark(miniature.dataset, miniature.root, lists=tmp_path / "none")
+        open_named(miniature.dataset, miniature.root, DataOptions(lists=tmp_path / "none"))
 
 
 def test_lists_of_another_data_set_are_refused(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"^--lists: .*Places_LT_train\.txt,.*ImageNet_LT_train\.txt.*--dataset imagenet_lt\b"
     ):
-        open_benchmark("imagenet_lt", places.root, lists=places.lists)
+        open_named("imagenet_lt", places.root, DataOptions(lists=places.lists))
     for split in ("train", "val", "test"):
         (places.lists / f"Places_LT_{split}.txt").rename(places.lists / f"{split}.txt")
     text = (places.lists / "train.txt").read_text()
     (places.lists / "train.txt").write_text(text + "train/zen_garden/00000040.jpg 7000\n")
     with pytest.raises(ValueError, match=r"train\.txt\b.*\b7000\b.*Places-LT.*\b365\b.*--lists\b"):
-        open_benchmark("places_lt", places.root, lists=places.lists)
+        open_named("places_lt", places.root, DataOptions(lists=places.lists))
     (places.lists / "train.txt").write_text(text)
     monkeypatch.setattr("fastlt.data.published.locate.list_hash", lambda source: "efdbdad4f050")
     with pytest.raises(ValueError, match=r"train\.txt\b.*ImageNet-LT.*Places-LT.*--dataset.*--lists\b"):
-        open_benchmark("places_lt", places.root, lists=places.lists)
+        open_named("places_lt", places.root, DataOptions(lists=places.lists))
 
 
 def test_json_without_annotations_is_refused(tmp_path: Path, make_miniature: Callable[[Path, str], Any]) -> None:
@@ -137,7 +138,7 @@ def test_json_without_annotations_is_refused(tmp_path: Path, make_miniature: Cal
     file = inat.lists / "val2018.json"
     file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
     with pytest.raises(ValueError, match=r"val2018\.json\b.*'annotations'"):
-        open_benchmark("inat2018", inat.root, lists=inat.lists)
+        open_named("inat2018", inat.root, DataOptions(lists=inat.lists))
 
 
 def test_half_a_download_says_how_much_is_missing(miniature: Any) -> None:
@@ -145,15 +146,15 @@ def test_half_a_download_says_how_much_is_missing(miniature: Any) -> None:
     for file in found[::3]:
         file.unlink()
     with pytest.raises(FileNotFoundError, match=r"\d+ of \d+ files .*`fastlt data verify --dataset"):
-        open_benchmark(miniature.dataset, miniature.root, lists=miniature.lists)
+        open_named(miniature.dataset, miniature.root, DataOptions(lists=miniature.lists))
 
 
 def test_without_lists_class_folders_must_have_the_benchmarks_size(miniature: Any) -> None:
     with pytest.raises(FileNotFoundError, match=rf"{miniature.root}\b.*_train\.txt|{miniature.root}\b.*train.*\.json"):
-        open_benchmark(miniature.dataset, miniature.root)
+        open_named(miniature.dataset, miniature.root)
 
 
 def test_other_counts_are_warned_of(places: Any, caplog: pytest.LogCaptureFixture) -> None:
-    open_benchmark("places_lt", places.root, lists=places.lists)
+    open_named("places_lt", places.root, DataOptions(lists=places.lists))
     assert "17 train images (62,500 expected)" in caplog.text
     assert "accuracies do not compare" in caplog.text

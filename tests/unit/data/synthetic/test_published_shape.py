@@ -9,11 +9,12 @@ import pytest
 from fastlt.cli import dispatch
 from fastlt.config import TrainConfig
 from fastlt.data import decode_rgb
-from fastlt.data.inspection.verify import check_counts
 from fastlt.data.published.cifar import tail_counts
+from fastlt.data.published.interface import DataOptions
+from fastlt.data.published.listed import benchmark_counts, check_counts
 from fastlt.data.published.specs import BENCHMARKS
-from fastlt.data.registry import open_data
-from fastlt.data.synthetic.published_shape import benchmark_counts, synthetic
+from fastlt.data.registry import PUBLISHED, open_data
+from fastlt.data.synthetic.published_shape import synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def test_counts_are_the_benchmarks_with_its_groups(name: str) -> None:
 
 def test_a_benchmarks_shape_comes_through_whole_and_small(tmp_path: Path) -> None:
     benchmark = BENCHMARKS["places_lt"]
-    splits = synthetic("places_lt")
+    splits = synthetic("places_lt", PUBLISHED["places_lt"].shape(DataOptions()))
     assert list(splits) == ["train", "val", "test"]
     for name, split in splits.items():
         assert all(check.ok for check in check_counts(benchmark, name, split.labels))
@@ -43,13 +44,13 @@ def test_a_benchmarks_shape_comes_through_whole_and_small(tmp_path: Path) -> Non
 
 
 def test_pictures_have_the_size_asked_for_and_photographs_the_weight() -> None:
-    train = synthetic("cifar10_lt", size=(500, 375))["train"]
+    train = synthetic("cifar10_lt", PUBLISHED["cifar10_lt"].shape(DataOptions()), size=(500, 375))["train"]
     assert (train.sizes == (500, 375)).all()
     assert train.native.all()
     content = train.read(0)
     assert 50_000 < len(content) < 150_000
     assert decode_rgb(content).shape == (375, 500, 3)
-    again = synthetic("cifar10_lt", size=(500, 375))["train"]
+    again = synthetic("cifar10_lt", PUBLISHED["cifar10_lt"].shape(DataOptions()), size=(500, 375))["train"]
     assert again.fingerprint == train.fingerprint
 
 

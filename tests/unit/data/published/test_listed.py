@@ -10,9 +10,11 @@ import pytest
 
 from fastlt.cli import dispatch
 from fastlt.data import pack
-from fastlt.data.inspection.verify import _decode, _spread, check_counts, verify
+from fastlt.data.inspection.verification import Verification
+from fastlt.data.published.interface import DataOptions
+from fastlt.data.published.listed import ListedSet, check_counts
 from fastlt.data.published.specs import BENCHMARKS, Benchmark, SplitSpec
-from fastlt.data.registry import open_benchmark
+from fastlt.data.registry import PUBLISHED, open_named
 from fastlt.data.synthetic.any_shape import count_profile
 
 
@@ -36,8 +38,12 @@ def expected(miniature: Any) -> Benchmark:
     return small(BENCHMARKS[miniature.dataset])
 
 
+def verify(benchmark: Benchmark, root: Path, lists: Path | None = None) -> Verification:
+    return ListedSet(benchmark).verify(root, DataOptions(lists=lists))
+
+
 def test_a_whole_benchmark_passes_in_every_layout(miniature: Any, expected: Benchmark) -> None:
-    found = verify(expected, miniature.root, lists=miniature.lists)
+    found = verify(expected, miniature.root, miniature.lists)
     assert found.problems == []
     assert found.num_missing == 0
     assert found.num_images["train"] == 17
@@ -49,8 +55,8 @@ def test_a_whole_benchmark_passes_in_every_layout(miniature: Any, expected: Benc
 
 def test_a_released_list_is_recognised(miniature: Any, expected: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     sums = {spec.lists[0]: spec.sha256 for spec in expected.splits.values()}
-    monkeypatch.setattr("fastlt.data.inspection.verify.list_hash", lambda source: sums.get(source.name))
-    found = verify(expected, miniature.root, lists=miniature.lists)
+    monkeypatch.setattr("fastlt.data.published.listed.list_hash", lambda source: sums.get(source.name))
+    found = verify(expected, miniature.root, miniature.lists)
     assert all(check.ok for check in found.checks)
 
 
@@ -59,18 +65,18 @@ def test_what_is_missing_is_named_in_full(miniature: Any, expected: Benchmark) -
     gone, empty = files[1], files[-1]
     gone.unlink()
     empty.write_bytes(b"")
-    found = verify(expected, miniature.root, lists=miniature.lists)
+    found = verify(expected, miniature.root, miniature.lists)
     named = {path for paths in found.missing.values() for path in paths}
     assert named == {path.relative_to(miniature.root).as_posix() for path in (gone, empty)}
     assert found.problems == [f"2 of {len(files)} images are missing"]
-    found = verify(dataclasses.replace(expected, num_classes=4), miniature.root, lists=miniature.lists)
+    found = verify(dataclasses.replace(expected, num_classes=4), miniature.root, miniature.lists)
     assert found.problems[0] == f"2 of {len(files)} images are missing"
     assert len(found.problems) > 1
 
 
 def test_other_numbers_are_told(miniature: Any, expected: Benchmark) -> None:
     wanted = dataclasses.replace(expected, max_count=10, groups=(1, 1, 1))
-    found = verify(wanted, miniature.root, lists=miniature.lists)
+    found = verify(wanted, miniature.root, miniature.lists)
     assert found.problems == [
         "train largest class 9, expected 10",
         "train many / medium / few 0 / 0 / 3, expected 1 / 1 / 1",
@@ -80,14 +86,14 @@ def test_other_numbers_are_told(miniature: Any, expected: Benchmark) -> None:
 def test_an_unreadable_image_of_the_sample_is_named(miniature: Any, expected: Benchmark) -> None:
     file = next(path for path in sorted(miniature.root.rglob("*.*")) if path.is_file())
     file.write_bytes(file.read_bytes()[:40])
-    found = verify(expected, miniature.root, lists=miniature.lists)
+    found = verify(expected, miniature.root, miniature.lists)
     assert len(found.unreadable) == 1
     assert found.unreadable[0].startswith(file.relative_to(miniature.root).as_posix())
     assert "sampled images cannot be decoded" in found.problems[0]
 
 
 def test_a_pack_is_verified_too(miniature: Any, expected: Benchmark, tmp_path: Path) -> None:
-    splits = open_benchmark(miniature.dataset, miniature.root, lists=miniature.lists)
+    splits = open_named(miniature.dataset, miniature.root, DataOptions(lists=miniature.lists))
     pack(splits, tmp_path / "pack", dataset=miniature.dataset)
     assert verify(expected, tmp_path / "pack").problems == []
     other = next(name for name in BENCHMARKS if name != miniature.dataset)
@@ -95,13 +101,13 @@ def test_a_pack_is_verified_too(miniature: Any, expected: Benchmark, tmp_path: P
         ValueError,
         match=rf"\b{miniature.dataset}\b.*--dataset {other}\b|--dataset: got {other}\b.*\b{miniature.dataset}\b",
     ):
-        open_benchmark(other, tmp_path / "pack")
+        open_named(other, tmp_path / "pack")
 
 
 def test_the_command_writes_json_and_a_file_of_what_is_missing(
     miniature: Any, expected: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setitem(BENCHMARKS, miniature.dataset, expected)
+    monkeypatch.setitem(PUBLISHED, miniature.dataset, ListedSet(expected))
     command = ["data", "verify", "--dataset", miniature.dataset, "--data-root", str(miniature.root)]
     command += ["--lists", str(miniature.lists), "--json", str(tmp_path / "found.json")]
     dispatch(command)
@@ -132,25 +138,3 @@ def test_the_published_numbers_agree_with_each_other(name: str) -> None:
     checks = check_counts(benchmark, "train", np.repeat(np.arange(benchmark.num_classes), counts))
     assert all(check.ok for check in checks if "few" not in check.what)
     assert benchmark.groups is None or sum(benchmark.groups) == benchmark.num_classes
-
-
-def test_a_sample_is_spread_over_all_and_no_image_is_in_it_twice() -> None:
-    assert _spread(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
-    spread = _spread(np.arange(1000, 2000))
-    assert (len(spread), spread[0], spread[-1]) == (32, 1000, 1999)
-    assert set(np.diff(spread)) == {32, 33}
-
-
-def test_the_time_is_that_of_an_image_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(content: bytes) -> None:
-        if content == b"bad":
-            raise ValueError("image bytes: corrupt; expected a readable image")
-
-    ticks = iter((0.0, 0.002, 1.0, 2.0, 2.004))
-    monkeypatch.setattr("fastlt.data.inspection.verify.decode_rgb", decode)
-    monkeypatch.setattr("fastlt.data.inspection.verify.time.perf_counter", lambda: next(ticks))
-    sample = {"a": lambda: b"good", "b": lambda: b"bad", "c": lambda: b"good"}
-    decode_ms, unreadable = _decode(sample)
-    assert decode_ms == pytest.approx(3)
-    assert unreadable == ("b (corrupt)",)
-    assert _decode({}) == (None, ())

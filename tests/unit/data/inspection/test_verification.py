@@ -1,0 +1,28 @@
+"""The parts that every comparison with a publication shares."""
+
+import numpy as np
+import pytest
+
+from fastlt.data.inspection.verification import decode_sample, spread
+
+
+def test_a_sample_is_spread_over_all_and_no_image_is_in_it_twice() -> None:
+    assert spread(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    sample = spread(np.arange(1000, 2000))
+    assert (len(sample), sample[0], sample[-1]) == (32, 1000, 1999)
+    assert set(np.diff(sample)) == {32, 33}
+
+
+def test_the_time_is_that_of_an_image_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(content: bytes) -> None:
+        if content == b"bad":
+            raise ValueError("image bytes: corrupt; expected a readable image")
+
+    ticks = iter((0.0, 0.002, 1.0, 2.0, 2.004))
+    monkeypatch.setattr("fastlt.data.inspection.verification.decode_rgb", decode)
+    monkeypatch.setattr("fastlt.data.inspection.verification.time.perf_counter", lambda: next(ticks))
+    sample = {"a": lambda: b"good", "b": lambda: b"bad", "c": lambda: b"good"}
+    decode_ms, unreadable = decode_sample(sample)
+    assert decode_ms == pytest.approx(3)
+    assert unreadable == ("b (corrupt)",)
+    assert decode_sample({}) == (None, ())
