@@ -97,7 +97,7 @@ def test_the_head_whose_output_is_returned_is_the_last(way: str) -> None:
     torch.manual_seed(0)
     model, known = Branches(way), {}
     if way == "mean":
-        with pytest.raises(ValueError, match="2 layers could be the last linear layer, scores, aux; say which"):
+        with pytest.raises(ValueError, match=r"^head: .*\bscores, aux\b"):
             fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0)
         known = {"head": "scores"}
     made = fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0, **known)
@@ -115,17 +115,17 @@ def test_every_method_works_on_a_module(method: str) -> None:
 
 
 def test_wrong_calls_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="it has no last linear layer"):
+    with pytest.raises(ValueError, match=r"^model: .*linear layer.*\bhead\b"):
         fastlt.rebalance_model(nn.Sequential(nn.Flatten(), nn.ReLU()), batches(0), batches(1), tau=1.0)
-    with pytest.raises(ValueError, match="head: got 'fc'"):
+    with pytest.raises(ValueError, match=r"^head: got 'fc'"):
         fastlt.rebalance_model(Net(), batches(0), batches(1), head="fc")
-    with pytest.raises(ValueError, match="taus: unknown option"):
+    with pytest.raises(ValueError, match=r"^taus: "):
         fastlt.rebalance_model(Net(), batches(0), batches(1), taus=1.0)
-    with pytest.raises(ValueError, match="model: got a str"):
+    with pytest.raises(ValueError, match=r"^model: got an? str\b"):
         fastlt.rebalance_model("resnet50", batches(0), batches(1))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="val: it has no batch"):
+    with pytest.raises(ValueError, match=r"^val: .*batch"):
         fastlt.rebalance_model(Net(), batches(0), [], lr=1, method="crt")
-    with pytest.raises(ValueError, match="class 2 has no training images"):
+    with pytest.raises(ValueError, match=r"class 2\b"):
         fastlt.rebalance_model(Net(), list(batches(0, num_classes=2)), list(batches(1)), method="crt")
 
 

@@ -1,6 +1,7 @@
 """What a user may get wrong about a benchmark, command by command: one line that says what to do, and status 2."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,19 +72,16 @@ def test_wrong_lists_wrong_roots_and_half_a_download(
     layout, another, inner, listed = CASES[dataset]
     made, other = make_miniature(tmp_path / "my data", layout), make_miniature(tmp_path / "other", another)
     said = refused(*on(command, dataset, made.root, other.lists))
-    assert f"--lists: {other.lists} has " in said
-    assert f"of another data set; expected {'' if dataset == 'inat2018' else listed}" in said
+    assert re.match(rf"fastlt: --lists: .*{other.lists} .*{'' if dataset == 'inat2018' else listed}", said)
     said = refused(*on(command, dataset, made.root.parent, made.lists))
-    assert f"--data-root: {made.root.parent} is one level too high for {listed}" in said
-    assert said.endswith(f"give {made.root}\n")
+    assert re.match(rf"fastlt: --data-root: .*{made.root.parent} .* too high .*{listed}.* {made.root}\n", said)
     said = refused(*on(command, dataset, made.root / inner, made.lists))
-    assert f"--data-root: {made.root / inner} is one level too low for {listed}" in said
-    assert said.endswith(f"give {made.root}\n")
+    assert re.match(rf"fastlt: --data-root: .*{made.root / inner} .* too low .*{listed}.* {made.root}\n", said)
     for file in sorted(path for path in made.root.rglob("*.*") if path.is_file())[::2]:
         file.unlink()
     said = refused(*on(command, dataset, made.root, made.lists))
-    remedy = f"`fastlt data verify --dataset {dataset} --data-root {made.root} --lists {made.lists}` names all"
-    assert ("images are missing" if command == "verify" else remedy) in said
+    remedy = f"`fastlt data verify --dataset {dataset} --data-root {made.root} --lists {made.lists}`"
+    assert (str(made.root) if command == "verify" else remedy) in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -94,7 +92,7 @@ def test_json_without_annotations(
     file = made.lists / "train2018.json"
     file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
     said = refused(*on(command, "inat2018", made.root, made.lists))
-    assert "train2018.json has no 'annotations'; expected COCO-style JSON" in said
+    assert re.search(rf"{file}.*'annotations'.*COCO", said)
 
 
 def test_a_list_with_spaces_in_paths_is_read_and_one_without_labels_is_not(
@@ -109,7 +107,8 @@ def test_a_list_with_spaces_in_paths_is_read_and_one_without_labels_is_not(
     file = made.lists / "Places_LT_train.txt"
     file.write_text("".join(f"{line.rpartition(' ')[0]}\n" for line in file.read_text().splitlines()))
     said = refused(*on("train", "places_lt", made.root, made.lists))
-    assert "Places_LT_train.txt, line 1: got 'data_256/a/air field/00000000.jpg', expected `path label`" in said
+    assert f"{file}, line 1: got 'data_256/a/air field/00000000.jpg'" in said
+    assert "`path label`" in said
 
 
 def test_an_interrupted_pack(
@@ -140,8 +139,7 @@ def test_an_interrupted_pack(
         ["data", "info", tmp_path / "pack", "--dataset", "places_lt"],
     ):
         said = refused(*command)
-        assert "interrupted (" in said
-        assert "repeat `fastlt data pack`" in said
+        assert re.search(rf"{tmp_path}/pack\b.*\b10 of 17 train.*`fastlt data pack`", said)
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
@@ -152,7 +150,6 @@ def test_weights_and_processes_that_do_not_fit(
     torch.save(create_model("resnet50", 3).state_dict(), tmp_path / "r50.pth")
     arguments = on(command, "imagenet_lt", made.root, made.lists)
     said = refused(*arguments, "--init", "r50.pth")
-    assert said.startswith(f"fastlt: --init: {tmp_path / 'r50.pth'}: the weights of another network: ")
-    assert said.endswith("give the --backbone that they belong to\n")
-    assert "--gpus: got 3 processes x 1 pieces, which do not divide" in refused(*arguments, "--gpus", "3")
-    assert "--accumulate: got 1 process x 3 pieces, which do not divide" in refused(*arguments, "--accumulate", "3")
+    assert re.match(rf"fastlt: --init: .*{tmp_path / 'r50.pth'}: .*--backbone", said)
+    assert "fastlt: --gpus: got 3 processes x 1 pieces" in refused(*arguments, "--gpus", "3")
+    assert "fastlt: --accumulate: got 1 process x 3 pieces" in refused(*arguments, "--accumulate", "3")

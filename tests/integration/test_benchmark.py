@@ -80,7 +80,7 @@ def test_other_libraries_networks_are_fed_floats_and_set_against_ours(
         assert f"resnet8: fastlt makes {ratio:.2f} x the images of {row['variant']}" in printed
     made, _ = step.build("resnet8", "timm compiled", device=CPU, batch_size=2, image_size=32)
     assert made(torch.zeros(2, 3, 32, 32)).isfinite()
-    with pytest.raises(ImportError, match="timm has no resnet9"):
+    with pytest.raises(ImportError, match=r"\bresnet9\b"):
         peers.network_of("timm", "resnet9")
 
 
@@ -170,7 +170,7 @@ def test_loader_times_every_stage_and_backend(tmp_path: Path, monkeypatch: pytes
         (["step", "--backbones", "resnet8", "resnet9"], "--backbones: got 'resnet9'"),
         (["step", "--repeats", "0"], "--repeats: got 0"),
         (["loader", "--tune", "--loader", "memory"], "--loader: got 'memory'"),
-        (["loader", "--images", "4"], "--images: got 4; expected at least 10"),
+        (["loader", "--images", "4"], "--images: got 4"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be read, matched or trusted: one line that says why and what to do, and nothing written."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,72 +127,66 @@ MATRIX, VECTOR = torch.ones(10, 512), torch.ones(10)
 CASES = {
     "two heads": Case(
         changed(aux__weight=MATRIX, aux__bias=VECTOR),
-        ("2 layers could be its last linear layer", "fc, aux", "--head"),
+        ("net.pth: ", "fc, aux", "--head"),
     ),
-    "no such head": Case(good, ("--head: got nix", "no nix.weight", "fc"), (*FLAGS, "--head", "nix")),
+    "no such head": Case(good, ("--head: got nix", "fc"), (*FLAGS, "--head", "nix")),
     "no matrix": Case(good, ("--head: got conv1", "[64, 3, 7, 7]", "fc"), (*FLAGS, "--head", "conv1")),
-    "no head": Case(changed(fc__weight=None, fc__bias=None), ("it has no last linear layer", "--head")),
+    "no head": Case(changed(fc__weight=None, fc__bias=None), ("net.pth: ", "linear layer", "--head")),
     "width": Case(
-        changed(fc__weight=torch.ones(10, 300)), ("takes 300 features, but resnet10 gives 512", "--backbone")
+        changed(fc__weight=torch.ones(10, 300)), ("net.pth: ", "300 features", "resnet10", "512", "--backbone")
     ),
     "number of classes": Case(
         changed(fc__weight=torch.ones(7, 512), fc__bias=torch.ones(7)),
-        ("for 7 classes, but the data have 10", "--data-root"),
+        ("net.pth: ", "7 classes", "10", "--data-root"),
     ),
-    "quantized": Case(changed(fc__weight=MATRIX.to(torch.int8)), ("fc is of torch.int8",)),
+    "quantized": Case(changed(fc__weight=MATRIX.to(torch.int8)), ("net.pth: ", "fc", "torch.int8")),
     "another backbone": Case(
         good,
-        ("cannot be mapped to resnet50", "205 missing (layer1.0.conv3.weight", "give --backbone resnet10"),
+        ("net.pth: ", "resnet50", "205 missing (layer1.0.conv3.weight", "--backbone resnet10"),
         (*FLAGS, "--backbone", "resnet50"),
     ),
     "no such backbone": Case(good, ("--backbone: got 'resnet11'", "resnet10"), (*FLAGS, "--backbone", "resnet11")),
     "more than a backbone": Case(
         changed(squeeze__weight=torch.ones(4, 4, 1, 1)), ("1 not expected (squeeze.weight)", "--head")
     ),
-    "named otherwise": Case(unknown_network, ("'a net'", "those of resnet10", "give --backbone resnet10")),
+    "named otherwise": Case(unknown_network, ("'a net'", "--backbone resnet10")),
     "built otherwise": Case(
         folder({"architecture": "resnet50", "model_args": {"output_stride": 8}}), ("model_args", "rebalance_model")
     ),
-    "no weights": Case(no_weights, ("no state dict", "epoch, metrics")),
-    "cut short": Case(cut("net.pth"), ("incomplete", "fetch it again")),
-    "cut short, safetensors": Case(cut("net.safetensors"), ("incomplete", "fetch it again")),
-    "not finite": Case(not_a_number, ("layer1.0.conv1.weight has entries that are not finite",)),
-    "a shard lacks": Case(folder(without="model-2.safetensors"), ("lacks model-2.safetensors", "1 of the 2 shards")),
+    "no weights": Case(no_weights, ("net.pth: ", "epoch, metrics")),
+    "cut short": Case(cut("net.pth"), ("net.pth", "incomplete")),
+    "cut short, safetensors": Case(cut("net.safetensors"), ("net.safetensors", "incomplete")),
+    "not finite": Case(not_a_number, ("net.safetensors: ", "layer1.0.conv1.weight", "not finite")),
+    "a shard lacks": Case(folder(without="model-2.safetensors"), ("hub: ", "model-2.safetensors", "1 of the 2 shards")),
     "an index lacks": Case(
-        folder(without="model.safetensors.index.json"), ("several checkpoints (model-1.safetensors", "name one")
+        folder(without="model.safetensors.index.json"), ("hub: ", "model-1.safetensors, model-2.safetensors")
     ),
     "names of its own": Case(
         folder({"id2label": {str(place): name for place, name in enumerate([*NAMES[1:], "teapot"])}}),
-        ("config.json", "it lacks colour 0", "the data have no teapot", "--classes"),
+        ("config.json", "lacks colour 0", "no teapot", "--classes"),
     ),
     "another interpolation": Case(
         folder(processor={"size": 32, "resample": 1}), ("--interpolation", "lanczos", "--force"), ("--tau", "0.7")
     ),
-    "odd preprocessing": Case(folder(processor={"size": "small"}), ("cannot be understood", "--image-size")),
+    "odd preprocessing": Case(folder(processor={"size": "small"}), ("preprocessor_config.json", "--image-size")),
     "a class lacks": Case(
-        listed(*NAMES[:9]), ("names.txt has 9 names", "it lacks colour 9"), (*FLAGS, "--classes", "names.txt")
+        listed(*NAMES[:9]), ("names.txt", "9 names", "lacks colour 9"), (*FLAGS, "--classes", "names.txt")
     ),
     "a class twice": Case(
-        listed(*NAMES, NAMES[3]), ("names.txt names colour 3 twice",), (*FLAGS, "--classes", "names.txt")
+        listed(*NAMES, NAMES[3]), ("names.txt", "colour 3 twice"), (*FLAGS, "--classes", "names.txt")
     ),
     "an unknown class": Case(
         listed(*NAMES[:9], "teapot"),
-        ("it lacks colour 9", "the data have no teapot"),
+        ("names.txt", "lacks colour 9", "no teapot"),
         (*FLAGS, "--classes", "names.txt"),
     ),
-    "no class list": Case(good, ("--classes: none.txt: no such file",), (*FLAGS, "--classes", "none.txt")),
-    "over the input": Case(good, ("--out", "is the input", "never overwritten"), (*FLAGS, "--out", "net.pth")),
-    "over the input, roundabout": Case(good, ("is the input",), (*FLAGS, "--out", "sub/../net.pth")),
-    "over somebody's file": Case(
-        beside(b"mine"), ("there.pth exists and fastlt did not write it",), (*FLAGS, "--out", "there.pth")
-    ),
-    "another format": Case(
-        good, ("comes back in its own format", "end it in .pth"), (*FLAGS, "--out", "net.tau.safetensors")
-    ),
+    "no class list": Case(good, ("--classes: ", "none.txt"), (*FLAGS, "--classes", "none.txt")),
+    "over the input": Case(good, ("--out: ", "net.pth", "the input"), (*FLAGS, "--out", "net.pth")),
+    "over the input, roundabout": Case(good, ("--out: ", "the input"), (*FLAGS, "--out", "sub/../net.pth")),
+    "over somebody's file": Case(beside(b"mine"), ("--out: ", "there.pth"), (*FLAGS, "--out", "there.pth")),
+    "another format": Case(good, ("--out: ", "net.tau.safetensors", ".pth"), (*FLAGS, "--out", "net.tau.safetensors")),
     "one output for all": Case(good, ("--out", "--method all"), (*FLAGS, "--out", "new.pth", "--method", "all")),
-    "more than its dtype holds": Case(
-        half, ("the rebalanced fc.weight reaches", "which torch.float16 cannot hold", "float32"), (*FLAGS, "--tau", "6")
-    ),
+    "more than its dtype holds": Case(half, ("fc.weight", "torch.float16", "float32"), (*FLAGS, "--tau", "6")),
     "too small a resize": Case(good, ("--eval-resize: got 16",), ("--eval-resize", "16", "--image-size", "32")),
 }
 
@@ -247,9 +242,8 @@ def test_a_wrong_class_order_is_named_and_repaired(
     tensors = dict(fitted("resnet10").tensors)
     source, order = permuted(tensors)
     said = refusal(source, *FLAGS)
-    assert "likely the class order is wrong" in said
-    assert "--classes" in said
-    assert "--force" in said
+    for part in ("net.pth: ", "class order", "--classes", "--force"):
+        assert part in said
     Path("names.txt").write_text("\n".join(NAMES[label] for label in order))
     rebalance_checkpoint(source, *FLAGS, "--classes", "names.txt", "--no-temperature", "--json", "said.json")
     row = json.loads(Path("said.json").read_text())["results"][0]
@@ -270,13 +264,11 @@ def test_wrong_preprocessing_is_named_and_can_be_insisted_on(
     source = good(dict(fitted("resnet10").tensors))
     absurd = ("--image-size", "32", "--eval-resize", "32", "--mean", *["50"] * 3, "--std", *["1"] * 3, "--tau", "0.7")
     said = refusal(source, *absurd)
-    assert "likely the preprocessing is wrong" in said
-    for flag in ("--image-size", "--eval-resize", "--mean", "--std", "--force"):
-        assert flag in said
+    for part in ("net.pth: ", "preprocessing", "--image-size", "--eval-resize", "--mean", "--std", "--force"):
+        assert part in said
     rebalance_checkpoint(source, *absurd, "--force")
     out = capsys.readouterr().out
-    assert "likely the preprocessing is wrong" in out
-    assert "going on" in out
+    assert "preprocessing is wrong" in out
     assert Path("net.tau.pth").is_file()
 
 
@@ -286,7 +278,7 @@ def test_another_interpolation_is_replaced_when_insisted_on(
     form = {"size": 32, "resample": 1, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     source = folder(processor=form)(dict(fitted("resnet10").tensors))
     rebalance_checkpoint(source, "--tau", "0.7", "--force")
-    assert "lanczos interpolation asked for; bilinear is used instead" in capsys.readouterr().out
+    assert re.search("lanczos.*bilinear", capsys.readouterr().out)
     assert Path("hub.tau/model.safetensors.index.json").is_file()
 
 
@@ -300,7 +292,7 @@ def test_an_output_is_written_anew_but_never_over_changes(
     assert Path("net.tau.pth").read_bytes() == first
     with Path("net.tau.pth").open("ab") as file:
         file.write(b"mine")
-    assert "net.tau.pth exists and fastlt did not write it as it is" in refusal(source, *FLAGS)
+    assert re.match("fastlt: .*net.tau.pth ", refusal(source, *FLAGS))
 
 
 def test_a_bias_that_is_added_stands_in_the_index_and_other_formats_stay_behind(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -177,17 +178,17 @@ def test_a_failure_before_the_first_step_is_one_line(small_config: TrainConfig, 
     wrong = command(small_config, "--data-root", "nowhere")
     done = subprocess.run(wrong, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("fastlt: data root nowhere does not exist")
+    assert re.match(r"fastlt: .*\bnowhere\b.*--data-root|fastlt: --data-root: .*\bnowhere\b", done.stderr)
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("size", "settings", "message"),
     [
-        (3, {}, "--gpus: got 3 processes x 1 pieces, which do not divide --batch-size 32"),
-        (1, {"accumulate": 3}, "--accumulate: got 1 process x 3 pieces, which do not divide --batch-size 32"),
-        (2, {"bn_group": 12}, "--bn-group: got 12, which does not divide the 16 images"),
-        (32, {"mixup": 0.2}, "--mixup: it blends pairs, but a process takes 1 images at once"),
+        (3, {}, r"^--gpus: got 3 processes x 1 pieces.*--batch-size 32"),
+        (1, {"accumulate": 3}, r"^--accumulate: got 1 process x 3 pieces.*--batch-size 32"),
+        (2, {"bn_group": 12}, r"^--bn-group: got 12\b.*\b16 images"),
+        (32, {"mixup": 0.2}, r"^--mixup: .*\b1 image"),
     ],
 )
 def test_what_does_not_divide_the_batch_is_refused(size: int, settings: dict[str, float], message: str) -> None:
@@ -196,7 +197,7 @@ def test_what_does_not_divide_the_batch_is_refused(size: int, settings: dict[str
 
 
 def test_more_gpus_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--gpus: got 999, but \d+ CUDA devices are visible"):
+    with pytest.raises(ValueError, match=r"^--gpus: got 999\b.*\b\d+ CUDA"):
         check_gpus(TrainConfig(gpus=999))
-    with pytest.raises(ValueError, match="--device: got cuda:1 with --gpus 2; each process has a GPU of its own"):
+    with pytest.raises(ValueError, match=r"^--device: got cuda:1\b.*--gpus 2\b"):
         check_gpus(TrainConfig(gpus=2, device="cuda:1"))

@@ -113,7 +113,7 @@ def test_an_onnx_file_that_disagrees_is_not_written(rebalanced: Run, monkeypatch
 
     monkeypatch.setattr(torch.onnx, "export", lambda *_args, **_options: Program())
     monkeypatch.setattr("fastlt.inference.exporting.compare_onnx", lambda *_: 0.5)
-    with pytest.raises(ValueError, match=r"tau\.onnx: its logits differ from PyTorch's by 5\.0e-01"):
+    with pytest.raises(ValueError, match=r"tau\.onnx: .*\b5\.0e-01\b"):
         export(rebalanced, ExportConfig(format="onnx"))
     assert not list((rebalanced.path / "export").glob("tau*"))
 
@@ -121,13 +121,13 @@ def test_an_onnx_file_that_disagrees_is_not_written(rebalanced: Run, monkeypatch
 def test_what_cannot_be_exported_is_said_in_one_line(rebalanced: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = rebalanced.path / "config.json"
     for arguments, message in (
-        (["--format", "tf"], "--format: got 'tf'"),
-        (["--method", "crt"], "no crt classifier yet"),
-        (["--out", str(taken)], r"--out: .*config\.json exists"),
+        (["--format", "tf"], "^--format: got 'tf'"),
+        (["--method", "crt"], "crt classifier.*fastlt rebalance"),
+        (["--out", str(taken)], f"^--out: .*{taken}"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
             command.run([str(rebalanced.path), *arguments])
         assert "\n" not in str(caught.value)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ValueError, match=r"onnx and onnxscript cannot be imported; install: pip install"):
+    with pytest.raises(ValueError, match=r"onnx and onnxscript.*pip install"):
         export(rebalanced, ExportConfig(format="onnx"))

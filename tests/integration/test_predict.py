@@ -119,16 +119,19 @@ def test_broken_files_get_no_prediction(
 def test_what_cannot_be_predicted_is_said_in_one_line(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:
     run = str(rebalanced.path)
     for arguments, message in (
-        ([run], "IMAGES: missing"),
-        ([run, "nowhere"], "IMAGES: got nowhere"),
-        ([run, str(data_root / "test"), "--method", "crt"], "no crt classifier yet"),
-        ([run, str(tmp_path)], "IMAGES: there is no image|none of"),
-        ([run, str(data_root), "--top", "0"], "--top: got 0"),
-        ([str(data_root / "test")], "no run yet"),
+        ([run], "^IMAGES: "),
+        ([run, "nowhere"], r"^IMAGES: got nowhere\b"),
+        (
+            [run, str(data_root / "test"), "--method", "crt"],
+            "^--method: .*crt.*fastlt rebalance|crt classifier.*fastlt rebalance",
+        ),
+        ([run, str(tmp_path)], f"^IMAGES: .*{tmp_path}"),
+        ([run, str(data_root), "--top", "0"], r"^--top: got 0\b"),
+        ([str(data_root / "test")], "fastlt train"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
             command.run(arguments)
         assert "\n" not in str(caught.value)
     rebalance(rebalanced, RebalanceConfig(method="ncm", device="cpu", num_threads=1))
-    with pytest.raises(ValueError, match=r"--method: missing; .* has several classifiers: tau, ncm"):
+    with pytest.raises(ValueError, match=r"^--method: .*\btau, ncm\b"):
         command.run([run, str(data_root / "test")])

@@ -136,7 +136,7 @@ def test_resuming_on_other_data_is_refused(run_copy: Run, data_root: Path, tmp_p
     victim = next((changed / "train").rglob("*.jpg"))
     victim.unlink()
     config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True, data_root=changed)
-    with pytest.raises(ValueError, match="its train data is not what it was trained on"):
+    with pytest.raises(ValueError, match=r"\btrain data\b"):
         train(config)
 
 
@@ -150,6 +150,6 @@ def test_a_run_is_trained_by_one_process_at_a_time(
             train(dataclasses.replace(small_config, out=Path("run")))
     run = Run.open(Path("run"))
     resumed = dataclasses.replace(run.config, resume=True)
-    with run.held(), pytest.raises(ValueError, match="run: another process is training this run"):
+    with run.held(), pytest.raises(ValueError, match=r"^run: .*another process"):
         train(resumed)
     train(resumed)

@@ -153,7 +153,7 @@ def test_a_rebalanced_classifier_of_other_weights_is_refused(run_copy: Run) -> N
     tensors, metadata = load(run_copy.checkpoint("best"))
     tensors["bn1.bias"] += 1
     native.save(run_copy.checkpoint("best"), tensors, metadata)
-    with pytest.raises(ValueError, match="made from other weights"):
+    with pytest.raises(ValueError, match=r"\btau\b.*\bother weights|\bother weights"):
         evaluate(run_copy, config=EvaluateConfig(method="tau"))
 
 
@@ -269,7 +269,7 @@ def test_a_target_is_estimated_and_reported_under(run_copy: Run, data_root: Path
 
 
 def test_a_wrong_target_is_found_before_anything_is_fitted(run_copy: Run) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--target: got nowhere\.csv, which is no file"):
+    with pytest.raises(FileNotFoundError, match=r"^--target: got nowhere\.csv\b"):
         rebalance(run_copy, RebalanceConfig(tau="0.7", target="nowhere.csv"))
     assert not (run_copy.path / "rebalanced").exists()
 

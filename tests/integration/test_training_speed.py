@@ -108,9 +108,15 @@ def test_a_run_compiles_its_step_and_its_evaluation_once_each(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"32 images of 32 pixels do not .* pieces \(--accumulate 2\), or give --batch-size 16 --lr 0.2"),
-        ({"batch_size": 30, "accumulate": 2}, r"30 images of 32 pixels in 2 pieces .* \(--accumulate 5\), or give"),
-        ({"batch_size": 2, "accumulate": 2}, r"2 images of 32 pixels in 2 pieces .* GiB\); give --batch-size 1 --lr"),
+        ({}, r"^--batch-size: .*\b32 images of 32 pixels.*--accumulate 2\b.*--batch-size 16 --lr 0\.2\b"),
+        (
+            {"batch_size": 30, "accumulate": 2},
+            r"^--batch-size: .*\b30 images of 32 pixels in 2 pieces.*--accumulate 5\b.*--batch-size",
+        ),
+        (
+            {"batch_size": 2, "accumulate": 2},
+            r"^--batch-size: .*\b2 images of 32 pixels in 2 pieces(?!.*--accumulate).*--batch-size 1 --lr",
+        ),
     ],
 )
 def test_out_of_memory_says_what_was_in_use_and_what_to_try(
@@ -123,7 +129,6 @@ def test_out_of_memory_says_what_was_in_use_and_what_to_try(
     with pytest.raises(ValueError, match=message) as caught:
         train(dataclasses.replace(short, lr=0.4, **settings))
     text = str(caught.value)
-    assert text.startswith("--batch-size: ")
     assert "\n" not in text
     assert re.search(r"\(peak \d+\.\d of \d+\.\d GiB\)", text)
 

@@ -114,7 +114,14 @@ def test_a_made_up_set_has_no_published_column() -> None:
 def test_flags_turn_one_config_into_another() -> None:
     base = recipe("places_lt")
     wanted = dataclasses.replace(
-        base, data_root=Path("a b"), train_only=(), backbone_lr=None, crop_scale=(0.1, 1.0), compile=False, gpus=2, lr=0.3
+        base,
+        data_root=Path("a b"),
+        train_only=(),
+        backbone_lr=None,
+        crop_scale=(0.1, 1.0),
+        compile=False,
+        gpus=2,
+        lr=0.3,
     )
     assert train_config(flags(wanted, base)) == wanted
     assert flags(base, base) == ["--dataset", "places_lt"]

@@ -115,7 +115,7 @@ def test_a_class_without_a_readable_image_stops_the_run(
     backend: str, own_dataset: LongTailedDataset, open_train: Open
 ) -> None:
     truncate(own_dataset.path(25))
-    with pytest.raises(ValueError, match=r"class class3: none of its 1 train images can be read, .*00\.jpg"):
+    with pytest.raises(ValueError, match=r"\bclass3\b.*\b1 .*00\.jpg"):
         drain(open_train(own_dataset, backend))
 
 
@@ -140,6 +140,6 @@ def test_a_failure_without_a_broken_file_keeps_its_cause(
     from fastlt.data.loaders.dali import NativeFiles
 
     monkeypatch.setattr(NativeFiles, "path", lambda self, index: "/nowhere/at/all.jpg")
-    with pytest.raises(RuntimeError, match="DALI failed between batches 0 and 2") as caught:
+    with pytest.raises(RuntimeError, match=r"DALI .*batches 0 and 2") as caught:
         drain(open_train(dataset, "dali"))
     assert "/nowhere/at/all.jpg" in str(caught.value.__cause__)

@@ -150,7 +150,7 @@ def test_auto_takes_memory_while_the_set_fits(
         assert loader.name == "pillow"
     assert "no DALI" in caplog.text
     monkeypatch.setattr(loaders, "available_bytes", lambda: needed - 1)
-    with pytest.raises(ValueError, match="--loader memory: the decoded images take"):
+    with pytest.raises(ValueError, match=r"^--loader\b.*memory\b.*images"):
         open_train(dataset, "memory")
 
 
@@ -164,7 +164,7 @@ def test_auto_takes_dali_for_a_set_that_does_not_fit(
 
 
 def test_an_unknown_backend_is_named(dataset: LongTailedDataset, open_train: Open) -> None:
-    with pytest.raises(ValueError, match="--loader: got 'opencv'; expected one of auto, memory, dali, pillow"):
+    with pytest.raises(ValueError, match=r"^--loader: got 'opencv'.*auto, memory, dali, pillow"):
         open_train(dataset, "opencv")
 
 
@@ -172,7 +172,7 @@ def test_without_dali_its_backend_says_so(
     dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_dali(monkeypatch)
-    with pytest.raises(ValueError, match="--loader dali: DALI cannot be imported"):
+    with pytest.raises(ValueError, match=r"^--loader\b.*dali\b.*import"):
         open_train(dataset, "dali")
 
 
@@ -193,5 +193,5 @@ def test_a_dali_that_cannot_start_is_one_line(
         raise RuntimeError("CUDA runtime API error (36):\nAPI call is not supported in the installed CUDA driver")
 
     monkeypatch.setattr(dali, "ImagePipeline", old_driver)
-    with pytest.raises(ValueError, match=r"^--loader dali: DALI does not work on cpu \(CUDA .*36\):\); .*pillow$"):
+    with pytest.raises(ValueError, match=r"^--loader\b.*dali\b.*\bcpu \(CUDA .*36\):\).*\bpillow\b"):
         next(iter(open_train(dataset, "dali", num_steps=1)))

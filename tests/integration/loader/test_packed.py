@@ -157,9 +157,7 @@ def test_an_interrupted_pack_is_said_to_be_one_and_goes_on_where_it_stopped(
     monkeypatch.setattr("fastlt.data.packs.write.make_item", stop_at_20)
     with pytest.raises(KeyboardInterrupt):
         pack(splits, out, num_threads=1)
-    with pytest.raises(
-        ValueError, match=r"interrupted \(20 of 27 train, 0 of 26 val images\); repeat `fastlt data pack`"
-    ):
+    with pytest.raises(ValueError, match=rf"{out}\b.*\b20 of 27 train, 0 of 26 val\b.*`fastlt data pack`"):
         open_splits(out)
     # What a write that was cut short leaves behind
     with (out / ".train.tar.partial").open("ab") as tar:
@@ -200,20 +198,20 @@ def test_damage_is_found_and_named(splits: dict[str, LongTailedDataset], tmp_pat
     with np.load(out / "train.npz") as index:
         content[index["offsets"][5] + 100] ^= 1
     tar.write_bytes(content)
-    with pytest.raises(ValueError, match=r"1 images are damaged: train\.tar: class0/05\.jpg \(its bytes"):
+    with pytest.raises(ValueError, match=r"\b1 images.*train\.tar: class0/05\.jpg\b"):
         verify_pack(out)
     tar.write_bytes(content[:-512])
-    with pytest.raises(ValueError, match=r"train\.tar is [\d,]+ bytes, expected [\d,]+; copy the pack again"):
+    with pytest.raises(ValueError, match=r"train\.tar\b.*[\d,]+ bytes.*[\d,]+"):
         open_splits(out)
 
 
 def test_a_folder_with_something_else_is_left_alone(splits: dict[str, LongTailedDataset], tmp_path: Path) -> None:
     pack(splits, tmp_path / "pack")
-    with pytest.raises(ValueError, match=r"holds a pack of other data or with other settings; .*\(--out\)"):
+    with pytest.raises(ValueError, match=rf"(?=.*--out\b).*{tmp_path}/pack\b.*other"):
         pack(splits, tmp_path / "pack", short_side=48)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match=r"mine is not empty"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/mine\b.*empty"):
         pack(splits, tmp_path / "mine")
 
 
