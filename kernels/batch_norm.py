@@ -1,8 +1,8 @@
 """Batch norm over pixels with what follows it, forward and backward: moments, then one pass that adds and rectifies.
 
-Legend: M pixels (batch x height x width) of C channels, [M, C] contiguous, as channels_last memory is; P row shares. A
-program takes one share of the rows and BC channels, BM rows at a time. Shares' results are stored and merged in a fixed
-order, never by atomics: the same bits on every run.
+Legend: M pixels (batch x height x width) of C channels, [M, C] contiguous, as channels_last memory is; P shares of the
+rows. A program takes one share and BC channels, BM rows at a time. The shares' results are stored and merged in a fixed
+order, never by atomics: every run gives the same bits.
 """
 
 import triton
@@ -10,8 +10,24 @@ import triton.language as tl
 
 
 @triton.jit
+def normaliser(mean_ptr, variance_ptr, channels, inside, eps):
+    """Return the means and the reciprocal standard deviations of channels."""
+    rstd = 1.0 / tl.sqrt(tl.load(variance_ptr + channels, mask=inside, other=1.0) + eps)
+    return tl.load(mean_ptr + channels, mask=inside, other=0.0), rstd
+
+
+@triton.jit
+def pixel_tile(M, C, BM: tl.constexpr, BC: tl.constexpr):
+    """Return a program's channels, which of them there are, the offsets of its pixels, and which of those there are."""
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    channels = tl.program_id(1) * BC + tl.arange(0, BC)
+    inside = channels < C
+    return channels, inside, rows[:, None].to(tl.int64) * C + channels[None, :], (rows < M)[:, None] & inside[None, :]
+
+
+@triton.jit
 def moments_kernel(x_ptr, mean_ptr, square_ptr, M, C, SHARE, BM: tl.constexpr, BC: tl.constexpr):
-    """Means [P, C] of each share of SHARE rows, and sums of squares about them; sums start from its first row."""
+    """Store means [P, C] of each share of SHARE rows, and sums of squares about them; sums start at its first row."""
     share = tl.program_id(0)
     channels = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = channels < C
@@ -38,7 +54,7 @@ def moments_kernel(x_ptr, mean_ptr, square_ptr, M, C, SHARE, BM: tl.constexpr, B
 def merge_kernel(
     mean_ptr, square_ptr, out_mean_ptr, out_variance_ptr, M, C, P, SHARE, BM: tl.constexpr, BC: tl.constexpr
 ):
-    """Mean and (biased) variance [C] of all M rows from those of P shares."""
+    """Store mean and biased variance [C] of all M rows, from those of P shares."""
     channels = tl.program_id(0) * BC + tl.arange(0, BC)
     inside = channels < C
     mean = tl.zeros((BC,), tl.float32)
@@ -77,15 +93,10 @@ def apply_kernel(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Stores y [M, C] = (x - mean) rsqrt(variance + eps) weight + bias, plus the residual; RELU: below 0 it is 0."""
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    channels = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = channels < C
-    mask = (rows < M)[:, None] & inside[None, :]
-    place = rows[:, None].to(tl.int64) * C + channels[None, :]
-    rstd = 1.0 / tl.sqrt(tl.load(variance_ptr + channels, mask=inside, other=1.0) + eps)
+    """Store y [M, C] = (x - mean) rsqrt(variance + eps) weight + bias, plus the residual; with RELU at least 0."""
+    channels, inside, place, mask = pixel_tile(M, C, BM, BC)
+    mean, rstd = normaliser(mean_ptr, variance_ptr, channels, inside, eps)
     scale = tl.load(weight_ptr + channels, mask=inside, other=0.0) * rstd
-    mean = tl.load(mean_ptr + channels, mask=inside, other=0.0)
     bias = tl.load(bias_ptr + channels, mask=inside, other=0.0)
     x = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
     y = (x - mean[None, :]) * scale[None, :] + bias[None, :]
@@ -98,7 +109,7 @@ def apply_kernel(
 
 @triton.jit
 def arriving(grad_ptr, y_ptr, place, mask, RELU: tl.constexpr):
-    """The gradient before the rectifier, float32: nothing where y is 0."""
+    """Return the gradient before the rectifier, float32: 0 where y is 0."""
     grad = tl.load(grad_ptr + place, mask=mask, other=0.0).to(tl.float32)
     if RELU:
         grad = tl.where(tl.load(y_ptr + place, mask=mask, other=0.0) > 0, grad, 0.0)
@@ -122,12 +133,11 @@ def sums_kernel(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Sums [P, C] over each share's rows of the arriving gradient g, and of g times the normalised x."""
+    """Store sums [P, C] over each share's rows of the arriving gradient g, and of g times the normalised x."""
     share = tl.program_id(0)
     channels = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = channels < C
-    rstd = 1.0 / tl.sqrt(tl.load(variance_ptr + channels, mask=inside, other=1.0) + eps)
-    mean = tl.load(mean_ptr + channels, mask=inside, other=0.0)
+    mean, rstd = normaliser(mean_ptr, variance_ptr, channels, inside, eps)
     total = tl.zeros((BM, BC), tl.float32)
     products = tl.zeros((BM, BC), tl.float32)
     first = share * SHARE
@@ -164,14 +174,9 @@ def gradient_kernel(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Stores dx [M, C] = weight rstd (g - sum(g) / M - n sum(g n) / M), n the normalised x; the residual's is g."""
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    channels = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = channels < C
-    mask = (rows < M)[:, None] & inside[None, :]
-    place = rows[:, None].to(tl.int64) * C + channels[None, :]
-    rstd = 1.0 / tl.sqrt(tl.load(variance_ptr + channels, mask=inside, other=1.0) + eps)
-    mean = tl.load(mean_ptr + channels, mask=inside, other=0.0)
+    """Store dx [M, C] = weight rstd (g - sum(g) / M - n sum(g n) / M), n the normalised x; the residual's is g."""
+    channels, inside, place, mask = pixel_tile(M, C, BM, BC)
+    mean, rstd = normaliser(mean_ptr, variance_ptr, channels, inside, eps)
     scale = tl.load(weight_ptr + channels, mask=inside, other=0.0) * rstd
     level = tl.load(sum_ptr + channels, mask=inside, other=0.0) / M
     slope = tl.load(product_ptr + channels, mask=inside, other=0.0) / M * rstd

@@ -1,7 +1,7 @@
 """Grouped 3 x 3 convolutions with padding 1 on channels_last images, their narrow groups merged to blocks of channels.
 
-A block holds BC channels, the weights between them [BC, BC] for each of 9 taps, zero where two groups do not see each
-other: tensor cores multiply the zeros for nothing. Legend: B images of H x W pixels and C channels in memory as
+A block holds BC channels and, for each of 9 taps, the weights between them [BC, BC], zero between channels of different
+groups, which tensor cores multiply at almost no cost. Legend: B images of H x W pixels and C channels in memory as
 [B, H, W, C]; P output pixels of all images; K = C / BC blocks.
 """
 
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def source_of(row, column, tap, STRIDE: tl.constexpr, TRANSPOSED: tl.constexpr, height, width):
-    """The pixel that a tap reads for an output pixel, and whether there is one: of an image of height x width."""
+    """Return the pixel of a height x width image that a tap reads for an output pixel, and whether there is one."""
     if TRANSPOSED:
         y, x = row + 1 - tap // 3, column + 1 - tap % 3
         inside = (y >= 0) & (x >= 0) & (y % STRIDE == 0) & (x % STRIDE == 0)
@@ -39,9 +39,9 @@ def convolve_kernel(
     BC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores out [P, C] for BM pixels of one block: 9 products of [BM, BC] with weights [9, K, BC, BC] (in, out).
+    """Store out [P, C] for BM pixels of one block: 9 products of [BM, BC] with weights [9, K, BC, BC] (in, out).
 
-    TRANSPOSED: the gradient of such a convolution's input from that of its output.
+    TRANSPOSED: the gradient of the convolution's input, from that of its output.
     """
     pixels = tl.program_id(0) * BM + tl.arange(0, BM)
     block = tl.program_id(1)
@@ -79,7 +79,7 @@ def weight_kernel(
     BC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores, for one tap, block and share of the P pixels, sum x^T grad: partial [shares, 9, K, BC, BC] (in, out)."""
+    """Store x^T grad summed over a share of the P pixels, of one tap and block: partial [shares, 9, K, BC, BC]."""
     share, block, tap = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channels = tl.arange(0, BC)
     total = tl.zeros((BC, BC), tl.float32)

@@ -1,6 +1,6 @@
 """Crops of RGB images to squares: an antialiased filter over the part of each image that its box covers.
 
-Where the squares are the network's input, the same kernel jitters their colours and normalises them.
+If the squares are to be the network's input, the same kernel jitters their colours and normalises them.
 
 Legend: B images, one behind the other in one array of bytes; S the side of a square.
 """
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def filter_weight(distance, CUBIC: tl.constexpr):
-    """The triangle, or Keys' cubic with a = -1/2, at a distance from the middle."""
+    """Return the triangle, or Keys' cubic with a = -1/2, at a distance from the middle."""
     d = tl.abs(distance)
     if CUBIC:
         near = (1.5 * d - 2.5) * d * d + 1.0
@@ -22,7 +22,7 @@ def filter_weight(distance, CUBIC: tl.constexpr):
 
 @triton.jit
 def byte(value):
-    """The nearest whole number in 0 .. 255, as a float."""
+    """Return the nearest whole number in 0..255, as a float."""
     return tl.floor(tl.minimum(tl.maximum(value + 0.5, 0.0), 255.0))
 
 
@@ -40,13 +40,13 @@ def resampled(
     CUBIC: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """Return red, green and blue of BP pixels of a square, whole numbers in 0 .. 255 as floats.
+    """Return red, green and blue of BP pixels of a square, whole numbers in 0..255 as floats.
 
-    They are weighted means over the window, weights cut off at its edges. start [B] is where an image's bytes begin and
-    width [B] its width; window [B, 4] is x, y, width, height in it, box [B, 4] left, top, right, bottom in the window,
-    flip [B] whether the square is mirrored.
+    Each is a weighted mean over the window, with the filter cut off at its edges. start [B] is where an image's bytes
+    begin and width [B] its width; window [B, 4] is x, y, width, height in the image, box [B, 4] left, top, right,
+    bottom in the window, flip [B] whether the square is mirrored.
     """
-    pixels = tl.minimum(pixels, S * S - 1)  # what is beyond the square is not stored
+    pixels = tl.minimum(pixels, S * S - 1)  # pixels beyond the square are not stored
     row, column = pixels // S, pixels % S
     mirrored = tl.load(flip_ptr + image) != 0
     column = tl.where(mirrored, S - 1 - column, column)
@@ -84,7 +84,7 @@ def resampled(
             row_green += x_weight * tl.load(place + 1).to(tl.float32)
             row_blue += x_weight * tl.load(place + 2).to(tl.float32)
             x_total += x_weight
-        # Rounded to 8 bits between the passes, as Pillow does: a cubic's overshoot is cut off there, too
+        # Rounded to 8 bits between the passes, as in Pillow, which cuts off a cubic's overshoot there, too
         red += y_weight * byte(row_red / x_total)
         green += y_weight * byte(row_green / x_total)
         blue += y_weight * byte(row_blue / x_total)
@@ -102,19 +102,19 @@ def store_pixels(place, red, green, blue, inside):
 
 @triton.jit
 def grey_of(red, green, blue):
-    """Luma, ITU-R 601."""
+    """Return the luma, ITU-R 601."""
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 @triton.jit
 def blend(value, other, factor):
-    """Move away from `other` by a factor, within 0 .. 255."""
+    """Move away from `other` by a factor, within 0..255."""
     return tl.minimum(tl.maximum(other + factor * (value - other), 0.0), 255.0)
 
 
 @triton.jit
 def operation(order, PLACE: tl.constexpr):
-    """Which operation comes first, second or third: 0 brightness, 1 contrast, 2 saturation (`ops.colours`)."""
+    """Return which operation is first, second or third: 0 brightness, 1 contrast, 2 saturation (`ops.colours`)."""
     first = order // 2
     lower = tl.where(first == 0, 1, 0)
     upper = tl.where(first == 2, 1, 2)
@@ -165,12 +165,11 @@ def input_kernel(
     JITTER: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """Store one image, or without JITTER a program's share of it, of the squares or the network's input [B, S, S, 3].
+    """Store an image of the network's input [B, S, S, 3], or without JITTER a program's share of it.
 
-    It is resampled, jittered, and multiplied by the scales plus the shifts; squares, uint8, are scaled by 1. The
-    contrast needs the mean grey of the whole square: with JITTER one program resamples it into square, uint8 [B, S, S,
-    3], and finishes it in a second pass over what is in the cache by then. factor [B, 3] and order [B] are the
-    jitter's.
+    The image is resampled, jittered, then scaled and shifted channel by channel (uint8: by 1 and 0). Contrast needs the
+    mean grey of the whole square: with JITTER one program resamples the square into square, uint8 [B, S, S, 3], and
+    finishes it in a second pass, while it is in the cache. factor [B, 3] and order [B] belong to the jitter.
     """
     image = tl.program_id(0)
     first = image.to(tl.int64) * S * S * 3

@@ -1,6 +1,7 @@
-"""Launchers of batch norm: the operations of fastlt.ops on tensors, with the arguments and results of its reference.
+"""Launchers of batch norm's kernels, with the arguments and results of fastlt.ops' PyTorch references.
 
-Pixels are [M, C] contiguous in float32, bfloat16 or float16; per-channel vectors float32 [C]. Nothing is checked here.
+Pixels are [M, C], contiguous, in float32, bfloat16 or float16; per-channel vectors are float32 [C]. fastlt.ops has
+checked the arguments.
 """
 
 import torch
@@ -12,9 +13,9 @@ from . import batch_norm as norm
 ROWS, CHANNELS = 32, 64
 SUMS = {"BM": ROWS, "BC": CHANNELS, "num_warps": 4}
 PASSES = {"BM": 16, "BC": CHANNELS, "num_warps": 4}
-"""Tiles of the kernels that sum over rows, and of those that write every pixel: small ones need few registers, so that
+"""Tiles of the kernels that sum over rows, and of those that write every pixel: small tiles need few registers, so that
 more of them wait for memory at a time."""
-PROGRAMS = 1024  # shares x channel tiles: several waves on any GPU of today, and the same sums on each
+PROGRAMS = 1024  # shares x channel tiles: several waves on any GPU of today, and the same sums on all
 
 
 def shares(num_rows: int, num_channels: int) -> tuple[int, int]:

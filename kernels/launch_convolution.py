@@ -1,14 +1,14 @@
-"""Launchers of grouped convolutions; nothing here checks its arguments: fastlt.ops has."""
+"""Launchers of grouped convolutions' kernels; fastlt.ops has checked the arguments."""
 
 import torch
 import triton
 from torch import Tensor
 
 from . import convolution as grouped
-from .launch_linear import _precision
+from .launch_linear import precision
 
 PIXELS, WARPS, STAGES = 64, 4, 3
-SHARES = 32  # of the pixels, in the gradient of the weights: fixed, so that its sums are the same on each GPU
+SHARES = 32  # of the pixels, in the gradient of the weights: fixed, so that its sums are the same on every GPU
 
 
 def grouped_conv(x: Tensor, weight: Tensor, stride: int, transposed: bool, height: int, width: int) -> Tensor:
@@ -23,7 +23,7 @@ def grouped_conv(x: Tensor, weight: Tensor, stride: int, transposed: bool, heigh
             TRANSPOSED=transposed,
             BM=PIXELS,
             BC=block,
-            PRECISION=_precision(x.dtype),
+            PRECISION=precision(x.dtype),
             num_warps=WARPS,
             num_stages=STAGES,
         )
@@ -45,7 +45,7 @@ def grouped_conv_weight(x: Tensor, grad: Tensor, stride: int, block: int) -> Ten
             STRIDE=stride,
             BM=tile,
             BC=block,
-            PRECISION=_precision(x.dtype),
+            PRECISION=precision(x.dtype),
             num_warps=WARPS,
             num_stages=STAGES,
         )

@@ -1,4 +1,4 @@
-"""Launchers of the crops; nothing here checks its arguments: fastlt.ops has."""
+"""Launcher of the crops' kernel; fastlt.ops has checked the arguments."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from . import crops as image
 
-PIXELS = 256  # of a square, at a time
-TURNS = 2  # that a program takes, unless it has a whole square
+PIXELS = 256  # of a square that a program computes at a time
+TURNS = 2  # of a program, unless it computes a whole square
 
 
 def network_inputs(
@@ -27,7 +27,7 @@ def network_inputs(
     cubic: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return [B, S, S, 3] in `dtype`; see fastlt.ops.network_inputs."""
+    """Return the network's input [B, S, S, 3] in `dtype`, scaled and shifted; see `fastlt.ops.network_inputs`."""
     out = data.new_empty((len(starts), size, size, 3), dtype=dtype)
     jitter = factors is not None
     square = torch.empty_like(out, dtype=torch.uint8) if jitter else None

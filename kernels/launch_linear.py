@@ -1,7 +1,7 @@
-"""Launchers: the operations of fastlt.ops on tensors, with the argument lists and results of its PyTorch references.
+"""Launchers of a linear head's kernels, with the arguments and results of fastlt.ops' PyTorch references.
 
 Features are [N, D] and weight [C, D] of one type (float32, bfloat16 or float16) on one device; per-class vectors are
-float32 [C]. Sums are float32. Nothing here checks its arguments: fastlt.ops has.
+float32 [C]. Sums are float32. fastlt.ops has checked the arguments.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class Tile(NamedTuple):
 
     @staticmethod
     def of(num_classes: int, dtype: torch.dtype) -> "Tile":
-        """Fixed by class count and type alone, so that a row's result never depends on the batch around it.
+        """Return the tile for a class count and type; it ignores the batch, so that a row's result does as well.
 
-        All compile without a spill for sm_80, sm_90 and sm_100. Small heads get small tiles, to fill the machine; so
-        does float32, whose three TF32 products need more registers.
+        All compile without a spill for sm_80, sm_90 and sm_100. Small heads get small tiles, to fill the machine, and
+        so does float32, whose three TF32 products need more registers.
         """
         if dtype is torch.float32:
             return Tile(64, 64, 32, 4)
@@ -56,7 +56,7 @@ class _Product:
         tile, width = Tile.of(weight.shape[0], features.dtype), features.shape[1]
         missing = -width % tile.depth if width else tile.depth
         x, w = features.detach(), weight.detach()
-        if missing:  # zeros change no product, and spare every kernel its masks; the usual widths need none
+        if missing:  # zeros change no product and make masks in the kernels needless; the usual widths need none
             x, w = (torch.nn.functional.pad(t, (0, missing)) for t in (x, w))
         x, w = (t if t.stride(1) == 1 else t.contiguous() for t in (x, w))
         return _Product(x=x, w=w, width=width, tile=tile)
@@ -89,7 +89,7 @@ class _Product:
                 BM=tile.rows,
                 BN=tile.columns,
                 BK=tile.depth,
-                PRECISION=_precision(self.x.dtype),
+                PRECISION=precision(self.x.dtype),
                 num_warps=tile.num_warps,
                 num_stages=tile.num_stages,
             )
@@ -122,15 +122,15 @@ class _Product:
                 dw.addmm_(dz.T.float(), x.float())
 
 
-def _precision(dtype: torch.dtype) -> str:
-    """Three TF32 products for float32 (close to float32's own error), one where PyTorch is told that this is enough."""
+def precision(dtype: torch.dtype) -> str:
+    """Return the input precision: for float32 three TF32 products, or one if PyTorch's own products use TF32."""
     if dtype is not torch.float32:
         return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def _gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for the gradients of features, weight (a float32 sum over chunks), scale and shift; empty unless needed."""
+    """Allocate the gradients of features, weight (float32: a sum), scale and shift, each empty unless needed."""
     need_x, need_w, need_s, need_shift = needs
     dx = features.new_empty(features.shape if need_x else (0,))
     dw = weight.new_zeros(weight.shape if need_w else (0,), dtype=torch.float32)
@@ -158,7 +158,7 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tenso
 def scaled_logits_backward(
     grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of features, weight, scale and shift, empty unless needed; the scale's by recomputing z in tiles."""
+    """Return the gradients of features, weight, scale (which recomputes z) and shift, each empty unless needed."""
     product = _Product.of(features, weight)
     need_x, need_w, need_s, need_shift = needs
     dx, dw, ds, dshift = _gradients(features, weight, needs)
@@ -181,7 +181,7 @@ def scaled_logits_backward(
 
 
 def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-    """How many classes come before the label, int32 [N]."""
+    """Return how many classes come before the label, int32 [N]."""
     product = _Product.of(features, weight)
     if not len(features):
         return product.new(0, dtype=torch.int32)
@@ -195,7 +195,7 @@ def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor |
 def intervals(
     features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
 ) -> tuple[Tensor, Tensor]:
-    """The open interval of taus on which each label is right, float32 [N] each; (inf, -inf) where it never is."""
+    """Return low, high, float32 [N], between which each label is right; (inf, -inf) where it never is."""
     product = _Product.of(features, weight)
     if not len(features):
         return product.new(0), product.new(0)
@@ -205,7 +205,7 @@ def intervals(
     product.launch(reducers.interval_kernel, shift, slope, labels, own, low, high, LOG=log, FAST=FAST)
     low, high = low.amax(0), high.amin(0)
     if log:
-        # Neither the label nor any rival is positive: rare, and decided without asking the device how many there are.
+        # Rows in which neither the label nor a rival is positive are rare; their number is not read, not to wait.
         signed = ~(own >= torch.finfo(torch.float32).tiny)
         is_open = signed & torch.isneginf(low) & torch.isposinf(high)
         low.masked_fill_(signed & ~is_open, float("inf"))
@@ -229,16 +229,16 @@ def cross_entropy(
     label_smoothing: float,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Row losses [N] and the gradients of their sum that are needed: features, weight, scale, shift.
+    """Return row losses [N] and the gradients of their sum for features, weight, scale and shift, if needed.
 
-    Without gradients one launch reads X and W and stores partials only. With them the float32 logits of one chunk of
-    rows stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
+    Without gradients one launch reads X and W and stores partials only. With gradients the float32 logits of one chunk
+    of rows stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
     """
     product = _Product.of(features, weight)
     num, classes = features.shape[0], weight.shape[0]
     gradients = dx, dw, ds, dshift = _gradients(features, weight, needs)
     losses = product.new(num)
-    labels = labels.long().clamp(0, classes - 1)  # rows that are out of range count with weight 0 or NaN
+    labels = labels.long().clamp(0, classes - 1)  # a row whose label is out of range has the weight 0 or NaN
     spread = label_smoothing / classes
     total = spread * (class_weights.sum() if class_weights is not None else classes)
     hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels]
@@ -275,7 +275,7 @@ def _softmax_gradient(
     inputs: tuple[Tensor | None, ...],
     gradients: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Tensor:
-    """A chunk's dz in the type of weight, empty where only sums are needed; adds to scale's and shift's gradients."""
+    """Return a chunk's dz in the type of weight, empty if only sums are needed; add to those of scale and shift."""
     dx, dw, *sums = gradients
     num, classes = z.shape[0], len(weight)
     rows, columns = 32, 64

@@ -1,7 +1,7 @@
-"""The kernels: each computes the shared tile of scores and reduces it; only one stores [M, C], as its result.
+"""The kernels of a linear head: each computes the shared tile of scores and reduces it; only one stores all of [M, C].
 
-Partials of one column (or row) tile are stored and merged afterwards, never by atomics: the same bits on every run, and
-float atomics in an epilogue make ptxas serialise wgmma on sm_90 under Triton 3.6.0 (warning C7515).
+Partial results of column (or row) tiles are stored and merged afterwards, never by atomics: every run gives the same
+bits. Besides, float atomics in an epilogue make ptxas serialise wgmma on sm_90 under Triton 3.6.0 (warning C7515).
 """
 
 import triton
@@ -36,7 +36,7 @@ def store_kernel(
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores out [M, C] = score + row column^T; NORMS: scaled by ||w||^-tau, the norms from the same pass over W."""
+    """Store out [M, C] = score + row column^T; NORMS: scaled by ||w||^-tau, the norms from the same pass over W."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, squares = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, NORMS, PRECISION)
@@ -67,9 +67,9 @@ def label_kernel(
     BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores own [M]: each row's score at its label, as the diagonal of a tile over the labels' rows of W (BM = BN).
+    """Store own [M], each row's score at its label: the diagonal of a tile over the labels' rows of W (BM = BN).
 
-    The rivals' scores come out of the same tile, so a duplicate of the label's class ties with it to the last bit.
+    The rivals' scores come from the same tile arithmetic, so a duplicate of the label's class ties to the last bit.
     """
     rm = tl.program_id(0) * BM + tl.arange(0, BM)
     rn = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
@@ -99,7 +99,7 @@ def rank_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores behind [column tiles, M]: how many classes of the tile the label beats; a NaN is beaten by none."""
+    """Store behind [column tiles, M]: how many classes of the tile the label beats; it never beats a NaN."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
@@ -136,10 +136,11 @@ def partition_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partials [column tiles, M] of the log-sum-exp in base 2 (top, sum) and, if wanted, of sum_j v_j score_j.
+    """Store partials [column tiles, M] of the log-sum-exp in base 2 (top, sum) and, if wanted, of sum_j v_j score_j.
 
-    The tile that holds a row's label stores its score to own [M]; z [M, z_stride], if wanted, gets X @ W.T in float32.
-    Its rows are padded to whole tiles: without a mask on the columns its stores are vectors and need few registers.
+    The tile that holds a row's label stores the label's score to own [M]. z [M, z_stride], if wanted, gets X @ W.T in
+    float32; its rows are padded to whole tiles, since stores without a mask on the columns are vectors and need few
+    registers.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
@@ -184,7 +185,7 @@ def gradient_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """From the chunk z [M, z_stride] = X @ W.T to its loss gradient: dz [M, C] and partial column sums, as wanted.
+    """Store the loss gradient dz [M, C] of the chunk z [M, z_stride] = X @ W.T and partial column sums, as wanted.
 
     dy_ij = soft_i softmax_ij - target_i [j = y_i] - spread_i v_j; dz = dy * scale; ds [row tiles, C] sums dy * z,
     dshift [row tiles, C] sums dy. lse is in base 2.
@@ -236,7 +237,7 @@ def column_sum_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Stores ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a per-class scale."""
+    """Store ds [row tiles, C], sums over rows of grad * X @ W.T: the gradient of a per-class scale."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
@@ -269,12 +270,13 @@ def interval_kernel(
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partials [column tiles, M] of the bounds that the tile's classes put on the taus at which the label is right.
+    """Store partials [column tiles, M] of the bounds that a tile's classes set to the taus at which the label is right.
 
-    Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. Always beaten: low = inf or high = -inf.
-    The infinities decide by themselves: log2 0 = -inf never binds, parallel lines (run 0) bind by the sign of rise.
-    Their one NaN is 0 * inf, of identical lines, which go to the lower index. A label that is not positive is put at a
-    finite height below all; without a positive rival its row keeps (-inf, inf), and signed_interval_kernel decides it.
+    Lines: log2 z_j - tau slope_j if LOG, else z_j + shift_j - tau slope_j. A label that is always beaten gets low = inf
+    or high = -inf. Infinities need no special case: log2 0 = -inf never binds, and parallel lines (run 0) bind by the
+    sign of their distance. The only NaN, 0 * inf, comes from identical lines, where the lower index wins. A label that
+    is not positive is put at a finite height below all others; without a positive rival its row keeps (-inf, inf), and
+    signed_interval_kernel decides it.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
@@ -316,11 +318,11 @@ def signed_interval_kernel(
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """interval_kernel for the rows it leaves open, the first `count` of order [M]: no positive logit (BM = BN).
+    """Decide the rows that interval_kernel leaves open, without a positive logit: the first `count` of order [M].
 
-    A negative label can win only where all logits are negative; its lines change sign, which exchanges the sides and
-    leaves the crossings alone. A zero label is beaten by a positive or an earlier zero rival, else never. One program
-    walks over all classes for BM rows; those past `count` return at once, so nothing is copied to the host.
+    A negative label can win only where all logits are negative; the lines change sign, which exchanges the sides and
+    leaves the crossings alone. A zero label is beaten only by a positive or an earlier zero rival. One program walks
+    over all classes for BM = BN rows. Programs past `count` return at once, so nothing is copied to the host.
     """
     if tl.program_id(0) * BM >= tl.load(count_ptr):
         return

@@ -1,7 +1,7 @@
-"""The tile that every kernel shares: a block of X @ W.T in float32, the scores made of it, its place in the grid.
+"""The tile that all kernels of a linear head share: a block of X @ W.T in float32, its scores, its place in the grid.
 
 Legend: M rows of X, C classes (rows of W), D their width; rm [BM] and rn [BN] are the row and class indices of a tile.
-Offsets are int64, inner strides are 1. Rows past the end are read as row 0 and masked by whoever stores them.
+Offsets are int64, inner strides are 1. Rows past the end are read as row 0; the kernel that stores them masks them.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def tile_of(M, C, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """(pm, pn) of this program: GROUP row tiles take turns on a column tile while it is in the L2 cache."""
+    """Return this program's (pm, pn): GROUP row tiles take turns on a column tile while it is in the L2 cache."""
     pid = tl.program_id(0)
     rows, columns = tl.cdiv(M, BM), tl.cdiv(C, BN)
     first = pid // (GROUP * columns) * GROUP
@@ -35,7 +35,7 @@ def dot_tile(
     NORMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """X[rm] @ W[rn].T [BM, BN] in float32 and, if NORMS, ||W[rn]||^2 [BN] from the same pass; BK divides D."""
+    """Return X[rm] @ W[rn].T [BM, BN] in float32 and, if NORMS, ||W[rn]||^2 [BN] from the same pass; BK divides D."""
     rk = tl.arange(0, BK)
     x_block = x_ptr + tl.where(rm < M, rm, 0)[:, None].to(tl.int64) * x_stride + rk[None, :]
     w_block = w_ptr + tl.where(rn < C, rn, 0)[None, :].to(tl.int64) * w_stride + rk[:, None]
@@ -55,13 +55,13 @@ def dot_tile(
 
 @triton.jit
 def class_vector(ptr, rn, C):
-    """Entries rn of a float32 vector [C] as a row [1, BN]."""
+    """Return the entries rn of a float32 vector [C] as a row [1, BN]."""
     return tl.load(ptr + rn, mask=rn < C, other=0.0)[None, :]
 
 
 @triton.jit
 def score(z, scale_ptr, shift_ptr, rn, C):
-    """Scores z * scale + shift, each optional; always one fused operation, so that equal inputs give equal bits."""
+    """Return z * scale + shift, each optional; always one fused operation, so that equal inputs give equal bits."""
     if scale_ptr is not None:
         scale = tl.broadcast_to(class_vector(scale_ptr, rn, C), z.shape)
         if shift_ptr is not None:
@@ -75,7 +75,7 @@ def score(z, scale_ptr, shift_ptr, rn, C):
 
 @triton.jit
 def log2(x, FAST: tl.constexpr):
-    """Base-2 logarithm; FAST: one instruction instead of about 35 (the interpreter has no inline assembly)."""
+    """Return the base-2 logarithm; FAST: by one instruction instead of about 35, which the interpreter lacks."""
     if FAST:
         return tl.inline_asm_elementwise(
             "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
@@ -85,7 +85,7 @@ def log2(x, FAST: tl.constexpr):
 
 @triton.jit
 def reciprocal(x, FAST: tl.constexpr):
-    """1 / x; FAST: one instruction."""
+    """Return 1 / x; FAST: by one instruction."""
     if FAST:
         return tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1

@@ -1,9 +1,9 @@
-"""Compiles every kernel ahead of time for sm_80, sm_90 and sm_100, without a GPU; fails on a spill or serialised wgmma.
+"""Compile every kernel ahead of time for sm_80, sm_90 and sm_100, without a GPU; fail on a spill or serialised wgmma.
 
     python tests/kernels/aot_gate.py                          # the installed Triton
     python tests/kernels/aot_gate.py --triton 3.6.0 3.7.1     # each from PyPI, into a temporary folder
 
-Prints one line per kernel, type and architecture: registers, shared memory, the matrix instructions, what is wrong.
+Prints a line for each kernel, type and architecture: registers, shared memory, matrix instructions, what is wrong.
 """
 
 import argparse
@@ -22,10 +22,10 @@ OPTIONAL = ("scale_ptr", "shift_ptr", "row_ptr", "column_ptr", "class_weight_ptr
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One specialisation of a kernel: what its launcher (kernels/launch.py, launch_norm.py) can ask for."""
+    """One specialisation of a kernel: what its launcher (kernels/launch_*.py) can ask for."""
 
     kernel: str
-    module: str = "reducers"
+    module: str = "linear"
     dtype: str = "bf16"
     absent: tuple[str, ...] = ()
     flags: tuple[tuple[str, object], ...] = ()
@@ -37,12 +37,12 @@ class Case:
 
     @property
     def tile(self) -> tuple[int, int, int, int]:
-        """Rows, columns, depth and warps, as kernels/launch.py has them."""
-        if self.module == "image":
+        """Return rows, columns, depth and warps, as the launchers have them."""
+        if self.module == "crops":
             return 0, 256, 0, 8
-        if self.module == "grouped":
+        if self.module == "convolution":
             return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
-        if self.module == "norm":
+        if self.module == "batch_norm":
             return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
         if self.kernel == "gradient_kernel":
             return 32, 64, 0, 4
@@ -52,7 +52,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Every kernel in bfloat16 and float32 with all that its launcher can ask for at once, and the plainest ones."""
+    """Return every kernel in bfloat16 and float32 with all that its launcher can ask for at once, and the plainest."""
     logits, centroids = ("row_ptr", "column_ptr"), ("scale_ptr",)
     out = []
     for dtype in ("bf16", "fp32"):
@@ -64,44 +64,40 @@ def cases() -> list[Case]:
         ]
     out += [Case(kernel="store_kernel", absent=logits + centroids, flags=(("NORMS", True),))]
     out += [Case(kernel="partition_kernel", dtype="fp16", absent=OPTIONAL), Case(kernel="gradient_kernel")]
-    out += [Case(kernel=name, module="norm") for name in ("moments_kernel", "merge_kernel")]
+    out += [Case(kernel=name, module="batch_norm") for name in ("moments_kernel", "merge_kernel")]
     for dtype in ("bf16", "fp32"):
         for relu in (True, False):
             flags = (("RELU", relu),)
             names = ("apply_kernel", "sums_kernel", "gradient_kernel")
-            out += [Case(kernel=name, module="norm", dtype=dtype, flags=flags) for name in names]
+            out += [Case(kernel=name, module="batch_norm", dtype=dtype, flags=flags) for name in names]
     out += [
-        Case(kernel="apply_kernel", module="norm", absent=("residual_ptr",), flags=(("RELU", True),)),
-        Case(kernel="gradient_kernel", module="norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
+        Case(kernel="apply_kernel", module="batch_norm", absent=("residual_ptr",), flags=(("RELU", True),)),
+        Case(kernel="gradient_kernel", module="batch_norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
     ]
     for cubic in (False, True):
         for dtype, jitter in (("u8", False), ("bf16", True), ("fp32", False)):
             flags = (("CUBIC", cubic), ("JITTER", jitter))
             absent = () if jitter else ("factor_ptr", "order_ptr", "square_ptr")
-            out.append(Case(kernel="input_kernel", module="image", dtype=dtype, flags=flags, absent=absent))
+            out.append(Case(kernel="input_kernel", module="crops", dtype=dtype, flags=flags, absent=absent))
     for dtype in ("bf16", "fp32"):
         for stride in (1, 2):
             flags = (("STRIDE", stride),)
             for transposed in (False, True):
                 both = (*flags, ("TRANSPOSED", transposed))
-                out.append(Case(kernel="convolve_kernel", module="grouped", dtype=dtype, flags=both))
-            out.append(Case(kernel="weight_kernel", module="grouped", dtype=dtype, flags=flags))
+                out.append(Case(kernel="convolve_kernel", module="convolution", dtype=dtype, flags=both))
+            out.append(Case(kernel="weight_kernel", module="convolution", dtype=dtype, flags=flags))
     return out
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
-    """Compiles one case and reads its resources from the cubin and from the assembler's log."""
+    """Compile one case; read its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import batch_norm as norm
-    from fastlt.kernels import convolution as grouped
-    from fastlt.kernels import crops as image
-    from fastlt.kernels import linear as reducers
+    from fastlt.kernels import batch_norm, convolution, crops, linear
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    function = getattr(
-        {"reducers": reducers, "norm": norm, "image": image, "grouped": grouped}[case.module], case.kernel
-    )
+    modules = {"linear": linear, "batch_norm": batch_norm, "crops": crops, "convolution": convolution}
+    function = getattr(modules[case.module], case.kernel)
     names = function.arg_names
     rows, columns, depth, warps = case.tile
     constants: dict[str, object] = dict(case.flags) | dict.fromkeys(case.absent)
@@ -122,10 +118,10 @@ def compile_case(case: Case, architecture: int) -> dict[str, object]:
 
 
 def _type(case: Case, name: str) -> str:
-    pixels = ("y_ptr", "residual_ptr", "dx_ptr", "dresidual_ptr") if case.module == "norm" else ()
+    pixels = ("y_ptr", "residual_ptr", "dx_ptr", "dresidual_ptr") if case.module == "batch_norm" else ()
     if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
         return f"*{case.dtype}"
-    if case.module == "image":
+    if case.module == "crops":
         own = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "square_ptr"), "*u8") | {"start_ptr": "*i64"}
         own |= dict.fromkeys(("box_ptr", "factor_ptr"), "*fp32")
         return own.get(name, "*i32" if name.endswith("_ptr") else "i32" if name == "S" else "fp32")
@@ -170,15 +166,15 @@ def _run(*command: object) -> str:
 def _check(job: tuple[Case, int]) -> tuple[str, bool]:
     case, architecture = job
     try:
-        found = compile_case(case, architecture)
+        resources = compile_case(case, architecture)
     except Exception as error:  # a crash of the compiler is what the gate is for
         return f"sm_{architecture} {case.name}: {type(error).__name__}: {str(error)[:200]}", False
-    good = found["spilled"] == 0 and not found["warnings"]
-    return f"sm_{architecture} {case.name}: {found}", good
+    good = resources["spilled"] == 0 and not resources["warnings"]
+    return f"sm_{architecture} {case.name}: {resources}", good
 
 
 def run_gate(jobs: int) -> bool:
-    """Compiles every case for every architecture; True if all are clean."""
+    """Compile every case for every architecture; return whether all are clean."""
     import triton
 
     print(f"triton {triton.__version__}", flush=True)

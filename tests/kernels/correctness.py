@@ -1,4 +1,4 @@
-"""Checks every kernel on one device, each against float64, and prints a line per check.
+"""Check every kernel on one device against float64, and print a line for each check.
 
     TRITON_INTERPRET=1 python tests/kernels/correctness.py              # the interpreter, on any machine
     python tests/kernels/correctness.py --device cuda                   # the compiled kernels
@@ -20,9 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from fastlt.kernels import launch_batch_norm as launch_norm
-from fastlt.kernels import launch_convolution as launch_grouped
-from fastlt.kernels import launch_crops as launch_image
+from fastlt.kernels import launch_batch_norm, launch_convolution, launch_crops
 from fastlt.kernels import launch_linear as launch
 from torch import Tensor
 
@@ -39,7 +37,7 @@ Check = tuple[str, bool, str]
 
 
 def problem(shape: tuple[int, int, int], dtype: torch.dtype, device: str, seed: int) -> dict[str, Tensor]:
-    """Random inputs of one problem; X and W are non-contiguous views."""
+    """Return random inputs of one problem; X and W are non-contiguous views."""
     num, classes, width = shape
     generator = torch.Generator().manual_seed(seed)
 
@@ -61,14 +59,14 @@ def problem(shape: tuple[int, int, int], dtype: torch.dtype, device: str, seed: 
 
 
 def wide(value: object) -> object:
-    """The same argument in float64."""
+    """Return the same argument in float64."""
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def near(
     name: str, kernel: Callable[..., object], plain: Callable[..., object], args: tuple, dtype: torch.dtype
 ) -> Check:
-    """kernel(*args) against plain(*args in float64), bounded by the error of plain(*args)."""
+    """Compare kernel(*args) with plain(*args in float64), bounded by the error of plain(*args)."""
     results = [_tensors(f(*a)) for f, a in ((kernel, args), (kernel, args), (plain, args))]
     truth = _tensors(plain(*(wide(a) for a in args)))
     for got, again, simple, exact in zip(*results, truth, strict=True):
@@ -197,10 +195,10 @@ def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Itera
     for other, relu in ((None, True), (residual, True), (None, False), (residual, False)):
         name = f"residual={other is not None} relu={relu}"
         args = x, other, weight, bias, 1e-5, relu
-        yield near(f"batch_norm_relu {name}", launch_norm.batch_norm_relu, reference.batch_norm_relu, args, dtype)
+        yield near(f"batch_norm_relu {name}", launch_batch_norm.batch_norm_relu, reference.batch_norm_relu, args, dtype)
         y, mean, variance = reference.batch_norm_relu(*args)
         back = grad, x, y, weight, mean, variance, 1e-5, relu, other is not None
-        kernel, plain = launch_norm.batch_norm_relu_backward, reference.batch_norm_relu_backward
+        kernel, plain = launch_batch_norm.batch_norm_relu_backward, reference.batch_norm_relu_backward
         yield near(f"batch_norm_relu_backward {name}", kernel, plain, back, dtype)
 
 
@@ -220,7 +218,7 @@ def crops(seed: int) -> tuple[list[Tensor], list[Tensor]]:
 
 def squares(*crops: Tensor, size: int, cubic: bool) -> Tensor:
     """`ops.squares` as the kernel has them: the network's input, neither jittered nor normalised."""
-    return launch_image.network_inputs(*crops, None, None, (1.0,) * 3, (0.0,) * 3, size, cubic, torch.uint8)
+    return launch_crops.network_inputs(*crops, None, None, (1.0,) * 3, (0.0,) * 3, size, cubic, torch.uint8)
 
 
 def check_squares(device: str, size: int, interpolation: str) -> Check:
@@ -251,7 +249,7 @@ def check_inputs(device: str, size: int, dtype: torch.dtype, jittered: bool) -> 
         x = color_jitter(x, *colours)
     expected = (x * torch.tensor(scale) + torch.tensor(shift)).to(dtype).float()
     moved = [None if tensor is None else tensor.to(device) for tensor in (*places, *parts, *colours)]
-    got, again = (launch_image.network_inputs(*moved, scale, shift, size, False, dtype).cpu() for _ in range(2))
+    got, again = (launch_crops.network_inputs(*moved, scale, shift, size, False, dtype).cpu() for _ in range(2))
     apart = float((got.float() - expected).abs().max())
     close = apart < (1e-4 if dtype == torch.float32 else 0.017)  # or a bf16's last bit
     good = close and got.dtype == dtype and torch.equal(got, again)
@@ -271,9 +269,9 @@ def check_grouped(device: str, stride: int, dtype: torch.dtype) -> Iterator[Chec
     weight = convolution.blocks_of(draw(channels, 8, 3, 3) / 8, channels // 8, block)
     turned = weight.transpose(2, 3).contiguous()
     for name, kernel, plain, args in (
-        ("", launch_grouped.grouped_conv, convolution.plain_conv, (x, weight, stride, False, height, width)),
-        (" input", launch_grouped.grouped_conv, convolution.plain_conv, (grad, turned, stride, True, *size)),
-        (" weight", launch_grouped.grouped_conv_weight, convolution.plain_conv_weight, (x, grad, stride, block)),
+        ("", launch_convolution.grouped_conv, convolution.plain_conv, (x, weight, stride, False, height, width)),
+        (" input", launch_convolution.grouped_conv, convolution.plain_conv, (grad, turned, stride, True, *size)),
+        (" weight", launch_convolution.grouped_conv_weight, convolution.plain_conv_weight, (x, grad, stride, block)),
     ):
         yield near(f"grouped_conv{name} stride {stride}", kernel, plain, args, dtype)
 
@@ -299,30 +297,30 @@ Group = tuple[str, Callable[..., Check | Iterator[Check]], tuple]
 
 
 def groups(device: str) -> list[Group]:
-    """(name, function, its arguments) of every check on one device, the longest first."""
-    found: list[Group] = []
+    """Return (name, function, its arguments) of every check on one device, the longest first."""
+    checks: list[Group] = []
     for number in reversed(range(len(SHAPES[device]))):
         label = str(list(SHAPES[device][number]))
-        found += [(f"{label} {dtype}", check_shape, (device, number, dtype)) for dtype in DTYPES[device]]
+        checks += [(f"{label} {dtype}", check_shape, (device, number, dtype)) for dtype in DTYPES[device]]
     for pixels in reversed(PIXELS[device]):
-        found += [(f"{list(pixels)} {dtype}", check_norm, (device, pixels, dtype)) for dtype in DTYPES[device]]
+        checks += [(f"{list(pixels)} {dtype}", check_norm, (device, pixels, dtype)) for dtype in DTYPES[device]]
     for stride in (1, 2):
-        found += [(str(dtype), check_grouped, (device, stride, dtype)) for dtype in DTYPES[device]]
+        checks += [(str(dtype), check_grouped, (device, stride, dtype)) for dtype in DTYPES[device]]
     for size in (5, 16):
-        found += [("", check_squares, (device, size, name)) for name in ("bilinear", "bicubic")]
+        checks += [("", check_squares, (device, size, name)) for name in ("bilinear", "bicubic")]
     for dtype, jittered in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
         # More pixels than a program has at a time, and on a GPU as many as it will
         for size in (27, 224) if device == "cuda" else (27,):
-            found.append(("", check_inputs, (device, size, dtype, jittered)))
-    found += [("", check_nasty_intervals, (device, torch.float32, seed)) for seed in range(3)]
-    found.append(("", check_empty, (device,)))
+            checks.append(("", check_inputs, (device, size, dtype, jittered)))
+    checks += [("", check_nasty_intervals, (device, torch.float32, seed)) for seed in range(3)]
+    checks.append(("", check_empty, (device,)))
     if device == "cuda":
-        found.append(("", check_large, ()))
-    return found
+        checks.append(("", check_large, ()))
+    return checks
 
 
 def run(device: str, number: int) -> list[Check]:
-    """One group of checks; one that cannot even end has failed, and leaves the others be."""
+    """Run one group of checks; an exception is a failure of the group, and the others go on."""
     torch.use_deterministic_algorithms(True)  # with it, uninitialised memory is filled with NaN
     label, check, args = groups(device)[number]
     try:

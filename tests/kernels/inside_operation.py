@@ -1,9 +1,8 @@
-"""Registers the interpreted launchers for the CPU and takes them through opcheck, autograd and torch.compile."""
+"""Register the interpreted launchers for the CPU; take them through opcheck, autograd and torch.compile."""
 
 import torch
 import torch.nn.functional as F
-from fastlt.kernels import launch_batch_norm as launch_norm
-from fastlt.kernels import launch_convolution as launch_grouped
+from fastlt.kernels import launch_batch_norm, launch_convolution
 from fastlt.kernels import launch_linear as launch
 
 from fastlt import ops
@@ -14,10 +13,10 @@ linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backw
 cross_entropy._cross_entropy.register_kernel("cpu")(launch.cross_entropy)
 intervals._intervals.register_kernel("cpu")(launch.intervals)
 ranking._label_rank.register_kernel("cpu")(launch.label_rank)
-batch_norm._batch_norm_relu.register_kernel("cpu")(launch_norm.batch_norm_relu)
-batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_norm.batch_norm_relu_backward)
-convolution._grouped_conv.register_kernel("cpu")(launch_grouped.grouped_conv)
-convolution._grouped_conv_weight.register_kernel("cpu")(launch_grouped.grouped_conv_weight)
+batch_norm._batch_norm_relu.register_kernel("cpu")(launch_batch_norm.batch_norm_relu)
+batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_batch_norm.batch_norm_relu_backward)
+convolution._grouped_conv.register_kernel("cpu")(launch_convolution.grouped_conv)
+convolution._grouped_conv_weight.register_kernel("cpu")(launch_convolution.grouped_conv_weight)
 
 generator = torch.Generator().manual_seed(0)
 x, w = (torch.randn(size, generator=generator).requires_grad_() for size in ((9, 5), (7, 5)))
