@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> None:
     results = evaluate(run, config=narrow(parsed, EvaluateConfig))
     print_results(results, str(run.path), parsed.json)
     console.print()
-    console.print(results.details())
+    console.print(results.details_table())
     if results.comparisons:
         console.print()
-        console.print(results.paired())
+        console.print(results.comparison_table())

@@ -51,6 +51,15 @@ def is_changeable(field: dataclasses.Field[Any]) -> bool:
     return "changeable" in field.metadata
 
 
+def number_from_zero(text: str) -> float:
+    """Return the number in `text`; NaN unless it is a finite number from 0 up."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) and value >= 0 else math.nan
+
+
 class Config:
     """What all settings share: JSON in, JSON out."""
 

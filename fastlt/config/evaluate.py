@@ -13,12 +13,12 @@ class EvaluateConfig(Config):
     """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
 
     method: str = "joint"
-    """joint (stage 1 as it is), a rebalanced classifier of the run (tau, crt, lws, ...), or all that there are."""
+    """joint (stage 1 as it is), a rebalanced classifier of the run (tau, crt, lws, ...), or all of them."""
     against: str = ""
     """The classifier that the others are compared with, image by image; by default joint."""
     target: str = ""
-    """Adjust to the class frequencies where the network will be used, and report under them: uniform, train, FILE.csv
-    (class,frequency), or estimate:DIR from unlabelled images (for several classifiers, by the first)."""
+    """Class frequencies where the network will be used, to adjust to and report under: uniform, train, FILE.csv
+    (class,frequency), or estimate:DIR from unlabelled images (the first of several classifiers estimates)."""
     split: Literal["val", "test", "all"] = "all"
     """The split to report, or all of them."""
     device: str = "auto"
@@ -34,7 +34,7 @@ class EvaluateConfig(Config):
         if self.against:
             check_choice("--against", self.against, ("joint", *METHODS))
         if self.against == self.method:
-            raise ValueError(f"--against: got {self.against}, which is --method too; name another classifier")
+            raise ValueError(f"--against: got {self.against}; expected another classifier than --method; choose one")
         check_choice("--split", self.split, ("val", "test", "all"))
         check_choice("--loader", self.loader, LOADERS)
         check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from .base import GROUPS, LOADERS, METHODS, PROTOCOLS, Config, check_choice, check_range
+from .base import GROUPS, LOADERS, METHODS, PROTOCOLS, Config, check_choice, check_range, number_from_zero
 
 FEATURES = ("cached", "live")
 FEATURE_PRECISIONS = ("fp32", "bf16")
@@ -159,10 +159,7 @@ def fixed(flag: str, text: str, hint: str) -> float | None:
     """Return the number in `text`, or None for `auto`."""
     if text == "auto":
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
+    value = number_from_zero(text)
+    if math.isnan(value):
         raise ValueError(f"{flag}: got {text!r}; expected a number from 0 up ({hint}")
     return value

@@ -1,4 +1,4 @@
-"""Confidences that mean something: calibration error, and a temperature folded into the linear head."""
+"""Calibration: the expected calibration error, and a temperature folded into the linear head."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def calibration_error(
 ) -> float | None:
     """Return the expected calibration error, a fraction: mean |accuracy - confidence| over bins of equal mass.
 
-    Samples are sorted by confidence and cut into bins of as equal size as can be (Nguyen and O'Connor, 2015), so that
+    Samples are sorted by confidence and cut into bins whose sizes differ by one at most (Nguyen and O'Connor, 2015), so
     none is empty; equal confidences may fall into neighbouring bins.
 
     Args:
         confidences: [N] probabilities of the predicted classes.
         correct: [N] whether the prediction is right.
-        num_bins: Bins, at most N are used.
+        num_bins: Bins; at most N are used.
 
     Returns:
         The error, or None without samples.
@@ -39,24 +39,24 @@ def calibration_error(
     if not len(confidences):
         return None
     order = np.argsort(confidences, kind="stable")
-    gap = confidences[order] - correct[order]
-    bins = np.array_split(gap, min(num_bins, len(gap)))
-    return float(sum(abs(part.sum()) for part in bins) / len(gap))
+    gaps = confidences[order] - correct[order]
+    bins = np.array_split(gaps, min(num_bins, len(gaps)))
+    return float(sum(abs(part.sum()) for part in bins) / len(gaps))
 
 
 def calibration_errors(predictions: Predictions, groups: Mapping[str, NDArray[np.bool_]]) -> dict[str, float | None]:
     """Return the calibration error of all samples and, by their true class, of every shot group.
 
     Args:
-        predictions: What a head says of N samples.
+        predictions: Of N samples.
         groups: Named sets of classes, bool [C].
 
     Returns:
         `all` and the groups -> the error, a fraction; None for a group without samples.
     """
     correct, labels = predictions.right, predictions.labels
-    chosen = {"all": np.ones(len(labels), dtype=np.bool_)} | {name: mask[labels] for name, mask in groups.items()}
-    return {name: calibration_error(predictions.confidences[rows], correct[rows]) for name, rows in chosen.items()}
+    samples = {"all": np.ones(len(labels), dtype=np.bool_)} | {name: mask[labels] for name, mask in groups.items()}
+    return {name: calibration_error(predictions.confidences[rows], correct[rows]) for name, rows in samples.items()}
 
 
 @torch.inference_mode()
@@ -64,21 +64,21 @@ def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weigh
     """Return the temperature T > 0 at which softmax(z / T) has the least negative log likelihood (Guo et al., 2017).
 
     In beta = 1 / T the loss is convex: Newton's method finds the zero of its slope, and a step that leaves the bracket
-    is replaced by the bracket's geometric middle. It is searched from 1e-3 to 1e3; a head that is right on every sample
-    would go to 0 and ends there. Every step is one pass over the samples.
+    is replaced by the bracket's geometric middle. T stays within 1e-3 to 1e3; for a head that is right on every sample
+    it is 1e-3, since the loss falls all the way to 0. Every step is one pass over the samples.
 
     Args:
         head: The classifier, [C, D].
         features: [N, D], on the head's device.
         labels: [N].
-        weights: [N] weights of the samples; by default every class weighs the same, as the rebalanced head is for
-            balanced data.
+        weights: [N] weights of the samples; by default every class weighs the same, since a rebalanced head is made
+            for balanced data.
 
     Raises:
         ValueError: There are no samples, or a logit is not finite.
     """
     if not len(labels):
-        raise ValueError("labels: got no samples; a temperature needs at least one")
+        raise ValueError("labels: got no samples; expected at least one to fit a temperature")
     if weights is None:
         counts = torch.bincount(labels, minlength=head.num_classes)
         weights = 1 / counts[labels].double()
@@ -91,8 +91,8 @@ def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weigh
             shares = (logits * beta).softmax(1)
             means = (shares * logits).sum(1, keepdim=True)
             spread = (shares * (logits - means).square()).sum(1)
-            own = logits.gather(1, labels[rows, None])
-            first += float((weights[rows] * (means - own).squeeze(1)).sum())
+            label_logits = logits.gather(1, labels[rows, None])
+            first += float((weights[rows] * (means - label_logits).squeeze(1)).sum())
             second += float((weights[rows] * spread).sum())
         return first, second
 
@@ -101,13 +101,13 @@ def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weigh
     while True:
         slope, curvature = slopes(beta)
         if not math.isfinite(slope):
-            raise ValueError("features: the classifier's logits are not finite; no temperature can be fitted")
+            raise ValueError("features: got logits that are not finite; expected finite ones to fit a temperature")
         low, high = (beta, high) if slope < 0 else (low, beta)
         step = beta - slope / curvature if curvature > 0 else math.inf
-        chosen = step if low < step < high else math.sqrt(low * high)
-        if abs(math.log(chosen / beta)) < TOLERANCE or high / low < 1 + TOLERANCE:
-            return 1 / chosen
-        beta = chosen
+        step = step if low < step < high else math.sqrt(low * high)
+        if abs(math.log(step / beta)) < TOLERANCE or high / low < 1 + TOLERANCE:
+            return 1 / step
+        beta = step
 
 
 def with_temperature(head: LinearHead, temperature: float) -> LinearHead:

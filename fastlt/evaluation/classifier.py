@@ -1,4 +1,4 @@
-"""The classifiers of a run: a linear head, the features that it was made for, and what it says of every image."""
+"""The classifiers of a run: a linear head, the features that it was made for, and its predictions."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ class Classifier:
     head: LinearHead
     store: FeatureStore
     path: Path
-    """The checkpoint that holds it."""
+    """Its checkpoint."""
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What it was made with."""
+    """The settings that it was made with."""
     selected_on: str | None = None
-    """Where that was chosen: val, folds (of val), test; None if it was given."""
+    """Where they were chosen: val, folds (of val) or test; None if they were given."""
     selection: str | None = None
     """What was maximised where: `class_mean on val`; None if nothing was chosen."""
     prior: NDArray[np.float64] | None = None
-    """[C] the class frequencies that it is adjusted to; None if it is not."""
+    """[C] the class frequencies that it is adjusted to; None without a target."""
     held_out: Predictions | None = None
-    """What is said of every val image by heads that were chosen without it; None if all of val chose."""
-    known: dict[str, Predictions] = dataclasses.field(default_factory=dict)
+    """Predictions of every val image by heads that were chosen without it; None if all of val chose."""
+    cache: dict[str, Predictions] = dataclasses.field(default_factory=dict)
+    """Split -> predictions made so far."""
 
     @property
     def label(self) -> str:
@@ -50,13 +51,13 @@ class Classifier:
         return self.method.replace("_", " ")
 
     def predictions(self, split: str) -> Predictions:
-        """Return what the classifier says of a split, computed once; of val by cross-validation, where folds chose."""
+        """Return the predictions of a split, computed once; on val those of cross-validation where folds chose."""
         if split == "val" and self.held_out is not None:
             return self.held_out
-        if split not in self.known:
+        if split not in self.cache:
             device = self.store.device
-            self.known[split] = predict(self.head.to(device), *self.store.split(split).tensors(device))
-        return self.known[split]
+            self.cache[split] = predict(self.head.to(device), *self.store.split(split).tensors(device))
+        return self.cache[split]
 
 
 def joint_classifier(store: FeatureStore) -> Classifier:
@@ -77,17 +78,19 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     path = folder / "model.safetensors"
     again = f"fastlt rebalance {store.run.path} --method {method}"
     if not path.is_file():
-        raise FileNotFoundError(f"{flag}: {store.run.path} has no {method} classifier yet; make it with: {again}")
+        raise FileNotFoundError(
+            f"{flag}: got {method}; {store.run.path} has no {method} classifier yet; make it with: {again}"
+        )
     tensors, metadata = native.load(path)
     if metadata.get("weights") != store.weights_hash:
-        raise ValueError(f"{path}: made from other weights than {store.checkpoint}; make it anew with: {again}")
+        raise ValueError(f"{path}: made from other weights than {store.checkpoint}; make it again with: {again}")
     if f"{HEAD}.weight" not in tensors:
-        raise ValueError(f"{path}: the checkpoint of another network: it has no fc.weight")
+        raise ValueError(f"{path}: has no fc.weight; expected a classifier of this run; make it again with: {again}")
     prior = metadata.get("prior")
     return Classifier(
         method=method,
         head=LinearHead(tensors[f"{HEAD}.weight"], tensors.get(f"{HEAD}.bias")),
-        store=store.under(tensors, method),  # live training and --reestimate-batch-norm change what is below the head
+        store=store.under(tensors, method),  # live training and --reestimate-batch-norm change the backbone
         path=path,
         params=metadata["params"],
         selected_on=metadata["selected_on"],
@@ -98,24 +101,24 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
 
 
 def methods_of(run: Run) -> list[str]:
-    """Return the methods by which a run has a rebalanced classifier."""
+    """Return the methods of a run's rebalanced classifiers."""
     return [name for name in METHODS if (run.method(name) / "model.safetensors").is_file()]
 
 
-def default_method(run: Run, asked: str = "") -> str:
-    """Return the method asked for; without one, the run's only rebalanced classifier, or joint where it has none.
+def default_method(run: Run, method: str = "") -> str:
+    """Return `method`; if it is empty that of the run's only rebalanced classifier, or joint where it has none.
 
     Raises:
-        ValueError: It has several.
+        ValueError: The run has several.
     """
-    known = methods_of(run)
-    if not asked and len(known) > 1:
-        raise ValueError(f"--method: missing; {run.path} has several classifiers: {', '.join(known)} (and joint)")
-    return asked or (known[0] if known else "joint")
+    methods = methods_of(run)
+    if not method and len(methods) > 1:
+        raise ValueError(f"--method: got none; {run.path} has several classifiers; choose joint, {', '.join(methods)}")
+    return method or (methods[0] if methods else "joint")
 
 
 def write_held_out(folder: Path, predictions: Predictions | None) -> None:
-    """Write what folds said of val beside a classifier, or remove what an earlier one left."""
+    """Write the folds' predictions of val beside a classifier, or remove those of an earlier one."""
     path = folder / FOLDS
     if predictions is None:
         path.unlink(missing_ok=True)
@@ -125,7 +128,7 @@ def write_held_out(folder: Path, predictions: Predictions | None) -> None:
 
 
 def read_held_out(folder: Path) -> Predictions | None:
-    """Read what folds said of val; None where it is not there."""
+    """Read the folds' predictions of val; None where there are none."""
     path = folder / FOLDS
     if not path.is_file():
         return None

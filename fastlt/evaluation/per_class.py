@@ -1,4 +1,4 @@
-"""The per-class table of a classifier: how many images, how many right, how large a weight; as CSV and JSON."""
+"""The per-class table of a classifier, as CSV and JSON: images, accuracy, precision, norm of the weight vector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..metrics import class_hits, class_precision
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """A class: its training images, images in the split, accuracy and precision in percent, norm of its weight.
+    """A class: training images, images in the split, accuracy and precision in percent, norm of its weight vector.
 
     `accuracy` is None for a class without images in the split, `precision` for one that is never predicted.
     """
@@ -68,7 +68,7 @@ def class_rows(
 
 
 def write_class_table(folder: Path, split: str, rows: Sequence[ClassRow]) -> None:
-    """Write `per_class.<split>.csv` and `.json` into a classifier's folder; what is not known is empty or null."""
+    """Write `per_class.<split>.csv` and `.json` into a classifier's folder; None becomes empty or null."""
     values = [dict(zip(COLUMNS, asdict(row).values(), strict=True)) for row in rows]
     write_json(folder / f"per_class.{split}.json", {"schema": 1, "split": split, "classes": values})
     with (

@@ -1,4 +1,4 @@
-"""What a classifier says of every image: class and confidence, in chunks of rows."""
+"""The class and the confidence that a head predicts for every image, in chunks of rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.nn import functional as F
 from ..metrics import class_hits
 from ..models import LinearHead
 
-ROWS = 4096  # of logits held at a time
+ROWS = 4096  # of logits at a time
 
 
 class Predictions(NamedTuple):
-    """What a head says of N samples."""
+    """The predictions of a head for N samples."""
 
     labels: NDArray[np.int64]
     """[N] the true classes."""
     classes: NDArray[np.int64]
-    """[N] the predicted classes; the lower index of two that tie."""
+    """[N] the predicted classes; of a tie the lower index."""
     confidences: NDArray[np.float64]
     """[N] the probability of the predicted class."""
     log_likelihoods: NDArray[np.float64]
@@ -64,9 +64,8 @@ def predict(head: LinearHead, features: Tensor, labels: Tensor) -> Predictions:
     for rows, logits in logit_chunks(head, features):
         log_probabilities = logits.log_softmax(1)
         # argmax breaks ties towards the lower index, as everywhere; max promises no order
-        best = logits.argmax(1)
-        chosen = torch.stack([best, labels[rows]], 1)
-        picked = log_probabilities.gather(1, chosen)
-        parts.append((best.cpu(), picked[:, 0].exp().cpu(), picked[:, 1].cpu()))
-    classes, confidences, likelihoods = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return Predictions(labels.cpu().numpy(), classes, confidences, likelihoods)
+        classes = logits.argmax(1)
+        of_class, of_label = log_probabilities.gather(1, torch.stack([classes, labels[rows]], 1)).unbind(1)
+        parts.append((classes.cpu(), of_class.exp().cpu(), of_label.cpu()))
+    columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return Predictions(labels.cpu().numpy(), *columns)

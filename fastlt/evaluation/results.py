@@ -39,13 +39,18 @@ class Accuracy:
         """Rebuild an accuracy from `to_json`'s values."""
         return cls(value=values["value"], ci95=tuple(values["ci95"]), n=values["n"])
 
+    @classmethod
+    def from_fractions(cls, value: float, interval: tuple[float, float], n: int) -> Accuracy:
+        """Return an accuracy, or a difference of two, from fractions."""
+        return cls(value=100 * value, ci95=(100 * interval[0], 100 * interval[1]), n=n)
+
     @property
     def half_width(self) -> float:
         """Half the width of the 95 % interval."""
         return (self.ci95[1] - self.ci95[0]) / 2
 
     def __str__(self) -> str:
-        """Return `value±half the interval`, without spaces: five of them and a name share a line of 80 columns."""
+        """Return `value±half the interval`, so short that five of them and a name fit 80 columns."""
         return f"{self.value:.1f}±{self.half_width:.1f}"
 
 
@@ -73,9 +78,9 @@ class Result:
     medium: Accuracy | None
     few: Accuracy | None
     target: Accuracy | None = None
-    """Accuracy where classes come as often as `params["target"]` says."""
+    """Accuracy under the class frequencies of `params["target"]`."""
     ece: dict[str, float | None] | None = None
-    """Expected calibration error in percent, of all images and by group; None where a target moved the confidences."""
+    """Expected calibration error in percent, of all images and by group; None under a target."""
     macro_f1: float | None = None
     """Mean F1 score of the classes that have images, in percent."""
     nll: float | None = None
@@ -92,12 +97,12 @@ class Result:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Result:
         """Rebuild a result from `to_json`'s values."""
-        named = (*ACCURACIES, "target")
-        accuracies = {key: Accuracy.from_json(values[key]) for key in named if values.get(key)}
+        names = (*ACCURACIES, "target")
+        accuracies = {key: Accuracy.from_json(values[key]) for key in names if values.get(key)}
         return cls(**{**values, **accuracies})
 
     def details(self) -> list[str]:
-        """Return what `DETAILS` names, as text."""
+        """Return the figures that `DETAILS` names, as text."""
         errors = self.ece or {}
         cells = [self.macro_f1, *(errors.get(name) for name in ("all", *GROUP_NAMES))]
         texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
@@ -106,12 +111,12 @@ class Result:
     @property
     def label(self) -> str:
         """The classifier's name and settings, for tables."""
-        # A temperature changes confidences, not the accuracies that stand beside this
-        told = {key: value for key, value in self.params.items() if key != "temperature"}
+        # A temperature changes confidences, not the accuracies beside the name
+        shown = {key: value for key, value in self.params.items() if key != "temperature"}
         params = ", ".join(
-            f"{key} {value if isinstance(value, str) else f'{value:.3g}'}" for key, value in told.items()
+            f"{key} {value if isinstance(value, str) else f'{value:.3g}'}" for key, value in shown.items()
         )
-        if list(told) == [self.method]:
+        if list(shown) == [self.method]:
             return params
         return f"{self.method} ({params})" if params else self.method
 
@@ -133,7 +138,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Results:
-    """Results in the order in which they are printed."""
+    """Results in the order in which they are printed; iterating yields each `Result`.
+
+    Example:
+        >>> from fastlt import Results
+        >>> Results(()).to_json()
+        {'schema': 1, 'results': []}
+    """
 
     rows: tuple[Result, ...]
     comparisons: tuple[Comparison, ...] = ()
@@ -145,8 +156,12 @@ class Results:
     def find(self, method: str, split: str) -> Result:
         """Return the result of a method on a split.
 
+        Args:
+            method: `joint` or a rebalancing method.
+            split: val or test.
+
         Raises:
-            KeyError: There is none.
+            KeyError: There is no such result.
         """
         for row in self.rows:
             if (row.method, row.split) == (method, split):
@@ -155,16 +170,28 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """Return the results in the published schema."""
-        rows = {"schema": SCHEMA, "results": [row.to_json() for row in self.rows]}
-        return rows | ({"comparisons": [each.to_json() for each in self.comparisons]} if self.comparisons else {})
+        values = {"schema": SCHEMA, "results": [row.to_json() for row in self.rows]}
+        comparisons = [comparison.to_json() for comparison in self.comparisons]
+        return values | ({"comparisons": comparisons} if comparisons else {})
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read results that were written in the published schema."""
+        """Read the results, without the comparisons, from a file in the published schema.
+
+        Args:
+            path: results.json or evaluation.json.
+
+        Returns:
+            The results, in the order of the file.
+        """
         return cls(tuple(Result.from_json(row) for row in read_json(path)["results"]))
 
     def table(self, title: str) -> Table:
-        """Return the results as a table: one row a classifier and split."""
+        """Return the accuracies in percent as a table for `rich`, one row a classifier and split.
+
+        Args:
+            title: Of the table.
+        """
         table = plain_table(title, ACCURACIES)
         previous = None
         for row in self.rows:
@@ -173,37 +200,37 @@ class Results:
             previous = row.split
             cells = [getattr(row, name) for name in ACCURACIES]
             table.add_row(row.split, row.label, *("-" if cell is None else str(cell) for cell in cells))
-        chosen: dict[str, list[str]] = {}
-        for method, by in {row.method: row.selection or row.selected_on for row in self.rows}.items():
-            if by:
-                chosen.setdefault(by, []).append(method)
+        methods_by_selection: dict[str, list[str]] = {}
+        for method, selection in {row.method: row.selection or row.selected_on for row in self.rows}.items():
+            if selection:
+                methods_by_selection.setdefault(selection, []).append(method)
         notes = ["top-1 accuracy, %, with half the 95 % interval"]
-        notes += [f"chosen by {by}: {', '.join(methods)}" for by, methods in chosen.items()]
+        notes += [f"chosen by {selection}: {', '.join(names)}" for selection, names in methods_by_selection.items()]
         splits = {row.split for row in self.rows}
         if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
-            notes.append("val both chose and is reported, so it flatters (--select-on folds)")
+            notes.append("val chose the settings, so its accuracies are optimistic (--select-on folds)")
         table.caption = "; ".join(notes)
         return table
 
-    def details(self) -> Table:
-        """Return what accuracy leaves out: F1, calibration by group, likelihood, and the accuracy under a target."""
+    def details_table(self) -> Table:
+        """Return F1, calibration by group, likelihood and the accuracy under a target as a table for `rich`."""
         targeted = any(row.target for row in self.rows)
         table = plain_table("", (*DETAILS, "target") if targeted else DETAILS)
         for row in self.rows:
             table.add_row(row.split, row.method, *row.details(), *([str(row.target or "-")] if targeted else []))
         table.caption = DETAILS_NOTE
         if targeted:
-            table.caption += "; target: accuracy where classes come as often as --target says"
+            table.caption += "; target: accuracy under the class frequencies of --target"
         return table
 
-    def paired(self) -> Table:
-        """Return the comparisons as a table."""
-        (against,) = {each.against for each in self.comparisons}
+    def comparison_table(self) -> Table:
+        """Return the comparisons, in points, as a table for `rich`."""
+        (against,) = {comparison.against for comparison in self.comparisons}
         table = plain_table(f"better than {against} by", ACCURACIES)
-        for each in self.comparisons:
-            cells = [each.differences.get(name) for name in ACCURACIES]
+        for comparison in self.comparisons:
+            cells = [comparison.differences.get(name) for name in ACCURACIES]
             texts = ["-" if cell is None else f"{cell.value:+.1f}±{cell.half_width:.1f}" for cell in cells]
-            table.add_row(each.split, each.method, *texts)
+            table.add_row(comparison.split, comparison.method, *texts)
         table.caption = "points on the same images, with half the 95 % interval of the paired bootstrap"
         return table
 
@@ -220,12 +247,7 @@ def plain_table(title: str, columns: Iterable[str]) -> Table:
         collapse_padding=True,
     )
     table.add_column("split", no_wrap=True)
-    table.add_column("classifier", overflow="fold")  # where it is narrow a name goes on below; a number is never cut
+    table.add_column("classifier", overflow="fold")  # a long name wraps; a number is never cut
     for name in columns:
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     return table
-
-
-def percent(interval: tuple[float, float]) -> tuple[float, float]:
-    """Return an interval of fractions in percent."""
-    return 100 * interval[0], 100 * interval[1]

@@ -1,4 +1,4 @@
-"""One way to evaluate: features and a linear head in; many, medium, few and all with 95 % intervals out."""
+"""Accuracies of a run's classifiers: many, medium, few, class mean and all, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -26,22 +26,8 @@ from .calibration import calibration_errors
 from .classifier import Classifier, methods_of, open_classifier
 from .per_class import class_rows, write_class_table
 from .prior import read_target
-from .results import ACCURACIES, GROUP_NAMES, SCHEMA, Accuracy, Comparison, Result, Results, percent
-from .target import adjusted_to_target, check_without_target, target_of
-
-__all__ = [
-    "ACCURACIES",
-    "GROUP_NAMES",
-    "SCHEMA",
-    "Accuracy",
-    "Comparison",
-    "Result",
-    "Results",
-    "evaluate",
-    "percent",
-    "reported_splits",
-    "score",
-]
+from .results import Accuracy, Comparison, Result, Results
+from .target import adjust_to_target, check_without_target, target_frequencies
 
 # Shapes: N samples, C classes.
 
@@ -50,13 +36,13 @@ def score(classifier: Classifier, split: str) -> Result:
     """Evaluate a classifier of a run on a split."""
     run = classifier.store.run
     config, counts = run.config, np.asarray(run.data["class_counts"])
-    said = classifier.predictions(split)
-    hits, totals = class_hits(said.right, said.labels, len(counts))
-    # A target moves the confidences to frequencies that the split does not have
+    predictions = classifier.predictions(split)
+    hits, totals = class_hits(predictions.right, predictions.labels, len(counts))
+    # Under a target confidences hold for frequencies that the split does not have
     errors = None
     if "target" not in classifier.params:
-        found = calibration_errors(said, shot_groups(counts))
-        errors = {name: None if error is None else 100 * error for name, error in found.items()}
+        fractions = calibration_errors(predictions, shot_groups(counts))
+        errors = {name: None if error is None else 100 * error for name, error in fractions.items()}
     return Result(
         run=str(run.path),
         dataset=config.dataset,
@@ -71,8 +57,8 @@ def score(classifier: Classifier, split: str) -> Result:
         **accuracies(hits, totals, counts),  # type: ignore[arg-type]  # only a group may be None
         target=None if classifier.prior is None else accuracy_under(hits, totals, classifier.prior),
         ece=errors,
-        macro_f1=100 * macro_f1(said.classes, said.labels, len(counts)),
-        nll=None if errors is None else -float(said.log_likelihoods.mean()),
+        macro_f1=100 * macro_f1(predictions.classes, predictions.labels, len(counts)),
+        nll=None if errors is None else -float(predictions.log_likelihoods.mean()),
         selection=classifier.selection,
         config=config.fingerprint(),
     )
@@ -88,48 +74,54 @@ def accuracies(
         totals: [C] images of every class; some class has one.
         class_counts: [C] training images of every class.
     """
-    masks = {"class_mean": np.ones(len(class_counts), dtype=np.bool_), **shot_groups(class_counts)}
+    masks = class_masks(class_counts)
     num_hits, num_images = int(hits.sum()), int(totals.sum())
-    found: dict[str, Accuracy | None] = {
-        "all": Accuracy(
-            value=100 * num_hits / num_images, ci95=percent(wilson_interval(num_hits, num_images)), n=num_images
-        )
+    values: dict[str, Accuracy | None] = {
+        "all": Accuracy.from_fractions(num_hits / num_images, wilson_interval(num_hits, num_images), num_images)
     }
     for name, interval in class_mean_intervals(hits, totals, masks).items():
         seen = masks[name] & (totals > 0)
-        found[name] = interval and Accuracy(
-            value=100 * float((hits[seen] / totals[seen]).mean()), ci95=percent(interval), n=int(totals[seen].sum())
+        values[name] = interval and Accuracy.from_fractions(
+            float((hits[seen] / totals[seen]).mean()), interval, int(totals[seen].sum())
         )
-    return found
+    return values
+
+
+def class_masks(class_counts: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Return the classes [C] whose accuracies are averaged: all of them, and each shot group."""
+    return {"class_mean": np.ones(len(class_counts), dtype=np.bool_), **shot_groups(class_counts)}
 
 
 def accuracy_under(hits: NDArray[np.int64], totals: NDArray[np.int64], prior: NDArray[np.float64]) -> Accuracy | None:
-    """Return the accuracy where classes come as often as `prior` says; None if none of them has images."""
-    found = weighted_class_accuracy(hits, totals, prior)
-    if found is None:
-        return None
-    return Accuracy(value=100 * found[0], ci95=percent(found[1]), n=int(totals[prior > 0].sum()))
+    """Return the accuracy under class frequencies [C]; None if no class above 0 has images."""
+    value = weighted_class_accuracy(hits, totals, prior)
+    return value and Accuracy.from_fractions(*value, int(totals[prior > 0].sum()))
 
 
 def reported_splits(store: FeatureStore, split: str = "all") -> list[str]:
-    """Return the splits that tables report: val and, where there is one, test."""
+    """Return the splits to report: `split`, or for `all` val and, where there is one, test."""
     if split != "all":
         return [split]
     return [name for name in ("val", "test") if name in store.names]
 
 
 def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
-    """Report the accuracy of a run's classifiers, joint or rebalanced.
+    """Evaluate a run's classifiers, joint or rebalanced, and compare them with another one image by image.
 
-    Writes `evaluation.json` and the per-class tables beside each classifier; under a target, nothing.
+    Writes `evaluation.json` and the per-class tables beside each classifier; under a target it writes nothing.
 
     Args:
         run: The run.
-        config: Which classifiers, which splits, which device.
+        config: Which classifiers, which splits, which device; by default the joint classifier on every split.
+
+    Returns:
+        A `Result` for each split and classifier, top-1 accuracies in percent: `all` over images with Wilson's interval;
+        `class_mean`, `many`, `medium` and `few` means of class accuracies with a stratified bootstrap's, None for a
+        group without images. The comparisons have a paired bootstrap's interval.
 
     Raises:
-        ValueError, FileNotFoundError: There is no such classifier or split, or a checkpoint cannot be read; or the
-            target does not fit.
+        ValueError, FileNotFoundError: There is no such classifier or split, a checkpoint cannot be read, or the target
+            does not fit.
     """
     config = config or EvaluateConfig()
     store = FeatureStore(
@@ -138,22 +130,21 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
     splits = reported_splits(store, config.split)
     names = ["joint", *methods_of(run)] if config.method == "all" else [config.method]
     against = config.against or "joint"
-    opened = {name: open_classifier(store, name) for name in names}
-    if against not in opened:
-        opened[against] = open_classifier(store, against, flag="--against")
+    classifiers = {name: open_classifier(store, name) for name in names}
+    if against not in classifiers:
+        classifiers[against] = open_classifier(store, against, flag="--against")
     if config.target:
-        for each in opened.values():
-            check_without_target(each, config.target)
+        for classifier in classifiers.values():
+            check_without_target(classifier, config.target)
         target = read_target(config.target, class_names=run.data["class_names"], class_counts=run.data["class_counts"])
-        prior = target_of(opened[names[0]], target)
-        opened = {name: adjusted_to_target(each, config.target, prior) for name, each in opened.items()}
-    chosen = [opened[name] for name in names]
-    rows = [score(each, split) for split in splits for each in chosen]
-    others = [each for each in chosen if each.method != against]
-    results = Results(tuple(rows), tuple(compare(others, opened[against], splits)))
+        prior = target_frequencies(classifiers[names[0]], target)
+        classifiers = {name: adjust_to_target(each, config.target, prior) for name, each in classifiers.items()}
+    rows = [score(classifiers[name], split) for split in splits for name in names]
+    others = [classifiers[name] for name in names if name != against]
+    results = Results(tuple(rows), tuple(compare(others, classifiers[against], splits)))
     if not config.target:
-        for each in chosen:
-            write(each, results, splits)
+        for name in names:
+            write(classifiers[name], results, splits)
     return results
 
 
@@ -161,16 +152,16 @@ def write(classifier: Classifier, results: Results, splits: Iterable[str]) -> No
     """Write the results and the per-class tables of one classifier beside it."""
     run, method = classifier.store.run, classifier.method
     folder = run.method(method)
-    own = Results(
+    selected = Results(
         tuple(row for row in results if row.method == method),
-        tuple(each for each in results.comparisons if each.method == method),
+        tuple(comparison for comparison in results.comparisons if comparison.method == method),
     )
-    write_json(folder / "evaluation.json", own.to_json())
+    write_json(folder / "evaluation.json", selected.to_json())
     for split in splits:
-        said = classifier.predictions(split)
+        predictions = classifier.predictions(split)
         rows = class_rows(
-            said.classes,
-            said.labels,
+            predictions.classes,
+            predictions.labels,
             class_names=run.data["class_names"],
             class_counts=run.data["class_counts"],
             norms=classifier.head.norms().cpu().numpy(),
@@ -179,9 +170,8 @@ def write(classifier: Classifier, results: Results, splits: Iterable[str]) -> No
 
 
 def compare(classifiers: Iterable[Classifier], against: Classifier, splits: Sequence[str]) -> Iterator[Comparison]:
-    """Compare classifiers with another one, image by image."""
-    counts = np.asarray(against.store.run.data["class_counts"])
-    masks = {"class_mean": np.ones(len(counts), dtype=np.bool_), **shot_groups(counts)}
+    """Yield the comparison of each classifier with another one on each split, image by image."""
+    masks = class_masks(np.asarray(against.store.run.data["class_counts"]))
     for split, classifier in itertools.product(splits, classifiers):
         ours, theirs = classifier.predictions(split), against.predictions(split)
         differences = paired_difference(ours.right, theirs.right, ours.labels, masks)
@@ -191,7 +181,6 @@ def compare(classifiers: Iterable[Classifier], against: Classifier, splits: Sequ
             against=against.method,
             split=split,
             differences={
-                key: value and Accuracy(value=100 * value[0], ci95=percent(value[1]), n=num_images[key])
-                for key, value in differences.items()
+                key: value and Accuracy.from_fractions(*value, num_images[key]) for key, value in differences.items()
             },
         )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..data.dataset import LongTailedDataset
+from ..features.arrays import check_finite
+from ..features.store import FeatureStore
+from ..runtime.device import exact_fp32
 from ..runtime.log import log
 from .classifier import Classifier
-from .prior import adjust_to_prior, resolve_target, source_prior, unlabelled_features
+from .prior import adjust_to_prior, estimate_prior, log_probabilities, source_prior
+
+# Shapes: N images, C classes, D feature width.
 
 
-def source_of(classifier: Classifier) -> NDArray[np.float64]:
-    """Return the class frequencies under which a classifier's probabilities hold."""
+def source_frequencies(classifier: Classifier) -> NDArray[np.float64]:
+    """Return the class frequencies under which a classifier's probabilities hold, [C]."""
     run = classifier.store.run
     counts = run.data["class_counts"]
     if classifier.method != "joint":
@@ -22,29 +30,50 @@ def source_of(classifier: Classifier) -> NDArray[np.float64]:
     return source_prior(counts, sampling=run.config.sampling, loss=run.config.loss)
 
 
-def target_of(classifier: Classifier, target: NDArray[np.float64] | LongTailedDataset) -> NDArray[np.float64]:
-    """Return the class frequencies of a target, estimated with this classifier where they are not given."""
-    return resolve_target(
-        target,
-        classifier.head.to(classifier.store.device),
-        source=source_of(classifier),
-        features=lambda images: unlabelled_features(classifier.store, images),
-    )
+def target_frequencies(classifier: Classifier, target: NDArray[np.float64] | LongTailedDataset) -> NDArray[np.float64]:
+    """Return the class frequencies of a target, [C]; the classifier estimates them where they are not given.
+
+    Args:
+        classifier: The classifier.
+        target: What `read_target` returned.
+
+    Raises:
+        ValueError: An image or its features cannot be used.
+    """
+    if not isinstance(target, LongTailedDataset):
+        return target
+    features = features_of(classifier.store, target)
+    head = classifier.head.to(classifier.store.device)
+    return estimate_prior(log_probabilities(head, features), source_frequencies(classifier))
 
 
-def adjusted_to_target(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Classifier:
-    """Adjust a classifier, no target folded into it yet, to the class frequencies of a target."""
-    head = adjust_to_prior(classifier.head, prior, source_of(classifier))
+@torch.inference_mode()
+def features_of(store: FeatureStore, images: LongTailedDataset) -> Tensor:
+    """Return the features [N, D] of a target's images under a run's backbone; they are not stored.
+
+    Raises:
+        ValueError: Features are not finite.
+    """
+    with exact_fp32(store.device), contextlib.closing(store.open_images(images)) as loader:
+        features = torch.cat(list(store.through_backbone(loader)))
+    check_finite(features, f"--target: {images.root}")
+    return features
+
+
+def adjust_to_target(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Classifier:
+    """Return the classifier adjusted to the class frequencies of a target; it has no target folded in yet."""
+    head = adjust_to_prior(classifier.head, prior, source_frequencies(classifier))
     if classifier.held_out is not None:
-        log.info("%s: under --target val is classified by what all of val chose, not by folds", classifier.method)
+        log.info("%s: under --target val is classified by the choice of all of val, not by folds", classifier.method)
     params = {**classifier.params, "target": spec}
-    return dataclasses.replace(classifier, head=head, params=params, prior=prior, held_out=None, known={})
+    return dataclasses.replace(classifier, head=head, params=params, prior=prior, held_out=None, cache={})
 
 
 def check_without_target(classifier: Classifier, spec: str) -> None:
     """Raise a ValueError for a classifier into which a target is folded already."""
-    if known := classifier.params.get("target"):
+    if "target" in classifier.params:
         raise ValueError(
-            f"--target: got {spec}, but the {classifier.method} classifier is made for the target {known}; evaluate it "
-            f"without --target, or make it anew with: fastlt rebalance --method {classifier.method}"
+            f"--target: got {spec}, but the {classifier.method} classifier is made for the target "
+            f"{classifier.params['target']}; drop --target, or make it again with: "
+            f"fastlt rebalance --method {classifier.method}"
         )

@@ -15,7 +15,7 @@ from ..evaluation.classifier import Classifier, joint_classifier, write_held_out
 from ..evaluation.prior import adjust_to_prior, read_target
 from ..evaluation.results import Result, Results
 from ..evaluation.scoring import reported_splits, score
-from ..evaluation.target import adjusted_to_target, target_of
+from ..evaluation.target import adjust_to_target, target_frequencies
 from ..features.store import FeatureStore
 from ..files import write_json
 from ..models import HEAD, LinearHead, in_head
@@ -75,8 +75,8 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     selection = store.split(config.selection_split).tensors(store.device)
     classifiers = [classifier_of(store, name, result, config, selection) for name, result in results.items()]
     if config.target != "uniform":
-        prior = target_of(classifiers[0], target)
-        classifiers = [adjusted_to_target(classifier, config.target, prior) for classifier in classifiers]
+        prior = target_frequencies(classifiers[0], target)
+        classifiers = [adjust_to_target(classifier, config.target, prior) for classifier in classifiers]
     if problem is not None and config.select_on == "folds":
         frequencies = classifiers[0].prior
 

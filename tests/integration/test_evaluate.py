@@ -24,9 +24,9 @@ def test_all_classifiers_are_compared_with_joint_on_the_same_images(rebalanced: 
     for each in results.comparisons:
         ours, joint = results.find(each.method, each.split), results.find("joint", each.split)
         for name in ("all", "class_mean", "many", "medium", "few"):
-            if (found := each.differences[name]) is not None:
-                assert found.value == pytest.approx(getattr(ours, name).value - getattr(joint, name).value)
-                assert found.ci95[0] <= found.value <= found.ci95[1]
+            if (difference := each.differences[name]) is not None:
+                assert difference.value == pytest.approx(getattr(ours, name).value - getattr(joint, name).value)
+                assert difference.ci95[0] <= difference.value <= difference.ci95[1]
     tau = results.find("tau", "test")
     assert tau.selection == "class_mean on val"
     assert tau.config == rebalanced.config.fingerprint()
@@ -34,14 +34,14 @@ def test_all_classifiers_are_compared_with_joint_on_the_same_images(rebalanced: 
 
 
 def test_the_per_class_table_adds_up(rebalanced: Run) -> None:
-    found = evaluate(rebalanced, config=EvaluateConfig(method="tau", against="ncm", split="test"))
-    assert {each.against for each in found.comparisons} == {"ncm"}
+    results = evaluate(rebalanced, config=EvaluateConfig(method="tau", against="ncm", split="test"))
+    assert {each.against for each in results.comparisons} == {"ncm"}
     folder = rebalanced.method("tau")
     classes = json.loads((folder / "per_class.test.json").read_text())["classes"]
     assert (folder / "per_class.test.csv").is_file()
     assert [each["train_count"] for each in classes] == rebalanced.data["class_counts"]
     accuracies = [each["accuracy"] for each in classes]
-    assert np.mean(accuracies) == pytest.approx(found.find("tau", "test").class_mean.value)
+    assert np.mean(accuracies) == pytest.approx(results.find("tau", "test").class_mean.value)
     assert json.loads((folder / "evaluation.json").read_text())["comparisons"][0]["against"] == "ncm"
 
 
@@ -71,7 +71,7 @@ def test_the_target_can_be_estimated_from_a_folder(rebalanced: Run, data_root: P
 def test_what_cannot_be_is_refused_in_one_line(run_copy: Run) -> None:
     rebalance(run_copy, RebalanceConfig(tau="0.7", target="train"))
     for config, message in (
-        (EvaluateConfig(method="tau", target="uniform"), "--target: .*uniform.*train|--method: .*tau.*train.*uniform"),
+        (EvaluateConfig(method="tau", target="uniform"), r"^--target: got uniform\b.*\btrain\b"),
         (EvaluateConfig(against="crt"), "^--against: .*crt"),
         (EvaluateConfig(target="estimate:"), "^--target: got estimate: .*estimate:DIR"),
         (EvaluateConfig(target="estimate:nowhere"), "^--target: got estimate:nowhere"),

@@ -1,7 +1,10 @@
-"""The deployment dial: target priors from a file, Bayes' rule, and the estimate from unlabelled images."""
+"""Target priors from a file, Bayes' rule, and the estimate from unlabelled images."""
 
+import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,29 +12,29 @@ import torch
 from PIL import Image
 
 from fastlt.data.dataset import LongTailedDataset
+from fastlt.evaluation import target
 from fastlt.evaluation.prior import (
     adjust_to_prior,
     estimate_prior,
     log_probabilities,
-    parse_target,
     read_target,
-    resolve_target,
     source_prior,
 )
 from fastlt.models import LinearHead
 
 NAMES, COUNTS = ("ant", "bee", "cat"), (60, 30, 10)
+read = functools.partial(read_target, class_names=NAMES, class_counts=COUNTS)
 
 
 def test_named_targets() -> None:
-    np.testing.assert_allclose(parse_target("uniform", NAMES, COUNTS), [1 / 3] * 3)
-    np.testing.assert_allclose(parse_target("train", NAMES, COUNTS), [0.6, 0.3, 0.1])
+    np.testing.assert_allclose(read("uniform"), [1 / 3] * 3)
+    np.testing.assert_allclose(read("train"), [0.6, 0.3, 0.1])
 
 
 def test_a_file_gives_frequencies_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "target.csv"
     path.write_text("class,frequency\nbee,2\ncat,0\nant,6\n")
-    np.testing.assert_allclose(parse_target(str(path), NAMES, COUNTS), [0.75, 0.25, 0])
+    np.testing.assert_allclose(read(str(path)), [0.75, 0.25, 0])
 
 
 @pytest.mark.parametrize(
@@ -50,13 +53,13 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> No
     path = tmp_path / "target.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"^--target: .*{re.escape(str(path))}.*{message}") as caught:
-        parse_target(str(path), NAMES, COUNTS)
+        read(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_an_absent_file_says_what_was_expected() -> None:
     with pytest.raises(FileNotFoundError, match=r"^--target: got unifrom\b.*uniform, train .*FILE\.csv"):
-        parse_target("unifrom", NAMES, COUNTS)
+        read("unifrom")
 
 
 def drawn(prior: list[float], num: int = 20_000) -> tuple[LinearHead, torch.Tensor, torch.Tensor]:
@@ -79,8 +82,8 @@ def test_bayes_rule_gains_accuracy_under_the_target() -> None:
 
 def test_bayes_rule_by_hand() -> None:
     bias = torch.tensor([0.5, -1.0, 2.0])
-    target, source = [2, 6, 0], [30, 10, 10]  # counts: only their ratios matter
-    got = adjust_to_prior(LinearHead(torch.eye(3), bias), target, source).bias.detach() - bias
+    wanted, source = [2, 6, 0], [30, 10, 10]  # counts: only their ratios matter
+    got = adjust_to_prior(LinearHead(torch.eye(3), bias), wanted, source).bias.detach() - bias
     np.testing.assert_allclose(got, [np.log(0.25 / 0.6), np.log(0.75 / 0.2), -30], rtol=1e-6)
 
 
@@ -102,20 +105,20 @@ def test_impossible_frequencies_are_refused() -> None:
         adjust_to_prior(head, [1, 1, 1], [1, 0, 1])
 
 
-def test_a_target_is_estimated_from_the_features_of_a_folder(tmp_path: Path) -> None:
+def test_a_target_is_estimated_from_the_features_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior, source = [0.8, 0.15, 0.05], [0.2, 0.3, 0.5]
     balanced, features, labels = drawn(prior)
     head = adjust_to_prior(balanced, source, [1 / 3] * 3)
     Image.new("RGB", (8, 8)).save(tmp_path / "some.png")
-    target = read_target(f"estimate:{tmp_path}", class_names=NAMES, class_counts=COUNTS)
-
-    def read(images: LongTailedDataset) -> torch.Tensor:
-        assert (images.root, images.paths) == (tmp_path, ("some.png",))
-        return features
-
-    found = resolve_target(target, head, source=source, features=read)
-    np.testing.assert_allclose(found, prior, atol=0.02)
-    adjusted = adjust_to_prior(head, found, source)
+    images = read(f"estimate:{tmp_path}")
+    assert isinstance(images, LongTailedDataset)
+    assert (images.root, images.paths) == (tmp_path, ("some.png",))
+    monkeypatch.setattr(target, "features_of", lambda store, images: features)
+    monkeypatch.setattr(target, "source_frequencies", lambda classifier: np.array(source))
+    classifier: Any = SimpleNamespace(head=head, store=SimpleNamespace(device="cpu"))
+    estimate = target.target_frequencies(classifier, images)
+    np.testing.assert_allclose(estimate, prior, atol=0.02)
+    adjusted = adjust_to_prior(head, estimate, source)
     assert (adjusted(features).argmax(1) == labels).sum() > (head(features).argmax(1) == labels).sum()
 
 
@@ -127,8 +130,8 @@ def test_a_target_that_cannot_be_is_found_early(tmp_path: Path) -> None:
         ("absent.csv", r"got absent\.csv"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=f"^--target: .*{message}"):
-            read_target(spec, class_names=NAMES, class_counts=COUNTS)
-    np.testing.assert_allclose(read_target("train", class_names=NAMES, class_counts=COUNTS), [0.6, 0.3, 0.1])
+            read(spec)
+    np.testing.assert_allclose(read("train"), [0.6, 0.3, 0.1])
 
 
 def test_the_source_is_what_sampling_showed() -> None:

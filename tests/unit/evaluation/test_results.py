@@ -45,7 +45,7 @@ def test_every_table_fits_80_columns_at_its_widest() -> None:
         (Comparison(method="logit_adjustment", against="joint", split="test", differences={
             "all": change, "class_mean": change, "many": change, "medium": change, "few": None}),),
     )  # fmt: skip
-    for table in (results.details(), results.paired()):
+    for table in (results.details_table(), results.comparison_table()):
         console = Console(width=200, record=True)
         console.print(table)
         text = console.export_text()

@@ -13,7 +13,7 @@ from fastlt.evaluation.calibration import calibration_error
 from fastlt.evaluation.classifier import Classifier
 from fastlt.evaluation.predictions import Predictions
 from fastlt.evaluation.scoring import compare, score
-from fastlt.evaluation.target import adjusted_to_target
+from fastlt.evaluation.target import adjust_to_target
 from fastlt.models import LinearHead
 
 COUNTS = [150, 101, 60, 19, 5]  # two classes of many, one of medium and two of few shots
@@ -32,10 +32,10 @@ def classifier(method: str, val: Predictions, test: Predictions | None = None, *
         sampling=changes.pop("sampling", "instance_balanced"), loss=changes.pop("loss", "cross_entropy")
     )
     run = SimpleNamespace(path=Path("run"), config=config, data={"class_counts": COUNTS})
-    known = {"val": val} if test is None else {"val": val, "test": test}
+    cache = {"val": val} if test is None else {"val": val, "test": test}
     head = LinearHead(torch.eye(5), torch.arange(5.0))
     store = SimpleNamespace(run=run)
-    return Classifier(method=method, head=head, store=store, path=Path("x"), known=known, **changes)  # type: ignore[arg-type]
+    return Classifier(method=method, head=head, store=store, path=Path("x"), cache=cache, **changes)  # type: ignore[arg-type]
 
 
 def class_accuracies(predictions: Predictions) -> list[float]:
@@ -108,8 +108,8 @@ def test_a_target_moves_the_bias_from_what_the_classifier_was_made_for(
     method: str, settings: dict[str, str], power: float
 ) -> None:
     prior, source = np.array([0.1, 0.2, 0.2, 0.2, 0.3]), np.array(COUNTS) ** power
-    made = adjusted_to_target(classifier(method, said(0.5), **settings), "x.csv", prior)
+    made = adjust_to_target(classifier(method, said(0.5), **settings), "x.csv", prior)
     expected = np.arange(5) + np.log(prior) - np.log(source / source.sum())
     assert made.head.bias is not None
     np.testing.assert_allclose(made.head.bias.detach(), expected, rtol=1e-5)
-    assert (made.params, made.known, made.held_out) == ({"target": "x.csv"}, {}, None)
+    assert (made.params, made.cache, made.held_out) == ({"target": "x.csv"}, {}, None)

@@ -28,7 +28,7 @@ def classifier(method: str, classes: np.ndarray, scale: float = 1.0, **store: An
     said = Predictions(LABELS, classes, SURE, np.log(SURE))
     head = LinearHead(scale * torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 5.0], [0.0, 10.0]]))
     return Classifier(
-        method=method, head=head, store=SimpleNamespace(**store), path=Path(), known={"test": said}  # type: ignore[arg-type]
+        method=method, head=head, store=SimpleNamespace(**store), path=Path(), cache={"test": said}  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_many_classes_share_a_few_bins(material: Material, drawn: Callable[[str]
     labels = np.arange(25)
     said = Predictions(labels, np.roll(labels, 1), np.ones(25), np.zeros(25))
     for part in material.classifiers:
-        part.known["test"] = said
+        part.cache["test"] = said
     many = Material(**{**vars(material), "counts": counts})
     assert "in 10 bins" in figures.confusions(many).caption
     table = kept[0]["joint"]
@@ -177,7 +177,7 @@ def test_no_more_classes_and_images_are_shown_than_fit(monkeypatch: pytest.Monke
     store: Any = SimpleNamespace(splits={"test": dataset}, run=SimpleNamespace(data={"class_names": ["a"] * 20}))
     labels = np.repeat(np.arange(20), 5)
     joint = classifier("joint", BEFORE)
-    joint.known["test"] = Predictions(labels, (labels + 1) % 20, np.ones(100), np.zeros(100))
+    joint.cache["test"] = Predictions(labels, (labels + 1) % 20, np.ones(100), np.zeros(100))
     found = worst.worst_classes(store, joint, None, split="test", counts=np.arange(20))
     assert [each.num_train for each in found.classes] == list(range(12))
     assert {len(each.samples) for each in found.classes} == {4}
