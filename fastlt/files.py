@@ -58,13 +58,16 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
 
     Raises:
-        ValueError: It holds no JSON.
+        ValueError: The file holds none.
     """
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON, but it cannot be read ({error}); restore or delete it") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: got {error}; expected a JSON object; restore or delete the file") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: got a {type(content).__name__}; expected a JSON object; restore or delete the file")
+    return content

@@ -20,9 +20,10 @@ from ..run import RUNS, Run, describe_data, environment
 from ..runtime.log import log
 from . import native
 from .class_order import settle_order
-from .names import NameMap, guess_backbone, match, outline
+from .names import NameMap, match
 from .preprocessing import settle_preprocessing
 from .reading import Checkpoint, read_checkpoint
+from .recognition import guess_backbone, outline
 
 ADOPTED = RUNS / "adopted"
 

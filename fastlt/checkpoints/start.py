@@ -1,67 +1,76 @@
-"""Start from somebody's weights: torchvision's layout, a .pth file read without pickle's code, or safetensors."""
+"""Start a training from a checkpoint of any format that `fastlt rebalance CHECKPOINT` reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models import HEAD, Network, in_head
 from ..runtime.log import log
-from .names import COUNTER
-from .reading import read_weights
+from .names import check_backbone, head_names, match_backbone, matrices, unmatched
+from .reading import read_checkpoint
 
 
-def start_from(model: Network, path: Path, *, quiet: bool = False) -> None:
-    """Copy a file's weights into a network; the head only if it is for as many classes.
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """Weights that fit a backbone, by our names, with the head beside them if the checkpoint has one."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    note: str
+    """What was done to them; empty for nothing."""
+
+
+def read_initial_weights(path: Path, backbone: str, network: Network) -> InitialWeights:
+    """Read the weights that a training starts from.
 
     Position embeddings of a transformer for images of another size are resampled (`Network.adapt`).
 
     Args:
-        model: The network.
-        path: A .pth or .safetensors file.
-        quiet: Say nothing: it is only tried out.
+        path: The value of --init: a file or a folder.
+        backbone: Name of the network.
+        network: The network; it is left as it is, and may have any number of classes.
 
     Raises:
-        FileNotFoundError, ValueError: The file cannot be read, or is of another network; the message names the first
+        FileNotFoundError, ValueError: The checkpoint cannot be read, or is of another network; the message names the
             tensors that do not match.
     """
-    weights: Mapping[str, Tensor] = {key.removeprefix("module."): value for key, value in read_weights(path).items()}
-    wanted = model.state_dict()
-    ours_of = {theirs: ours for ours, theirs in model.checkpoint_names().items()}
-    weights = {key if key in wanted else ours_of.get(key, key): value for key, value in weights.items()}
-    weights, resampled = model.adapt(weights)
-    head = {key: value for key, value in weights.items() if in_head(key)}
-    ours = {key: value for key, value in wanted.items() if in_head(key)}
-    fits = {key: value.shape for key, value in head.items()} == {key: value.shape for key, value in ours.items()}
-    if not fits and not quiet:
-        said = next((f"is for {len(value)} classes" for key, value in head.items()), "is not in it")
-        log.info("%s: its head %s; ours for %d classes starts anew", path, said, len(ours[f"{HEAD}.weight"]))
-    source = {key: value for key, value in weights.items() if fits or key not in head}
-    target = {key: value for key, value in wanted.items() if fits or key not in ours}
-    missing = [key for key in target if key not in source and not key.endswith(COUNTER)]
-    extra = [key for key in source if key not in target]
-    reshaped = [
-        f"{key} is {list(source[key].shape)}, expected {list(value.shape)}"
-        for key, value in target.items()
-        if key in source and source[key].shape != value.shape
-    ]
-    if missing or extra or reshaped:
-        reasons = [
-            f"{len(missing)} tensors missing ({', '.join(missing[:3])})" if missing else "",
-            f"{len(extra)} not expected ({', '.join(extra[:3])})" if extra else "",
-            "; ".join(reshaped[:3]),
-        ]
-        flags = model.shape_flags() if reshaped else "--backbone"
-        raise ValueError(
-            f"--init: {path}: the weights of another network: {', '.join(filter(None, reasons))}; give the {flags} "
-            "that they belong to"
-        )
-    with torch.no_grad():
-        for key, value in target.items():
-            if key in source:
-                value.copy_(source[key])
-    if not quiet:
-        log.info("started from %s: %d tensors%s", path, len(source), resampled)
+    try:
+        tensors = read_checkpoint(path).tensors
+        names, rest = match_backbone(network, tensors)
+        weights, note = network.adapt({ours: tensors[theirs] for ours, theirs in names.items()})
+        check_backbone(path, tensors, backbone, network, weights, rest)
+        heads = matrices(tensors, rest)
+        usual = network.checkpoint_names()[f"{HEAD}.weight"].removesuffix(".weight")
+        head = head_names(tensors, heads[0] if len(heads) == 1 else usual)
+        extra = [name for name in rest if name not in head.values()]
+        if extra:
+            remedy = "the --backbone that they belong to"
+            raise ValueError(unmatched(path, backbone, extra=extra, remedy=remedy))
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"--init: {error}") from error
+    head_weights = {ours: tensors[theirs] for ours, theirs in head.items()}
+    return InitialWeights(path=path, tensors={**weights, **head_weights}, note=note)
+
+
+@torch.no_grad()
+def start_from(network: Network, weights: InitialWeights) -> None:
+    """Copy weights into a network; the head only if it is for as many classes, with zeros for a bias that it lacks."""
+    head = weights.tensors.get(f"{HEAD}.weight")
+    fits = head is not None and head.shape == network.fc.weight.shape
+    if fits:
+        if network.fc.bias is not None:
+            nn.init.zeros_(network.fc.bias)
+    else:
+        what = "is not in it" if head is None else f"is for {len(head)} classes of {head.shape[1]} features"
+        log.info("%s: its head %s; ours for %d classes starts anew", weights.path, what, network.fc.num_classes)
+    num_tensors = 0
+    for name, value in network.state_dict().items():
+        if name in weights.tensors and (fits or not in_head(name)):
+            value.copy_(weights.tensors[name])
+            num_tensors += 1
+    log.info("started from %s: %d tensors%s", weights.path, num_tensors, weights.note)

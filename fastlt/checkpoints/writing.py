@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import write_json
+from ..files import read_json, write_json
 from ..models import HEAD, in_head
 from ..runtime.log import log
 from . import native
 from .import_run import ADOPTED, Adopted
-from .reading import INDEX, WHOLE, Checkpoint, Slot, read_json
+from .reading import INDEX, WHOLE, Checkpoint, TensorPlace
 from .shards import weight_of, write_shard
 
 SAFE = ".safetensors"
@@ -70,7 +70,7 @@ def write_back(adopted: Adopted, rebalanced: Path, out: Path) -> tuple[str, ...]
     before, _ = native.load(adopted.run.checkpoint("best"))
     after, _ = native.load(rebalanced)
     changed = changed_tensors(adopted, before, after)
-    added = [name for name in changed if name not in source.slots]
+    added = [name for name in changed if name not in source.places]
     if added:
         log.info("%s: %s added: the rebalanced layer needs a bias, which the input lacks", out, ", ".join(added))
     beside = [name for name in changed if name.rpartition(".")[0] != adopted.names.head]
@@ -114,32 +114,32 @@ def changed_tensors(adopted: Adopted, before: dict[str, Tensor], after: dict[str
 
 def key_of(source: Checkpoint, name: str) -> str:
     """Return the key of a tensor in its file; a bias that is new gets its weight's prefix."""
-    if name in source.slots:
-        return source.slots[name].key
-    return f"{source.slots[weight_of(name)].key.rpartition('.')[0]}.{name.rpartition('.')[2]}"
+    if name in source.places:
+        return source.places[name].key
+    return f"{source.places[weight_of(name)].key.rpartition('.')[0]}.{name.rpartition('.')[2]}"
 
 
 def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
     """Write what torch.load returned, with other tensors in the same places; the input in memory stays as it was."""
-    old: list[tuple[Slot, Any]] = []
+    old: list[tuple[TensorPlace, Any]] = []
     for name, value in changed.items():
-        slot = source.slots.get(name)
-        holder = slot.holder if slot else source.slots[weight_of(name)].holder
+        place = source.places.get(name)
+        holder = place.holder if place else source.places[weight_of(name)].holder
         key = key_of(source, name)
-        old.append((Slot(holder, key), holder.get(key)))
-        after = source.slots[weight_of(name)].key if slot is None else key
-        behind = [] if slot else list(holder)[list(holder).index(after) + 1 :]
+        old.append((TensorPlace(holder, key), holder.get(key)))
+        after = source.places[weight_of(name)].key if place is None else key
+        behind = [] if place else list(holder)[list(holder).index(after) + 1 :]
         holder[key] = value.clone()
         for other in behind:
             holder[other] = holder.pop(other)
     try:
         native.save_pickled(out, source.content, zipped=source.zipped)
     finally:
-        for slot, value in reversed(old):
+        for place, value in reversed(old):
             if value is None:
-                del slot.holder[slot.key]
+                del place.holder[place.key]
             else:
-                slot.holder[slot.key] = value
+                place.holder[place.key] = value
 
 
 def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:

@@ -84,8 +84,8 @@ class TrainConfig(Config):
     """Seed of weights, order and augmentation."""
 
     init: Path | None = None
-    """Start from these weights: a .pth file in torchvision's layout, or .safetensors. A head for another number of
-    classes is left out."""
+    """Start from these weights: a .pth or .safetensors file or a folder, of any form that `fastlt rebalance CHECKPOINT`
+    reads; averaged weights are taken before plain ones. A head for another number of classes is left out."""
     train_only: tuple[str, ...] = ()
     """Train only these parts, for example layer4,fc; the rest keeps the weights it starts with. Default: everything."""
     backbone_lr: float | None = None

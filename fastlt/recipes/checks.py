@@ -27,7 +27,8 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
     backbone = "" if recipe.backbone_lr is None else f" and --backbone-lr {recipe.backbone_lr * share:.4g}"
     return (
         f"--lr {config.lr:g} with --batch-size {config.batch_size}: the recipe has {recipe.lr:g} with "
-        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{backbone} here; accuracies will not compare"
+        f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{backbone} here; accuracies will"
+        " not compare"
     )
 
 

@@ -9,14 +9,22 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints.start import start_from
+from ..checkpoints.start import InitialWeights, read_initial_weights, start_from
 from ..config import TrainConfig
 from ..models import Network, create_model, in_head
 from ..models.batch_norm import soften_momentum, use_ghost_batch_norm
 from ..runtime.distributed import World
 
 
-def build_network(config: TrainConfig, num_classes: int, device: torch.device, world: World, *, start: bool) -> Network:
+def build_network(
+    config: TrainConfig,
+    num_classes: int,
+    device: torch.device,
+    world: World,
+    *,
+    start: bool,
+    weights: InitialWeights | None = None,
+) -> Network:
     """Return the network of a run on its device.
 
     Args:
@@ -24,7 +32,8 @@ def build_network(config: TrainConfig, num_classes: int, device: torch.device, w
         num_classes: Number of classes, C.
         device: Where it is trained.
         world: The processes that train it.
-        start: Whether to read --init; not where a run's weights will be loaded.
+        start: Whether to start from --init; not where a run's weights will be loaded.
+        weights: What --init holds; by default it is read.
 
     Raises:
         ValueError, FileNotFoundError: The settings do not fit the network.
@@ -32,7 +41,7 @@ def build_network(config: TrainConfig, num_classes: int, device: torch.device, w
     torch.manual_seed(config.seed)
     model = create_model(config.backbone, num_classes, config.image_size)
     if config.init is not None and start:
-        start_from(model, config.init)
+        start_from(model, weights or read_initial_weights(config.init, config.backbone, model))
     freeze(model, config.train_only)
     if config.loss == "ldam" and model.fc.bias is not None:
         nn.init.zeros_(model.fc.bias.requires_grad_(False))  # its logits are cosines, which have none

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..checkpoints.start import start_from
+from ..checkpoints.start import InitialWeights, read_initial_weights
 from ..config import TrainConfig
 from ..config.base import is_changeable
 from ..data.dataset import LongTailedDataset
@@ -21,26 +22,34 @@ from ..runtime.log import log, name_some
 from .network import freeze
 
 
-def open_run(config: TrainConfig, device: torch.device) -> tuple[Run, TrainConfig, dict[str, LongTailedDataset]]:
-    """Make the run folder, or open that of the run to go on with; return (run, settings as resolved, data)."""
+class OpenedRun(NamedTuple):
+    """A run, its settings as resolved, its data, and the weights of --init if they were read."""
+
+    run: Run
+    config: TrainConfig
+    splits: dict[str, LongTailedDataset]
+    weights: InitialWeights | None
+
+
+def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
+    """Make the run folder, or open the folder of the run to resume."""
     if config.resume:
         run = Run.open(config.out)
         config = resumed_config(config, run)
         splits = open_data(config)
         run.check_data(splits)
-        return run, config, splits
+        return OpenedRun(run, config, splits, None)
     config = dataclasses.replace(
         config, precision=resolve_precision(config.precision, device), init=config.init and config.init.resolve()
     )
-    # What is unknown or does not fit the network, weights of another one too, is found before the data are read
+    # Before the data are read: parts that the network lacks, and weights of another network
     model = create_model(config.backbone, 2, config.image_size)
     freeze(model, config.train_only)
-    if config.init is not None:
-        start_from(model, config.init, quiet=True)
+    weights = None if config.init is None else read_initial_weights(config.init, config.backbone, model)
     splits = open_data(config)
     check_classes(config, splits)
     run = Run.create(config, splits)
-    return run, run.config, splits
+    return OpenedRun(run, run.config, splits, weights)
 
 
 def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) -> None:

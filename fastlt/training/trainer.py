@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ..checkpoints import native
+from ..checkpoints.start import InitialWeights
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.base import Batch
@@ -64,10 +65,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
     device = resolve_device(distributed.local_device(config.device))
     with distributed.join(device) as world, contextlib.ExitStack() as stack:
         splits: dict[str, LongTailedDataset] = {}
+        weights: InitialWeights | None = None
 
         def prepare() -> tuple[Run, TrainConfig]:
+            nonlocal weights
             check_shares(config, world)
-            run, resolved, data = open_run(config, device)
+            run, resolved, data, weights = open_run(config, device)
             stack.enter_context(run.held())
             splits.update(data)
             return run, resolved
@@ -78,7 +81,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
                 splits.update(open_data(resolved))
         try:
             with algorithms(benchmark=resolved.cudnn_benchmark, deterministic=resolved.deterministic):
-                Trainer(run, resolved, splits, device, console or Console(), world).fit()
+                Trainer(run, resolved, splits, device, console or Console(), world, weights).fit()
         except torch.OutOfMemoryError as error:
             raise ValueError(out_of_memory(resolved, device, world)) from error
     return run
@@ -110,13 +113,14 @@ class Trainer:
         device: torch.device,
         console: Console,
         world: World,
+        weights: InitialWeights | None,
     ) -> None:
         self.run, self.config, self.splits, self.device, self.console = run, config, splits, device, console
         self.world = world
         if device.type == "cpu":
             keep_freed_memory()
         begun = config.resume and run.checkpoint("last").exists()  # its weights will be those of the run
-        self.model = build_network(config, splits["train"].num_classes, device, world, start=not begun)
+        self.model = build_network(config, splits["train"].num_classes, device, world, start=not begun, weights=weights)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.preprocess = Preprocess(
             config.mean,

@@ -29,7 +29,7 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    write_json(path, 1)
+    write_json(path, {"a": 1})
 
     def fail_halfway() -> None:
         with replacing(path) as temporary:
@@ -38,7 +38,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
 
     with pytest.raises(OSError, match="No space"):
         fail_halfway()
-    assert read_json(path) == 1
+    assert read_json(path) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
 
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastlt.checkpoints.names import find_head, guess_backbone, match, our_name, resembling, unmatched
-from fastlt.checkpoints.reading import Checkpoint, Slot, find_slots, name_slots, read_checkpoint, read_folder
+from fastlt.checkpoints.names import find_head, match, unmatched
+from fastlt.checkpoints.reading import Checkpoint, TensorPlace, find_places, name_places, read_checkpoint, read_folder
+from fastlt.checkpoints.recognition import guess_backbone, resembling, torchvision_name
 from fastlt.checkpoints.shards import read_shard, write_shard
 from fastlt.checkpoints.writing import default_output, index_with, key_of, write_pickled
 from fastlt.models import LinearHead, create_model
@@ -41,16 +42,20 @@ def resnet(name: str = "resnet8", num_classes: int = 2) -> dict[str, Tensor]:
     ],
 )
 def test_names_of_transformers_are_torchvisions(theirs: str, ours: str) -> None:
-    assert our_name(theirs) == ours
+    assert torchvision_name(theirs) == ours
 
 
 def test_prefixes_go_where_most_names_share_them() -> None:
-    assert list(name_slots([numbers("module._orig_mod.a", "module._orig_mod.b")])) == ["a", "b"]
-    assert list(name_slots([numbers("module.a", "module.b", "loss.w")])) == ["a", "b", "loss.w"]
-    assert list(name_slots([numbers("module.a", "b")])) == ["module.a", "b"]
-    assert list(name_slots([numbers("module.a", "module.b", "a")])) == ["module.a", "module.b", "a"]  # else one is lost
-    slots = name_slots([numbers("model.a") | {"epoch": 3}, numbers("b")])
-    assert {name: slot.key for name, slot in slots.items()} == {"a": "model.a", "b": "b"}
+    assert list(name_places([numbers("module._orig_mod.a", "module._orig_mod.b")])) == ["a", "b"]
+    assert list(name_places([numbers("module.a", "module.b", "loss.w")])) == ["a", "b", "loss.w"]
+    assert list(name_places([numbers("module.a", "b")])) == ["module.a", "b"]
+    assert list(name_places([numbers("module.a", "module.b", "a")])) == [
+        "module.a",
+        "module.b",
+        "a",
+    ]  # else one is lost
+    places = name_places([numbers("model.a") | {"epoch": 3}, numbers("b")])
+    assert {name: place.key for name, place in places.items()} == {"a": "model.a", "b": "b"}
 
 
 def test_the_average_comes_first_and_the_weights_before_what_stands_beside_them(
@@ -58,15 +63,15 @@ def test_the_average_comes_first_and_the_weights_before_what_stands_beside_them(
 ) -> None:
     content = {"best": torch.tensor(0.5), "state_dict": numbers("plain"), "model_ema": {"module": numbers("mean")}}
     with caplog.at_level("INFO"):
-        assert list(find_slots(HERE, content)) == ["mean"]
-    assert "the weights of model_ema; those of state_dict stay as they are" in caplog.text
+        assert list(find_places(HERE, content)) == ["mean"]
+    assert "took the averaged weights in model_ema, not those in state_dict" in caplog.text
     released = {"feat_model": numbers("module.a"), "classifier": numbers("module.fc.weight")}
-    assert list(find_slots(HERE, {"state_dict_best": released, "acc": 0.5})) == ["a", "fc.weight"]
-    assert list(find_slots(HERE, released)) == ["a", "fc.weight"]
+    assert list(find_places(HERE, {"state_dict_best": released, "acc": 0.5})) == ["a", "fc.weight"]
+    assert list(find_places(HERE, released)) == ["a", "fc.weight"]
     nothings: list[Any] = [{"model": {}}, {"feat_model": {}}, {"epoch": 3}, [torch.zeros(1)]]
     for nothing in nothings:
         with pytest.raises(ValueError, match=r"^net\.pth: .*\b(dict of (model|feat_model|epoch)|list)\b"):
-            find_slots(HERE, nothing)
+            find_places(HERE, nothing)
 
 
 def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> None:
@@ -75,13 +80,13 @@ def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match=r"one\.safetensors: "):
         read_shard(tmp_path / "one.safetensors")
     save_file(numbers("a"), tmp_path / "one.safetensors")
-    assert list(read_folder(tmp_path).slots) == ["a"]
+    assert list(read_folder(tmp_path).places) == ["a"]
     save_file(numbers("b"), tmp_path / "two.safetensors")
     with pytest.raises(ValueError, match=rf"^{tmp_path}: .*one\.safetensors, two\.safetensors"):
         read_folder(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors"}}))
-    assert list(read_folder(tmp_path).slots) == ["b"]
+    assert list(read_folder(tmp_path).places) == ["b"]
     index.write_text(json.dumps({"weight_map": {"b": "two.safetensors", "c": "three.safetensors"}}))
     with pytest.raises(FileNotFoundError, match=rf"^{tmp_path}: .*three\.safetensors.*\b1 of .*\b2 shards"):
         read_folder(tmp_path)
@@ -91,7 +96,7 @@ def test_a_folder_holds_one_checkpoint_whole_or_in_shards(tmp_path: Path) -> Non
             read_folder(tmp_path)
     save_file(numbers("c"), tmp_path / "model.safetensors")
     (tmp_path / "preprocessor_config.json").write_text('{"size": 8}')
-    assert list(read_checkpoint(tmp_path).slots) == ["c"]
+    assert list(read_checkpoint(tmp_path).places) == ["c"]
     assert read_folder(tmp_path).settings == {"preprocessor_config": {"size": 8}}
 
 
@@ -185,7 +190,7 @@ def test_a_long_list_goes_into_a_file(
     count: int, named: int, file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = unmatched(HERE, {}, "resnet8", [f"k{place:02}" for place in range(count)], [], [])
+    text = unmatched(HERE, "resnet8", missing=[f"k{place:02}" for place in range(count)], remedy="--backbone")
     assert (f"k{named - 1:02}" in text, f"k{named:02}" in text) == (True, False)
     assert ((tmp_path / "net.unmapped.txt").is_file(), f"and {count - named} more" in text) == (file, file)
 
@@ -240,7 +245,7 @@ def test_a_folders_output_is_a_folder_beside_it(tmp_path: Path) -> None:
 def test_a_pickled_file_keeps_its_order_and_the_input_its_numbers(wrapped: bool, tmp_path: Path) -> None:
     inner = {"module.a": torch.zeros(1), "module.fc.weight": torch.ones(2, 3), "module.z": torch.zeros(2)}
     content = {"epoch": 3, "state_dict": inner} if wrapped else inner
-    source = Checkpoint(path=tmp_path / "in.pth", slots=find_slots(HERE, content), content=content)
+    source = Checkpoint(path=tmp_path / "in.pth", places=find_places(HERE, content), content=content)
     assert key_of(source, "fc.bias") == "module.fc.bias"
     write_pickled(source, {"fc.weight": torch.full((2, 3), 2.0), "fc.bias": torch.tensor([3.0, 4.0])}, tmp_path / "out")
     written = torch.load(tmp_path / "out", weights_only=True)
@@ -263,7 +268,7 @@ def test_a_file_says_which_network_it_is_of(tmp_path: Path) -> None:
     found = read_checkpoint(tmp_path / "net.pth")
     assert found.settings == {"config": {"architecture": "resnet50"}}
     assert found.zipped
-    assert found.slots == {"a": Slot(found.content["state_dict"], "a")}
+    assert found.places == {"a": TensorPlace(found.content["state_dict"], "a")}
     save_file(numbers("a"), tmp_path / "net.safetensors")
     assert read_checkpoint(tmp_path / "net.safetensors").content is None
     torch.save(numbers("a"), tmp_path / "old.pth", _use_new_zipfile_serialization=False)

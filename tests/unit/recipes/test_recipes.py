@@ -33,7 +33,7 @@ SETTINGS = {
     "glyphs_lt": "c007ff0c0e8f92ff",
     "imagenet_lt": "bec786684b43b2e6",
     "inat2018": "4789ef4d0e4d6d77",
-    "places_lt": "4eac916e8553e132",
+    "places_lt": "5443138ca625d94b",
     "cifar10_lt": "cf506983259640d5",
     "cifar100_lt": "d3e157390f58b399",
     "folder": "9bdf344361e4dd9c",

@@ -1,16 +1,11 @@
 """What a training starts from, which parts of the network it trains, and how batch norm behaves meanwhile."""
 
 import dataclasses
-import logging
-import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fastlt.checkpoints import native
-from fastlt.checkpoints.start import start_from
 from fastlt.config import TrainConfig
 from fastlt.models import create_model
 from fastlt.models.batch_norm import GhostBatchNorm2d, use_ghost_batch_norm
@@ -18,86 +13,6 @@ from fastlt.runtime.distributed import World
 from fastlt.training.network import build_network, freeze, is_part, make_optimizer, parameter_groups, set_training_mode
 
 CPU = torch.device("cpu")
-
-
-def saved(path: Path, num_classes: int = 7, backbone: str = "resnet8") -> dict[str, torch.Tensor]:
-    """Write a network's weights in torchvision's layout, which lacks the counters in older files."""
-    torch.manual_seed(3)
-    tensors = {k: v for k, v in create_model(backbone, num_classes).state_dict().items() if "tracked" not in k}
-    if path.suffix == ".safetensors":
-        native.save(path, tensors)
-    else:
-        torch.save(tensors, path)
-    return tensors
-
-
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_a_start_takes_backbone_and_head(name: str, tmp_path: Path) -> None:
-    tensors = saved(tmp_path / name)
-    model = create_model("resnet8", 7)
-    start_from(model, tmp_path / name)
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in tensors.items())
-
-
-def test_a_head_for_other_classes_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tensors = saved(tmp_path / "weights.pth", num_classes=1000)
-    model = create_model("resnet8", 7)
-    before = model.fc.weight.detach().clone()
-    with caplog.at_level(logging.INFO, logger="fastlt"):
-        start_from(model, tmp_path / "weights.pth")
-    assert torch.equal(model.fc.weight, before)
-    assert torch.equal(model.conv1.weight, tensors["conv1.weight"])
-    assert "its head is for 1000 classes; ours for 7 classes starts anew" in caplog.text
-
-
-def test_wrapped_files_of_parallel_training_are_understood(tmp_path: Path) -> None:
-    tensors = saved(tmp_path / "weights.pth")
-    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "wrapped.pth")
-    model = create_model("resnet8", 7)
-    start_from(model, tmp_path / "wrapped.pth")
-    assert torch.equal(model.fc.weight, tensors["fc.weight"])
-
-
-def test_files_that_cannot_be_a_start_are_named(tmp_path: Path) -> None:
-    saved(tmp_path / "resnet10.pth", backbone="resnet10")
-    (tmp_path / "text.pth").write_text("not a checkpoint")
-    torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    torch.save({"weights": Path("x")}, tmp_path / "objects.pth")
-    model = create_model("resnet8", 7)
-    for name, error, message in (
-        ("resnet10.pth", ValueError, r"not expected \(layer4.*conv1\.weight is"),
-        ("text.pth", ValueError, r"\.pth .*\.safetensors"),
-        ("empty.pth", ValueError, "dict of epoch"),
-        ("objects.pth", ValueError, "Python objects"),
-        ("absent.pth", FileNotFoundError, ""),
-        ("", ValueError, "folder"),
-    ):
-        with pytest.raises(error, match=f"^--init: .*{re.escape(str(tmp_path / name))}.*{message}") as raised:
-            start_from(model, tmp_path / name)
-        assert "\n" not in str(raised.value)
-
-
-def test_position_embeddings_of_another_image_size_are_resampled(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("timm")
-    theirs = create_model("timm:vit_tiny_patch16_224", 7).state_dict()
-    theirs["trunk.pos_embed"][0, 1:] = torch.arange(14.0).repeat_interleave(14)[:, None]  # the row of the patch
-    torch.save(theirs, tmp_path / "vit.pth")
-    model = create_model("timm:vit_tiny_patch16_224", 7, 64)
-    with caplog.at_level(logging.INFO, logger="fastlt"):
-        start_from(model, tmp_path / "vit.pth")
-    assert "position embeddings resampled from images of 224 pixels to 64" in caplog.text
-    ours = model.state_dict()
-    assert torch.equal(ours["trunk.pos_embed"][:, 0], theirs["trunk.pos_embed"][:, 0])
-    rows = ours["trunk.pos_embed"][0, 1:].unflatten(0, (4, 4))
-    torch.testing.assert_close(rows, rows[:, :1, :1].expand_as(rows))
-    assert (rows[1:] > rows[:-1] + 2).all()
-    assert torch.equal(ours["trunk.blocks.0.attn.qkv.weight"], theirs["trunk.blocks.0.attn.qkv.weight"])
-    theirs["trunk.pos_embed"] = theirs["trunk.pos_embed"][:, 1:]
-    torch.save(theirs, tmp_path / "vit.pth")
-    with pytest.raises(ValueError, match=r"^--init: .*pos_embed .*\[1, 196, 192\].*\[1, 17, 192\].*\b64\b.*\b224\b"):
-        start_from(model, tmp_path / "vit.pth")
 
 
 def test_only_the_named_parts_are_trained() -> None:

@@ -1,0 +1,129 @@
+"""Recognise the network that a checkpoint is of, by what its config.json says or by its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import Network, create_model, in_head
+from ..models.resnet import SPECS, ResNetSpec
+
+COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
+USUAL = ("in_chans", 3)
+
+# The names of transformers' ResNetForImageClassification
+_STEM = re.compile(r"^resnet\.embedder\.embedder\.(convolution|normalization)\.(\w+)$")
+_SHORTCUT = re.compile(r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(\w+)$")
+_LAYER = re.compile(
+    r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(\w+)$"
+)
+
+
+def torchvision_name(name: str) -> str:
+    """Translate transformers' ResNet names to torchvision's; any other name stays."""
+    if match := _STEM.match(name):
+        return f"{'conv1' if match[1] == 'convolution' else 'bn1'}.{match[2]}"
+    if match := _SHORTCUT.match(name):
+        place = 0 if match[3] == "convolution" else 1
+        return f"layer{int(match[1]) + 1}.{match[2]}.downsample.{place}.{match[4]}"
+    if match := _LAYER.match(name):
+        part = "conv" if match[4] == "convolution" else "bn"
+        return f"layer{int(match[1]) + 1}.{match[2]}.{part}{int(match[3]) + 1}.{match[5]}"
+    return name
+
+
+def outline(backbone: str, image_size: int | None = None) -> Network:
+    """Return a network with a head of two classes, without memory if it is one of ours."""
+    if backbone.startswith("timm:"):
+        return create_model(backbone, 2, image_size)  # timm does not build every network without memory
+    with torch.device("meta"):
+        return create_model(backbone, 2)
+
+
+def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """Return the network that config.json names, or the ResNet whose tensors have these names and shapes.
+
+    Args:
+        path: The checkpoint, for messages.
+        tensors: Its tensors by name.
+        settings: Its config.json.
+
+    Raises:
+        ValueError: There is none.
+    """
+    config = settings.get("config", {})
+    architecture = config.get("architecture")
+    name = architecture.removeprefix("timm:").partition(".")[0] if isinstance(architecture, str) else ""
+    arguments = config.get("model_args") or {}
+    if unusual := {key: value for key, value in arguments.items() if not is_usual(key, value)}:
+        raise ValueError(
+            f"{path}: got a config.json that builds {architecture} with model_args {unusual}; expected none that "
+            "change the network; use fastlt.rebalance_model from Python"
+        )
+    if name.lower() in SPECS and config.get("global_pool", "avg") == "avg":
+        return name.lower()
+    if not name and config.get("model_type") == "resnet":
+        return transformers_backbone(path, config)
+    like = resembling(tensors)
+    if name:
+        try:
+            outline(f"timm:{name}")
+        except ValueError as error:
+            # A network that pools otherwise has the same tensors: the user must say whether it does
+            if like is None:
+                raise
+            raise ValueError(
+                f"--backbone: got none, and {path} names {architecture!r}, which cannot be built ({error}); expected a "
+                f"network that can; its tensors are those of {like}: give --backbone {like} if it is one"
+            ) from error
+        return f"timm:{name}"
+    if like is None:
+        raise ValueError(
+            f"--backbone: got none, and the tensors of {path} match none of {', '.join(SPECS)}; expected the name of "
+            "its network; give timm:NAME for timm's, or use fastlt.rebalance_model from Python"
+        )
+    return like
+
+
+def is_usual(argument: str, value: Any) -> bool:
+    """Say whether one of timm's arguments leaves the network as it is, or is checked later, as pool and size are."""
+    return argument in ("num_classes", "global_pool", "img_size") or "drop" in argument or (argument, value) == USUAL
+
+
+def resembling(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the ResNet whose tensors have these names and shapes, or None."""
+    shapes = {torchvision_name(key): tuple(value.shape) for key, value in tensors.items() if not key.endswith(COUNTER)}
+    for name in SPECS:
+        state = outline(name).state_dict()
+        expected = {k: tuple(v.shape) for k, v in state.items() if not in_head(k) and not k.endswith(COUNTER)}
+        if expected.items() <= shapes.items() and sum(key.startswith("layer") for key in shapes) == sum(
+            key.startswith("layer") for key in expected
+        ):
+            return name
+    return None
+
+
+def transformers_backbone(path: Path, config: Mapping[str, Any]) -> str:
+    """Return the ResNet that a transformers config describes."""
+    basic = config.get("layer_type", "bottleneck") == "basic"
+    expansion = 1 if basic else 4
+    spec = ResNetSpec(
+        blocks=tuple(config.get("depths", ())),
+        widths=tuple(width // expansion for width in config.get("hidden_sizes", ())),
+        bottleneck=not basic,
+    )
+    plain = not config.get("downsample_in_bottleneck") and not config.get("downsample_in_first_stage")
+    plain = plain and config.get("hidden_act", "relu") == "relu"
+    for name, ours in SPECS.items():
+        if ours == spec and plain and config.get("embedding_size", 64) == 64:
+            return name
+    raise ValueError(
+        f"{path}: got a config.json of a ResNet with depths {config.get('depths')} and widths "
+        f"{config.get('hidden_sizes')} that fastlt does not have; expected one of {', '.join(SPECS)}; use "
+        "fastlt.rebalance_model from Python"
+    )
