@@ -1,0 +1,81 @@
+"""Every message that can reach a user stands in `tests/errors.txt` for review, and errors have one form.
+
+`python -m pytest tests/unit/test_errors.py --write-errors` writes the file anew.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "errors.txt"
+ERRORS = {"ValueError", "FileNotFoundError", "OSError", "fail"}
+NAME = r"(--[a-z0-9-]+|\{.+?\}|[A-Z]{3,}|[a-z_]+)"
+FORM = re.compile(rf"{NAME}(,? {NAME})*: [^A-Z\s].*[^.\s]")
+FREE: dict[str, str] = {}
+"""Messages of another form, by their start, and why."""
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+FILES = {path: parsed(path) for path in sorted((ROOT / "fastlt").rglob("*.py"))}
+FUNCTIONS = {node.name: node for tree in FILES.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def assigned(scope: ast.AST) -> dict[str, ast.expr]:
+    """Return what a function sets its names to, where that is once."""
+    values: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            values.setdefault(node.targets[0].id, []).append(node.value)
+    return {name: found[0] for name, found in values.items() if len(found) == 1}
+
+
+def templates(node: ast.expr, names: dict[str, ast.expr]) -> Iterator[str]:
+    """Yield the texts that an expression can make, with what is known only at run time in braces."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        values = (part.value if isinstance(part, ast.FormattedValue) else part for part in node.values)
+        yield "".join(part.value if isinstance(part, ast.Constant) else f"{{{ast.unparse(part)}}}" for part in values)
+    elif isinstance(node, ast.IfExp):
+        yield from templates(node.body, names)
+        yield from templates(node.orelse, names)
+    elif isinstance(node, ast.Name) and node.id in names:
+        yield from templates(names[node.id], {})
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+        function = FUNCTIONS[node.func.id]
+        for inner in ast.walk(function):
+            if isinstance(inner, ast.Return) and inner.value:
+                yield from templates(inner.value, assigned(function))
+
+
+def messages(tree: ast.Module) -> Iterator[str]:
+    """Yield the templates of all messages of a module: of its errors, and of its warnings after `warning: `."""
+    for scope in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for node in ast.walk(scope):
+            call = getattr(node, "exc", None) or (node.value if isinstance(node, ast.Expr) else None)
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            name = ast.unparse(call.func)
+            if name in ERRORS or name == "log.warning":
+                text = call.args[1 if name == "OSError" and len(call.args) > 1 else 0]
+                kind = "warning: " if name == "log.warning" else ""
+                yield from (f"{kind}{template}" for template in templates(text, assigned(scope)))
+
+
+MESSAGES = {path.relative_to(ROOT).as_posix(): sorted(set(messages(tree))) for path, tree in FILES.items()}
+
+
+def test_all_messages_are_in_the_file_for_review(request: pytest.FixtureRequest) -> None:
+    text = "\n".join("\n    ".join([name, *lines]) + "\n" for name, lines in MESSAGES.items() if lines)
+    if request.config.getoption("--write-errors", default=False):
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert GOLDEN.read_text(encoding="utf-8") == text, (
+        "review, then run this with --write-errors"
+    )
