@@ -76,6 +76,4 @@ def test_all_messages_are_in_the_file_for_review(request: pytest.FixtureRequest)
     text = "\n".join("\n    ".join([name, *lines]) + "\n" for name, lines in MESSAGES.items() if lines)
     if request.config.getoption("--write-errors", default=False):
         GOLDEN.write_text(text, encoding="utf-8")
-    assert GOLDEN.read_text(encoding="utf-8") == text, (
-        "review, then run this with --write-errors"
-    )
+    assert GOLDEN.read_text(encoding="utf-8") == text, "review, then run this with --write-errors"
