@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .config import LOSSES
+
 # Shapes: B batch, C classes; leading dimensions ("...") hold classifiers that are trained side by side.
 
 CB_BETA, CB_GAMMA = 0.9999, 0.5  # effective number of samples and focus, as Cui et al. use them for many classes
@@ -66,7 +68,7 @@ def batch_loss(
         elif name == "ldam":
             logits, weights = margins(logits, target, class_counts, epoch_fraction)
         else:
-            raise ValueError(f"--loss: got {name!r}; expected cross_entropy, balanced_softmax, cb_focal or ldam")
+            raise ValueError(f"--loss: got {name!r}; expected one of {', '.join(LOSSES)}; choose one of them")
     flat = F.cross_entropy(
         logits.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=label_smoothing
     ).view(target.shape)

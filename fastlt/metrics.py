@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .config import SHOT_GROUPS
+
 # Shapes: N samples, C classes, R bootstrap resamples.
 
 MANY, FEW = 100, 20
@@ -41,7 +43,8 @@ def shot_groups(class_counts: ArrayLike, many: int = MANY, few: int = FEW) -> di
     if few > many + 1:
         raise ValueError(f"few: got {few} with many={many}; the groups overlap: expected few <= many + 1")
     counts = np.asarray(class_counts)
-    return {"many": counts > many, "medium": (counts >= few) & (counts <= many), "few": counts < few}
+    masks = counts > many, (counts >= few) & (counts <= many), counts < few
+    return dict(zip(SHOT_GROUPS, masks, strict=True))
 
 
 def class_hits(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -123,7 +123,7 @@ def described(command: type[Any]) -> type[Any]:
     fields = []
     for field in dataclasses.fields(command):
         about = tyro.conf.arg(
-            help=texts.get(field.name),
+            help=field.metadata.get("help", texts.get(field.name)),
             metavar=metavar(hints[field.name]),
             help_behavior_hint=lambda default: "" if default in UNSAID else f"(default: {default})",
         )

@@ -16,9 +16,23 @@ LOADERS = ("auto", "memory", "dali", "pillow", "device")
 PRECISIONS = ("auto", "fp32", "bf16")
 INTERPOLATIONS = ("bilinear", "bicubic")
 PROTOCOLS = ("paper", "released")
-METHODS = ("tau", "crt", "lws", "ncm", "logit_adjustment", "los", "max_norm", "cosine")
+METHODS = {
+    "tau": "W / ||W||^tau without a bias",
+    "crt": "a new classifier, trained on class-balanced draws",
+    "lws": "one learned scale a class",
+    "ncm": "nearest class mean",
+    "logit_adjustment": "b - strength log(prior)",
+    "los": "retrained with label smoothing only",
+    "max_norm": "retrained within a ball, with weight decay",
+    "cosine": "retrained on unit vectors",
+}
+"""The rebalancing methods, and what help says of them; `rebalancing.methods.registry` has the code of each."""
 RENAMED = {"trunk_lr": "backbone_lr"}  # in config.json files of before
-GROUPS = ("all", "class_mean", "many", "medium", "few")
+LOSSES = ("cross_entropy", "balanced_softmax", "cb_focal", "ldam")
+SHOT_GROUPS = ("many", "medium", "few")
+"""Classes by their training images, as `metrics.shot_groups` splits them."""
+GROUPS = ("all", "class_mean", *SHOT_GROUPS)
+"""Whose accuracy is reported and may decide a choice."""
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

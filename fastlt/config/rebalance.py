@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from .base import GROUPS, LOADERS, METHODS, PROTOCOLS, Config, check_choice, check_range, number_from_zero
+from .base import GROUPS, LOADERS, LOSSES, METHODS, PROTOCOLS, Config, check_choice, check_range, number_from_zero
 
 FEATURES = ("cached", "live")
 FEATURE_PRECISIONS = ("fp32", "bf16")
 FINE_TUNE = ("classifier", "last_block", "all")
-LOSSES = ("cross_entropy", "balanced_softmax", "cb_focal", "ldam")
 SELECT_ON = ("val", "folds", "test")
+METHOD_HELP = "".join(f"{name}: {text}; " for name, text in METHODS.items()) + "all: all of them."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RebalanceConfig(Config):
     """Stage 2: rebalance the linear classifier of a trained network; the backbone stays as it is."""
 
-    method: str = "tau"
-    """tau: W / ||W||^tau without a bias; crt: a new classifier, trained on class-balanced draws; lws: one learned scale
-    a class; ncm: nearest class mean; logit_adjustment: b - strength log(prior); los: retrained with label smoothing
-    only; max_norm: retrained within a ball, with weight decay; cosine: retrained on unit vectors; all: all of them."""
+    method: str = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
+    """A rebalancing method, or all of them."""
     tau: str = "auto"
     """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the best on val, exactly; learned:
     by cross entropy on class-balanced draws of the training features."""
@@ -129,7 +127,7 @@ class RebalanceConfig(Config):
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods that are fitted: the one that is named, or all."""
-        return METHODS if self.method == "all" else (self.method,)
+        return tuple(METHODS) if self.method == "all" else (self.method,)
 
     @property
     def selection_split(self) -> str:

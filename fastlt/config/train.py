@@ -11,6 +11,7 @@ from pathlib import Path
 from .base import (
     INTERPOLATIONS,
     LOADERS,
+    LOSSES,
     PRECISIONS,
     PROTOCOLS,
     SAMPLINGS,
@@ -21,7 +22,6 @@ from .base import (
     is_changeable,
 )
 
-LOSSES = ("cross_entropy", "cb_focal", "ldam", "balanced_softmax")
 BATCH_NORMS = ("train", "frozen")
 RELEASED_SAMPLES_PER_CLASS = 4
 PREFETCH = 2

@@ -10,12 +10,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..config import SHOT_GROUPS
 from ..files import read_json
 
 SCHEMA = 1
-GROUP_NAMES = ("many", "medium", "few")
-ACCURACIES = (*GROUP_NAMES, "class_mean", "all")
-DETAILS = ("f1", "ece", *GROUP_NAMES, "nll")
+ACCURACIES = (*SHOT_GROUPS, "class_mean", "all")
+DETAILS = ("f1", "ece", *SHOT_GROUPS, "nll")
 DETAILS_NOTE = (
     "f1: macro F1, %; ece: calibration error in points, 15 bins of equal mass, then by group; "
     "nll: mean negative log likelihood, nats"
@@ -104,7 +104,7 @@ class Result:
     def details(self) -> list[str]:
         """Return the figures that `DETAILS` names, as text."""
         errors = self.ece or {}
-        cells = [self.macro_f1, *(errors.get(name) for name in ("all", *GROUP_NAMES))]
+        cells = [self.macro_f1, *(errors.get(name) for name in ("all", *SHOT_GROUPS))]
         texts = ["-" if cell is None else f"{cell:.1f}" for cell in cells]
         return [*texts, "-" if self.nll is None else f"{self.nll:.3f}"]
 

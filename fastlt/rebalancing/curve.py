@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..config import GROUPS
+from ..config import GROUPS, SHOT_GROUPS
 from ..metrics import shot_groups
 from ..ops import prior_intervals, tau_intervals
 
@@ -166,7 +166,7 @@ class TauCurve:
         """Sample weights [N] of a group, or of the groups whose harmonic mean is asked for."""
         if name not in (*GROUPS, HARMONIC):
             raise ValueError(f"group must be one of {', '.join((*GROUPS, HARMONIC))}; got {name!r}")
-        wanted = [group for group in (GROUPS[2:] if name == HARMONIC else (name,)) if group in self.groups]
+        wanted = [group for group in (SHOT_GROUPS if name == HARMONIC else (name,)) if group in self.groups]
         if not wanted:
             raise ValueError(f"group {name!r} has no sample in this split; it has {', '.join(self.groups) or 'none'}")
         return [self.sample_weights[group] for group in wanted]

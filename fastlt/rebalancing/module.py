@@ -42,7 +42,7 @@ def rebalance_model(
         val: Validation images, on which settings are chosen.
         head: Name of the last linear layer, as in `model.named_modules()`; default the one whose output the network
             returns.
-        method: tau, crt, lws, ncm, logit_adjustment, los, max_norm or cosine.
+        method: One of `fastlt.config.METHODS`.
         **options: Settings of `RebalanceConfig`, for example `tau=0.7`.
 
     Raises:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import SHOT_GROUPS
 from ..evaluation.classifier import Classifier
-from ..evaluation.results import GROUP_NAMES, Results
+from ..evaluation.results import Results
 from ..rebalancing import tau_curve
 from ..run import Run
 from . import plots
@@ -84,7 +85,7 @@ def by_group(it: Material) -> Figure:
     plots.accuracy_by_group(path, rows)
     numbers = "; ".join(
         f"{name.replace('_', ' ')} "
-        + ", ".join(f"{key} {value.value:.1f}" for key in (*GROUP_NAMES, "all") if (value := getattr(row, key)))
+        + ", ".join(f"{key} {value.value:.1f}" for key in (*SHOT_GROUPS, "all") if (value := getattr(row, key)))
         for name, row in rows.items()
     )
     return Figure(
@@ -136,7 +137,7 @@ def by_tau(it: Material) -> Figure:
     split = "val" if "val" in store.names else it.split
     features, labels = store.split(split).tensors(store.device)
     curve = tau_curve(store.head, features, labels, it.counts)
-    shown = [name for name in (*GROUP_NAMES, "all") if name in curve.groups]
+    shown = [name for name in (*SHOT_GROUPS, "all") if name in curve.groups]
     values = {name: (curve.value(TAUS, name), *curve.band(TAUS, name, num_resamples=NUM_RESAMPLES)) for name in shown}
     best = curve.best("all", low=float(TAUS[0]), high=float(TAUS[-1]))
     path = it.folder / "accuracy_by_tau.png"
@@ -156,7 +157,7 @@ def tail_errors(it: Material) -> Figure:
     """What images of the smallest classes are taken for."""
     title = "What the tail is taken for"
     labels = it.before.predictions(it.split).labels
-    present = [name for name in GROUP_NAMES if it.groups[name][labels].any()]
+    present = [name for name in SHOT_GROUPS if it.groups[name][labels].any()]
     if len(present) < 2:
         return Figure(title=title, caption=f"Not drawn: all images of {it.split} are of classes of one group.")
     group = present[-1]
@@ -166,7 +167,7 @@ def tail_errors(it: Material) -> Figure:
         mine = it.groups[group][said.labels]
         wrong = said.classes[mine & ~said.right]
         shares[part.method] = {"right": 100 * float(said.right[mine].mean())} | {
-            name: 100 * float(it.groups[name][wrong].sum() / mine.sum()) for name in GROUP_NAMES
+            name: 100 * float(it.groups[name][wrong].sum() / mine.sum()) for name in SHOT_GROUPS
         }
     path = it.folder / "tail_errors.png"
     plots.tail_errors(path, shares, group)

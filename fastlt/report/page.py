@@ -9,7 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, GROUP_NAMES, Accuracy, Result, Results
+from ..config import SHOT_GROUPS
+from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results
 from ..files import replacing
 from .figures import Figure, Material
 from .plots import dark_variant
@@ -68,7 +69,7 @@ def headline(it: Material) -> list[dict[str, str]]:
         return []
     old, new = it.results.find(it.before.method, it.split), it.results.find(it.after.method, it.split)
     cards = []
-    for name in ("all", *GROUP_NAMES):
+    for name in ("all", *SHOT_GROUPS):
         first, last = getattr(old, name), getattr(new, name)
         if first is not None and last is not None:
             change = f"{last.value - first.value:+.1f}".replace("-", "−")

@@ -13,6 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ..config import SHOT_GROUPS
 from ..files import replacing
 from ..runtime.log import log
 
@@ -107,7 +108,7 @@ class TrainingLog:
         with self.metrics.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
         val = record["val"]
-        shots = "  ".join(f"{name} {val[name]:.1f}" for name in ("many", "medium", "few") if val[name] is not None)
+        shots = "  ".join(f"{name} {val[name]:.1f}" for name in SHOT_GROUPS if val[name] is not None)
         log.info(
             "epoch %d/%d  loss %.3f  train %.1f %%  val %.1f %% (%s)  waited for data %.0f %%",
             record["epoch"],

@@ -19,7 +19,7 @@ class Method:
     """A rebalancing method."""
 
     name: str
-    """As in `config.METHODS`."""
+    """Its name in `config.METHODS`."""
     fit: Callable[[Problem, RebalanceConfig], Rebalanced]
     """Makes the rebalanced head."""
     uses_training_features: Callable[[RebalanceConfig], bool] = lambda config: True

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...evaluation.results import GROUP_NAMES, Result
+from ...config import SHOT_GROUPS
+from ...evaluation.results import Result
 from .theme import Theme, themed
 
 # Shapes: C classes, T taus.
@@ -27,7 +28,7 @@ def accuracy_by_group(figure: Figure, theme: Theme, results: Mapping[str, Result
         results: Classifier -> its result on one split.
     """
     axes = figure.subplots()
-    shown = (*GROUP_NAMES, "all")
+    shown = (*SHOT_GROUPS, "all")
     for offset, name in enumerate(shown):
         points = [
             (row + (offset - 1.5) * 0.14, accuracy)
@@ -124,7 +125,7 @@ def training_curves(figure: Figure, theme: Theme, records: Sequence[Mapping[str,
     if losses:
         above.plot(*zip(*losses, strict=True), color=theme.ink, marker=marker)
     above.set(ylabel="training loss", ylim=(0, None))
-    for name in (*GROUP_NAMES, "all"):
+    for name in (*SHOT_GROUPS, "all"):
         points = [
             (record["epoch"], record["val"][name])
             for record in records

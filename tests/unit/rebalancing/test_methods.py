@@ -68,12 +68,12 @@ def class_mean(head: LinearHead) -> float:
 
 
 def test_every_method_has_one_row_and_its_name_in_config() -> None:
-    assert tuple(row.name for row in ROWS) == tuple(REGISTRY) == METHODS
+    assert tuple(row.name for row in ROWS) == tuple(REGISTRY) == tuple(METHODS)
 
 
 def test_all_fits_every_method_and_each_helps_the_tail(problem: Problem) -> None:
     made = fit(problem, RebalanceConfig(method="all", **SETTINGS))
-    assert tuple(made) == METHODS
+    assert tuple(made) == tuple(METHODS)
     joint = class_mean(problem.head)
     for name, each in made.items():
         assert class_mean(each.head) > joint + 0.02, name
