@@ -1,4 +1,4 @@
-"""The DALI loader: decodes and resamples in DALI's threads or on the GPU, and gets over files that DALI cannot read."""
+"""The DALI loader: decodes and resamples in DALI's threads or on the GPU, and replaces files that DALI cannot read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ from ..dataset import LongTailedDataset
 from ..index import cache_dir
 from .base import Batch, PlannedLoader, Tuning
 from .dali_graph import DaliBatch, Decoded, ImagePipeline
-from .plan import EvalPlan, Plan, UnreadableImageError, Work, read_image
+from .plan import EvalPlan, Plan, Work, read_or_reason
 
 # What a complete file ends with: a JPEG's end marker; the length, name and checksum of a PNG's last chunk.
 _JPEG_END = np.frombuffer(b"\xff\xd9", np.uint8)
@@ -30,8 +30,8 @@ _PNG_END = np.frombuffer(b"IEND\xaeB`\x82", np.uint8)
 class DaliLoader(PlannedLoader):
     """Streams batches out of one DALI pipeline after another.
 
-    A file that turned bad stops a pipeline. It is then looked for among the batches under way, and a new pipeline
-    starts at the batch that is due, with the file's stand-in.
+    A file that has become unreadable stops a pipeline. The loader then looks for the file among the batches under way,
+    and starts a new pipeline at the batch that is due, with the file's stand-in.
     """
 
     name: ClassVar[str] = "dali"
@@ -65,7 +65,7 @@ class DaliLoader(PlannedLoader):
 
     def _start(self, position: int, under_way: deque[Work]) -> ImagePipeline:
         """Start a pipeline at a batch; it appends what it works on to `under_way`."""
-        # DALI reads the arrays later, without a copy: they stay here until it must be done with them.
+        # DALI reads the arrays later, without a copy: they stay here until it must be done with them
         alive: deque[DaliBatch] = deque(maxlen=2 * self._tuning.prefetch + 2)
         positions = iter(range(position, len(self.plan)))
 
@@ -88,13 +88,13 @@ class DaliLoader(PlannedLoader):
             )
         except RuntimeError as error:  # its driver is too old for DALI's CUDA, for one
             raise ValueError(
-                f"--loader dali: DALI does not work on {self.device} ({first_line(error)}); see fastlt doctor, or use "
-                "--loader pillow"
+                f"--loader: got dali, which does not work on {self.device} ({first_line(error)}); see fastlt doctor, "
+                "or choose --loader pillow"
             ) from error
 
     def _feed(self, work: Work) -> DaliBatch:
-        given = self._files.encoded if self._files.packed else self._files.encoded_path
-        files = [given(index) for index in work.ids.tolist()]
+        encoded = self._files.encoded if self._files.packed else self._files.encoded_path
+        files = [encoded(index) for index in work.ids.tolist()]
         if work.boxes is not None:
             boxes = work.boxes.astype(np.float32)
             starts, extents = boxes[:, 1::-1], boxes[:, :1:-1]
@@ -107,8 +107,8 @@ class DaliLoader(PlannedLoader):
     def _check(self, work: Work, decoded: Decoded) -> dict[int, str]:
         """Return the broken samples of a batch that DALI decoded all the same.
 
-        It decodes no more of a file than the window needs, so a file may be cut short behind it. And a file of another
-        size than when it was indexed has its window in the wrong place.
+        DALI decodes no more of a file than the window needs, so a file may be cut short after that. And in a file whose
+        size has changed since it was indexed, the window is in the wrong place.
         """
         complete = (decoded.tails[:, -2:] == _JPEG_END).all(axis=1) | (decoded.tails == _PNG_END).all(axis=1)
         complete &= (decoded.sizes == self.plan.dataset.sizes[work.ids]).all(axis=1)
@@ -122,7 +122,7 @@ class DaliLoader(PlannedLoader):
     def _find_broken(self, position: int, error: RuntimeError) -> dict[int, str]:
         """Return the broken samples among the batches that a failed pipeline worked on."""
         last = min(position + self._tuning.prefetch + 1, len(self.plan))
-        works = [self.plan.work(each, self.stand_ins) for each in range(position, last)]
+        works = [self.plan.work(number, self.stand_ins) for number in range(position, last)]
         broken = self._read(set(np.concatenate([work.ids for work in works]).tolist()))
         if not broken:
             raise RuntimeError(
@@ -132,7 +132,7 @@ class DaliLoader(PlannedLoader):
         return broken
 
     def _replace(self, broken: dict[int, str]) -> None:
-        """Mark broken samples, and see to it that DALI can decode those that stand in for them."""
+        """Mark broken samples, and make sure that DALI can decode their stand-ins."""
         while broken:
             self.stand_ins.mark(broken)
             stand_ins = np.array([self.stand_ins.stand_in(index) for index in broken], np.int64)
@@ -141,17 +141,17 @@ class DaliLoader(PlannedLoader):
     def _read(self, indices: Iterable[int]) -> dict[int, str]:
         """Decode samples with Pillow and return those that it cannot decode, with the reasons."""
 
-        def why_not(index: int) -> str | None:
-            try:
-                read_image(self.plan.dataset, index)
-            except UnreadableImageError as error:
-                return str(error)
-            return None
+        def reason(index: int) -> str:
+            pixels = read_or_reason(self.plan.dataset, index)
+            return pixels if isinstance(pixels, str) else ""
 
-        ordered = sorted(indices)
-        with ThreadPoolExecutor(self._tuning.num_threads) as pool:
-            found = dict(zip(ordered, pool.map(why_not, ordered), strict=True))
-        return {index: reason for index, reason in found.items() if reason is not None}
+        return _reasons(reason, sorted(indices), num_threads=self._tuning.num_threads)
+
+
+def _reasons(reason: Callable[[int], str], indices: list[int], *, num_threads: int) -> dict[int, str]:
+    """Ask for every sample, in threads, why it is broken; leave out those that are not."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        return {index: text for index, text in zip(indices, pool.map(reason, indices), strict=True) if text}
 
 
 class NativeFiles:
@@ -194,26 +194,24 @@ class NativeFiles:
         """
         from PIL import Image
 
-        def why_not(index: int) -> str | None:
-            try:
-                pixels = read_image(self._dataset, index)
-            except UnreadableImageError as error:
-                return str(error)
+        def convert(index: int) -> str:
+            pixels = read_or_reason(self._dataset, index)
+            if isinstance(pixels, str):
+                return pixels
             with replacing(self._png(index)) as partial:
                 Image.fromarray(pixels).save(partial, format="PNG", compress_level=1)
-            return None
+            return ""
 
         foreign = np.unique(indices[~self._dataset.native[indices]]).tolist()
         missing = [index for index in foreign if not self._png(index).exists()]
         if not missing:
             return {}
-        started = time.perf_counter()
-        with ThreadPoolExecutor(num_threads) as pool:
-            found = dict(zip(missing, pool.map(why_not, missing), strict=True))
+        start_s = time.perf_counter()
+        broken = _reasons(convert, missing, num_threads=num_threads)
         log.info(
             "converted %d images that DALI does not decode as Pillow does to PNG, in %.1f s: %s",
             len(missing),
-            time.perf_counter() - started,
+            time.perf_counter() - start_s,
             self._folder,
         )
-        return {index: reason for index, reason in found.items() if reason is not None}
+        return broken

@@ -9,7 +9,7 @@ from typing import Protocol, Self, TypedDict, Unpack
 import numpy as np
 import torch
 
-from ...config import LOADERS
+from ...config import LOADERS, check_choice
 from ...config.train import HW_DECODER_LOAD, PREFETCH
 from ...runtime.log import log
 from ...runtime.machine import available_bytes, free_bytes, resolve_threads
@@ -185,21 +185,21 @@ def _open(
     input_format: InputFormat | None = None,
 ) -> Loader:
     """Choose the backend and start it."""
-    if backend not in LOADERS:
-        raise ValueError(f"--loader: got {backend!r}; expected one of {', '.join(LOADERS)}")
+    check_choice("--loader", backend, LOADERS)
     tuning = Tuning(num_threads=resolve_threads(num_threads), prefetch=prefetch, hw_decoder_load=hw_decoder_load)
     needed, free = decoded_bytes(plan), available_bytes()
     if backend == "memory" and needed > free:
         raise ValueError(
-            f"--loader memory: the decoded images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "use --loader dali or --loader pillow"
+            f"--loader: got memory for {needed / 1e9:.1f} GB of decoded images; expected at most the {free / 1e9:.1f} "
+            "GB that are free; choose --loader dali or --loader pillow"
         )
     if backend == "device":
         room = free_bytes(device)
         if needed > room:
             raise ValueError(
-                f"--loader device: the decoded images take {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB of {device} "
-                "are free; use --loader dali, or pack the images smaller: fastlt data pack --short-side"
+                f"--loader: got device for {needed / 1e9:.1f} GB of decoded images; expected at most the "
+                f"{room / 1e9:.1f} GB of {device} that are free; choose --loader dali, or pack the images smaller with "
+                "`fastlt data pack --short-side`"
             )
         return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads, input_format=input_format)
     if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
@@ -210,7 +210,7 @@ def _open(
         except (ImportError, OSError) as error:
             if backend == "dali":
                 raise ValueError(
-                    f"--loader dali: DALI cannot be imported ({error}); install nvidia-dali-cuda130, or use "
+                    f"--loader: got dali, which cannot be imported ({error}); install nvidia-dali-cuda130, or choose "
                     "--loader pillow"
                 ) from error
             log.info("no DALI (%s): Pillow decodes the images on the processor, which may not feed a GPU", error)

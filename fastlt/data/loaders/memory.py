@@ -15,7 +15,7 @@ from torch import Tensor
 from ... import _C
 from ...runtime.log import log
 from .base import Batch, PlannedLoader, ahead
-from .plan import Plan, StandIns, UnreadableImageError, Work, read_image
+from .plan import Plan, StandIns, Work, read_or_reason
 
 _DEPTH = 2
 _BLOCK = 32  # images a task: the threads' hand-overs cost as much as decoding a small image
@@ -67,43 +67,37 @@ def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Calla
 
     Args:
         plan: Says which samples.
-        stand_ins: Is told which are broken.
+        stand_ins: Takes note of the broken ones.
         num_threads: Threads that decode.
-        keep: Is given every sample and its pixels, in this thread.
+        keep: Called with every sample and its pixels, in this thread.
     """
-    num_bytes, started = decoded_bytes(plan), time.perf_counter()
+    num_bytes, start_s = decoded_bytes(plan), time.perf_counter()
     announced = num_bytes >= _ANNOUNCE_FROM_BYTES
     if announced:
-        what = f"{len(plan.samples):,} {plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
-        log.info("decoding %s into memory; --loader dali starts at once instead", what)
-    kept: set[int] = set()
+        images = f"{len(plan.samples):,} {plan.dataset.split} images ({num_bytes / 1e9:.1f} GB)"
+        log.info("decoding %s into memory; --loader dali starts at once instead", images)
+    done: set[int] = set()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="fastlt-decoder") as pool:
         missing = plan.samples.tolist()
         while missing:
             broken: dict[int, str] = {}
             blocks = [missing[at : at + _BLOCK] for at in range(0, len(missing), _BLOCK)]
             for block, decoded in zip(blocks, pool.map(functools.partial(_read, plan), blocks), strict=True):
-                for index, found in zip(block, decoded, strict=True):
-                    if isinstance(found, str):
-                        broken[index] = found
+                for index, pixels in zip(block, decoded, strict=True):
+                    if isinstance(pixels, str):
+                        broken[index] = pixels
                     else:
-                        keep(index, found)
-                        kept.add(index)
+                        keep(index, pixels)
+                        done.add(index)
             stand_ins.mark(broken)
-            missing = sorted({stand_ins.stand_in(index) for index in broken} - kept)
+            missing = sorted({stand_ins.stand_in(index) for index in broken} - done)
     if announced:
-        log.info("decoded them in %.0f s", time.perf_counter() - started)
+        log.info("decoded them in %.0f s", time.perf_counter() - start_s)
 
 
 def _read(plan: Plan, indices: list[int]) -> list[np.ndarray | str]:
     """Return the samples' pixels, or why there are none."""
-    found: list[np.ndarray | str] = []
-    for index in indices:
-        try:
-            found.append(read_image(plan.dataset, index))
-        except UnreadableImageError as error:
-            found.append(str(error))
-    return found
+    return [read_or_reason(plan.dataset, index) for index in indices]
 
 
 def decoded_bytes(plan: Plan) -> int:

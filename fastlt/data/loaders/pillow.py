@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from ... import _C
 from .base import Batch, PlannedLoader, Tuning
-from .plan import Plan, StandIns, UnreadableImageError, Work, read_image
+from .plan import Plan, StandIns, Work, read_or_reason
 
 
-class _Made(NamedTuple):
+class _Result(NamedTuple):
     images: Tensor
     work: Work
     broken: dict[int, str]
 
 
-class _Batches(Dataset[_Made | ValueError]):
+class _Batches(Dataset[_Result | ValueError]):
     """The batches of a plan by position; one process makes all of a batch, so that nothing depends on their number."""
 
     def __init__(self, plan: Plan) -> None:
@@ -31,27 +31,26 @@ class _Batches(Dataset[_Made | ValueError]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, position: int) -> _Made | ValueError:
+    def __getitem__(self, position: int) -> _Result | ValueError:
         """Make a batch; an error that is the user's is returned, since the DataLoader would bury its message."""
         try:
             return self._make(position)
         except ValueError as error:
             return error
 
-    def _make(self, position: int) -> _Made:
-        found: dict[int, str] = {}
+    def _make(self, position: int) -> _Result:
+        broken: dict[int, str] = {}
         size = self._plan.size
         while True:
             work = self._plan.work(position, self._stand_ins)
             images = torch.empty((len(work.ids), size, size, 3), dtype=torch.uint8)
-            broken: dict[int, str] = {}
+            new: dict[int, str] = {}
             for slot, index in enumerate(work.ids.tolist()):
-                try:
-                    pixels = read_image(self._plan.dataset, index)
-                except UnreadableImageError as error:
-                    broken[index] = str(error)
+                pixels = read_or_reason(self._plan.dataset, index)
+                if isinstance(pixels, str):
+                    new[index] = pixels
                     continue
-                # One image at a time: a batch of decoded photographs can be gigabytes.
+                # One image at a time: a batch of decoded photographs can be gigabytes
                 here = slice(slot, slot + 1)
                 _C.resample_batch(
                     [pixels],
@@ -61,20 +60,20 @@ class _Batches(Dataset[_Made | ValueError]):
                     interpolation=self._plan.interpolation,
                     out=images[here].numpy(),
                 )
-            found |= broken
-            if not broken:
-                return _Made(images, work, found)
-            self._stand_ins.reasons.update(broken)
+            if not new:
+                return _Result(images, work, broken)
+            broken |= new
+            self._stand_ins.reasons.update(new)
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _ignore_signals(_worker: int) -> None:
     """Leave signals that reach the whole process group to the parent, which saves its state and stops the workers."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class PillowLoader(PlannedLoader):
@@ -94,21 +93,21 @@ class PillowLoader(PlannedLoader):
             num_workers=min(self._tuning.num_threads, max(1, len(self.plan))),
             prefetch_factor=self._tuning.prefetch,
             pin_memory=self.device.type == "cuda",
-            # Otherwise the workers' seed is taken from the global generator, and the run depends on the loader.
+            # Else the workers' seed would come from the global generator, and the run would depend on the loader
             generator=torch.Generator(),
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             worker_init_fn=_ignore_signals,
         )
-        made_batches = iter(workers)
+        results = iter(workers)
         try:
-            for made in made_batches:
-                if isinstance(made, ValueError):
-                    raise made
-                self.stand_ins.mark(made.broken)
-                yield self._deliver(made.images, made.work)
+            for result in results:
+                if isinstance(result, ValueError):
+                    raise result
+                self.stand_ins.mark(result.broken)
+                yield self._deliver(result.images, result.work)
         except (ConnectionError, EOFError) as error:
-            # What is left of a worker that was killed while it handed over a batch.
+            # A worker was killed while it handed over a batch
             raise RuntimeError("DataLoader worker exited unexpectedly") from error
         finally:
-            # An error's traceback keeps the iterator alive, and with it the workers.
-            made_batches._shutdown_workers()  # type: ignore[attr-defined]
+            # An error's traceback keeps the iterator alive, and with it the workers
+            results._shutdown_workers()  # type: ignore[attr-defined]

@@ -16,8 +16,8 @@ from ..transforms.augmentation import Augmentation, EvalTransform
 
 VIEW_SLOT_BITS = 44  # a training of 10^13 images would reach the draws of the first view
 
-# Signs of this machine's distress, not of a broken file.
-_OUR_OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+# Errors of this machine, not of a broken file
+_MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Work(NamedTuple):
 
 
 class StandIns:
-    """Which samples of a data set turned out to be broken, and which ones stand in for them.
+    """The samples of a data set that turned out to be broken, and those that stand in for them.
 
-    The rule is fixed: the next sample of the class, by index and cyclically, that is not known to be broken. So what
-    stands in depends on the files alone, not on the loader, its threads or what was loaded before.
+    The rule is fixed: the next sample of the class, by index and cyclically, that is not known to be broken. So the
+    choice depends on the files alone, not on the loader, its threads or what was loaded before.
     """
 
     def __init__(self, dataset: LongTailedDataset) -> None:
@@ -66,7 +66,7 @@ class StandIns:
         self.replaced: list[Replacement] = []
 
     def resolve(self, ids: np.ndarray) -> np.ndarray:
-        """Replace the samples known to be broken: int64 [B] -> int64 [B].
+        """Return samples with stand-ins for those known to be broken: int64 [B] -> int64 [B].
 
         Raises:
             ValueError: Every image of a class is broken.
@@ -86,8 +86,8 @@ class StandIns:
                 return int(member)
         name, split = self.dataset.class_names[self.dataset.labels[index]], self.dataset.split
         raise ValueError(
-            f"class {name}: none of its {len(members)} {split} images can be read, {self.dataset.path(index)} for one "
-            f"({self.reasons[index]}); restore them or remove the class"
+            f"{self.dataset.path(index)}: got an unreadable image ({self.reasons[index]}), as are all {len(members)} "
+            f"{split} images of class {name}; restore them, or remove the class"
         )
 
     def mark(self, reasons: dict[int, str]) -> None:
@@ -95,16 +95,16 @@ class StandIns:
         new = [index for index in reasons if index not in self.reasons]
         self.reasons.update({index: reasons[index] for index in new})
         paths = self.dataset.paths
-        # One that stood in until now may be among the new ones.
+        # A stand-in of earlier ones may be among the new ones
         self.replaced = [
             Replacement(paths[index], reason, paths[self.stand_in(index)]) for index, reason in self.reasons.items()
         ]
-        for found in self.replaced[len(self.replaced) - len(new) :]:
+        for replacement in self.replaced[len(self.replaced) - len(new) :]:
             log.warning(
                 "%s cannot be read any more (%s); %s of the same class stands in for it",
-                self.dataset.root / found.path,
-                found.reason,
-                found.substitute,
+                self.dataset.root / replacement.path,
+                replacement.reason,
+                replacement.substitute,
             )
 
 
@@ -144,14 +144,11 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPlan:
-    """The steps from start_step on, as the sampler orders and the augmentation draws them."""
+class AugmentedPlan:
+    """The images that training sees: each in a random crop, flip and jitter."""
 
     dataset: LongTailedDataset
-    sampler: LongTailSampler
     augmentation: Augmentation
-    start_step: int
-    num_steps: int
 
     @property
     def size(self) -> int:
@@ -162,6 +159,28 @@ class TrainPlan:
     def interpolation(self) -> str:
         """How they are resampled."""
         return self.augmentation.interpolation
+
+    def augment(self, ids: np.ndarray, *, slot: int, seed: int) -> Work:
+        """Return a batch of samples [B] with the windows, flips and jitter of the slots from `slot` on."""
+        draws = self.augmentation.draw(slot, self.dataset.sizes[ids], seed=seed)
+        jittered = self.augmentation.jitter > 0
+        return Work(
+            ids=ids,
+            windows=draws.windows,
+            boxes=None,
+            flips=draws.flips,
+            jitter=draws.jitter if jittered else None,
+            order=draws.order if jittered else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan(AugmentedPlan):
+    """The steps from start_step on, as the sampler orders and the augmentation draws them."""
+
+    sampler: LongTailSampler
+    start_step: int
+    num_steps: int
 
     @property
     def batch_size(self) -> int:
@@ -180,7 +199,35 @@ class TrainPlan:
         """Return what the batch at a position is made of: samples, windows, flips and jitter."""
         step = self.start_step + position
         ids = stand_ins.resolve(self.sampler.batch(step))
-        return augmented(self, ids, slot=self.sampler.first_slot(step), seed=self.sampler.seed)
+        return self.augment(ids, slot=self.sampler.first_slot(step), seed=self.sampler.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan(AugmentedPlan):
+    """The samples from `start` on, once and in order, each in one random crop, flip and jitter; `view` says which.
+
+    The draws of a view are those of slots that no training reaches: keyed by seed, view and sample, whatever the batch
+    size or the start.
+    """
+
+    batch_size: int
+    seed: int
+    view: int
+    start: int = 0
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples that are asked for, ascending: int64 [*]."""
+        return np.arange(self.start, len(self.dataset))
+
+    def __len__(self) -> int:
+        return -(-(len(self.dataset) - self.start) // self.batch_size)
+
+    def work(self, position: int, stand_ins: StandIns) -> Work:
+        """Return what the batch at a position is made of: samples, windows, flips and jitter."""
+        first = self.start + position * self.batch_size
+        ids = stand_ins.resolve(np.arange(first, min(first + self.batch_size, len(self.dataset))))
+        return self.augment(ids, slot=(self.view << VIEW_SLOT_BITS) + first, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,61 +265,6 @@ class EvalPlan:
         return Work(ids=ids, windows=None, boxes=boxes, flips=None, jitter=None, order=None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ViewPlan:
-    """The samples from `start` on, once and in order, each in one random crop, flip and jitter; `view` says which.
-
-    The draws of a view are those of slots that no training reaches: keyed by seed, view and sample, whatever the batch
-    size or the start.
-    """
-
-    dataset: LongTailedDataset
-    augmentation: Augmentation
-    batch_size: int
-    seed: int
-    view: int
-    start: int = 0
-
-    @property
-    def size(self) -> int:
-        """Side of the resampled squares in pixels."""
-        return self.augmentation.size
-
-    @property
-    def interpolation(self) -> str:
-        """How they are resampled."""
-        return self.augmentation.interpolation
-
-    @property
-    def samples(self) -> np.ndarray:
-        """The samples that are asked for, ascending: int64 [*]."""
-        return np.arange(self.start, len(self.dataset))
-
-    def __len__(self) -> int:
-        return -(-(len(self.dataset) - self.start) // self.batch_size)
-
-    def work(self, position: int, stand_ins: StandIns) -> Work:
-        """Return what the batch at a position is made of: samples, windows, flips and jitter."""
-        first = self.start + position * self.batch_size
-        ids = stand_ins.resolve(np.arange(first, min(first + self.batch_size, len(self.dataset))))
-        slot = (self.view << VIEW_SLOT_BITS) + first
-        return augmented(self, ids, slot=slot, seed=self.seed)
-
-
-def augmented(plan: TrainPlan | ViewPlan, ids: np.ndarray, *, slot: int, seed: int) -> Work:
-    """Return a batch of samples [B] with the windows, flips and jitter of the slots from `slot` on."""
-    draws = plan.augmentation.draw(slot, plan.dataset.sizes[ids], seed=seed)
-    jittered = plan.augmentation.jitter > 0
-    return Work(
-        ids=ids,
-        windows=draws.windows,
-        boxes=None,
-        flips=draws.flips,
-        jitter=draws.jitter if jittered else None,
-        order=draws.order if jittered else None,
-    )
-
-
 def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
     """Decode a sample: uint8 [height, width, 3].
 
@@ -282,7 +274,7 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
     try:
         pixels = decode_rgb(dataset.read(index))
     except OSError as error:
-        if error.errno in _OUR_OWN_FAULT:
+        if error.errno in _MACHINE_ERRORS:
             raise
         raise UnreadableImageError(error.strerror or str(error)) from None
     except ValueError as error:
@@ -293,3 +285,11 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
     if (width, height) != expected:
         raise UnreadableImageError(f"{width} x {height} pixels now, {expected[0]} x {expected[1]} when it was indexed")
     return pixels
+
+
+def read_or_reason(dataset: LongTailedDataset, index: int) -> np.ndarray | str:
+    """Decode a sample, or return the reason why it cannot be decoded."""
+    try:
+        return read_image(dataset, index)
+    except UnreadableImageError as error:
+        return str(error)
