@@ -38,10 +38,13 @@ def calibration_error(
     """
     if not len(confidences):
         return None
-    order = np.argsort(confidences, kind="stable")
-    gaps = confidences[order] - correct[order]
-    bins = np.array_split(gaps, min(num_bins, len(gaps)))
-    return float(sum(abs(part.sum()) for part in bins) / len(gaps))
+    gaps = confidences - correct
+    return float(sum(abs(gaps[rows].sum()) for rows in confidence_bins(confidences, num_bins)) / len(gaps))
+
+
+def confidence_bins(confidences: NDArray[np.float64], num_bins: int = NUM_BINS) -> list[NDArray[np.int64]]:
+    """Return the samples of each bin of equal mass, from the lowest confidences up; at most a bin a sample."""
+    return np.array_split(np.argsort(confidences, kind="stable"), min(num_bins, len(confidences)))
 
 
 def calibration_errors(predictions: Predictions, groups: Mapping[str, NDArray[np.bool_]]) -> dict[str, float | None]:

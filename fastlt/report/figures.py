@@ -1,4 +1,4 @@
-"""The figures of the report: each is computed and drawn, or says in a sentence why it cannot be."""
+"""The figures of the report: each is computed and drawn, or its caption says why it cannot be."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import SHOT_GROUPS
+from ..evaluation.calibration import calibration_error, confidence_bins
 from ..evaluation.classifier import Classifier
 from ..evaluation.results import Results
 from ..rebalancing import tau_curve
@@ -28,7 +29,7 @@ NUM_BINS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure of the page. `path` is None if it could not be drawn; the caption says why."""
+    """A figure of the page; `path` is None if it could not be drawn, and the caption says why."""
 
     title: str
     caption: str
@@ -66,214 +67,218 @@ class Material:
 
     @property
     def versus(self) -> str:
-        """The classifiers of a picture before and after."""
-        return " and ".join(part.label for part in self.pair)
+        """The names of that pair."""
+        return " and ".join(classifier.label for classifier in self.pair)
 
 
-def draw(it: Material) -> list[Figure]:
+def draw_figures(material: Material) -> list[Figure]:
     """Draw every figure into the folder, in the order of the page."""
-    makers = (
-        by_group, by_class_size, weight_norms, by_tau, tail_errors, confusions, regions, reliability, training,
-    )  # fmt: skip
-    return [make(it) for make in makers]
+    draws = (
+        accuracy_by_group,
+        accuracy_by_class_size,
+        weight_norms,
+        accuracy_by_tau,
+        tail_errors,
+        confusions,
+        decision_regions,
+        reliability,
+        training,
+    )
+    return [draw(material) for draw in draws]
 
 
-def by_group(it: Material) -> Figure:
+def accuracy_by_group(material: Material) -> Figure:
     """Accuracy by shot group and classifier."""
-    path = it.folder / "accuracy_by_group.png"
-    rows = {part.method: it.results.find(part.method, it.split) for part in it.classifiers}
-    plots.accuracy_by_group(path, rows)
+    rows = {
+        classifier.label: material.results.find(classifier.method, material.split)
+        for classifier in material.classifiers
+    }
+    path = plots.accuracy_by_group(material.folder, rows)
     numbers = "; ".join(
-        f"{name.replace('_', ' ')} "
+        f"{name} "
         + ", ".join(f"{key} {value.value:.1f}" for key in (*SHOT_GROUPS, "all") if (value := getattr(row, key)))
         for name, row in rows.items()
     )
     return Figure(
         title="Accuracy by group",
         path=path,
-        alt=f"Dots of accuracy in percent on {it.split}: {numbers}.",
-        caption=f"Accuracy on {it.split} of classes with many, medium and few training images, and of all images, with "
-        "95 % intervals.",
+        alt=f"Dots of accuracy in percent on {material.split}: {numbers}.",
+        caption=f"Accuracy on {material.split} of classes with many, medium and few training images, and of all "
+        "images, with 95 % intervals.",
     )
 
 
-def by_class_size(it: Material) -> Figure:
+def accuracy_by_class_size(material: Material) -> Figure:
     """Accuracy of every class against its size."""
-    path = it.folder / "accuracy_by_class_size.png"
-    accuracies = {part.method: part.predictions(it.split).class_accuracy(len(it.counts)) for part in it.pair}
-    plots.accuracy_by_class_size(path, it.counts, accuracies)
+    accuracies = {
+        classifier.label: classifier.predictions(material.split).class_accuracy(len(material.counts))
+        for classifier in material.pair
+    }
+    path = plots.accuracy_by_class_size(material.folder, material.counts, accuracies)
     return Figure(
         title="Accuracy by class size",
         path=path,
-        alt=f"A dot a class: accuracy on {it.split} against the number of training images, for {it.versus}, with means "
-        "over classes of like size.",
-        caption=f"Every class as a dot, on {it.split}; the lines are means over classes of like size.",
+        alt=f"A dot a class: accuracy on {material.split} against the number of training images for {material.versus}; "
+        "lines are means over classes of similar size.",
+        caption=f"Every class as a dot, on {material.split}; the lines are means over classes of similar size.",
     )
 
 
-def weight_norms(it: Material) -> Figure:
+def weight_norms(material: Material) -> Figure:
     """Weight norm against class rank."""
-    path = it.folder / "weight_norms.png"
-    norms = {part.method: part.head.norms().detach().cpu().numpy() for part in it.classifiers}
-    # Up to a factor, that of a temperature
+    norms = {classifier.label: classifier.head.norms().detach().cpu().numpy() for classifier in material.classifiers}
+    # Up to the factor of a temperature
     shapes = {name: values / (values.mean() or 1) for name, values in norms.items()}
     same = [name for name in norms if name != "joint" and np.allclose(shapes[name], shapes["joint"], rtol=1e-4)]
     drawn = {name: values for name, values in norms.items() if name not in same}
-    plots.weight_norms(path, drawn, it.counts)
-    names = ", ".join(drawn).replace("_", " ")
-    unchanged = f" As the joint ones, so not drawn: {', '.join(same)}.".replace("_", " ") if same else ""
+    path = plots.weight_norms(material.folder, drawn, material.counts)
+    unchanged = f" Not drawn, since equal to the joint ones: {', '.join(same)}." if same else ""
     return Figure(
         title="Length of the weight vectors",
         path=path,
-        alt=f"Weight norm against class rank, head to tail, a line for each of {names}.",
+        alt=f"Weight norm against class rank, head to tail, a line for each of {', '.join(drawn)}.",
         caption="Joint training tends to give classes with many images long weight vectors, so that they win; "
-        f"rebalancing takes that advantage away. Norms are divided by their mean over classes.{unchanged}",
+        f"rebalancing removes that advantage. Norms are divided by their mean over classes.{unchanged}",
     )
 
 
-def by_tau(it: Material) -> Figure:
+def accuracy_by_tau(material: Material) -> Figure:
     """Accuracy against tau, exactly."""
-    store = it.before.store
-    split = "val" if "val" in store.names else it.split
+    store = material.before.store
+    split = "val" if "val" in store.names else material.split
     features, labels = store.split(split).tensors(store.device)
-    curve = tau_curve(store.head, features, labels, it.counts)
+    curve = tau_curve(store.head, features, labels, material.counts)
     shown = [name for name in (*SHOT_GROUPS, "all") if name in curve.groups]
     values = {name: (curve.value(TAUS, name), *curve.band(TAUS, name, num_resamples=NUM_RESAMPLES)) for name in shown}
     best = curve.best("all", low=float(TAUS[0]), high=float(TAUS[-1]))
-    path = it.folder / "accuracy_by_tau.png"
-    plots.tau_curve(path, TAUS, values, best.tau)
+    path = plots.accuracy_by_tau(material.folder, TAUS, values, best.tau)
     return Figure(
         title="Accuracy against τ",
         path=path,
         alt=f"Accuracy on {split} against tau from 0 to 2 for {', '.join(shown)}; over all images it is best, "
         f"{100 * best.value:.1f} percent, at tau {best.tau:.2f}.",
-        caption=f"On {split}, from the exact curve, not a grid of trials: over all images the accuracy is best, "
-        f"{100 * best.value:.1f} %, for τ between {best.low:.4f} and {best.high:.4f}. Bands are 95 % (bootstrap of the "
-        "images within each class). At τ = 0 the weights are the joint ones, without their bias.",
+        caption=f"The exact curve on {split}, not a grid of trials: the accuracy over all images is best, "
+        f"{100 * best.value:.1f} %, for τ between {best.low:.4f} and {best.high:.4f}. Bands are 95 % intervals "
+        "(bootstrap of the images within each class). At τ = 0 the weights are the joint ones, without their bias.",
     )
 
 
-def tail_errors(it: Material) -> Figure:
-    """What images of the smallest classes are taken for."""
-    title = "What the tail is taken for"
-    labels = it.before.predictions(it.split).labels
-    present = [name for name in SHOT_GROUPS if it.groups[name][labels].any()]
+def tail_errors(material: Material) -> Figure:
+    """What images of the smallest classes are mistaken for."""
+    title = "What tail images are mistaken for"
+    labels = material.before.predictions(material.split).labels
+    present = [name for name in SHOT_GROUPS if material.groups[name][labels].any()]
     if len(present) < 2:
-        return Figure(title=title, caption=f"Not drawn: all images of {it.split} are of classes of one group.")
+        return Figure(title=title, caption=f"Not drawn: all images of {material.split} are of classes of one group.")
     group = present[-1]
     shares = {}
-    for part in it.classifiers:
-        said = part.predictions(it.split)
-        mine = it.groups[group][said.labels]
-        wrong = said.classes[mine & ~said.right]
-        shares[part.method] = {"right": 100 * float(said.right[mine].mean())} | {
-            name: 100 * float(it.groups[name][wrong].sum() / mine.sum()) for name in SHOT_GROUPS
+    for classifier in material.classifiers:
+        predictions = classifier.predictions(material.split)
+        inside = material.groups[group][predictions.labels]
+        wrong = predictions.classes[inside & ~predictions.right]
+        shares[classifier.label] = {"right": 100 * float(predictions.right[inside].mean())} | {
+            name: 100 * float(material.groups[name][wrong].sum() / inside.sum()) for name in SHOT_GROUPS
         }
-    path = it.folder / "tail_errors.png"
-    plots.tail_errors(path, shares, group)
+    path = plots.tail_errors(material.folder, shares, group)
     numbers = "; ".join(
-        f"{name.replace('_', ' ')}: " + ", ".join(f"{kind} {value:.0f}" for kind, value in share.items())
+        f"{name}: " + ", ".join(f"{kind} {value:.0f}" for kind, value in share.items())
         for name, share in shares.items()
     )
     return Figure(
         title=title,
         path=path,
-        alt=f"Percent of the images of {group} classes by what they are taken for: {numbers}.",
-        caption=f"Images of {group} classes on {it.split}: right, or wrongly taken for another class with few, medium "
+        alt=f"Percent of the images of {group} classes by what they are predicted as: {numbers}.",
+        caption=f"Images of {group} classes on {material.split}: right, or mistaken for another class with few, medium "
         "or many training images.",
     )
 
 
-def confusions(it: Material) -> Figure:
-    """Class rank against class rank."""
-    title = "Which sizes are mistaken for which"
-    if len(it.counts) < 2:
+def confusions(material: Material) -> Figure:
+    """True against predicted class, by class rank."""
+    title = "Confusions by class size"
+    if len(material.counts) < 2:
         return Figure(title=title, caption="Not drawn: there is only one class.")
-    ranks = np.empty(len(it.counts), dtype=np.int64)
-    ranks[np.argsort(-it.counts, kind="stable")] = np.arange(len(it.counts))
-    num_bins = min(NUM_BINS, len(it.counts))
-    bins = ranks * num_bins // len(it.counts)
+    ranks = np.empty(len(material.counts), dtype=np.int64)
+    ranks[np.argsort(-material.counts, kind="stable")] = np.arange(len(material.counts))
+    num_bins = min(NUM_BINS, len(material.counts))
+    bins = ranks * num_bins // len(material.counts)
     tables = {}
-    for part in it.pair:
-        said = part.predictions(it.split)
+    for classifier in material.pair:
+        predictions = classifier.predictions(material.split)
         table = np.zeros((num_bins, num_bins))
-        np.add.at(table, (bins[said.labels], bins[said.classes]), 1.0)
-        tables[part.method] = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
-    path = it.folder / "confusions.png"
-    plots.confusions(path, tables)
+        np.add.at(table, (bins[predictions.labels], bins[predictions.classes]), 1.0)
+        tables[classifier.label] = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+    path = plots.confusions(material.folder, tables)
     return Figure(
         title=title,
         path=path,
-        alt=f"Heat maps of true against predicted class on {it.split}, classes in {num_bins} bins by size, for "
-        f"{it.versus}.",
+        alt=f"Heat maps of true against predicted class on {material.split}, classes in {num_bins} bins by size, for "
+        f"{material.versus}.",
         caption=f"Classes in {num_bins} bins from the largest (head) to the smallest (tail): the share of a row's "
-        f"images of {it.split} that are given to a column. Left of the diagonal a larger class takes the images.",
+        f"images of {material.split} that are predicted as a column's classes. Left of the diagonal images are lost to "
+        "larger classes.",
     )
 
 
-def regions(it: Material) -> Figure:
+def decision_regions(material: Material) -> Figure:
     """Decision regions of three classes."""
-    title = "Borders between a large, a middle and a small class"
-    chosen = choose_classes(it.before.predictions(it.split), it.counts, it.groups)
-    if chosen is None or it.before.head.weight.shape[1] < 2:
-        return Figure(title=title, caption="Not drawn: that takes three classes with images, and two features.")
-    names = [f"{shorten(it.run.data['class_names'][index])} ({it.counts[index]:,})" for index in chosen]
-    path = it.folder / "decision_regions.png"
-    plots.decision_regions(path, planes(it.pair, chosen, it.split), names)
+    title = "Decision borders of a large, a medium and a small class"
+    classes = choose_classes(material.before.predictions(material.split), material.counts, material.groups)
+    if classes is None or material.before.head.weight.shape[1] < 2:
+        return Figure(title=title, caption="Not drawn: it needs three classes with images, and two features.")
+    names = [f"{shorten(material.run.data['class_names'][index])} ({material.counts[index]:,})" for index in classes]
+    path = plots.decision_regions(material.folder, planes(material.pair, classes, material.split), names)
     return Figure(
         title=title,
         path=path,
-        alt=f"Regions of a plane in which each of three classes wins, for {it.versus}, with images of {it.split} as "
-        f"points; the classes, with their numbers of training images, are {', '.join(names)}.",
+        alt=f"Regions of a plane in which each of three classes wins, for {material.versus}, with images of "
+        f"{material.split} as points; the classes, with their numbers of training images, are {', '.join(names)}.",
         caption="Which of three classes wins depends on two directions of feature space only, the differences of their "
-        "weight vectors. Each panel shows its classifier's own two, turned so that the panels match: among the three, "
-        f"every image of {it.split} lies exactly on the side to which it is assigned. In brackets: training images.",
+        "weight vectors. Each panel shows the plane of its classifier, turned so that the panels match: every image of "
+        f"{material.split} lies exactly on the side of the class that wins among the three. In brackets: training "
+        "images.",
     )
 
 
-def reliability(it: Material) -> Figure:
+def reliability(material: Material) -> Figure:
     """Accuracy against confidence."""
-    bins, errors = {}, []
-    for part in it.pair:
-        said = part.predictions(it.split)
-        order = np.argsort(said.confidences, kind="stable")
-        cuts = np.array_split(order, min(NUM_BINS, len(order)))
-        confidence = np.array([said.confidences[cut].mean() for cut in cuts])
-        accuracy = np.array([said.right[cut].mean() for cut in cuts])
-        shares = np.array([len(cut) for cut in cuts]) / len(order)
-        bins[part.method] = confidence, accuracy
-        errors.append(f"{part.label} {100 * float(shares @ np.abs(confidence - accuracy)):.1f}")
-    path = it.folder / "reliability.png"
-    plots.reliability(path, bins)
+    points, errors = {}, []
+    for classifier in material.pair:
+        predictions = classifier.predictions(material.split)
+        bins = confidence_bins(predictions.confidences)
+        confidences = np.array([predictions.confidences[rows].mean() for rows in bins])
+        points[classifier.label] = confidences, np.array([predictions.right[rows].mean() for rows in bins])
+        error = calibration_error(predictions.confidences, predictions.right)
+        errors.append(f"{classifier.label} {100 * (error or 0.0):.1f}")
+    path = plots.reliability(material.folder, points)
     return Figure(
-        title="Is it as right as it is sure?",
+        title="Calibration",
         path=path,
-        alt=f"Accuracy against confidence on {it.split} for {it.versus}; mean distances from the diagonal in points: "
-        f"{', '.join(errors)}.",
-        caption=f"{len(cuts)} equal shares of the images of {it.split} by confidence; on the dashed line confidence is "
-        f"accuracy. Mean distance from it, in points: {', '.join(errors)}.",
+        alt=f"Accuracy against confidence on {material.split} for {material.versus}; mean distances from the diagonal, "
+        f"in points: {', '.join(errors)}.",
+        caption=f"The images of {material.split} in {len(bins)} equal bins by confidence; on the dashed line accuracy "
+        f"equals confidence. Mean distance from it (ece), in points: {', '.join(errors)}.",
     )
 
 
-def training(it: Material) -> Figure:
+def training(material: Material) -> Figure:
     """Loss and accuracies over stage 1."""
-    records = read_records(it.run.metrics)
+    records = read_records(material.run.metrics)
     if not records:
         return Figure(title="Training", caption="Not drawn: the run has no records of its training (metrics.jsonl).")
-    path = it.folder / "training.png"
-    plots.training_curves(path, records)
+    path = plots.training(material.folder, records)
     last = (records[-1].get("val") or {}).get("all")
-    ending = "" if last is None else f", {last:.1f} percent over all images in the last"
+    end = "" if last is None else f", {last:.1f} percent over all images in the last"
     return Figure(
         title="Training",
         path=path,
-        alt=f"Training loss, and accuracy on val by group, over {len(records)} epochs{ending}.",
+        alt=f"Training loss, and accuracy on val by group, over {len(records)} epochs{end}.",
         caption="Stage 1, epoch by epoch: the loss above, the accuracy of the joint classifier on val below.",
     )
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file, an epoch each; of an epoch that was run twice, the later one."""
+    """Return the records of a metrics file, one an epoch; of an epoch that was run twice, the later one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The page of the report: what the template is filled with."""
+"""Fills the template of the report's page."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from .plots import dark_variant
 from .worst import Worst
 
 
-def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[str]) -> Path:
-    """Write `index.html`, with its pictures inside.
+def write_page(material: Material, figures: list[Figure], worst: Worst, notes: list[str]) -> Path:
+    """Write `index.html` with its pictures inside, and return its path.
 
     Args:
-        it: What the report is made of.
+        material: What the report is made of.
         figures: In the order of the page.
         worst: The worst classes.
         notes: Sentences on what is missing.
     """
-    run, results, counts, config = it.run, it.results, it.counts, it.run.config
+    run, results, counts, config = material.run, material.results, material.counts, material.run.config
     splits = list(dict.fromkeys(row.split for row in results))
     if "test" not in splits:
-        notes = [*notes, f"The data have no test split: {it.split} is what settings are chosen on, so it flatters."]
-    if it.after is None:
+        notes = [
+            *notes,
+            f"The data have no test split: settings are chosen on {material.split}, so its accuracies are optimistic.",
+        ]
+    if material.after is None:
         notes = [*notes, f"No classifier is rebalanced yet; make one with: fastlt rebalance {run.path}"]
     page = (
         Environment(loader=PackageLoader("fastlt.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -40,10 +43,10 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
             subtitle=f"{counts.sum():,} training images in {len(counts):,} classes of {counts.max():,} to "
             f"{counts.min():,}; {config.epochs} epochs, {config.sampling.replace('_', '-')} sampling, "
             f"seed {config.seed}.",
-            headline=headline(it),
-            after=it.after.label if it.after else "",
+            headline=headline(material),
+            after=material.after.label if material.after else "",
             chosen_on=splits[0],
-            split=it.split,
+            split=material.split,
             columns=[name.replace("_", " ") for name in ACCURACIES],
             details=DETAILS,
             details_note=DETAILS_NOTE,
@@ -57,17 +60,19 @@ def write_page(it: Material, figures: list[Figure], worst: Worst, notes: list[st
             footer=f"{run.path} · fastlt {importlib.metadata.version('fastlt')}",
         )
     )
-    path = it.folder / "index.html"
+    path = material.folder / "index.html"
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 
-def headline(it: Material) -> list[dict[str, str]]:
-    """Return the accuracies before and after, for large print."""
-    if it.after is None:
+def headline(material: Material) -> list[dict[str, str]]:
+    """Return the accuracies before and after rebalancing, for the cards."""
+    if material.after is None:
         return []
-    old, new = it.results.find(it.before.method, it.split), it.results.find(it.after.method, it.split)
+    old, new = (
+        material.results.find(classifier.method, material.split) for classifier in (material.before, material.after)
+    )
     cards = []
     for name in ("all", *SHOT_GROUPS):
         first, last = getattr(old, name), getattr(new, name)
@@ -78,7 +83,7 @@ def headline(it: Material) -> list[dict[str, str]]:
 
 
 def html_figure(figure: Figure) -> dict[str, str]:
-    """Return a figure for the page, its pictures inlined."""
+    """Return a figure for the page, with its pictures as base64."""
     values = {"title": figure.title, "caption": figure.caption, "alt": figure.alt, "light": "", "dark": ""}
     if figure.path is not None:
         values |= {"light": inline(figure.path), "dark": inline(dark_variant(figure.path))}
@@ -91,7 +96,7 @@ def inline(path: Path) -> str:
 
 
 def html_row(row: Result, results: Results) -> dict[str, Any]:
-    """Return a table row; an accuracy clearly off the joint classifier's (disjoint intervals) is marked."""
+    """Return a table row; an accuracy whose interval is disjoint from the joint classifier's is marked."""
     joint = results.find("joint", row.split)
 
     def cell(accuracy: Accuracy | None, before: Accuracy | None) -> dict[str, str]:

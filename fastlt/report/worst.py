@@ -1,4 +1,4 @@
-"""The classes that go worst, with images of them and what they were taken for."""
+"""The classes with the lowest accuracy, with mistaken images of them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MAX_NAME = 40  # characters
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A thumbnail, base64 of a JPEG, and the name of the class that its image was taken for."""
+    """A thumbnail, base64 of a JPEG, and the name of the predicted class."""
 
     data: str
-    taken_for: str
+    predicted: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Worst:
 def worst_classes(
     store: FeatureStore, before: Classifier, after: Classifier | None, *, split: str, counts: NDArray[np.int64]
 ) -> Worst:
-    """Find the classes with the lowest accuracy, after rebalancing if there is a rebalanced classifier.
+    """Return the classes with the lowest accuracy, after rebalancing if there is a rebalanced classifier.
 
     Args:
         store: The run's images and their classes.
@@ -64,14 +64,14 @@ def worst_classes(
     last = (after or before).predictions(split)
     old = before.predictions(split).class_accuracy(len(counts))
     new = last.class_accuracy(len(counts))
-    seen = np.flatnonzero(new < 1)  # NaN, a class without images, is not below 1
+    mistaken = np.flatnonzero(new < 1)  # NaN, a class without images, is not below 1
     # Of two equally bad classes the one that lost more comes first
-    order = seen[np.lexsort((-old[seen], new[seen]))][:NUM_CLASSES]
+    order = mistaken[np.lexsort((-old[mistaken], new[mistaken]))][:NUM_CLASSES]
     if not len(order):
         return Worst(classes=(), note=f"No class has an error on {split}.")
     names: Sequence[str] = store.run.data["class_names"]
     samples, note = thumbnails(store, split, last, order, names)
-    found = (
+    rows = (
         WorstClass(
             name=shorten(names[index]),
             num_train=int(counts[index]),
@@ -81,7 +81,7 @@ def worst_classes(
         )
         for index in order
     )
-    return Worst(classes=tuple(found), note=note)
+    return Worst(classes=tuple(rows), note=note)
 
 
 def thumbnails(
@@ -92,7 +92,7 @@ def thumbnails(
         dataset = store.splits[split]
     except (ValueError, OSError, KeyError):
         return {}, "The images are not where the run found them, so none are shown."
-    found: dict[int, list[Sample]] = {}
+    samples: dict[int, list[Sample]] = {}
     num_lost = 0
     for index in classes:
         for image in np.flatnonzero((predictions.labels == index) & ~predictions.right)[:NUM_IMAGES]:
@@ -101,9 +101,9 @@ def thumbnails(
             except (ValueError, OSError):
                 num_lost += 1
                 continue
-            taken_for = shorten(names[predictions.classes[image]])
-            found.setdefault(int(index), []).append(Sample(data=data, taken_for=taken_for))
-    return found, f"{num_lost} images could not be read." if num_lost else ""
+            predicted = shorten(names[predictions.classes[image]])
+            samples.setdefault(int(index), []).append(Sample(data=data, predicted=predicted))
+    return samples, f"{num_lost} images could not be read." if num_lost else ""
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> str:

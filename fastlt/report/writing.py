@@ -12,7 +12,7 @@ from ..evaluation.scoring import reported_splits, score
 from ..features.store import FeatureStore
 from ..metrics import shot_groups
 from ..run import Run
-from .figures import Material, draw
+from .figures import Material, draw_figures
 from .page import write_page
 from .worst import worst_classes
 
@@ -20,7 +20,7 @@ from .worst import worst_classes
 def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
     """Write `report/index.html` and its figures into the run: the joint classifier beside every rebalanced one.
 
-    What is missing (a split, the images, the records of training, a method) leaves a sentence in its place.
+    In place of what is missing (a split, the images, the records of training, a method) the page has a sentence.
 
     Args:
         run: The run.
@@ -33,24 +33,24 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
     folder.mkdir(exist_ok=True)
     splits = reported_splits(store)
     classifiers, notes = open_classifiers(store)
-    results = Results(tuple(score(part, split) for split in splits for part in classifiers))
+    results = Results(tuple(score(classifier, split) for split in splits for classifier in classifiers))
     counts = np.asarray(run.data["class_counts"], dtype=np.int64)
 
-    def on_val(part: Classifier) -> float:
-        return results.find(part.method, splits[0]).class_mean.value
+    def on_val(classifier: Classifier) -> float:
+        return results.find(classifier.method, splits[0]).class_mean.value
 
     material = Material(
         folder=folder,
         run=run,
         classifiers=classifiers,
-        # Chosen on the first split, val, and shown on the last
+        # The best on the first split, val; shown on the last
         after=max(classifiers[1:], key=on_val, default=None),
         results=results,
         split=splits[-1],
         counts=counts,
         groups=shot_groups(counts),
     )
-    figures = draw(material)
+    figures = draw_figures(material)
     worst = worst_classes(store, material.before, material.after, split=material.split, counts=counts)
     return write_page(material, figures, worst, notes), results
 
@@ -59,12 +59,12 @@ def open_classifiers(store: FeatureStore) -> tuple[list[Classifier], list[str]]:
     """Return the joint classifier and every rebalanced one of the run that fits its weights.
 
     Returns:
-        (classifiers, a sentence on every one that was left out).
+        (classifiers, a sentence on every one that is left out).
     """
-    found, notes = [joint_classifier(store)], []
+    classifiers, notes = [joint_classifier(store)], []
     for method in methods_of(store.run):
         try:
-            found.append(open_classifier(store, method))
+            classifiers.append(open_classifier(store, method))
         except (ValueError, OSError) as error:
             notes.append(f"{method.replace('_', ' ')} is left out: {error}.")
-    return found, notes
+    return classifiers, notes

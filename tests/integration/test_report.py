@@ -70,8 +70,8 @@ def test_any_class_name_can_be_drawn(tmp_path: Path) -> None:
     def draw(figure: Figure, _theme: Theme) -> None:
         figure.suptitle("\u65e5\u672c\u8a9e a$b_{$c \U0001f98b")
 
-    draw(tmp_path / "name.png")
-    assert (tmp_path / "name.png").read_bytes() != (tmp_path / "name.dark.png").read_bytes()
+    assert draw(tmp_path) == tmp_path / "draw.png"
+    assert (tmp_path / "draw.png").read_bytes() != (tmp_path / "draw.dark.png").read_bytes()
 
 
 def test_the_command_takes_a_device_and_a_loader(run_copy: Run, tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_the_tail_class_is_the_one_that_the_head_takes() -> None:
     groups = {"many": counts > 100, "medium": (counts >= 20) & (counts <= 100), "few": counts < 20}
     labels = np.array([0, 1, 2, 3, 4, 4, 5, 5])
     classes = np.array([0, 1, 2, 3, 4, 1, 1, 1])
-    said = Predictions(labels, classes, np.ones(8), np.zeros(8))
-    assert choose_classes(said, counts, groups) == (1, 2, 5)
+    predictions = Predictions(labels, classes, np.ones(8), np.zeros(8))
+    assert choose_classes(predictions, counts, groups) == (1, 2, 5)
     assert choose_classes(Predictions(labels, labels, np.ones(8), np.zeros(8)), counts, groups) == (0, 3, 5)
     assert choose_classes(Predictions(labels[:2], labels[:2], np.ones(2), np.zeros(2)), counts, groups) is None
 

@@ -45,7 +45,7 @@ def accuracy_by_group(figure: Figure, theme: Theme, results: Mapping[str, Result
             axes.errorbar(
                 values, rows, xerr=reach, fmt=marker, color=theme.groups[name], label=name, markersize=4, elinewidth=1.2
             )
-    axes.set_yticks(range(len(results)), [name.replace("_", " ") for name in results])
+    axes.set_yticks(range(len(results)), list(results))
     axes.tick_params(axis="y", length=0, labelcolor=theme.ink)
     axes.set(xlabel="accuracy, %", ylim=(len(results) - 0.5, -0.5))
     axes.grid(visible=False, axis="y")
@@ -53,7 +53,7 @@ def accuracy_by_group(figure: Figure, theme: Theme, results: Mapping[str, Result
 
 
 @themed(3.5)
-def tau_curve(
+def accuracy_by_tau(
     figure: Figure,
     theme: Theme,
     taus: NDArray[np.float64],
@@ -88,7 +88,7 @@ def tau_curve(
 def accuracy_by_class_size(
     figure: Figure, theme: Theme, class_counts: NDArray[Any], accuracies: Mapping[str, NDArray[np.float64]]
 ) -> None:
-    """Draw a dot a class, its accuracy against its number of training images, and means over classes of like size.
+    """Draw a dot a class, its accuracy against its number of training images, and means over classes of similar size.
 
     Args:
         figure: Where to draw.
@@ -105,13 +105,13 @@ def accuracy_by_class_size(
         axes.scatter(sizes[seen], 100 * values[seen], s=9, color=color, alpha=alpha, linewidth=0, rasterized=True)
         bins = np.array_split(seen, min(NUM_BINS, len(seen)))
         means = [(np.exp(np.log(sizes[part]).mean()), 100 * values[part].mean()) for part in bins]
-        axes.plot(*zip(*means, strict=True), color=color, marker="o", markersize=4, label=name.replace("_", " "))
+        axes.plot(*zip(*means, strict=True), color=color, marker="o", markersize=4, label=name)
     axes.set(xscale="log", xlabel="training images of the class", ylabel="accuracy, %", ylim=(-3, 103))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
 @themed(4.4)
-def training_curves(figure: Figure, theme: Theme, records: Sequence[Mapping[str, Any]]) -> None:
+def training(figure: Figure, theme: Theme, records: Sequence[Mapping[str, Any]]) -> None:
     """Draw the loss, and the accuracies on val, over the epochs of stage 1.
 
     Args:

@@ -1,4 +1,4 @@
-"""Figures of the errors: where images of small classes go, which classes are mistaken, how sure the classifier is."""
+"""Figures of the errors: of the smallest classes, between classes, and of the confidences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .theme import Theme, themed
 
 @themed(3.4)
 def tail_errors(figure: Figure, theme: Theme, shares: Mapping[str, Mapping[str, float]], group: str) -> None:
-    """Draw, a row a classifier, what the images of a group of classes are taken for.
+    """Draw a row a classifier: what the images of a group of classes are predicted as.
 
     Args:
         figure: Where to draw.
@@ -37,7 +37,7 @@ def tail_errors(figure: Figure, theme: Theme, shares: Mapping[str, Mapping[str, 
                 ink = theme.ink if kind == "right" else "#ffffff"
                 axes.text(left[row] + value / 2, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
         left = left + width
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0, labelcolor=theme.ink)
     axes.set(xlabel=f"images of {group} classes, %", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
     axes.grid(visible=False)
@@ -48,7 +48,7 @@ def tail_errors(figure: Figure, theme: Theme, shares: Mapping[str, Mapping[str, 
 
 @themed(3.1)
 def confusions(figure: Figure, theme: Theme, tables: Mapping[str, NDArray[np.float64]]) -> None:
-    """Draw how images of classes of one size are taken for classes of another, a panel a classifier.
+    """Draw how images of classes of one size are predicted as classes of another, a panel a classifier.
 
     Args:
         figure: Where to draw.
@@ -59,7 +59,7 @@ def confusions(figure: Figure, theme: Theme, tables: Mapping[str, NDArray[np.flo
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axes, (name, table) in zip(panels, tables.items(), strict=True):
         image = axes.imshow(table, cmap=ramp, norm=PowerNorm(0.4, 0, 100), interpolation="nearest")
-        axes.set(title=name.replace("_", " "), xlabel="predicted class")
+        axes.set(title=name, xlabel="predicted class")
         ends = [0, len(table) - 1]
         axes.set_xticks(ends, ["head", "tail"] if len(table) > 1 else ["all"] * 2)
         axes.set_yticks(ends, ["head", "tail"] if len(table) > 1 else ["all"] * 2)
@@ -85,6 +85,6 @@ def reliability(
     axes = figure.subplots()
     axes.plot([0, 100], [0, 100], color=theme.line, linewidth=1, linestyle="--")
     for color, (name, (confidence, accuracy)) in zip(theme.before_after, bins.items(), strict=False):
-        axes.plot(100 * confidence, 100 * accuracy, color=color, marker="o", markersize=4, label=name.replace("_", " "))
+        axes.plot(100 * confidence, 100 * accuracy, color=color, marker="o", markersize=4, label=name)
     axes.set(xlabel="confidence, %", ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)

@@ -47,7 +47,7 @@ def weight_norms(figure: Figure, theme: Theme, norms: Mapping[str, NDArray[Any]]
             values,
             color=color,
             linestyle=style,
-            label=name.replace("_", " "),
+            label=name,
             linewidth=2.4 if name == "joint" else 1.3,
         )
     axes.set(xlabel="class, by number of training images", ylabel="weight norm / mean", ylim=(0, None))

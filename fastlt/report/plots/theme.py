@@ -1,4 +1,4 @@
-"""How figures look: one restrained style, on a light and on a dark page."""
+"""The style of the figures, on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ P = ParamSpec("P")
 
 DARK = ".dark"
 DPI = 180
-WIDTH = 5.2  # inches; narrow, so that the text is still legible when a phone shrinks the picture
+WIDTH = 5.2  # inches; narrow, so that the text stays legible on a phone
 WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Hiragino Sans", "Arial Unicode MS")
 LINE_STYLES = ("-", "--", ":")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours of one ground.
+    """Colours on one background.
 
-    The palette is Okabe and Ito's, told apart by readers with any colour vision; its blue is lighter on a dark page.
+    The palette is Okabe and Ito's, which readers with any colour vision can tell apart; its blue is lighter on dark.
     """
 
     infix: str
@@ -50,7 +50,7 @@ class Theme:
         return self.soft, self.palette[1]
 
     def lines(self, names: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Colour and line style of every classifier: the joint one is grey, the others differ in one or the other."""
+        """Return colour and line style of every classifier: the joint one is grey, no two others are alike."""
         others = ((color, style) for style in LINE_STYLES for color in self.palette)
         pairs = itertools.cycle(others)
         return {name: (self.soft, "-") if name == "joint" else next(pairs) for name in names}
@@ -88,7 +88,7 @@ class Theme:
 
 @functools.cache
 def font_families() -> list[str]:
-    """Return matplotlib's own font, then installed ones that have the letters it lacks."""
+    """Return matplotlib's own font, then installed ones with letters that it lacks."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in WIDE_FONTS if name in installed)]
 
@@ -103,31 +103,38 @@ DARK_THEME = Theme(
 
 
 def dark_variant(path: Path) -> Path:
-    """Return where the dark picture of a figure lies."""
+    """Return the path of a figure's dark picture."""
     return path.with_name(f"{path.stem}{DARK}{path.suffix}")
 
 
 def themed(
     height: float,
-) -> Callable[[Callable[Concatenate[Figure, Theme, P], None]], Callable[Concatenate[Path, P], None]]:
-    """Turn a function that draws on a figure into one that writes both pictures: `draw(path, ...)`.
+) -> Callable[[Callable[Concatenate[Figure, Theme, P], None]], Callable[Concatenate[Path, P], Path]]:
+    """Turn a function that draws on a figure into one that writes both pictures into a folder.
 
     Args:
         height: Of the figure, inches.
+
+    Returns:
+        A decorator: `draw(figure, theme, ...)` becomes `draw(folder, ...)`, which returns the path of the light
+        picture, named as the function.
     """
 
-    def decorate(draw: Callable[Concatenate[Figure, Theme, P], None]) -> Callable[Concatenate[Path, P], None]:
+    def decorate(draw: Callable[Concatenate[Figure, Theme, P], None]) -> Callable[Concatenate[Path, P], Path]:
         @functools.wraps(draw)
-        def write(path: Path, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        def write(folder: Path, /, *args: P.args, **kwargs: P.kwargs) -> Path:
+            path = folder / f"{draw.__name__}.png"
             for theme in (LIGHT_THEME, DARK_THEME):
                 with matplotlib.rc_context(theme.style):
                     figure = Figure(figsize=(WIDTH, height), layout="constrained")
                     FigureCanvasAgg(figure)
                     draw(figure, theme, *args, **kwargs)
                     with warnings.catch_warnings():
-                        # A letter of a class name that no font has is a box in the picture; the page's text has it
+                        # A letter that no font has becomes a box in the picture; the page's text shows it
                         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                         figure.savefig(path.with_name(f"{path.stem}{theme.infix}{path.suffix}"), dpi=DPI)
+
+            return path
 
         return write
 

@@ -25,10 +25,10 @@ SURE = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.55, 0.65, 0.75, 0.85])
 
 
 def classifier(method: str, classes: np.ndarray, scale: float = 1.0, **store: Any) -> Classifier:
-    said = Predictions(LABELS, classes, SURE, np.log(SURE))
+    predictions = Predictions(LABELS, classes, SURE, np.log(SURE))
     head = LinearHead(scale * torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 5.0], [0.0, 10.0]]))
     return Classifier(
-        method=method, head=head, store=SimpleNamespace(**store), path=Path(), cache={"test": said}  # type: ignore[arg-type]
+        method=method, head=head, store=SimpleNamespace(**store), path=Path(), cache={"test": predictions}  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
 
     def keep(name: str) -> list[Any]:
         kept: list[Any] = []
-        monkeypatch.setattr(plots, name, lambda _path, *given: kept.extend(given))
+        monkeypatch.setattr(plots, name, lambda _folder, *given: kept.extend(given))
         return kept
 
     return keep
@@ -61,13 +61,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
 
 def test_the_tail_is_right_or_taken_for_a_group(material: Material, drawn: Callable[[str], list[Any]]) -> None:
     kept = drawn("tail_errors")
-    found = figures.tail_errors(material)
+    figure = figures.tail_errors(material)
     shares, group = kept
     third = 100 / 6
     assert group == "few"
     assert shares["joint"] == pytest.approx({"right": third, "many": 3 * third, "medium": third, "few": third})
-    assert shares["logit_adjustment"] == pytest.approx({"right": 4 * third, "many": 2 * third, "medium": 0, "few": 0})
-    assert "logit adjustment: right 67, many 33, medium 0, few 0" in found.alt
+    assert shares["logit adjustment"] == pytest.approx({"right": 4 * third, "many": 2 * third, "medium": 0, "few": 0})
+    assert "logit adjustment: right 67, many 33, medium 0, few 0" in figure.alt
 
 
 def test_confusions_are_by_rank_and_a_row_has_a_hundred_percent(
@@ -84,9 +84,9 @@ def test_many_classes_share_a_few_bins(material: Material, drawn: Callable[[str]
     kept = drawn("confusions")
     counts = np.arange(25, 0, -1)
     labels = np.arange(25)
-    said = Predictions(labels, np.roll(labels, 1), np.ones(25), np.zeros(25))
+    predictions = Predictions(labels, np.roll(labels, 1), np.ones(25), np.zeros(25))
     for part in material.classifiers:
-        part.cache["test"] = said
+        part.cache["test"] = predictions
     many = Material(**{**vars(material), "counts": counts})
     assert "in 10 bins" in figures.confusions(many).caption
     table = kept[0]["joint"]
@@ -99,41 +99,41 @@ def test_the_distance_from_the_diagonal_is_the_mean_over_images(
     material: Material, drawn: Callable[[str], list[Any]]
 ) -> None:
     kept = drawn("reliability")
-    found = figures.reliability(material)
+    figure = figures.reliability(material)
     confidence, accuracy = kept[0]["joint"]
     np.testing.assert_allclose(confidence, np.sort(SURE))
     order = np.argsort(SURE, kind="stable")
     np.testing.assert_allclose(accuracy, (BEFORE == LABELS)[order])
     distances = [100 * np.abs(SURE - (classes == LABELS)).mean() for classes in (BEFORE, AFTER)]
-    told = f"joint {distances[0]:.1f}, logit adjustment {distances[1]:.1f}"
-    assert told in found.caption
-    assert told in found.alt
-    assert found.caption.startswith("10 equal shares")
+    distances_text = f"joint {distances[0]:.1f}, logit adjustment {distances[1]:.1f}"
+    assert distances_text in figure.caption
+    assert distances_text in figure.alt
+    assert "in 10 equal bins" in figure.caption
 
 
 def test_lengths_up_to_a_factor_are_not_drawn_twice(material: Material, drawn: Callable[[str], list[Any]]) -> None:
     kept = drawn("weight_norms")
-    found = figures.weight_norms(material)
+    figure = figures.weight_norms(material)
     assert list(kept[0]) == ["joint"]
     assert kept[0]["joint"].tolist() == [5, 10, 5, 10]
-    assert "As the joint ones, so not drawn: logit adjustment." in found.caption
+    assert "equal to the joint ones: logit adjustment." in figure.caption
 
 
 def test_a_class_has_its_accuracy_and_its_size(material: Material, drawn: Callable[[str], list[Any]]) -> None:
     kept = drawn("accuracy_by_class_size")
-    figures.by_class_size(material)
+    figures.accuracy_by_class_size(material)
     counts, accuracies = kept
     assert counts is COUNTS
     np.testing.assert_allclose(accuracies["joint"], [0.25, 1, 0.5, 0])
-    np.testing.assert_allclose(accuracies["logit_adjustment"], [0.75, 0.5, 1, 0.5])
+    np.testing.assert_allclose(accuracies["logit adjustment"], [0.75, 0.5, 1, 0.5])
 
 
 def test_what_cannot_be_drawn_says_why(material: Material) -> None:
     assert "no records" in figures.training(material).caption
     assert "only one class" in figures.confusions(Material(**{**vars(material), "counts": COUNTS[:1]})).caption
     alone = Material(**{**vars(material), "groups": {name: np.full(4, name == "few") for name in GROUPS}})
-    found: Figure = figures.tail_errors(alone)
-    assert (found.path, "classes of one group" in found.caption) == (None, True)
+    figure: Figure = figures.tail_errors(alone)
+    assert (figure.path, "classes of one group" in figure.caption) == (None, True)
 
 
 def test_the_worst_come_first_and_of_equals_the_one_that_lost_more(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_worst_come_first_and_of_equals_the_one_that_lost_more(tmp_path: Pat
         ("ant", 4),
     ]
     assert [(each.before, each.after) for each in found.classes] == [(100, 50), (0, 50), (25, 75)]
-    assert [[sample.taken_for for sample in each.samples] for each in found.classes] == [
+    assert [[sample.predicted for sample in each.samples] for each in found.classes] == [
         ["cow"],
         ["x" * 39 + "…"],
         ["x" * 39 + "…"],
@@ -199,7 +199,7 @@ def axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
     def draw(name: str, *given: Any) -> list[Any]:
         seen: list[Canvas] = []
         monkeypatch.setattr(Canvas, "savefig", lambda figure, *_args, **_options: seen.append(figure))
-        getattr(plots, name)(tmp_path / "plot.png", *given)
+        getattr(plots, name)(tmp_path, *given)
         return list(seen[0].axes)
 
     return draw
@@ -207,7 +207,7 @@ def axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
 
 def test_lines_of_accuracy_are_in_percent(axes: Callable[..., list[Any]]) -> None:
     taus = np.linspace(0, 2, 3)
-    (plane,) = axes("tau_curve", taus, {"all": (taus / 4, taus / 8, taus / 2)}, 1.5)
+    (plane,) = axes("accuracy_by_tau", taus, {"all": (taus / 4, taus / 8, taus / 2)}, 1.5)
     curve, best = plane.get_lines()
     assert curve.get_ydata().tolist() == [0, 25, 50]
     assert best.get_xdata() == [1.5, 1.5]
@@ -272,7 +272,7 @@ def test_epochs_without_a_number_are_left_out(axes: Callable[..., list[Any]]) ->
         {"epoch": 2, "loss": None, "val": None},
         {"epoch": 3, "loss": 1.0, "val": {"all": 30.0, "few": 5.0}},
     ]
-    above, below = axes("training_curves", records)
+    above, below = axes("training", records)
     assert [line.get_xydata().tolist() for line in above.get_lines()] == [[[1, 3], [3, 1]]]
     assert {line.get_label(): line.get_xydata().tolist() for line in below.get_lines()} == {
         "few": [[3, 5]],
