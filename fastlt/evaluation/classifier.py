@@ -90,7 +90,8 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     return Classifier(
         method=method,
         head=LinearHead(tensors[f"{HEAD}.weight"], tensors.get(f"{HEAD}.bias")),
-        store=store.under(tensors, method),  # live training and --reestimate-batch-norm change the backbone
+        # Live training and --reestimate-batch-norm change the backbone
+        store=store.with_backbone(tensors, method, backbone_hash=metadata.get("backbone")),
         path=path,
         params=metadata["params"],
         selected_on=metadata["selected_on"],

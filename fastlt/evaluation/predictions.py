@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..features.arrays import chunks
 from ..metrics import class_hits
 from ..models import LinearHead
-
-ROWS = 4096  # of logits at a time
 
 
 class Predictions(NamedTuple):
@@ -46,9 +45,8 @@ def logit_chunks(head: LinearHead, features: Tensor) -> Iterator[tuple[slice, Te
     """Yield (rows, float64 logits of these rows [*, C])."""
     weight = head.weight.detach()
     bias = None if head.bias is None else head.bias.detach()
-    for start in range(0, len(features), ROWS):
-        rows = slice(start, start + ROWS)
-        yield rows, F.linear(features[rows], weight, bias).double()
+    for rows, chunk in chunks(features):
+        yield rows, F.linear(chunk, weight, bias).double()
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..runtime.device import on_device
 
-ROWS = 4096  # a chunk of features; the store itself may be larger than memory
+ROWS = 4096  # of a chunk: all features, or their logits, may be larger than memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +91,7 @@ def check_finite(features: Tensor, name: str, hint: str = "") -> None:
 
 
 def chunks(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, features of these rows)."""
+    """Yield (rows, features of these rows) of features [N, D]."""
     for start in range(0, len(features), ROWS):
         rows = slice(start, start + ROWS)
         yield rows, features[rows]

@@ -67,32 +67,43 @@ class FeatureStore:
                 f"{run.path}: no epoch is finished yet; go on with: fastlt train --resume --out {run.path}"
             )
         self.tensors, _, self.weights_hash = native.load_hashed(self.checkpoint)
-        self.trunk_hash = self.weights_hash
+        self.backbone_hash = self.weights_hash
         self.folder = run.path / "features"
 
-    def under(self, tensors: Mapping[str, Tensor], name: str) -> FeatureStore:
+    def with_backbone(
+        self, tensors: Mapping[str, Tensor], name: str, *, backbone_hash: str | None = None
+    ) -> FeatureStore:
         """Return the store of the same images under another checkpoint: itself if only the head differs.
 
         Args:
             tensors: The checkpoint's tensors, on any device.
-            name: The folder within `features/` for a trunk that has none yet.
+            name: The folder within `features/` for a backbone that has none yet.
+            backbone_hash: The `backbone_hash` of the store that the checkpoint was written from; None: tensors are
+                compared.
         """
-        trunk = {key: value.cpu() for key, value in tensors.items() if not in_head(key)}
-        if all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in trunk.items()):
+        backbone = {key: value.cpu() for key, value in tensors.items() if not in_head(key)}
+        if backbone_hash is None and self.has_backbone(backbone):
+            return self
+        backbone_hash = backbone_hash or hash_tensors(backbone)
+        if backbone_hash == self.backbone_hash:
             return self
         other = copy.copy(self)
         for cached in ("model", "head"):
             other.__dict__.pop(cached, None)
-        heads = {key: value for key, value in self.tensors.items() if in_head(key)}
-        other.tensors, other.trunk_hash = {**trunk, **heads}, hash_tensors(trunk)
+        head = {key: value for key, value in self.tensors.items() if in_head(key)}
+        other.tensors, other.backbone_hash = {**backbone, **head}, backbone_hash
         features = self.run.path / "features"
-        known = (
+        folders = (
             path.parent
             for path in sorted(features.glob("*/*.json"))
-            if (read_record(path).get("key") or {}).get("weights") == other.trunk_hash
+            if (read_record(path).get("key") or {}).get("weights") == backbone_hash
         )
-        other.folder = next(known, features / name)
+        other.folder = next(folders, features / name)
         return other
+
+    def has_backbone(self, backbone: Mapping[str, Tensor]) -> bool:
+        """Return whether tensors on the CPU are those of this store's backbone."""
+        return all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in backbone.items())
 
     @cached_property
     def model(self) -> Network:
@@ -148,7 +159,7 @@ class FeatureStore:
         """Return what the features of a split depend on."""
         config = self.run.config
         key = {
-            "weights": self.trunk_hash,
+            "weights": self.backbone_hash,
             "data": self.run.data["splits"][name]["fingerprint"],
             "transform": [config.resize, config.image_size, *config.mean, *config.std],
             "precision": self.precision if name == "train" else "fp32",

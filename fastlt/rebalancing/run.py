@@ -176,6 +176,7 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> 
     tensors |= {f"{HEAD}.{key}": value for key, value in classifier.head.state_dict().items()}
     metadata = {
         "weights": store.weights_hash,
+        "backbone": store.backbone_hash,
         "method": classifier.method,
         "params": classifier.params,
         "selected_on": classifier.selected_on,

@@ -79,7 +79,7 @@ def test_the_crop_share_gives_the_size_back(trained: Run, size: int, resize: int
     classifier = joint_classifier(FeatureStore(trained, device=torch.device("cpu")))
     run = dataclasses.replace(trained)
     run.__dict__["config"] = dataclasses.replace(trained.config, image_size=size, eval_resize=resize)
-    other = dataclasses.replace(classifier, store=classifier.store.under(classifier.store.tensors, "x"))
+    other = dataclasses.replace(classifier, store=classifier.store.with_backbone(classifier.store.tensors, "x"))
     other.store.run = run
     share = description(other, classifier.store.model)["pretrained_cfg"]["crop_pct"]
     assert math.floor(size / share) == resize

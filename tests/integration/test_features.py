@@ -83,16 +83,16 @@ def test_bf16_halves_the_training_features_and_leaves_the_scored_ones(run_copy: 
 def test_a_store_of_other_weights_is_not_used(run_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_of(run_copy)
     before = np.array(store.split("val").features)
-    same = store.under({**store.tensors, "fc.weight": store.tensors["fc.weight"] + 1}, "same")
+    same = store.with_backbone({**store.tensors, "fc.weight": store.tensors["fc.weight"] + 1}, "same")
     assert same is store
     changed = {**store.tensors, "bn1.running_mean": store.tensors["bn1.running_mean"] + 0.3}
-    other = store.under(changed, "other")
+    other = store.with_backbone(changed, "other")
     after = np.array(other.split("val").features)
     assert np.abs(after - before).max() > 1e-3
     assert np.array_equal(store.split("val").features, before)
     assert torch.equal(store.model.bn1.running_mean, store.tensors["bn1.running_mean"])
     with counted_images(monkeypatch) as counts:
-        again = store_of(run_copy).under(changed, "another name")
+        again = store_of(run_copy).with_backbone(changed, "another name")
         assert np.array_equal(again.split("val").features, after)
     assert counts == []
 

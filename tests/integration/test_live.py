@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fastlt import EvaluateConfig, RebalanceConfig, Run, evaluate, rebalance
-from fastlt.checkpoints.native import load
+from fastlt.checkpoints.native import load, save
 from fastlt.data.registry import open_data
+from fastlt.evaluation.classifier import open_classifier
 from fastlt.features.store import FeatureStore
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def test_the_released_protocol_lets_statistics_drift_and_scores_the_drifted_netw
     rows = json.loads((run_copy.method("lws") / "results.json").read_text())["results"]
     after = next(row for row in rows if (row["method"], row["split"]) == ("lws", "test"))
     store = FeatureStore(run_copy, device=CPU)
-    drifted = store.under(tensors, "lws")
+    drifted = store.with_backbone(tensors, "lws")
     assert drifted is not store
     images, labels = drifted.split("test").tensors(CPU)
     hits = (images @ tensors["fc.weight"].T + tensors["fc.bias"]).argmax(1) == labels
@@ -64,6 +65,20 @@ def test_the_released_protocol_lets_statistics_drift_and_scores_the_drifted_netw
     joint = next(row for row in rows if (row["method"], row["split"]) == ("joint", "test"))
     own = evaluate(run_copy, config=EvaluateConfig(method="joint", split="test", device="cpu")).find("joint", "test")
     assert own.to_json() == joint
+
+
+def test_a_classifier_is_told_its_backbone_by_hash_and_older_ones_by_their_tensors(run_copy: Run) -> None:
+    for method, protocol in (("crt", "paper"), ("lws", "released")):
+        rebalance(run_copy, dataclasses.replace(LIVE, method=method, protocol=protocol))
+        path = run_copy.method(method) / "model.safetensors"
+        tensors, metadata = load(path)
+        store = FeatureStore(run_copy, device=CPU)
+        opened = open_classifier(store, method).store
+        assert metadata["backbone"] == opened.backbone_hash
+        assert (opened is store) == (protocol == "paper")
+        del metadata["backbone"]
+        save(path, tensors, metadata)
+        assert open_classifier(store, method).store.backbone_hash == opened.backbone_hash
 
 
 @pytest.mark.parametrize(("fine_tune", "frozen"), [("last_block", ("conv1", "bn1", "layer1", "layer2")), ("all", ())])

@@ -71,7 +71,7 @@ def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
     if not statistics:
         statistics = estimate(store, config.seed, batch_size)
         native.save(path, statistics, key)
-    return store.under({**store.tensors, **statistics}, NAME)
+    return store.with_backbone({**store.tensors, **statistics}, NAME)
 
 
 @torch.inference_mode()

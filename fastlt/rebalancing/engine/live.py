@@ -49,7 +49,7 @@ def retrain_live(store: FeatureStore, method: Retraining, config: RebalanceConfi
     parts = trained_parts(model, config.fine_tune)
     set_modes(model, parts, drift=config.protocol == "released")
     train_live(grid, training, model, store)
-    moved = store.under(model.state_dict(), config.method)
+    moved = store.with_backbone(model.state_dict(), config.method)
     problem = dataclasses.replace(problem, selection=moved.split(config.selection_split))
     params = {"smoothing": training.label_smoothing} if method.uses_label_smoothing else {}
     return select_head(grid, training.settings, problem, config, **params), moved

@@ -32,17 +32,19 @@ class Method:
     """Scores the released code's variants that no linear head stands for, which are written beside its results."""
 
 
-ROWS = (
-    Method(name="tau", fit=tau.fit, uses_training_features=lambda config: config.tau == "learned"),
-    Method(name="crt", fit=crt.fit, live=crt.CRT, released_live=True),
-    Method(name="lws", fit=lws.fit, live=lws.LWS, released_live=True),
-    Method(name="ncm", fit=ncm.fit, score_released=released_ncm.score_released),
-    Method(name="logit_adjustment", fit=logit_adjustment.fit, uses_training_features=lambda config: False),
-    Method(name="los", fit=los.fit, live=los.LOS),
-    Method(name="max_norm", fit=max_norm.fit),
-    Method(name="cosine", fit=cosine.fit),
-)
-REGISTRY = {method.name: method for method in ROWS}
+REGISTRY = {
+    method.name: method
+    for method in (
+        Method(name="tau", fit=tau.fit, uses_training_features=lambda config: config.tau == "learned"),
+        Method(name="crt", fit=crt.fit, live=crt.CRT, released_live=True),
+        Method(name="lws", fit=lws.fit, live=lws.LWS, released_live=True),
+        Method(name="ncm", fit=ncm.fit, score_released=released_ncm.score_released),
+        Method(name="logit_adjustment", fit=logit_adjustment.fit, uses_training_features=lambda config: False),
+        Method(name="los", fit=los.fit, live=los.LOS),
+        Method(name="max_norm", fit=max_norm.fit),
+        Method(name="cosine", fit=cosine.fit),
+    )
+}
 
 
 def uses_training_features(config: RebalanceConfig) -> bool:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt.evaluation import predictions
 from fastlt.evaluation.calibration import calibration_error, calibration_errors, fit_temperature, with_temperature
 from fastlt.evaluation.predictions import Predictions, predict
+from fastlt.features import arrays
 from fastlt.models import LinearHead
 
 
@@ -56,7 +56,7 @@ def test_the_bias_counts_and_is_divided_too(monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_allclose(said.confidences, shares.max(1).values, rtol=1e-5)
         np.testing.assert_allclose(said.log_likelihoods, shares.log()[torch.arange(300), labels], rtol=1e-4, atol=1e-5)
     whole = fit_temperature(biased, features, labels), predict(biased, features, labels)
-    monkeypatch.setattr(predictions, "ROWS", 70)
+    monkeypatch.setattr(arrays, "ROWS", 70)
     assert fit_temperature(biased, features, labels) == pytest.approx(whole[0], rel=1e-6)
     for got, expected in zip(predict(biased, features, labels), whole[1], strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -124,7 +124,7 @@ CONFIG = TrainConfig(image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), s
 
 def key_of(view: int, *, split: str = "train", precision: str = "fp32", fingerprint: str = "d", **changes: Any) -> dict:
     store = object.__new__(FeatureStore)
-    store.trunk_hash = changes.pop("trunk_hash", "w")
+    store.backbone_hash = changes.pop("backbone_hash", "w")
     store.precision = precision
     data = {"splits": {name: {"fingerprint": fingerprint} for name in ("train", "val")}}
     store.run = SimpleNamespace(config=dataclasses.replace(CONFIG, **changes), data=data)
@@ -133,7 +133,7 @@ def key_of(view: int, *, split: str = "train", precision: str = "fp32", fingerpr
 
 def test_features_are_known_by_all_that_they_depend_on() -> None:
     always = [
-        {"trunk_hash": "x"},
+        {"backbone_hash": "x"},
         {"fingerprint": "e"},
         {"precision": "bf16"},
         {"image_size": 33, "eval_resize": 37},
@@ -158,14 +158,14 @@ def test_features_are_known_by_all_that_they_depend_on() -> None:
     assert key_of(0, split="val", precision="bf16") == key_of(0, split="val")
 
 
-def test_another_trunk_has_features_of_its_own_and_another_head_has_not(tmp_path: Path) -> None:
+def test_another_backbone_has_features_of_its_own_and_another_head_has_not(tmp_path: Path) -> None:
     store = object.__new__(FeatureStore)
     store.run, store.folder = SimpleNamespace(path=tmp_path), tmp_path / "features"
-    store.tensors, store.trunk_hash = {"conv.weight": torch.ones(2), "fc.weight": torch.ones(3)}, "w"
+    store.tensors, store.backbone_hash = {"conv.weight": torch.ones(2), "fc.weight": torch.ones(3)}, "w"
     store.__dict__ |= {"model": "the old one", "head": "the old one"}
-    assert store.under({"conv.weight": torch.ones(2), "fc.weight": torch.zeros(3)}, "crt") is store
-    moved = [store.under({"conv.weight": torch.full((2,), value)}, "crt") for value in (2.0, 3.0)]
-    assert len({"w", *(each.trunk_hash for each in moved)}) == 3
+    assert store.with_backbone({"conv.weight": torch.ones(2), "fc.weight": torch.zeros(3)}, "crt") is store
+    moved = [store.with_backbone({"conv.weight": torch.full((2,), value)}, "crt") for value in (2.0, 3.0)]
+    assert len({"w", *(each.backbone_hash for each in moved)}) == 3
     for value, each in zip((2.0, 3.0), moved, strict=True):
         assert each.folder == tmp_path / "features" / "crt"
         assert (each.tensors["conv.weight"] == value).all()
@@ -173,10 +173,13 @@ def test_another_trunk_has_features_of_its_own_and_another_head_has_not(tmp_path
         assert "model" not in vars(each)
         assert "head" not in vars(each)
     assert vars(store)["model"] == "the old one"
+    # A hash that is known already is taken at its word
+    assert store.with_backbone({}, "crt", backbone_hash="w") is store
+    assert store.with_backbone({}, "crt", backbone_hash="x").backbone_hash == "x"
     # Features that are there already under another name are used again
     (tmp_path / "features" / "lws").mkdir(parents=True)
-    feature_file.write_json(tmp_path / "features" / "lws" / "val.json", {"key": {"weights": moved[1].trunk_hash}})
-    assert store.under({"conv.weight": torch.full((2,), 3.0)}, "crt").folder == tmp_path / "features" / "lws"
+    feature_file.write_json(tmp_path / "features" / "lws" / "val.json", {"key": {"weights": moved[1].backbone_hash}})
+    assert store.with_backbone({"conv.weight": torch.full((2,), 3.0)}, "crt").folder == tmp_path / "features" / "lws"
 
 
 def test_views_are_cut_as_stage_1_cuts_and_the_others_as_it_evaluates() -> None:
