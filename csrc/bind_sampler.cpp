@@ -1,5 +1,4 @@
 // The Python face of the sampler and of the augmentation draws: checks shapes, then works without the GIL.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.h"
 #include "augmentation.h"
 #include "permutation.h"
 #include "sampler.h"
@@ -20,12 +20,10 @@ namespace py = pybind11;
 
 namespace {
 
+using fastlt::Array;
 using fastlt::ClassIndex;
 using fastlt::LargeArray;
 using fastlt::Sampler;
-
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
 
 template <typename Label>
 bool build_as(const py::array& labels, std::uint64_t num_classes, bool with_order, bool wide_ids,
@@ -41,14 +39,16 @@ bool build_as(const py::array& labels, std::uint64_t num_classes, bool with_orde
 
 std::shared_ptr<ClassIndex> build_index(const py::array& labels, std::uint64_t num_classes, bool with_order,
                                         bool wide_ids, int num_threads) {
-  if (labels.ndim() != 1) throw std::invalid_argument("labels: expected one dimension");
+  if (labels.ndim() != 1)
+    throw std::invalid_argument("labels: got " + std::to_string(labels.ndim()) + " dimensions; expected 1");
   std::shared_ptr<ClassIndex> index;
   const auto with = [&](auto label) {
     return build_as<decltype(label)>(labels, num_classes, with_order, wide_ids, num_threads, index);
   };
   if (!(with(std::int64_t{}) || with(std::int32_t{}) || with(std::int16_t{}) || with(std::int8_t{}) ||
         with(std::uint64_t{}) || with(std::uint32_t{}) || with(std::uint16_t{}) || with(std::uint8_t{})))
-    throw py::type_error("labels: expected contiguous integers in native byte order");
+    throw py::type_error(
+        "labels: got another kind of array; expected contiguous integers in native byte order");
   return index;
 }
 
@@ -84,14 +84,16 @@ std::unique_ptr<Sampler> make_sampler(std::shared_ptr<ClassIndex> index, fastlt:
                                       const std::vector<double>& weights) {
   if (index->num_samples() == 0 || batch_size == 0 || batch_size > fastlt::kMaxNarrow || epoch_slots == 0 ||
       epoch_slots > index->num_samples() || samples_per_class == 0 || ramp_slots == 0)
-    throw std::invalid_argument("expected samples, and sizes of at least 1 and at most 2^31 - 1 a batch");
+    throw std::invalid_argument(
+        "sizes: got one out of range; expected samples, and at least 1 and at most 2^31 - 1 a batch");
   if (weights.size() != (law == fastlt::Law::kWeighted ? index->num_classes() : 0))
-    throw std::invalid_argument("weights: expected one a class for the weighted law, none for others");
+    throw std::invalid_argument("weights: got " + std::to_string(weights.size()) +
+                                "; expected one a class for the weighted law, none for others");
   const fastlt::SamplerPlan plan{law,        seed,       batch_size,      epoch_slots,   samples_per_class,
                                  ramp_slots, ramp_units, shuffle_batches, unique_batches};
   auto sampler = std::make_unique<Sampler>(std::move(index), plan, weights);
   if (sampler->by_position() && !sampler->index()->has_order())
-    throw std::invalid_argument("index: expected one with its samples sorted by class");
+    throw std::invalid_argument("index: got one without an order; expected samples sorted by class");
   return sampler;
 }
 
@@ -112,7 +114,9 @@ Array<std::int64_t> permutation(std::uint64_t n, std::uint64_t seed, std::uint64
   Array<std::int64_t> values(places.size());
   for (py::ssize_t i = 0; i < places.size(); ++i) {
     const auto place = static_cast<std::uint64_t>(places.data()[i]);
-    if (place >= n) throw std::invalid_argument("places: expected 0 to n - 1");
+    if (place >= n)
+      throw std::invalid_argument("places: got " + std::to_string(places.data()[i]) + "; expected 0 to " +
+                                  std::to_string(n - 1));
     values.mutable_data()[i] = static_cast<std::int64_t>(fastlt::permute(stream, 0, cycle, n, place));
   }
   return values;
@@ -122,12 +126,14 @@ py::tuple draw_augmentations(std::uint64_t seed, std::uint64_t first_slot, const
                              std::pair<double, double> scale, std::pair<double, double> ratio, double flip,
                              double jitter) {
   if (sizes.ndim() != 2 || sizes.shape(1) != 2)
-    throw std::invalid_argument("sizes: wrong shape, expected [B, 2]");
+    throw std::invalid_argument("sizes: got shape " +
+                                fastlt::listed(sizes.shape(), sizes.shape() + sizes.ndim()) +
+                                "; expected [B, 2]");
   const py::ssize_t count = sizes.shape(0);
   for (py::ssize_t i = 0; i < sizes.size(); ++i)
     if (sizes.data()[i] < 1)
-      throw std::invalid_argument("sizes: image " + std::to_string(i / 2) + " has a side of " +
-                                  std::to_string(sizes.data()[i]) + " pixels; expected at least 1");
+      throw std::invalid_argument("sizes: got a side of " + std::to_string(sizes.data()[i]) +
+                                  " pixels in image " + std::to_string(i / 2) + "; expected at least 1");
   Array<std::int32_t> windows({count, py::ssize_t{4}});
   Array<bool> flips(count);
   Array<float> factors({count, py::ssize_t{3}});

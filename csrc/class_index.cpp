@@ -1,11 +1,9 @@
 #include "class_index.h"
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include "parallel.h"
@@ -58,9 +56,8 @@ ClassIndex ClassIndex::build(const Label* labels, std::uint64_t num_samples, std
   });
   for (const std::uint64_t i : wrong)
     if (i != kNone)
-      throw std::invalid_argument("labels: the one at position " + std::to_string(i) + " is " +
-                                  std::to_string(labels[i]) + "; expected 0 to " +
-                                  std::to_string(num_classes - 1));
+      throw std::invalid_argument("labels: got " + std::to_string(labels[i]) + " at position " +
+                                  std::to_string(i) + "; expected 0 to " + std::to_string(num_classes - 1));
 
   std::vector<std::uint64_t> offsets(num_classes + 1);
   std::uint64_t total = 0, fingerprint = num_classes;

@@ -4,16 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "clones.h"
 #include "parallel.h"
-
-// The inner loops are compiled three times where the loader can pick the best one when the library is opened.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FASTLT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#define FASTLT_INLINE inline __attribute__((always_inline))
-#else
-#define FASTLT_CLONES
-#define FASTLT_INLINE inline
-#endif
 
 namespace fastlt {
 namespace {
@@ -146,11 +138,13 @@ FASTLT_INLINE void bound_rows(const IntervalTask& task, std::ptrdiff_t first, st
   }
 }
 
-FASTLT_CLONES void bound_log(const IntervalTask& task, std::ptrdiff_t first, std::ptrdiff_t last) {
+FASTLT_CLONES("avx512f", "avx2", "default")
+void bound_log(const IntervalTask& task, std::ptrdiff_t first, std::ptrdiff_t last) {
   bound_rows<true>(task, first, last);
 }
 
-FASTLT_CLONES void bound_linear(const IntervalTask& task, std::ptrdiff_t first, std::ptrdiff_t last) {
+FASTLT_CLONES("avx512f", "avx2", "default")
+void bound_linear(const IntervalTask& task, std::ptrdiff_t first, std::ptrdiff_t last) {
   bound_rows<false>(task, first, last);
 }
 

@@ -6,16 +6,8 @@
 #include <cstring>
 #include <vector>
 
+#include "clones.h"
 #include "parallel.h"
-
-// The inner loop is compiled twice where the loader can pick the better one when the library is opened.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define FASTLT_CLONES __attribute__((target_clones("avx2", "default")))
-#define FASTLT_INLINE inline __attribute__((always_inline))
-#else
-#define FASTLT_CLONES
-#define FASTLT_INLINE inline
-#endif
 
 namespace fastlt {
 namespace {
@@ -119,9 +111,9 @@ FASTLT_INLINE void blend(const std::uint8_t* source, std::ptrdiff_t stride, cons
 
 // Shrinks or stretches `num_rows` <= kRows rows of pixels along x. `columns` holds kColumn bytes a pixel: the
 // rows are interleaved there, so that all of a column's bytes share one weight.
-FASTLT_CLONES void resample_rows(const std::uint8_t* rows, std::ptrdiff_t row_bytes, int num_rows,
-                                 const Axis& axis, bool flip, std::uint8_t* columns, std::uint8_t* out,
-                                 std::ptrdiff_t out_row_bytes) {
+FASTLT_CLONES("avx2", "default")
+void resample_rows(const std::uint8_t* rows, std::ptrdiff_t row_bytes, int num_rows, const Axis& axis,
+                   bool flip, std::uint8_t* columns, std::uint8_t* out, std::ptrdiff_t out_row_bytes) {
   const int begin = axis.begin(), width = axis.end() - begin;
   for (int row = 0; row < num_rows; ++row) {
     const std::uint8_t* source = rows + row * row_bytes + static_cast<std::ptrdiff_t>(begin) * kChannels;
@@ -144,8 +136,9 @@ FASTLT_CLONES void resample_rows(const std::uint8_t* rows, std::ptrdiff_t row_by
 }
 
 // Shrinks or stretches rows of `row_bytes` bytes along y.
-FASTLT_CLONES void resample_columns(const std::uint8_t* rows, std::ptrdiff_t row_bytes, const Axis& axis,
-                                    std::uint8_t* out, std::ptrdiff_t out_row_bytes) {
+FASTLT_CLONES("avx2", "default")
+void resample_columns(const std::uint8_t* rows, std::ptrdiff_t row_bytes, const Axis& axis, std::uint8_t* out,
+                      std::ptrdiff_t out_row_bytes) {
   constexpr int kWide = 64;
   for (int i = 0; i < axis.size(); ++i, out += out_row_bytes) {
     const std::uint8_t* source = rows + (axis.first(i) - axis.begin()) * row_bytes;

@@ -299,7 +299,7 @@ class VectorDraws {
       const Reg slots = V::add(V::all(low0 + i), V::iota());
       Reg a = slots, b = V::all(high ^ draws.whitening()), value, rest;
       Permutations::philox(a, b, draws.key());
-      V::multiply(a, V::all(n), value, rest);
+      Permutations::multiply(a, V::all(n), value, rest);
       V::store((by_class ? classes : out) + i, value);
       V::store(images + i, b);
       again[i / kLanes] = V::bits(V::less(rest, biased));
@@ -309,7 +309,7 @@ class VectorDraws {
         V::store(coin_words + i, coin);
       }
       if (law == Law::kMixture) {
-        V::multiply(a, V::all(num_samples_), value, rest);
+        Permutations::multiply(a, V::all(num_samples_), value, rest);
         V::store(out + i, value);
         again[i / kLanes] |= V::bits(V::less(rest, V::all((0u - num_samples_) % num_samples_)));
       }
@@ -329,7 +329,7 @@ class VectorDraws {
         Reg start, end, value, rest;
         V::load_pairs(bounds + i, start, end);
         const Reg size = V::subtract(end, start);
-        V::multiply(V::load(images + i), size, value, rest);
+        Permutations::multiply(V::load(images + i), size, value, rest);
         value = V::add(start, value);
         if (law == Law::kMixture && mixture >> 32 == 0)
           value = V::choose(V::less(V::load(coin_words + i), V::all(static_cast<std::uint32_t>(mixture))),

@@ -48,12 +48,6 @@ struct Avx2 {
   static Reg either(Reg x, Reg y) { return _mm256_or_si256(x, y); }
   static Reg exclusive_or(Reg x, Reg y) { return _mm256_xor_si256(x, y); }
   static Reg multiply_low(Reg x, Reg y) { return _mm256_mullo_epi32(x, y); }
-  static void multiply(Reg x, Reg y, Reg& high, Reg& low) {
-    const Reg even = _mm256_mul_epu32(x, y);
-    const Reg odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(y, 32));
-    high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-    low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-  }
   // On 64-bit lanes: the product of the low halves, the sum, the upper halves as low ones, and the upper or
   // the low halves of both in turns.
   static Reg multiply_halves(Reg x, Reg y) { return _mm256_mul_epu32(x, y); }

@@ -42,12 +42,6 @@ struct Avx512 {
   static Reg either(Reg x, Reg y) { return _mm512_or_si512(x, y); }
   static Reg exclusive_or(Reg x, Reg y) { return _mm512_xor_si512(x, y); }
   static Reg multiply_low(Reg x, Reg y) { return _mm512_mullo_epi32(x, y); }
-  static void multiply(Reg x, Reg y, Reg& high, Reg& low) {
-    const Reg even = _mm512_mul_epu32(x, y);
-    const Reg odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), _mm512_srli_epi64(y, 32));
-    high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-    low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
-  }
   // On 64-bit lanes: the product of the low halves, the sum, the upper halves as low ones, and the upper or
   // the low halves of both in turns.
   static Reg multiply_halves(Reg x, Reg y) { return _mm512_mul_epu32(x, y); }

@@ -19,6 +19,14 @@ struct VectorPermutations {
   static constexpr std::uint32_t kWays = 4;
   static constexpr std::uint32_t kSize = kVectorBlock + kWays * kLanes;
 
+  // The upper and the lower 32 bits of products, which are made in 64-bit lanes, those of odd lanes apart.
+  static void multiply(Reg x, Reg y, Reg& high, Reg& low) {
+    const Reg even = V::multiply_halves(x, y);
+    const Reg odd = V::multiply_halves(V::upper_halves(x), V::upper_halves(y));
+    high = V::interleave_upper(even, odd);
+    low = V::interleave_lower(even, odd);
+  }
+
   static void philox(Reg& a, Reg& b, std::uint32_t key) {
     // In the low halves of 64-bit lanes, those of odd lanes apart: that saves taking products to pieces.
     Reg x[2] = {a, V::upper_halves(a)}, y[2] = {b, V::upper_halves(b)};

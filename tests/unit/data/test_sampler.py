@@ -177,9 +177,9 @@ def test_iteration_ends_with_the_training():
         ({"labels": []}, r"^labels: .*\[0\]"),
         ({"labels": [[0, 1]]}, r"^labels: .*\[1, 2\]"),
         ({"labels": [0.0, 1.0]}, r"^labels: got float64\b"),
-        ({"labels": [0, -1, 1]}, r"^labels: .*position 1\b.*-1\b"),
+        ({"labels": [0, -1, 1]}, r"^labels: (?=.*position 1\b).*-1\b"),
         ({"labels": [-3]}, r"^labels: .*-3\b"),
-        ({"labels": [0, 1, 5], "num_classes": 3}, r"^labels: .*position 2\b.*\b5\b"),
+        ({"labels": [0, 1, 5], "num_classes": 3}, r"^labels: (?=.*position 2\b).*\b5\b"),
         ({"labels": [0, 2]}, r"^labels: .*\b1 of 3 classes.*class 1\b.*class_weights"),
         ({"labels": [0, 2], "sampling": "class_balanced"}, r"^labels: .*class 1\b"),
         ({"labels": [0, 10**12]}, f"^labels: .*{10**12 + 1} classes"),
@@ -287,7 +287,7 @@ def test_unique_batches_repeat_an_image_only_when_its_class_is_used_up(counts, s
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
 def test_a_label_is_below_the_number_of_classes(dtype):
     labels = np.array([0, 1, 2, 1], dtype)
-    with pytest.raises(ValueError, match=r"^labels: .*position 2\b.*\b2\b"):
+    with pytest.raises(ValueError, match=r"^labels: (?=.*position 2\b).*\b2\b"):
         _C.ClassIndex(labels, num_classes=2)
     known = _C.ClassIndex(labels, num_classes=3)
     assert known.fingerprint != _C.ClassIndex(labels, num_classes=4).fingerprint
