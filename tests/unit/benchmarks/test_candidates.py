@@ -1,9 +1,7 @@
 """Rewritings of a network under measurement compute the same as the network, to float64."""
 
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,13 +20,8 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def candidates() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[3]))
-        patch.delitem(sys.modules, "benchmarks.gpu.candidates", raising=False)
-        from benchmarks.gpu import candidates
-
-        yield candidates
+def candidates(script: Callable[[str], Any]) -> Any:
+    return script("gpu.candidates")
 
 
 def outcome(model: torch.nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:

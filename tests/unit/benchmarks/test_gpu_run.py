@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
-    return importlib.import_module("benchmarks.gpu.__main__")
+def gpu(script: Callable[[str], Any]) -> Any:
+    return script("gpu.__main__")
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="asks Linux for processes")

@@ -1,8 +1,7 @@
 """The page of a GPU run: whatever figures are there, as tables."""
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +62,8 @@ OPERATIONS = {
 
 
 @pytest.fixture(scope="module")
-def summary() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[3]))
-        patch.delitem(sys.modules, "benchmarks.gpu.summary", raising=False)
-        from benchmarks.gpu import summary
-
-        yield summary
+def summary(script: Callable[[str], Any]) -> Any:
+    return script("gpu.summary")
 
 
 def test_tables_of_what_was_reached(summary: Any, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,8 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def scaling() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[3]))
-        for name in ("benchmarks", "benchmarks.scaling"):
-            patch.delitem(sys.modules, name, raising=False)
-        import benchmarks.scaling
-
-        yield benchmarks.scaling
+def scaling(script: Callable[[str], Any]) -> Any:
+    return script("scaling")
 
 
 def points(scaling: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """`python -m benchmarks.table`: a saved run as a table, against the last one saved under its name; README's ratios."""
 
-import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ RESULTS = ROOT / "benchmarks/results"
 
 
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def table(script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script as a module, with a folder of results and a README of its own."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    module = importlib.import_module("benchmarks.table")
+    module = script("table")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(module, "README", tmp_path / "README.md")
     module.RESULTS.mkdir()
