@@ -168,6 +168,14 @@ class Results:
                 return row
         raise KeyError((method, split))
 
+    def selections(self) -> Iterator[str]:
+        """Yield a phrase for each accuracy that settings were chosen by, with the methods."""
+        methods: dict[str, list[str]] = {}
+        for method, selection in {row.method: row.selection or row.selected_on for row in self.rows}.items():
+            if selection:
+                methods.setdefault(selection, []).append(method)
+        yield from (f"chosen by {selection}: {', '.join(names)}" for selection, names in methods.items())
+
     def to_json(self) -> dict[str, Any]:
         """Return the results in the published schema."""
         values = {"schema": SCHEMA, "results": [row.to_json() for row in self.rows]}
@@ -200,12 +208,7 @@ class Results:
             previous = row.split
             cells = [getattr(row, name) for name in ACCURACIES]
             table.add_row(row.split, row.label, *("-" if cell is None else str(cell) for cell in cells))
-        methods_by_selection: dict[str, list[str]] = {}
-        for method, selection in {row.method: row.selection or row.selected_on for row in self.rows}.items():
-            if selection:
-                methods_by_selection.setdefault(selection, []).append(method)
-        notes = ["top-1 accuracy, %, with half the 95 % interval"]
-        notes += [f"chosen by {selection}: {', '.join(names)}" for selection, names in methods_by_selection.items()]
+        notes = ["top-1 accuracy, %, with half the 95 % interval", *self.selections()]
         splits = {row.split for row in self.rows}
         if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
             notes.append("val chose the settings, so its accuracies are optimistic (--select-on folds)")

@@ -187,9 +187,9 @@ def tail_errors(material: Material) -> Figure:
     return Figure(
         title=title,
         path=path,
-        alt=f"Percent of the images of {group} classes by what they are predicted as: {numbers}.",
-        caption=f"Images of {group} classes on {material.split}: right, or mistaken for another class with few, medium "
-        "or many training images.",
+        alt=f"Percent of the images of {group}-shot classes by what they are predicted as: {numbers}.",
+        caption=f"Images of {group}-shot classes on {material.split}: right, or mistaken for another class with few, "
+        "medium or many training images.",
     )
 
 
@@ -215,8 +215,8 @@ def confusions(material: Material) -> Figure:
         alt=f"Heat maps of true against predicted class on {material.split}, classes in {num_bins} bins by size, for "
         f"{material.versus}.",
         caption=f"Classes in {num_bins} bins from the largest (head) to the smallest (tail): the share of a row's "
-        f"images of {material.split} that are predicted as a column's classes. Left of the diagonal images are lost to "
-        "larger classes.",
+        f"images of {material.split} that are predicted as a column's classes. Left of the diagonal, images are lost "
+        "to larger classes.",
     )
 
 

@@ -51,9 +51,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
             details=DETAILS,
             details_note=DETAILS_NOTE,
             splits=[(name, [html_row(row, results) for row in results if row.split == name]) for name in splits],
-            selection=sorted(
-                {f"{row.method}: the best {row.selection}.".replace("_", " ") for row in results if row.selection}
-            ),
+            selections=[f"{phrase.capitalize()}.".replace("_", " ") for phrase in results.selections()],
             notes=notes,
             figures=[html_figure(figure) for figure in figures],
             worst=worst,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from ...config import SHOT_GROUPS
@@ -107,6 +108,8 @@ def accuracy_by_class_size(
         means = [(np.exp(np.log(sizes[part]).mean()), 100 * values[part].mean()) for part in bins]
         axes.plot(*zip(*means, strict=True), color=color, marker="o", markersize=4, label=name)
     axes.set(xscale="log", xlabel="training images of the class", ylabel="accuracy, %", ylim=(-3, 103))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))  # powers of ten would be mathematics
+    axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
@@ -133,6 +136,7 @@ def training(figure: Figure, theme: Theme, records: Sequence[Mapping[str, Any]])
         ]
         if points:
             below.plot(*zip(*points, strict=True), color=theme.groups[name], label=name, marker=marker)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.set(xlabel="epoch", ylabel="accuracy on val, %", ylim=(0, 100))
     handles = below.get_legend_handles_labels()
     if handles[0]:

@@ -39,7 +39,7 @@ def tail_errors(figure: Figure, theme: Theme, shares: Mapping[str, Mapping[str, 
         left = left + width
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0, labelcolor=theme.ink)
-    axes.set(xlabel=f"images of {group} classes, %", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
+    axes.set(xlabel=f"images of {group}-shot classes, %", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
     axes.grid(visible=False)
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, columnspacing=1, handlelength=1

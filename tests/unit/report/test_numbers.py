@@ -222,6 +222,7 @@ def test_bins_of_class_sizes_are_geometric_means(axes: Callable[..., list[Any]])
     (plane,) = axes("accuracy_by_class_size", counts, {"joint": accuracy})
     (line,) = plane.get_lines()
     assert line.get_label() == "joint"
+    assert plane.xaxis.get_major_formatter()(1000) == "1,000"
     np.testing.assert_allclose(
         sorted(plane.collections[0].get_offsets().tolist()), [[1, 50], [1, 100], [100, 25], [400, 75]]
     )
