@@ -24,7 +24,17 @@ def create_model(name: str, num_classes: int, image_size: int | None = None) -> 
         A module with `features(images [B, 3, H, W]) -> [B, D]`, the head `fc`, and logits [B, C] when called.
 
     Raises:
-        ValueError: The name is unknown, needs a library that is not installed, or takes no images of that size.
+        ValueError: The name is unknown, needs a library that is not installed, or takes no images of that size, or
+            num_classes is below 1.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.models import create_model
+        >>> network = create_model("resnet8", 10)
+        >>> network.fc
+        LinearHead(num_classes=10, num_features=128, bias=True)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     if num_classes < 1:
         raise ValueError(f"num_classes: got {num_classes}; expected at least 1")

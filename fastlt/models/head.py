@@ -22,6 +22,17 @@ class LinearHead(nn.Module):
 
     Raises:
         ValueError: `weight` is no matrix, or `bias` has another number of classes.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.models import LinearHead
+        >>> head = LinearHead(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.zeros(2))
+        >>> head
+        LinearHead(num_classes=2, num_features=2, bias=True)
+        >>> head.norms()
+        tensor([5., 1.])
+        >>> head(torch.tensor([[1.0, 1.0]])).tolist()
+        [[7.0, 1.0]]
     """
 
     weight: nn.Parameter
@@ -40,7 +51,13 @@ class LinearHead(nn.Module):
     def initialised(
         cls, num_classes: int, num_features: int, *, generator: torch.Generator | None = None
     ) -> LinearHead:
-        """Return a head drawn as `nn.Linear` draws it: U(-1/sqrt(D), 1/sqrt(D)) for weight and bias."""
+        """Return a head drawn as `nn.Linear` draws it: U(-1/sqrt(D), 1/sqrt(D)) for weight and bias.
+
+        Args:
+            num_classes: C.
+            num_features: D.
+            generator: Of the random numbers; by default PyTorch's own.
+        """
         bound = 1 / math.sqrt(num_features)
         weight = torch.empty(num_classes, num_features).uniform_(-bound, bound, generator=generator)
         return cls(weight, torch.empty(num_classes).uniform_(-bound, bound, generator=generator))
@@ -61,7 +78,14 @@ class LinearHead(nn.Module):
         return norms
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features [N, D] to logits [N, C]."""
+        """Map features to logits.
+
+        Args:
+            features: [N, D].
+
+        Returns:
+            [N, C].
+        """
         logits: Tensor = F.linear(features, self.weight, self.bias)
         return logits
 

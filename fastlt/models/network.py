@@ -29,7 +29,14 @@ class Network(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def features(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] to features [B, D]."""
+        """Map images to features.
+
+        Args:
+            images: [B, 3, H, W].
+
+        Returns:
+            [B, D].
+        """
 
     @abc.abstractmethod
     def stages(self) -> list[nn.Module]:
@@ -39,7 +46,14 @@ class Network(nn.Module, abc.ABC):
         """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] to logits [B, C]."""
+        """Map images to logits.
+
+        Args:
+            images: [B, 3, H, W].
+
+        Returns:
+            [B, C].
+        """
         logits: Tensor = self.fc(self.features(images))
         return logits
 
@@ -78,5 +92,9 @@ def cut(modules: Sequence[nn.Module], starts: Iterable[int]) -> list[nn.Module]:
 
 
 def in_head(name: str) -> bool:
-    """Say whether a tensor of a network belongs to its head."""
+    """Return whether a tensor of a network belongs to its head.
+
+    Args:
+        name: The tensor's name in the network's state dict.
+    """
     return name.startswith(f"{HEAD}.")

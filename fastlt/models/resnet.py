@@ -131,7 +131,14 @@ class ResNet(Network):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] to features [B, D]."""
+        """Map images to features.
+
+        Args:
+            images: [B, 3, H, W].
+
+        Returns:
+            [B, D].
+        """
         x = self.maxpool(norm_relu(self.bn1, self.conv1(images)))
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{stage}")(x)
