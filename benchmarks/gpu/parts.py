@@ -165,6 +165,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
     import torch
 
     from fastlt.timing.step import algorithms_of, build
+    from fastlt.training.step import StepInput
 
     device = torch.device(args.device)
     batch, size, steps = (8, 32, 10) if args.quick else (64, 128, 200)
@@ -181,7 +182,7 @@ def part_loss_curve(args: Arguments) -> Iterator[dict[str, Any]]:
                     labels = torch.randint(0, 10, (batch,), device=device, generator=generator)
                     noise = torch.randint(0, 156, (batch, size, size, 3), device=device, generator=generator)
                     images = (noise + 10 * labels[:, None, None, None]).to(torch.uint8)
-                    losses.append(step(images, labels))
+                    losses.append(step(StepInput(images, labels)))
             curves[precision] = torch.stack(losses).double().unfold(0, min(20, steps), min(20, steps)).mean(1)
         names = list(curves)
         gap = (curves[names[0]] - curves[names[-1]]).abs() / curves[names[-1]]
@@ -222,7 +223,12 @@ def part_evaluation(args: Arguments) -> Iterator[dict[str, Any]]:
                 predicted = predictor.predict(loader)
                 passes.append(time.perf_counter() - began)
         rate = len(predicted) / min(passes)
-        figures[name] = {"pass_s": passes, "images_per_s": rate, "compiles": compiler.works, "head": predicted[:8]}
+        figures[name] = {
+            "pass_s": passes,
+            "images_per_s": rate,
+            "compiles": compiler.works,
+            "head": predicted[:8].tolist(),
+        }
         figures["num_graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         yield figures
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+
+from ..training.step import StepInput
 
 NUM_CLASSES = 1000
 
 
-def made_up(batch_size: int, image_size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def made_up(batch_size: int, image_size: int, device: torch.device) -> StepInput:
     """Return a random batch on a device.
 
     Args:
@@ -17,9 +18,10 @@ def made_up(batch_size: int, image_size: int, device: torch.device) -> tuple[Ten
         device: Where it lies.
 
     Returns:
-        Images, uint8 [B, S, S, 3], labels [B], colour factors in 0.6 .. 1.4, [B, 3], and their orders, uint8 [B].
+        Images, uint8 [B, S, S, 3], labels [B], colour factors in 0.6 .. 1.4, [B, 3], and their orders, uint8 [B]; the
+        rest is None.
     """
-    return (
+    return StepInput(
         torch.randint(0, 256, (batch_size, image_size, image_size, 3), dtype=torch.uint8, device=device),
         torch.randint(0, NUM_CLASSES, (batch_size,), device=device),
         0.6 + 0.8 * torch.rand(batch_size, 3, device=device),

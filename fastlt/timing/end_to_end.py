@@ -11,11 +11,9 @@ from torch.utils.data import DataLoader
 
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader
+from ..training.step import StepInput
 from .loader import PlainDataset
 from .traffic import wait_for
-
-Tensors = tuple[Tensor, *tuple[Tensor | None, ...]]
-"""What a step of `timing.step` takes: images, labels and, for ours, colour factors and orders, on the device."""
 
 
 class PlainLoader:
@@ -42,9 +40,9 @@ class PlainLoader:
             drop_last=True,
         )
 
-    def __iter__(self) -> Iterator[Tensors]:
+    def __iter__(self) -> Iterator[StepInput]:
         for images, labels in self.batches:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            yield StepInput(images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
 
 
 class OurLoader:
@@ -53,21 +51,21 @@ class OurLoader:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Tensors]:
+    def __iter__(self) -> Iterator[StepInput]:
         for batch in self.loader:
-            yield batch.images, batch.labels, batch.jitter, batch.order
+            yield StepInput(batch.images, batch.labels, batch.jitter, batch.order)
 
 
-def train_on(step: Callable[..., Tensor], batches: Iterable[Tensors]) -> int:
+def train_on(step: Callable[..., Tensor], batches: Iterable[StepInput]) -> int:
     """Take a step on every batch of a pass, and return the number of images."""
     num_images = 0
     for batch in batches:
-        step(*batch)
-        num_images += len(batch[0])
+        step(batch)
+        num_images += len(batch.images)
     return num_images
 
 
-def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.device, *, num_steps: int) -> float:
+def rate(step: Callable[..., Tensor], batches: Iterable[StepInput], device: torch.device, *, num_steps: int) -> float:
     """Return the images per second of `num_steps` steps after as many to warm up, over several passes if need be."""
     done = num_images = 0
     began = time.perf_counter()
@@ -77,9 +75,9 @@ def rate(step: Callable[..., Tensor], batches: Iterable[Tensors], device: torch.
             if done == num_steps:
                 wait_for(device)
                 began, num_images = time.perf_counter(), 0
-            step(*batch)
+            step(batch)
             done += 1
-            num_images += len(batch[0])
+            num_images += len(batch.images)
             if done == 2 * num_steps:
                 wait_for(device)
                 return num_images / (time.perf_counter() - began)

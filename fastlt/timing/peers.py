@@ -16,6 +16,7 @@ from ..models import create_model
 from ..runtime.compiling import compiled
 from ..runtime.device import autocast, resolve_precision
 from ..runtime.machine import keep_freed_memory
+from ..training.step import StepInput
 from .batches import NUM_CLASSES, made_up
 
 
@@ -68,7 +69,7 @@ def build_peer(
         fused=(peer.tuned and device.type == "cuda") or None,
     )
     pixels, labels, *_ = made_up(batch_size, image_size, device)
-    images = (pixels.permute(0, 3, 1, 2) / 127.5 - 1).contiguous(memory_format=layout)
+    default = StepInput((pixels.permute(0, 3, 1, 2) / 127.5 - 1).contiguous(memory_format=layout), labels)
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with autocast(device, precision):
@@ -77,8 +78,8 @@ def build_peer(
 
     loss = compiled(loss_of, dynamic=False) if peer.compile else loss_of
 
-    def step(images: Tensor = images, labels: Tensor = labels) -> Tensor:
-        mean_loss = loss(images, labels)
+    def step(batch: StepInput = default) -> Tensor:
+        mean_loss = loss(batch.images, batch.labels)
         mean_loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

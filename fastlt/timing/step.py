@@ -21,7 +21,7 @@ from ..runtime.distributed import World
 from ..runtime.log import first_line
 from ..runtime.machine import keep_freed_memory
 from ..training.network import build_network, make_optimizer, set_training_mode
-from ..training.step import loss_function
+from ..training.step import StepInput, loss_function
 from .batches import NUM_CLASSES, made_up
 from .peers import PEERS, build_peer
 from .traffic import bandwidth, median_s, training_bytes
@@ -194,10 +194,12 @@ def build(
     )
     preprocess = Preprocess(config.mean, config.std, channels_last=config.channels_last).to(device)
     loss_and_hits = loss_function(model, preprocess, config, device, compiler)
-    default = made_up(batch_size, image_size, device)[: 4 if color_jitter else 2]
+    default = made_up(batch_size, image_size, device)
+    if not color_jitter:
+        default = default._replace(jitter=None, order=None)
 
-    def step(*batch: Tensor | None) -> Tensor:
-        loss, _ = loss_and_hits(*(batch or default))
+    def step(batch: StepInput = default) -> Tensor:
+        loss, _ = loss_and_hits(batch)
         if compiler.works is not config.compile:
             raise RuntimeError("torch.compile does not work here: see fastlt doctor")
         loss.backward()  # type: ignore[no-untyped-call]

@@ -141,14 +141,13 @@ class Streams:
             return np.arange(num_images)
         return np.arange(world.rank * num_images // world.size, (world.rank + 1) * num_images // world.size)
 
-    def merge(self, predictions: list[int]) -> list[int]:
-        """Put the predictions of all processes into val's order."""
+    def merge(self, predictions: Tensor) -> Tensor:
+        """Put the predictions of all processes, int64, into val's order, [N]."""
         if self.world.size == 1:
             return predictions
         merged = torch.full((len(self.splits["val"]),), -1)
-        merged[torch.from_numpy(self.validated)] = torch.tensor(predictions)
-        whole: list[int] = self.world.largest(merged).tolist()
-        return whole
+        merged[torch.from_numpy(self.validated)] = predictions
+        return self.world.largest(merged)
 
     def draws(self, step: int) -> tuple[Tensor | None, Tensor | None]:
         """Return RandAugment's operations, uint8 [B, n], and mixup's share, [], of a step; None for what is off."""

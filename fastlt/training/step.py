@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,41 @@ from ..runtime.device import autocast
 
 MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not earn the half minute of compiling back
 
-LossFunction = Callable[..., tuple[Tensor, Tensor]]
-"""(images as a `Batch` has them, labels [B], jitter [B, 3], order [B], and the rest of `TrainingLoss.forward`) ->
-(mean loss, number classified right)."""
+
+class StepInput(NamedTuple):
+    """What a training step takes: the images of a batch, or of a piece of one, and what was drawn for them.
+
+    Attributes:
+        images: uint8 [B, H, W, 3], or finished floating-point ones (`data.loaders.base.InputFormat`).
+        labels: int64 [B].
+        jitter: Colour factors, [B, 3].
+        order: Their order, [B].
+        operations: RandAugment's, [B, n].
+        mixup_share: Mixup's share, []; B is even.
+        epoch_share: Share of the training's epochs done, []: a loss may change with it.
+        mean_weight: Mean weight of all images of the batch that these are a part of, [], for ldam.
+    """
+
+    images: Tensor
+    labels: Tensor
+    jitter: Tensor | None = None
+    order: Tensor | None = None
+    operations: Tensor | None = None
+    mixup_share: Tensor | None = None
+    epoch_share: Tensor | None = None
+    mean_weight: Tensor | None = None
+
+    def pieces(self, number: int) -> Iterator[StepInput]:
+        """Yield the batch in `number` pieces of as many images each; what holds for all images goes with each piece."""
+        columns = [
+            tensor.chunk(number) if tensor is not None and tensor.dim() > 0 else (tensor,) * number for tensor in self
+        ]
+        for piece in zip(*columns, strict=True):
+            yield StepInput(*piece)
+
+
+LossFunction = Callable[[StepInput], tuple[Tensor, Tensor]]
+"""Input of a step -> (mean loss [], number of images classified right [])."""
 
 
 class TrainingLoss(nn.Module):
@@ -53,42 +86,22 @@ class TrainingLoss(nn.Module):
         counts = None if class_counts is None else class_counts.to(device)
         self.register_buffer("class_counts", counts, persistent=False)
 
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        jitter: Tensor | None = None,
-        order: Tensor | None = None,
-        operations: Tensor | None = None,
-        share: Tensor | None = None,
-        epoch_share: Tensor | None = None,
-        mean_weight: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return (mean loss, number of images classified as the larger part of their blend).
-
-        Args:
-            images: uint8 [B, H, W, 3], or finished floating-point ones (`data.batch.InputFormat`).
-            labels: [B].
-            jitter: Colour factors, [B, 3].
-            order: Their order, [B].
-            operations: RandAugment's, [B, n].
-            share: Mixup's, []; B is even.
-            epoch_share: Share of the training's epochs done, []: a loss may change with it.
-            mean_weight: Mean weight of all images of the batch that these are a part of, [], for ldam.
-        """
+    def forward(self, batch: StepInput) -> tuple[Tensor, Tensor]:
+        """Return (mean loss, number of images classified as the larger part of their blend)."""
+        share = batch.mixup_share
         with autocast(self.device, self.config.precision):
-            if operations is None:
-                x = self.preprocess(images, jitter, order)
+            if batch.operations is None:
+                x = self.preprocess(batch.images, batch.jitter, batch.order)
             else:
-                x = self.preprocess(images, jitter, order, operations)
+                x = self.preprocess(batch.images, batch.jitter, batch.order, batch.operations)
             if share is not None:
                 x = share * x + (1 - share) * neighbours(x)
             logits = self.logits(x)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = self.loss(logits, labels, epoch_share, mean_weight)
+        loss = self.loss(logits, batch.labels, batch)
         if share is not None:
-            loss = share * loss + (1 - share) * self.loss(logits, neighbours(labels), epoch_share, mean_weight)
-        return loss, (logits.detach().argmax(1) == labels).sum()
+            loss = share * loss + (1 - share) * self.loss(logits, neighbours(batch.labels), batch)
+        return loss, (logits.detach().argmax(1) == batch.labels).sum()
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the network's input [B, 3, H, W] to logits [B, C]."""
@@ -98,8 +111,8 @@ class TrainingLoss(nn.Module):
         features = self.model.features(x)
         return F.linear(F.normalize(features, dim=1), F.normalize(self.model.fc.weight, dim=1))
 
-    def loss(self, logits: Tensor, labels: Tensor, epoch_share: Tensor | None, mean_weight: Tensor | None) -> Tensor:
-        """Return the mean loss of logits [B, C] for labels [B]."""
+    def loss(self, logits: Tensor, labels: Tensor, batch: StepInput) -> Tensor:
+        """Return the mean loss of logits [B, C] for labels [B], the batch's own or its neighbours'."""
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         return batch_loss(
@@ -107,9 +120,9 @@ class TrainingLoss(nn.Module):
             logits,
             labels,
             self.class_counts,
-            epoch_fraction=epoch_share,
+            epoch_fraction=batch.epoch_share,
             label_smoothing=self.config.label_smoothing,
-            mean_weight=mean_weight,
+            mean_weight=batch.mean_weight,
         )
 
 
@@ -173,8 +186,8 @@ class ValidationPredictor:
         self.predicted = compiler(predicted)
 
     @torch.no_grad()  # in inference_mode a loader thread's batches and those filled up here would be compiled for apart
-    def predict(self, loader: Loader) -> list[int]:
-        """Return the predicted class of every image, in order; leaves the model in eval mode.
+    def predict(self, loader: Loader) -> Tensor:
+        """Return the predicted class of every image, int64 [N] on the CPU; leaves the model in eval mode.
 
         Args:
             loader: Its batches are as large as the first, but for the last.
@@ -189,5 +202,4 @@ class ValidationPredictor:
             if self.compiler.works and count < size:
                 images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
             predictions.append(self.predicted(images)[:count])
-        result: list[int] = torch.cat(predictions).tolist()
-        return result
+        return torch.cat(predictions).cpu()

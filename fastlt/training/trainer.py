@@ -40,7 +40,7 @@ from .network import build_network, make_optimizer, set_training_mode
 from .setup import check_shares, open_run
 from .signals import InterruptedTrainingError, catch_signals
 from .state import Progress
-from .step import LossFunction, ValidationPredictor, loss_function, worth_compiling
+from .step import LossFunction, StepInput, ValidationPredictor, loss_function, worth_compiling
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
@@ -296,13 +296,9 @@ class Trainer:
             group["lr"] = rate * group["rate_share"]
         return rate
 
-    def backward(self, loss_and_hits: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Compute the gradients of this process's share of a batch, piece by piece.
-
-        Returns:
-            (mean loss, number classified right), of this process, on the device.
-        """
-        operations, share = self.streams.draws(self.progress.step)
+    def step_input(self, batch: Batch) -> StepInput:
+        """Return a batch of the loader with what the current step draws for it."""
+        operations, mixup_share = self.streams.draws(self.progress.step)
         epoch_share = mean_weight = None
         if self.config.loss == "ldam":
             # A tensor, so that the compiled step does not change with it
@@ -311,11 +307,21 @@ class Trainer:
             weights = deferred_weights(self.class_counts, epoch_share).double()
             # Of the whole batch: its pieces and processes weigh their images alike
             mean_weight = self.world.total(weights[batch.labels].mean()) / self.world.size
+        return StepInput(
+            batch.images, batch.labels, batch.jitter, batch.order, operations, mixup_share, epoch_share, mean_weight
+        )
+
+    def backward(self, loss_and_hits: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of this process's share of a batch, piece by piece.
+
+        Returns:
+            (mean loss, number classified right), of this process, on the device.
+        """
         num_pieces = self.config.accumulate
         losses, hits = [], []
-        for number, piece in enumerate(pieces((*batch_tensors(batch), operations), num_pieces), 1):
+        for number, piece in enumerate(self.step_input(batch).pieces(num_pieces), 1):
             with self.gradients_stay_here(number < num_pieces):
-                loss, right = loss_and_hits(*piece, share, epoch_share, mean_weight)
+                loss, right = loss_and_hits(piece)
                 (loss if num_pieces == 1 else loss / num_pieces).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach().double())
             hits.append(right)
@@ -390,18 +396,4 @@ class Trainer:
             predictions = self.predictor.predict(validation)
         set_training_mode(self.model, self.config)
         labels = self.splits["val"].labels
-        return shot_accuracy(self.streams.merge(predictions), labels, self.splits["train"].class_counts)
-
-
-def batch_tensors(batch: Batch) -> tuple[Tensor | None, ...]:
-    """Return what a step takes of a batch."""
-    return batch.images, batch.labels, batch.jitter, batch.order
-
-
-def pieces(tensors: tuple[Tensor | None, ...], number: int) -> Iterator[tuple[Tensor | None, ...]]:
-    """Yield the tensors cut along their first dimension into `number` equal pieces; what is None stays None."""
-    if number == 1:
-        yield tensors
-        return
-    cut = [[None] * number if tensor is None else tensor.chunk(number) for tensor in tensors]
-    yield from zip(*cut, strict=True)
+        return shot_accuracy(self.streams.merge(predictions).numpy(), labels, self.splits["train"].class_counts)

@@ -22,6 +22,7 @@ from fastlt.timing import peers, step, tune
 from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate, train_on
 from fastlt.timing.loader import photographs
 from fastlt.timing.traffic import training_bytes
+from fastlt.training.step import StepInput
 
 CPU = torch.device("cpu")
 
@@ -79,7 +80,7 @@ def test_other_libraries_networks_are_fed_floats_and_set_against_ours(
         ratio = ours["images_per_s"] / row["images_per_s"]
         assert f"resnet8: fastlt makes {ratio:.2f} x the images of {row['variant']}" in printed
     made, _ = step.build("resnet8", "timm compiled", device=CPU, batch_size=2, image_size=32)
-    assert made(torch.zeros(2, 3, 32, 32)).isfinite()
+    assert made(StepInput(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))).isfinite()
     with pytest.raises(ImportError, match=r"\bresnet9\b"):
         peers.network_of("timm", "resnet9")
 

@@ -16,8 +16,11 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from fastlt import TrainConfig, train
-from fastlt.training import network, trainer
+from fastlt.data.loaders.base import Batch
+from fastlt.training import network
 from fastlt.training.signals import InterruptedTrainingError
+from fastlt.training.step import StepInput
+from fastlt.training.trainer import Trainer
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -51,7 +54,7 @@ def main() -> None:
     settings, records, stop = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(1)
-    create, take = network.create_model, trainer.batch_tensors
+    create, take = network.create_model, Trainer.step_input
 
     def create_in_float64(*args: object) -> nn.Module:
         model = create(*args)
@@ -62,13 +65,13 @@ def main() -> None:
 
     seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def take_and_record(batch: object) -> tuple[Tensor | None, ...]:
+    def take_and_record(self: Trainer, batch: Batch) -> StepInput:
         seen.append((batch.ids, batch.images.numpy().copy(), batch.jitter.numpy().copy()))
         if len(seen) == stop and rank == size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take(batch)
+        return take(self, batch)
 
-    network.create_model, trainer.batch_tensors = create_in_float64, take_and_record
+    network.create_model, Trainer.step_input = create_in_float64, take_and_record
     try:
         train(TrainConfig.from_json(settings, source="test"))
     except InterruptedTrainingError as stopped:

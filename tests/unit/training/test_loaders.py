@@ -36,8 +36,8 @@ def test_fewer_val_images_than_processes_are_validated_by_all() -> None:
 
 
 def test_predictions_are_put_where_they_belong() -> None:
-    assert streams(1, 3, 10).merge([7, 8, 9]) == [-1, -1, -1, 7, 8, 9, -1, -1, -1, -1]
-    assert streams(0, 1, 3).merge([7, 8, 9]) == [7, 8, 9]
+    assert streams(1, 3, 10).merge(torch.tensor([7, 8, 9])).tolist() == [-1, -1, -1, 7, 8, 9, -1, -1, -1, -1]
+    assert streams(0, 1, 3).merge(torch.tensor([7, 8, 9])).tolist() == [7, 8, 9]
 
 
 def test_processes_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from fastlt.schedule import learning_rate
 from fastlt.training import loaders
 from fastlt.training.ema import MovingAverage, with_cosine_head
 from fastlt.training.loaders import Streams
-from fastlt.training.step import TrainingLoss
+from fastlt.training.step import StepInput, TrainingLoss
 
 CPU = torch.device("cpu")
 
@@ -155,14 +155,14 @@ def loss_of(config: TrainConfig, **extra: torch.Tensor) -> tuple[torch.Tensor, T
     model = create_model("resnet8", 5).eval()
     module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), config, CPU, torch.tensor([50, 20, 10, 5, 2]))
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    return module(images, torch.tensor([0, 1, 2, 4]), **extra)[0], module
+    return module(StepInput(images, torch.tensor([0, 1, 2, 4]), **extra))[0], module
 
 
 def test_mixup_of_share_one_is_none_and_is_linear_in_the_labels() -> None:
     config = TrainConfig(precision="fp32")
     plain, _ = loss_of(config)
-    whole, _ = loss_of(config, share=torch.tensor(1.0))
-    half, _ = loss_of(config, share=torch.tensor(0.5))
+    whole, _ = loss_of(config, mixup_share=torch.tensor(1.0))
+    half, _ = loss_of(config, mixup_share=torch.tensor(0.5))
     torch.testing.assert_close(whole, plain)
     assert (half - plain).abs() > 1e-4
 
@@ -179,8 +179,8 @@ def test_the_steps_loss_by_hand(loss: str, mixed: bool) -> None:
     module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), config, CPU, counts)
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     late, mean_weight, share = torch.tensor(0.9), torch.tensor(0.7, dtype=torch.float64), 0.7 if mixed else 1.0
-    given = {"share": torch.tensor(share)} if mixed else {}
-    got, hits = module(images, labels, epoch_share=late, mean_weight=mean_weight, **given)
+    given = {"mixup_share": torch.tensor(share)} if mixed else {}
+    got, hits = module(StepInput(images, labels, epoch_share=late, mean_weight=mean_weight, **given))
 
     x = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     features = model.features(share * x + (1 - share) * x[swapped])
@@ -199,7 +199,7 @@ def test_hits_are_counted() -> None:
     torch.nn.init.zeros_(model.fc.weight)
     model.fc.bias.data = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
     module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), TrainConfig(precision="fp32"), CPU)
-    assert module(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([2, 1, 2, 2]))[1] == 3
+    assert module(StepInput(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.tensor([2, 1, 2, 2])))[1] == 3
 
 
 def test_ldam_sees_cosines_and_reweights_late() -> None:

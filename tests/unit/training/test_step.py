@@ -20,7 +20,13 @@ from fastlt import recipe
 from fastlt.data.transforms.preprocess import Preprocess
 from fastlt.models import create_model
 from fastlt.runtime.compiling import Compiler
-from fastlt.training.step import MIN_STEPS_TO_COMPILE_ON_CPU, ValidationPredictor, loss_function, worth_compiling
+from fastlt.training.step import (
+    MIN_STEPS_TO_COMPILE_ON_CPU,
+    StepInput,
+    ValidationPredictor,
+    loss_function,
+    worth_compiling,
+)
 
 CPU = torch.device("cpu")
 
@@ -38,9 +44,8 @@ def test_compiled_and_eager_agree() -> None:
     for compiler in (Compiler(wanted=False), Compiler()):
         torch.manual_seed(0)
         model = create_model("resnet8", 5).to(memory_format=torch.channels_last)
-        loss, hits = loss_function(model, Preprocess(config.mean, config.std), config, CPU, compiler)(
-            *batch(), None, None
-        )
+        loss_and_hits = loss_function(model, Preprocess(config.mean, config.std), config, CPU, compiler)
+        loss, hits = loss_and_hits(StepInput(*batch()))
         loss.backward()
         losses.append((loss.item(), hits.item()))
         gradients.append(model.conv1.weight.grad)
@@ -77,7 +82,7 @@ def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkey
         for wanted in (False, True)
     ]
     assert shapes == [3, 3, 3]
-    assert found[0] == found[1]
+    assert found[0].equal(found[1])
     assert len(found[0]) == 8
 
 
@@ -92,7 +97,7 @@ def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyP
     loader = [SimpleNamespace(images=piece) for piece in batch()[0].split(3)]
     passes = [predictor.predict(loader) for _ in range(2)]  # type: ignore[arg-type]
     assert graphs.frame_count == 1
-    assert passes[0] == passes[1]
+    assert passes[0].equal(passes[1])
     assert not any(parameter.grad_fn for parameter in model.parameters())
 
 
