@@ -7,11 +7,12 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 
 from ..config import check_choice, check_range
+from ..config.base import Device, Folder, one_of
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ TUNED = ("auto", "dali", "pillow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkLoader(Output):
-    """Time the image loaders: each stage on one thread, each backend, and a plain DataLoader with Pillow."""
+    """Time the image loaders, each of their stages, and a plain DataLoader."""
 
-    data_root: Path | None = None
+    data_root: Folder | None = None
     """Folder with your images; by default made-up photographs of 500 x 375 pixels."""
-    lists: Path | None = None
-    """Folder with the list files, if not in DATA-ROOT."""
+    lists: Folder | None = None
+    """Folder with the list files, if not in --data-root."""
     images: int = 512
     """Made-up photographs, without --data-root."""
     batch_size: int = 64
@@ -40,10 +41,10 @@ class BenchmarkLoader(Output):
     """Loader threads or workers; with --tune the most to try. By default the number of processors, at most 16."""
     tune: bool = False
     """Try thread counts, depths and, on a GPU, shares of the hardware decoder instead, and name the best settings."""
-    loader: str = "auto"
-    """Loader to tune, dali or pillow; auto takes DALI if it is installed."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    loader: Annotated[str, one_of(TUNED)] = "auto"
+    """Loader to tune; auto takes DALI if it is installed."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
 
 
 @contextlib.contextmanager

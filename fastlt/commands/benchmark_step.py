@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 from rich.table import Table
 
 from ..config import check_choice, check_range
+from ..config.base import Device
 from .common import Output, console, parse, say, write_output
 
 ON_CPU, ON_CUDA = (("resnet8",), 128, 32), (("resnet50", "resnext50_32x4d"), 256, 224)
@@ -16,11 +18,11 @@ ON_CPU, ON_CUDA = (("resnet8",), 128, 32), (("resnet50", "resnext50_32x4d"), 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkStep(Output):
-    """Time the training step: each network under each variant, images per second, memory, share of the ceiling."""
+    """Time the training step of each network under each variant."""
 
-    backbones: tuple[str, ...] = ()
+    backbones: tuple[Annotated[str, "NAME"], ...] = ()
     """Networks; by default resnet50 and resnext50_32x4d on a GPU, resnet8 on a CPU."""
-    variants: tuple[str, ...] = ()
+    variants: tuple[Annotated[str, "NAME"], ...] = ()
     """Variants to time; by default all that differ on the device."""
     batch_size: int | None = None
     """Images a step; by default 256 on a GPU, 128 on a CPU."""
@@ -30,8 +32,8 @@ class BenchmarkStep(Output):
     """Jitter colours in our step, as for ImageNet-LT; other libraries' steps never do."""
     repeats: int = 20
     """Timed rounds; the median counts."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -10,9 +10,10 @@ import functools
 import inspect
 import io
 import itertools
+import re
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -20,6 +21,7 @@ import tyro
 from rich.console import Console
 
 from ..config import Config
+from ..config.base import File
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -35,7 +37,7 @@ UNSAID = ("None", "''", "")
 class Output:
     """Where a command's output goes, besides the terminal."""
 
-    json: Path | None = None
+    json: File | None = None
     """Also write what is printed to this JSON file."""
 
 
@@ -43,7 +45,7 @@ class Output:
 class RunArgument(Output):
     """Which run a command is about."""
 
-    run: tyro.conf.Positional[str] = ""
+    run: tyro.conf.Positional[Annotated[str, "[RUN]"]] = ""
     """Run folder; by default the last one trained here (runs/last)."""
 
 
@@ -84,9 +86,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     Raises:
         ValueError: A flag is unknown (the message names the nearest) or a value has the wrong form.
     """
-    assert dataclasses.is_dataclass(command)
-    flags = {f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(command)}
-    known = [*flags, *(f"--no-{flag[2:]}" for flag, field in flags.items() if field.type == "bool"), "--help"]
+    known = [*known_flags(command), "--help"]
     for argument in argv:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and len(flag) > 2 and flag not in known:
@@ -102,13 +102,25 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
                 args=list(argv),
                 default=None if default is None else described(command)(**vars(default)),
             )
-            return command(**vars(parsed))
+            return undescribed(parsed, command)
     except SystemExit as error:
         if not error.code:
             raise
         message = boxed_message(said.getvalue())
-        message = message.removeprefix(f"Error parsing {command.__name__}: ").removeprefix("Error parsing ").rstrip(".")
+        message = re.sub(r"^Error parsing (\w+: )?", "", message).rstrip(".")
         raise ValueError(f"{message}; see fastlt {name} --help") from None
+
+
+def known_flags(command: type[Any]) -> Iterator[str]:
+    """Yield the flags of a dataclass and of those inside it."""
+    for name, hint in typing.get_type_hints(command).items():
+        if dataclasses.is_dataclass(hint):
+            yield from known_flags(hint)  # type: ignore[arg-type]
+            continue
+        flag = name.replace("_", "-")
+        yield f"--{flag}"
+        if hint is bool:
+            yield f"--no-{flag}"
 
 
 @functools.cache
@@ -116,22 +128,40 @@ def described(command: type[Any]) -> type[Any]:
     """Return a dataclass with the same fields, whose help is as tidy as a reader expects.
 
     tyro keeps the line breaks of an indented docstring, names None among the values of what may be left out, and says
-    that such a default is None or empty where the docstring says what that means.
+    that such a default is None or empty where the docstring says what that means. A dataclass inside it gets a panel
+    of its own, named in capitals, and its flags no prefix.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     texts = docstrings(command)
     fields = []
     for field in dataclasses.fields(command):
+        hint = hints[field.name]
+        again = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
+        if dataclasses.is_dataclass(hint):
+            panel = described(hint)  # type: ignore[arg-type]
+            about = tyro.conf.arg(name=field.name.upper())
+            again = dataclasses.field(default_factory=panel, kw_only=True)
+            fields.append((field.name, tyro.conf.OmitArgPrefixes[Annotated[panel, about]], again))
+            continue
         about = tyro.conf.arg(
             help=field.metadata.get("help", texts.get(field.name)),
-            metavar=metavar(hints[field.name]),
+            metavar=metavar(hint),
             help_behavior_hint=lambda default: "" if default in UNSAID else f"(default: {default})",
         )
-        again = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
-        fields.append((field.name, Annotated[hints[field.name], about], again))
+        fields.append((field.name, Annotated[hint, about], again))
     return dataclasses.make_dataclass(
         command.__name__, fields, bases=(command,), namespace={"__doc__": command.__doc__}, frozen=True
     )
+
+
+def undescribed(parsed: Any, command: type[T]) -> T:
+    """Return the values of a `described` dataclass as the dataclass itself."""
+    hints = typing.get_type_hints(command)
+    values = {
+        name: undescribed(value, hints[name]) if dataclasses.is_dataclass(value) else value
+        for name, value in vars(parsed).items()
+    }
+    return command(**values)
 
 
 def docstrings(command: type[Any]) -> dict[str, str]:
@@ -146,11 +176,19 @@ def docstrings(command: type[Any]) -> dict[str, str]:
 
 
 def metavar(hint: Any) -> str | None:
-    """Return what stands for the value of a flag that may be left out, without the None that leaves it out."""
-    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    if len(kinds) != 1 or type(None) not in typing.get_args(hint):
-        return None
-    return " ".join(kind.__name__.upper() for kind in typing.get_args(kinds[0]) or kinds)
+    """Return what the help writes for a value of a type: the string in its annotation, or else what kind it is.
+
+    None leaves it to tyro, for flags without a value and for literals.
+    """
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return next((part for part in parts if isinstance(part, str)), None) or metavar(parts[0])
+    if type(None) in parts:
+        (part,) = (part for part in parts if part is not type(None))
+        return metavar(part)
+    if typing.get_origin(hint) is tuple:
+        return " ".join("..." if part is Ellipsis else str(metavar(part)) for part in parts)
+    return {int: "N", float: "NUMBER"}.get(hint)
 
 
 def boxed_message(text: str) -> str:

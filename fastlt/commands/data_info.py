@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.table import Table
 
+from ..config.base import PUBLISHED, Folder, Root, one_of
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ MOST_OF_A_GROUP = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataInfo(Output):
-    """Show the long tail of a data set: counts, imbalance ratio, shot groups, files that cannot be read."""
+    """Show the long tail of a data set, and the files that cannot be read."""
 
-    root: tyro.conf.Positional[Path]
+    root: tyro.conf.Positional[Root]
     """Folder with the images."""
-    lists: Path | None = None
+    lists: Folder | None = None
     """Folder with the list files, if not in ROOT."""
-    dataset: str = "folder"
-    """Data set, for those with layouts of their own: imagenet_lt, places_lt, inat2018, cifar10_lt, cifar100_lt."""
+    dataset: Annotated[str, one_of(("folder", *PUBLISHED))] = "folder"
+    """Data set, for those with layouts of their own."""
     duplicates: bool = False
     """Also look for images that are there twice, within and across splits; this reads files."""
     duplicates_gb: float = 20.0

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from ..config.base import Folder, Root
 from .common import Output, console, parse, say, write_output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataPack(Output):
-    """Pack a data set into one plain tar a split with offsets, for fast random access; training reads either form."""
+    """Pack each split into a plain tar with offsets, which training reads as well."""
 
-    root: tyro.conf.Positional[Path]
+    root: tyro.conf.Positional[Root]
     """The data root; with --verify it may be a pack."""
-    dataset: str = "folder"
-    """Data set, for those with layouts of their own: imagenet_lt, places_lt, inat2018."""
-    lists: Path | None = None
+    dataset: Annotated[str, "{folder,imagenet_lt,places_lt,inat2018}"] = "folder"
+    """Data set, for those with layouts of their own."""
+    lists: Folder | None = None
     """Folder with the list files, if not in ROOT."""
-    out: Path | None = None
+    out: Folder | None = None
     """Folder of the pack; by default ROOT-packed, or ROOT-<short side> beside ROOT."""
     short_side: int | None = None
     """Bring larger images to this short side, pixels, re-encoded as JPEG; by default every file is kept as it is."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import tyro
 
+from ..config.base import Folder, Root
 from .common import Output, parse, say, write_output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSplit(Output):
-    """Split class folders into train, a balanced val and a balanced test, as list files; nothing is moved."""
+    """Split class folders into train, val and test lists; no image is moved."""
 
-    root: tyro.conf.Positional[Path]
+    root: tyro.conf.Positional[Root]
     """Folder with one folder of images a class."""
-    out: Path | None = None
+    out: Folder | None = None
     """Folder for train.txt, val.txt, test.txt and classes.txt; by default ROOT/lists."""
     val_per_class: int = 20
     """Val images a class; a small class keeps most of its images in train."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import tyro
 
+from ..config.base import Folder
 from .common import console, parse, say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSynth:
-    """Write a made-up long-tailed set of glyph images of any shape, to test speed and scale."""
+    """Write a made-up long-tailed set of glyphs, to test speed and scale."""
 
-    out: tyro.conf.Positional[Path]
+    out: tyro.conf.Positional[Folder]
     """Folder to write to."""
     classes: int
     """Number of classes."""

@@ -6,11 +6,12 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.table import Table
 
 from ..config import check_choice, check_range
+from ..config.base import PUBLISHED, File, Folder, one_of
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -21,16 +22,16 @@ NUM_NAMED = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataVerify(Output):
-    """Check a published benchmark: images in any known layout, lists, counts, groups, checksums, what is missing."""
+    """Check a published benchmark: its lists, counts, checksums, missing images."""
 
-    dataset: str
-    """The benchmark: imagenet_lt, places_lt, inat2018, cifar10_lt or cifar100_lt."""
-    data_root: Path
+    dataset: Annotated[str, one_of(PUBLISHED)]
+    """The benchmark."""
+    data_root: Folder
     """Folder with the images, or with the public archive, or a pack."""
-    lists: Path | None = None
+    lists: Folder | None = None
     """Folder with the list files (released names, or train.txt, val.txt, test.txt; for iNaturalist also its JSON), if
-    not in DATA-ROOT."""
-    missing: Path | None = None
+    not in --data-root."""
+    missing: File | None = None
     """File to name all missing images in; by default one in the cache folder."""
     imbalance: float = 100.0
     """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest."""

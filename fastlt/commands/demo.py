@@ -7,26 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config.base import Device, Folder, Loader
+from .common import Output, console, parse, print_results, say
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..evaluation.results import Results
 
-from .common import Output, console, parse, print_results, say
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo(Output):
-    """The whole job on the embedded data set: train, rebalance, print the table, write the report."""
+    """Train, rebalance and report on the embedded data set: the whole job."""
 
     seed: int = 0
     """Seed of the run."""
-    out: Path | None = None
+    out: Folder | None = None
     """Run folder; by default runs/glyphs_lt/<backbone>-<time>."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader: memory, device, dali, pillow or auto."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    loader: Loader = "auto"
+    """Image loader."""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from .common import RunArgument, console, narrow, open_run, parse, print_results
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(RunArgument, EvaluateConfig):
-    """Report the accuracy of a run: many, medium, few, class mean and all, with 95 % intervals."""
+    """Report the accuracy of a run by shot group, with 95 % intervals."""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from .common import RunArgument, narrow, open_run, parse, say, write_output
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(RunArgument, ExportConfig):
-    """Write a run's network, with a classifier of it folded in, as a file for other programs."""
+    """Write a run's network, with one of its classifiers, for other programs."""
 
 
 def run(argv: Sequence[str]) -> None:

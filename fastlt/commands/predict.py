@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..config import PredictConfig
+from ..config.base import File
 from .common import Output, console, narrow, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ NUM_SHOWN = 20
 class Predict(Output, PredictConfig):
     """Classify images: the most probable classes of each, with their probabilities."""
 
-    places: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="[RUN] IMAGES")]]
+    places: tyro.conf.Positional[Annotated[tuple[Path, ...], "[RUN] IMAGES"]]
     """Run folder (by default the last one trained here), then image files or folders of images."""
-    out: Path | None = None
+    out: File | None = None
     """Write every prediction to this CSV file."""
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from ..config import RebalanceConfig
 from ..config.adopt import AdoptConfig
@@ -14,13 +17,13 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rebalance(RunArgument, AdoptConfig, RebalanceConfig):
-    """Rebalance the linear classifier of a trained network (stage 2); the backbone stays as it is."""
+class Rebalance(RunArgument, RebalanceConfig):
+    """Rebalance the linear classifier of a trained network (stage 2)."""
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work, of both kinds."""
-        AdoptConfig.__post_init__(self)
-        RebalanceConfig.__post_init__(self)
+    run: tyro.conf.Positional[Annotated[str, "[RUN | CHECKPOINT]"]] = ""
+    """A run folder, by default the last one trained here (runs/last), or a checkpoint from elsewhere: a file, or a
+    folder with weights."""
+    checkpoint: AdoptConfig = dataclasses.field(default_factory=AdoptConfig)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -34,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
 
 def rebalance_run(parsed: Rebalance) -> None:
     """Rebalance a run, print its table and say where the checkpoints are."""
-    if flags := narrow(parsed, AdoptConfig).given():
+    if flags := parsed.checkpoint.given():
         raise ValueError(
             f"{flags[0]}: it is for a CHECKPOINT, but {parsed.run or 'the last run'} is a run, which knows its own "
             "settings; drop it, or name a checkpoint first"
@@ -56,7 +59,7 @@ def rebalance_file(parsed: Rebalance) -> None:
     from ..rebalancing.checkpoint import rebalance_checkpoint
     from ..rebalancing.run import read_results
 
-    run, outputs = rebalance_checkpoint(Path(parsed.run), narrow(parsed, AdoptConfig), narrow(parsed, RebalanceConfig))
+    run, outputs = rebalance_checkpoint(Path(parsed.run), parsed.checkpoint, narrow(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.methods), parsed.run, parsed.json)
     for out in outputs.values():
         say(f"checkpoint: {out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -18,7 +18,7 @@ from .common import Output, console, parse, say, write_output
 class Recipes(Output):
     """List the recipes, or print one: every value, and where it comes from."""
 
-    name: tyro.conf.Positional[str] = ""
+    name: tyro.conf.Positional[Annotated[str, "[NAME]"]] = ""
     """The recipe to print; without it all are listed."""
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ..config.base import LOADERS, check_choice
+from ..config.base import LOADERS, Device, Loader, check_choice
 from .common import RunArgument, open_run, parse, say, write_output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report(RunArgument):
-    """Write the report of a run: one page with the accuracies of its classifiers and the pictures that explain them."""
+    """Write the report of a run: a page of accuracies and pictures."""
 
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader for features not computed yet: memory, device, dali, pillow or auto."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    loader: Loader = "auto"
+    """Image loader for features not computed yet."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..config import SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
+from ..config.base import Device, File, Folder, Loader, Precision, Protocol, Sampling, one_of
+from ..recipes import RECIPES, recipe
 from .common import Output, console, parse, say, write_output
 from .train import warn_of_settings
 
@@ -21,50 +23,50 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduce(Output):
-    """The paper's table: stage 1 under every sampling, every classifier, beside the published figures.
+    """Fill the paper's table: every sampling, every classifier, published figures.
 
     Run it again to go on where it stopped; what is done is not done again.
     """
 
-    dataset: str
+    dataset: Annotated[str, one_of(RECIPES)]
     """Data set, and the recipe of its settings: see `fastlt recipes`."""
-    data_root: Path | None = None
+    data_root: Folder | None = None
     """Folder with the images."""
-    lists: Path | None = None
-    """Folder with the list files, if not in DATA-ROOT."""
+    lists: Folder | None = None
+    """Folder with the list files, if not in --data-root."""
     synthetic: bool = False
     """Run on a made-up set with the data set's classes, images and long tail instead, to try the whole pipeline."""
-    synthetic_size: tuple[int, int] | None = None
+    synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] | None = None
     """Width and height of the made-up pictures, pixels; by default 64 64."""
     imbalance: float | None = None
     """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest; by default 100."""
-    backbone: str | None = None
+    backbone: Annotated[str, "NAME"] | None = None
     """Network; by default the recipe's."""
     epochs: int | None = None
     """Epochs of stage 1; by default the recipe's."""
     batch_size: int | None = None
     """Images a step; by default the recipe's. The learning rates follow in proportion."""
-    init: Path | None = None
+    init: File | None = None
     """Pretrained weights to start from."""
-    protocol: str | None = None
-    """paper or released; by default the recipe's."""
-    samplings: tuple[str, ...] = SAMPLINGS
+    protocol: Protocol | None = None
+    """As for `fastlt train`; by default the recipe's."""
+    samplings: tuple[Sampling, ...] = SAMPLINGS
     """Samplings of stage 1."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; with two or more, intervals are over them."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    precision: str = "auto"
-    """fp32 or bf16 (autocast); auto takes bf16 where the hardware multiplies it."""
-    loader: str = "auto"
-    """Image loader: memory, device, dali, pillow or auto."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    precision: Precision = "auto"
+    """bf16 is by autocast; auto takes bf16 where the hardware multiplies it."""
+    loader: Loader = "auto"
+    """Image loader."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
     gpus: int | None = None
     """Processes to train with in stage 1, a GPU each, started by torchrun; every batch is divided among them."""
     accumulate: int | None = None
     """Pieces in which a process takes its share of a batch: less memory for the same batch."""
-    out: Path | None = None
+    out: Folder | None = None
     """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>[-synthetic]."""
 
     def __post_init__(self) -> None:
@@ -81,8 +83,6 @@ class Reproduce(Output):
 
 def settings(parsed: Reproduce) -> TrainConfig:
     """Return the recipe's settings with what was asked for."""
-    from ..recipes import recipe
-
     base = recipe(parsed.dataset)
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
     asked = {name: value for name, value in vars(parsed).items() if name in names and value is not None}

@@ -7,10 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
 from ..config import TrainConfig
+from ..config.base import one_of
+from ..recipes import RECIPES, recipe
 from ..runtime.log import log
 from .common import console, parse, say
 
@@ -20,6 +23,8 @@ GRACE_S = 3
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
     """Train a network jointly with its classifier (stage 1)."""
+
+    dataset: Annotated[str, one_of(RECIPES)] = TrainConfig.dataset
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
@@ -34,8 +39,6 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
 
 def train_config(argv: Sequence[str]) -> TrainConfig:
     """Return the settings of `fastlt train`: the recipe's or, to resume, the run's, overridden by flags."""
-    from ..recipes import recipe
-
     dataset = flag_value(argv, "--dataset")
     asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
     if "--resume" in argv and not asks_for_help:
@@ -45,8 +48,6 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
         run = Run.open(Path(out) if out else None)
         base = dataclasses.replace(run.config, out=run.path)
     elif dataset is None and flag_value(argv, "--data-root") is None and not asks_for_help:
-        from ..recipes import RECIPES
-
         raise ValueError(
             f"--dataset: missing; give one of {', '.join(RECIPES)}, or --data-root DIR for your own images"
         )
@@ -91,7 +92,6 @@ def run(argv: Sequence[str]) -> None:
 
 def warn_of_settings(config: TrainConfig) -> None:
     """Say when batch size and learning rate no longer match as the recipe's do, or parts would stay random."""
-    from ..recipes import RECIPES, recipe
     from ..recipes.checks import check_linear_rule, check_start
 
     if config.resume:

@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
+from typing import Annotated
 
-from .base import INTERPOLATIONS, Config, check_choice, check_range
+from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_choice, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdoptConfig(Config):
-    """How a checkpoint is read: its network, its data, its preprocessing, its order of classes."""
+    """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
 
-    data_root: Path | None = None
-    """CHECKPOINT only: folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files."""
-    lists: Path | None = None
-    """CHECKPOINT only: folder with the list files, if not in DATA-ROOT."""
-    backbone: str | None = None
-    """CHECKPOINT only: the network, as for `fastlt train`; by default what the checkpoint's config.json says, or the
-    ResNet whose tensors have these shapes."""
-    head: str | None = None
-    """CHECKPOINT only: name of its last linear layer, for example fc; by default the only matrix that is not part of
-    the backbone."""
-    classes: Path | None = None
-    """CHECKPOINT only: a file with the checkpoint's class names in its own order, one a line; by default what its
-    config.json says, or the data's order (class folders sorted by name)."""
+    data_root: Folder | None = None
+    """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files."""
+    lists: Folder | None = None
+    """Folder with the list files, if not in --data-root."""
+    backbone: Annotated[str, "NAME"] | None = None
+    """The network, as for `fastlt train`; by default what the checkpoint's config.json says, or the ResNet whose
+    tensors have these shapes."""
+    head: Annotated[str, "NAME"] | None = None
+    """Name of the checkpoint's last linear layer, for example fc; by default the only matrix that is not part of the
+    backbone."""
+    classes: File | None = None
+    """A file with the checkpoint's class names in its own order, one a line; by default what its config.json says, or
+    the data's order (class folders sorted by name)."""
     image_size: int | None = None
-    """CHECKPOINT only: side of the network's input, pixels; by default its own configuration's, or 224."""
+    """Side of the network's input, pixels; by default its own configuration's, or 224."""
     eval_resize: int | None = None
-    """CHECKPOINT only: short side before the centre crop, pixels; by default its own configuration's, or image size x
-    256 / 224."""
-    mean: tuple[float, float, float] | None = None
-    """CHECKPOINT only: mean of each channel, in units of the full range; by default its configuration's or
-    ImageNet's."""
-    std: tuple[float, float, float] | None = None
-    """CHECKPOINT only: standard deviation of each channel; by default its configuration's or ImageNet's."""
-    interpolation: str | None = None
-    """CHECKPOINT only: how its images were resized, antialiased: bilinear or bicubic; by default what its configuration
-    says, or bilinear."""
-    out: Path | None = None
-    """CHECKPOINT only: where the rebalanced checkpoint goes; by default <stem>.<method><suffix> beside the input."""
+    """Short side before the centre crop, pixels; by default its own configuration's, or image size x 256 / 224."""
+    mean: Annotated[tuple[float, float, float], "R G B"] | None = None
+    """Mean of each channel, in units of the full range; by default its configuration's or ImageNet's."""
+    std: Annotated[tuple[float, float, float], "R G B"] | None = None
+    """Standard deviation of each channel; by default its configuration's or ImageNet's."""
+    interpolation: Interpolation | None = None
+    """How the checkpoint's training resized images, antialiased; by default what its configuration says, or
+    bilinear."""
+    out: File | None = None
+    """Where the rebalanced checkpoint goes; by default <stem>.<method><suffix> beside the input."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

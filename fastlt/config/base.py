@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T")
 
@@ -33,6 +33,25 @@ SHOT_GROUPS = ("many", "medium", "few")
 """Classes by their training images, as `metrics.shot_groups` splits them."""
 GROUPS = ("all", "class_mean", *SHOT_GROUPS)
 """Whose accuracy is reported and may decide a choice."""
+PUBLISHED = ("imagenet_lt", "places_lt", "inat2018", "cifar10_lt", "cifar100_lt")
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """Return what the help writes for a value that is one of `choices`."""
+    return f"{{{','.join(choices)}}}"
+
+
+# A string in the annotation of a field is what the help writes for its value
+Folder = Annotated[Path, "DIR"]
+Root = Annotated[Path, "ROOT"]
+File = Annotated[Path, "FILE"]
+Device = Annotated[str, "auto|cpu|cuda[:N]"]
+Sampling = Annotated[str, one_of(SAMPLINGS)]
+Loader = Annotated[str, one_of(LOADERS)]
+Precision = Annotated[str, one_of(PRECISIONS)]
+Interpolation = Annotated[str, one_of(INTERPOLATIONS)]
+Protocol = Annotated[str, one_of(PROTOCOLS)]
+Target = Annotated[str, "uniform|train|FILE.csv|estimate:DIR"]
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -95,19 +114,19 @@ class Config:
         """
         assert dataclasses.is_dataclass(cls)
         values = {RENAMED.get(key, key): value for key, value in values.items()}
-        defaults = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(defaults))
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(
                 f"{source}: unknown setting {unknown[0]!r}; it was written by another version of fastlt: use that one"
             )
 
-        def revive(name: str, value: Any) -> Any:
+        def revive(hint: Any, value: Any) -> Any:
             if isinstance(value, list):
                 return tuple(value)
-            return Path(value) if isinstance(value, str) and "Path" in str(defaults[name].type) else value
+            return Path(value) if isinstance(value, str) and Path in (hint, *get_args(hint)) else value
 
+        hints = get_type_hints(cls)
         try:
-            return cls(**{name: revive(name, value) for name, value in values.items()})
+            return cls(**{name: revive(hints[name], value) for name, value in values.items()})
         except TypeError as error:
             raise ValueError(f"{source}: a setting has the wrong type ({error}); restore the file") from error

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
-from .base import LOADERS, METHODS, Config, check_choice, check_range
+from .base import LOADERS, METHODS, Config, Device, Loader, Target, check_choice, check_range, one_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
     """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
 
-    method: str = "joint"
-    """joint (stage 1 as it is), a rebalanced classifier of the run (tau, crt, lws, ...), or all of them."""
-    against: str = ""
+    method: Annotated[str, one_of(("joint", *METHODS, "all"))] = "joint"
+    """joint (stage 1 as it is), a rebalanced classifier of the run, or all of them."""
+    against: Annotated[str, one_of(("joint", *METHODS))] = ""
     """The classifier that the others are compared with, image by image; by default joint."""
-    target: str = ""
+    target: Target = ""
     """Class frequencies where the network will be used, to adjust to and report under: uniform, train, FILE.csv
     (class,frequency), or estimate:DIR from unlabelled images (the first of several classifiers estimates)."""
     split: Literal["val", "test", "all"] = "all"
     """The split to report, or all of them."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader for features not computed yet: memory, device, dali, pillow or auto."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    loader: Loader = "auto"
+    """Image loader for features not computed yet."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
-from .base import METHODS, Config, check_choice
+from .base import METHODS, Config, check_choice, one_of
 
 FORMATS = ("torchvision", "safetensors", "onnx")
 
@@ -14,12 +15,12 @@ FORMATS = ("torchvision", "safetensors", "onnx")
 class ExportConfig(Config):
     """Write a run's network, with a classifier of it folded in, as a file for other programs."""
 
-    method: str = ""
+    method: Annotated[str, one_of(("joint", *METHODS))] = ""
     """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
-    format: str = "torchvision"
+    format: Annotated[str, one_of(FORMATS)] = "torchvision"
     """torchvision: a .pth state dict with its names (a timm network's own for timm:NAME); safetensors: a folder of
     config.json and model.safetensors, as timm reads them; onnx: a graph from normalised images to logits."""
-    out: Path | None = None
+    out: Annotated[Path, "FILE|DIR"] | None = None
     """Where to; by default RUN/export/<method>.pth, <method>/ or <method>.onnx."""
 
     def __post_init__(self) -> None:

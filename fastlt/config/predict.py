@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
-from .base import LOADERS, METHODS, Config, check_choice, check_range
+from .base import LOADERS, METHODS, Config, Device, Loader, check_choice, check_range, one_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig(Config):
     """Classify images without labels: the most probable classes of each."""
 
-    method: str = ""
+    method: Annotated[str, one_of(("joint", *METHODS))] = ""
     """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
     top: int = 5
     """Classes to name for each image, most probable first."""
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader: memory, device, dali, pillow or auto."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    loader: Loader = "auto"
+    """Image loader."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
 

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
-from .base import GROUPS, LOADERS, LOSSES, METHODS, PROTOCOLS, Config, check_choice, check_range, number_from_zero
+from .base import (
+    GROUPS,
+    LOADERS,
+    LOSSES,
+    METHODS,
+    PROTOCOLS,
+    Config,
+    Device,
+    Loader,
+    Protocol,
+    Target,
+    check_choice,
+    check_range,
+    number_from_zero,
+    one_of,
+)
 
 FEATURES = ("cached", "live")
 FEATURE_PRECISIONS = ("fp32", "bf16")
@@ -18,16 +34,16 @@ METHOD_HELP = "".join(f"{name}: {text}; " for name, text in METHODS.items()) + "
 class RebalanceConfig(Config):
     """Stage 2: rebalance the linear classifier of a trained network; the backbone stays as it is."""
 
-    method: str = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
+    method: Annotated[str, one_of((*METHODS, "all"))] = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
     """A rebalancing method, or all of them."""
-    tau: str = "auto"
+    tau: Annotated[str, "auto|learned|NUMBER"] = "auto"
     """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the best on val, exactly; learned:
     by cross entropy on class-balanced draws of the training features."""
-    strength: str = "auto"
+    strength: Annotated[str, "auto|NUMBER"] = "auto"
     """Logit adjustment's own tau: a number from 0 (the joint classifier) up, or auto: the best on val, exactly."""
-    select_by: str = "class_mean"
-    """The accuracy that a choice maximises: all, class_mean, many, medium or few."""
-    select_on: str = "val"
+    select_by: Annotated[str, one_of(GROUPS)] = "class_mean"
+    """The accuracy that a choice maximises."""
+    select_on: Annotated[str, one_of(SELECT_ON)] = "val"
     """Where settings are chosen: val; folds (five folds of val, each scored with what the others chose); test only with
     --force, since its accuracies are then no longer honest."""
 
@@ -40,38 +56,37 @@ class RebalanceConfig(Config):
     curvature of its loss allows)."""
     weight_decay: tuple[float, ...] = ()
     """Weight decays to try, the best on val wins; by default one, the paper's: 5e-4 (iNaturalist 1e-4)."""
-    loss: str = "cross_entropy"
-    """Loss of crt: cross_entropy, balanced_softmax, cb_focal or ldam (deferred re-weighting); all but the first draw
-    instance-balanced."""
+    loss: Annotated[str, one_of(LOSSES)] = "cross_entropy"
+    """Loss of crt; ldam re-weights late; all but cross_entropy draw instance-balanced."""
     label_smoothing: float = 0.98
     """Smoothing of los, as a share of the label's mass."""
     seed: int = 0
     """Seed of new classifiers, draws and folds."""
-    protocol: str = "paper"
+    protocol: Protocol = "paper"
     """paper follows the paper's intent; released the released code: BatchNorm drifts in stage 2 (--features live), its
     learning-rate list, four images a class."""
 
-    features: str = "cached"
+    features: Annotated[str, one_of(FEATURES)] = "cached"
     """cached: features computed once; live: images through the backbone each epoch, augmented as in stage 1."""
     views: int = 1
     """Views of each training image to cache: the first is the evaluation transform, the others are augmented."""
-    feature_precision: str = "fp32"
-    """fp32, or bf16 for half the disk."""
+    feature_precision: Annotated[str, one_of(FEATURE_PRECISIONS)] = "fp32"
+    """Precision of cached features; bf16 takes half the disk."""
     reestimate_batch_norm: bool = False
     """Re-estimate BatchNorm's statistics on class-balanced batches before features are computed."""
-    fine_tune: str = "classifier"
+    fine_tune: Annotated[str, one_of(FINE_TUNE)] = "classifier"
     """What crt trains: classifier, or, for the ablation, last_block or all besides it (both need --features live)."""
 
     temperature: bool = True
     """Fold a temperature, fitted on val, into the rebalanced classifier: its confidences mean something again."""
-    target: str = "uniform"
+    target: Target = "uniform"
     """The class frequencies where the network will be used: uniform, train, FILE.csv (class,frequency), or
     estimate:DIR from unlabelled images (for several methods, by the first)."""
 
-    device: str = "auto"
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    loader: str = "auto"
-    """Image loader for features not computed yet: memory, device, dali, pillow or auto."""
+    device: Device = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    loader: Loader = "auto"
+    """Image loader for features not computed yet."""
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
     force: bool = False

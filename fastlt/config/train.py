@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Annotated
 
 from .base import (
     INTERPOLATIONS,
@@ -16,10 +17,18 @@ from .base import (
     PROTOCOLS,
     SAMPLINGS,
     Config,
+    Device,
+    Folder,
+    Interpolation,
+    Loader,
+    Precision,
+    Protocol,
+    Sampling,
     changeable,
     check_choice,
     check_range,
     is_changeable,
+    one_of,
 )
 
 BATCH_NORMS = ("train", "frozen")
@@ -38,24 +47,25 @@ class TrainConfig(Config):
 
     dataset: str = "folder"
     """Data set, and the recipe of its settings: see `fastlt recipes`."""
-    data_root: Path | None = changeable(None)
+    data_root: Folder | None = changeable(None)
     """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files beside them."""
-    lists: Path | None = changeable(None)
-    """Folder with the list files (train.txt, val.txt, optional test.txt: `path label` a line), if not in DATA-ROOT."""
+    lists: Folder | None = changeable(None)
+    """Folder with the list files (train.txt, val.txt, optional test.txt: `path label` a line), if not in
+    --data-root."""
     strict: bool = False
     """Stop when an image cannot be read; by default it is skipped, counted and reported."""
 
     synthetic: bool = False
     """Train on a made-up set with the data set's classes, images and long tail instead, to measure the whole pipeline:
     each class has a few pictures, listed again and again."""
-    synthetic_size: tuple[int, int] = (64, 64)
+    synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] = (64, 64)
     """Width and height of the made-up pictures, pixels; 500 375 is the size of a photograph on the web."""
     imbalance: float = 100.0
     """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest."""
     data_seed: int = 0
     """cifar10_lt and cifar100_lt: seed of the choice of images; 0 is the usual one."""
 
-    backbone: str = "resnext50_32x4d"
+    backbone: Annotated[str, "NAME"] = "resnext50_32x4d"
     """Network: resnet8 (small images), resnet10/50/101/152, resnext50_32x4d, resnext101_32x4d, resnext152_32x4d, or
     timm:NAME."""
     epochs: int = 90
@@ -68,14 +78,14 @@ class TrainConfig(Config):
     """SGD momentum (no Nesterov)."""
     weight_decay: float = 5e-4
     """Weight decay, on every parameter."""
-    sampling: str = "instance_balanced"
-    """Order of the images: instance_balanced, class_balanced, square_root or progressively_balanced."""
+    sampling: Sampling = "instance_balanced"
+    """How often each class is drawn."""
     samples_per_class: int | None = None
     """Consecutive draws of a class under class_balanced; by default 1, and 4 under --protocol released."""
-    protocol: str = "paper"
+    protocol: Protocol = "paper"
     """`paper` follows the paper's intent, `released` the released code's quirks, each of which has a setting of its
     own: --schedule, --samples-per-class and, where parts are frozen, --batch-norm."""
-    schedule: str | None = None
+    schedule: Protocol | None = None
     """`paper` starts the cosine at --lr; `released` steps it before the first epoch, so that the last one runs at rate
     0. By default --protocol's."""
     warmup_epochs: int = 0
@@ -83,14 +93,14 @@ class TrainConfig(Config):
     seed: int = 0
     """Seed of weights, order and augmentation."""
 
-    init: Path | None = None
+    init: Annotated[Path, "FILE|DIR"] | None = None
     """Start from these weights: a .pth or .safetensors file or a folder, of any form that `fastlt rebalance CHECKPOINT`
     reads; averaged weights are taken before plain ones. A head for another number of classes is left out."""
-    train_only: tuple[str, ...] = ()
+    train_only: tuple[Annotated[str, "PART"], ...] = ()
     """Train only these parts, for example layer4,fc; the rest keeps the weights it starts with. Default: everything."""
     backbone_lr: float | None = None
     """Base learning rate of everything but the classifier fc; by default --lr. Places-LT: 0.01 against 0.1."""
-    batch_norm: str | None = None
+    batch_norm: Annotated[str, one_of(BATCH_NORMS)] | None = None
     """Batch norm in parts that --train-only leaves out: `frozen` keeps its running statistics, `train` normalises by
     the batch and lets them drift, as the released code does. Default: frozen, and train under --protocol released."""
     bn_group: int | None = None
@@ -99,9 +109,9 @@ class TrainConfig(Config):
     sync_bn: bool = False
     """Take batch-norm statistics over the processes of all GPUs together."""
 
-    loss: str = "cross_entropy"
-    """cross_entropy, cb_focal (Cui 2019), ldam (Cao 2019, with deferred re-weighting and a cosine classifier) or
-    balanced_softmax (logit-adjusted cross entropy)."""
+    loss: Annotated[str, one_of(LOSSES)] = "cross_entropy"
+    """cb_focal: Cui 2019; ldam: Cao 2019, with deferred re-weighting and a cosine classifier; balanced_softmax:
+    logit-adjusted cross entropy."""
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     mixup: float = 0.0
@@ -116,9 +126,9 @@ class TrainConfig(Config):
 
     image_size: int = 224
     """Side of the square network input, pixels."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: Annotated[tuple[float, float], "LOW HIGH"] = (0.08, 1.0)
     """Smallest and largest share of an image's area that a training crop covers."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: Annotated[tuple[float, float], "LOW HIGH"] = (3 / 4, 4 / 3)
     """Narrowest and widest aspect ratio (width / height) of a training crop."""
     flip: float = 0.5
     """Probability that a training image is mirrored."""
@@ -126,17 +136,17 @@ class TrainConfig(Config):
     """Strength of the brightness, contrast and saturation jitter; 0 turns it off."""
     eval_resize: int | None = None
     """Short side before the centre crop in evaluation, pixels; by default image size x 256 / 224."""
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     """How images are resized, antialiased: bilinear, as torchvision and the paper, or bicubic."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: Annotated[tuple[float, float, float], "R G B"] = (0.485, 0.456, 0.406)
     """Mean of the red, green and blue channel, in units of the full range."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Annotated[tuple[float, float, float], "R G B"] = (0.229, 0.224, 0.225)
     """Standard deviation of the red, green and blue channel, in units of the full range."""
 
-    device: str = changeable("auto")
-    """cuda, cuda:N or cpu; auto takes a CUDA device if there is one."""
-    precision: str = "auto"
-    """fp32 or bf16 (autocast); auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
+    device: Device = changeable("auto")
+    """Where to train; auto takes a CUDA device if there is one."""
+    precision: Precision = "auto"
+    """bf16 is by autocast; auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
     compile: bool = True
     """Compile the step with torch.compile: always on CUDA, on a CPU when the run is long enough to pay for it."""
     deterministic: bool = False
@@ -152,7 +162,7 @@ class TrainConfig(Config):
     cuda_graphs: bool = changeable(False)
     """CUDA: replay the compiled step as CUDA graphs, which pays where launching kernels takes longer than running them
     (small networks and images), and takes more memory."""
-    loader: str = changeable("auto")
+    loader: Loader = changeable("auto")
     """Image loader: memory (decoded once, for sets that fit), device (the same in the GPU's memory, where pixels may
     differ by 1 of 255: auto never takes it), dali, pillow, or auto."""
     num_threads: int | None = changeable(None)
@@ -172,10 +182,10 @@ class TrainConfig(Config):
     """Pieces in which a process takes its share of a batch, one after the other: less memory for the same batch. Batch
     norm sees a piece at a time, as if each were on a GPU of its own."""
 
-    out: Path | None = changeable(None)
+    out: Folder | None = changeable(None)
     """Run folder; by default runs/<dataset>/<backbone>-<time>."""
     resume: bool = changeable(False)
-    """Continue the run in OUT (by default the last one) where it stopped, with the settings it has."""
+    """Continue the run in --out (by default the last one) where it stopped, with the settings it has."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

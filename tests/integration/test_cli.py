@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -69,10 +71,13 @@ def test_help_is_fast_and_free_of_torch() -> None:
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
-def test_every_command_has_help(command: str, fastlt: Callable[..., Outcome]) -> None:
+def test_every_command_has_help(command: str, fastlt: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = fastlt(*command.split(), "--help")
     assert status == 0
     assert f"fastlt {command}" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert not re.search(r"\b(STR|INT|FLOAT|PATH|NONE|None)\b", out)
 
 
 def test_help_says_no_none_and_breaks_no_line_early() -> None:
@@ -80,7 +85,7 @@ def test_help_says_no_none_and_breaks_no_line_early() -> None:
     class Settings:
         """What it is."""
 
-        out: Path | None = None
+        out: Annotated[Path, "DIR"] | None = None
         """Where to; by
         default nowhere."""
         size: int = 3
@@ -89,7 +94,7 @@ def test_help_says_no_none_and_breaks_no_line_early() -> None:
     with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
         common.parse(Settings, ["--help"], "some")
     words = " ".join(said.getvalue().replace("│", " ").split())
-    assert "--out PATH Where to; by default nowhere. --size INT Pixels. (default: 3)" in words
+    assert "--out DIR Where to; by default nowhere. --size N Pixels. (default: 3)" in words
     assert common.parse(Settings, ["--out", "there"], "some") == Settings(out=Path("there"))
 
 
