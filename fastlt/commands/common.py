@@ -86,6 +86,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     Raises:
         ValueError: A flag is unknown (the message names the nearest) or a value has the wrong form.
     """
+    assert dataclasses.is_dataclass(command)
     known = [*known_flags(command), "--help"]
     for argument in argv:
         flag = argument.partition("=")[0].replace("_", "-")
@@ -138,10 +139,10 @@ def described(command: type[Any]) -> type[Any]:
         hint = hints[field.name]
         again = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
         if dataclasses.is_dataclass(hint):
-            panel = described(hint)  # type: ignore[arg-type]
+            panel: Any = described(hint)  # type: ignore[arg-type]
             about = tyro.conf.arg(name=field.name.upper())
             again = dataclasses.field(default_factory=panel, kw_only=True)
-            fields.append((field.name, tyro.conf.OmitArgPrefixes[Annotated[panel, about]], again))
+            fields.append((field.name, Annotated[panel, about, tyro.conf.OmitArgPrefixes], again))
             continue
         about = tyro.conf.arg(
             help=field.metadata.get("help", texts.get(field.name)),
