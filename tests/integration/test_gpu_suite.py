@@ -1,19 +1,14 @@
 """The one command for a GPU machine runs all its parts, here on a CPU and small."""
 
-import argparse
-import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
 COMMANDS = ("ops", "step", "switches", "networks", "loader", "tune")
 QUICK = (*COMMANDS, "lws", "end_to_end", "evaluation", "loss_curve", "profile", "candidates", "compile")
 HEADLINE = "resnext50_32x4d"
@@ -48,33 +43,3 @@ def test_every_part_runs_and_writes_its_figures(tmp_path: Path) -> None:
         assert len(rates) == number
         assert None not in rates
     assert {row["backbone"] for row in found["networks"]["results"]} == NETWORKS
-
-
-@pytest.mark.slow
-def test_a_part_is_run_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), "--device", "cpu", "--quick", "--only"]
-    settings: Any = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "timeout": 200, "check": False}
-    done = subprocess.run([*command, "profile", "everything"], capture_output=True, text=True, **settings)
-    assert done.returncode == 2
-    assert "--only: got everything; choose of ops, step" in done.stdout
-    assert subprocess.run([*command, "profile"], **settings).returncode == 0
-    assert [path.name for path in tmp_path.glob("*.json")] == ["profile.json"]
-    assert "Where the step's time goes" in (tmp_path / "summary.md").read_text()
-
-
-@pytest.mark.parametrize("wrong", [False, True])
-def test_only_what_is_right_gets_timed(wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = []
-
-    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
-        ran.append(name)
-        return int(wrong and name == "correctness")
-
-    monkeypatch.syspath_prepend(str(ROOT))
-    gpu = importlib.import_module("benchmarks.gpu.__main__")
-    monkeypatch.setattr(gpu, "run", run)
-    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
-    assert gpu.run_all(args) == int(wrong)
-    checks = {"correctness", *gpu.CHECKS}
-    assert set(ran[: len(checks)]) == checks
-    assert set(ran[len(checks) :]) == (set() if wrong else {*QUICK} - checks)

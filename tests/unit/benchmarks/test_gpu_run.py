@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,3 +132,27 @@ def test_choices_made_while_others_ran_are_forgotten(gpu: Any, tmp_path: Path, m
     args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
     assert gpu.run_all(args) == 0
     assert kept.exists()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_only_what_is_right_gets_timed(gpu: Any, wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
+        ran.append(name)
+        return int(wrong and name == "correctness")
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "has_dali", lambda: True)
+    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
+    assert gpu.run_all(args) == int(wrong)
+    checks = {"correctness", *gpu.CHECKS}
+    assert set(ran[: len(checks)]) == checks
+    assert set(ran[len(checks) :]) == (set() if wrong else {name for name, _, _ in gpu.jobs(args)} - checks)
+
+
+def test_a_part_that_there_is_not_is_refused(gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=["profile", "everything"])
+    assert gpu.run_all(args) == 2
+    assert re.search("^--only: got everything.* profile", capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
