@@ -1,4 +1,4 @@
-"""The paper's whole table: stage 1 under every sampling and seed, every classifier, beside what was published."""
+"""The paper's table: stage 1 under every sampling and seed, every classifier, beside the published figures."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """All rows, and the question the paper answers: is plain training with a rebalanced classifier the best?"""
+    """The table, and the paper's question answered: is plain training with a rebalanced classifier the best?"""
 
     base: TrainConfig
     seeds: tuple[int, ...]
@@ -88,11 +88,11 @@ class Reproduction:
 
     @property
     def data(self) -> str:
-        """What was trained on, in words."""
+        """The training data, in words."""
         return f"a made-up set of {self.base.dataset}'s shape" if self.base.synthetic else self.base.dataset
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON values; `results` has the published schema of every other command."""
+        """Return everything as JSON values; `results` has the schema of every other command."""
         return {
             "schema": SCHEMA,
             "dataset": self.base.dataset,
@@ -124,7 +124,7 @@ class Reproduction:
             yield line
 
     def markdown(self) -> str:
-        """Return the table as Markdown, with what it says below it."""
+        """Return the table as Markdown, with notes and the finding below it."""
         base, header = self.base, self.header()
         title = f"# {base.backbone} on {self.data}, {base.epochs} epochs, {base.protocol} protocol"
         kind = "half the 95 % interval over seeds" if len(self.seeds) > 1 else "half the 95 % interval over images"
@@ -132,11 +132,11 @@ class Reproduction:
         table = rows(header, self.lines(), left=(0, 1, 2))
         note = f"Top-1 accuracy, %, ± {kind}; seeds {seeds}. Settings of stage 2 are chosen on val."
         if len(header) > 3 + len(ACCURACIES):
-            note += " The paper's column is what it printed, on a split that it does not always name; it is not ours."
+            note += ' "paper: all" is the published accuracy, on a split that the paper does not always name.'
         if base.protocol == "released":
-            note += f" As in the released code {' and '.join(RETRAINED)} saw images, and BatchNorm drifted."
+            note += f" As in the released code, {' and '.join(RETRAINED)} saw images and BatchNorm drifted."
         if base.synthetic:
-            note += " The images are made up: the pipeline is the real one, the accuracies say nothing of the real set."
+            note += " The images are made up: the accuracies say nothing about the real set."
         return "\n".join([title, "", *table, "", note, "", *self.finding, ""])
 
     def csv(self) -> str:
@@ -148,8 +148,8 @@ class Reproduction:
         for row in self.rows:
             cells = [row.cells[name] for name in ACCURACIES]
             numbers = [number for cell in cells for number in ((cell.value, cell.half) if cell else ("", ""))]
-            known = "" if row.published is None else row.published.all
-            writer.writerow([self.data, row.split, row.sampling, row.method, *numbers, known, row.difference])
+            published_all = "" if row.published is None else row.published.all
+            writer.writerow([self.data, row.split, row.sampling, row.method, *numbers, published_all, row.difference])
         return text.getvalue()
 
 
@@ -162,90 +162,97 @@ def reproduce(
     out: Path,
     console: Console | None = None,
 ) -> Reproduction:
-    """Train under every sampling and seed, fit every classifier on each, and tabulate.
+    """Train under every sampling and seed, fit every classifier on each run, and write table.md, .csv and results.json.
 
-    Each run is a folder `out/<sampling>-seed<seed>`; what is done is not done again, a run that was interrupted goes
-    on where it stopped. With `base.gpus` torchrun trains each in so many processes; stage 2 is done in this one.
-    Writes table.md, table.csv and results.json into `out`.
+    Each run is a folder `out/<sampling>-seed<seed>`. Finished runs and classifiers are reused, and an interrupted run
+    continues where it stopped. With `base.gpus` torchrun trains each in that many processes; stage 2 runs in this one.
 
     Args:
         base: Settings of stage 1 but for sampling, seed and run folder.
         stage2: Settings of stage 2; its method is all.
         samplings: Samplings of stage 1.
         seeds: Seeds; with two or more, intervals are over them.
-        out: The folder.
+        out: The folder of all runs and tables.
         console: Where progress is shown.
+
+    Returns:
+        The table.
 
     Raises:
         ValueError, FileNotFoundError: Data or settings cannot be used, or `out` was begun with other settings.
-        InterruptedTrainingError: A signal arrived; the same command goes on.
-        SystemExit: A process of several ended early, and has said why.
+        InterruptedTrainingError: A signal arrived; the same command continues.
+        SystemExit: One of several processes ended early; its own message says why.
     """
     if distributed.under_torchrun():
         raise ValueError(
-            "reproduce: got started by torchrun, but starts it itself; give --gpus N, or on several machines train "
-            f"each run by `torchrun ... -m fastlt train --out {out}/<sampling>-seed<seed>`: it is taken as it is"
+            "reproduce: got started by torchrun, which it starts itself; give --gpus N, or on several machines train "
+            f"each run with `torchrun ... -m fastlt train --out {out}/<sampling>-seed<seed>`, which is then reused"
         )
-    base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a run that goes on has it
+    base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a resumed run has it
     if has_processes(base):
         check_gpus(base)
         check_shares(base, distributed.World(size=base.gpus or 1))
-    found: list[Result] = []
+    rows: list[Result] = []
     jobs = [(seed, sampling) for seed in seeds for sampling in samplings]
     for number, (seed, sampling) in enumerate(jobs, 1):
         log.info("reproduce %d of %d: %s sampling, seed %d", number, len(jobs), sampling.replace("_", "-"), seed)
-        run = stage1(dataclasses.replace(base, sampling=sampling, seed=seed), out, console)
-        found += rebalanced(run, dataclasses.replace(stage2, method="all", seed=seed))
-    results = Results(tuple(found))
-    rows = tuple(tabulate(results, samplings, base))
-    made = Reproduction(base=base, seeds=tuple(seeds), rows=rows, finding=finding(results, samplings), results=results)
-    for name, text in (("table.md", made.markdown()), ("table.csv", made.csv())):
+        run = trained_run(dataclasses.replace(base, sampling=sampling, seed=seed), out, console)
+        rows += rebalanced_results(run, dataclasses.replace(stage2, method="all", seed=seed))
+    results = Results(tuple(rows))
+    reproduction = Reproduction(
+        base=base,
+        seeds=tuple(seeds),
+        rows=tuple(tabulate(results, samplings, base)),
+        finding=finding(results, samplings),
+        results=results,
+    )
+    for name, text in (("table.md", reproduction.markdown()), ("table.csv", reproduction.csv())):
         with replacing(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    write_json(out / "results.json", made.to_json())
-    return made
+    write_json(out / "results.json", reproduction.to_json())
+    return reproduction
 
 
-def stage1(config: TrainConfig, out: Path, console: Console | None) -> Run:
-    """Train a run, or finish or reuse the one that is there; in processes of its own where there are to be several."""
+def trained_run(config: TrainConfig, out: Path, console: Console | None) -> Run:
+    """Train a run, or finish or reuse the one on disk; under torchrun if there are to be several processes."""
     folder = out / f"{config.sampling}-seed{config.seed}"
-    begun = (folder / "config.json").is_file()
-    config = dataclasses.replace(config, out=folder, resume=begun)
-    let_go_of_gpu()
+    exists = (folder / "config.json").is_file()
+    config = dataclasses.replace(config, out=folder, resume=exists)
+    free_gpu_memory()
     if not has_processes(config):
         return train(config, console=console)
-    base = Run.open(folder).config if begun else recipe(config.dataset)
+    base = Run.open(folder).config if exists else recipe(config.dataset)
     status = launch(["train", *flags(config, dataclasses.replace(base, out=None, resume=False))], config.gpus or 1)
     if status:
         raise SystemExit(status)
     return Run.open(folder)
 
 
-def let_go_of_gpu() -> None:
-    """Give back the GPU memory that the last stage took: other processes, and DALI, share no pool with PyTorch."""
+def free_gpu_memory() -> None:
+    """Give back the GPU memory of the last stage: other processes, and DALI, share no pool with PyTorch."""
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def has_processes(config: TrainConfig) -> bool:
-    """Return whether torchrun is to train in several processes."""
+    """Return whether torchrun trains in several processes."""
     return config.gpus is not None and config.gpus > 1
 
 
-def rebalanced(run: Run, config: RebalanceConfig) -> list[Result]:
-    """Return the results of every classifier of a run: those on disk where they are of these settings."""
-    let_go_of_gpu()
-    stale = [each for each in each_method(config) if not is_current(run, each)]
+def rebalanced_results(run: Run, config: RebalanceConfig) -> list[Result]:
+    """Return the results of every classifier of a run; classifiers of these settings on disk are reused."""
+    free_gpu_memory()
+    stale = [settings for settings in settings_by_method(config) if not is_current(run, settings)]
     if config.features == "cached" and stale:
-        stale = [config]  # they share features and batches
-    for each in stale:
-        rebalance(run, each)
+        stale = [config]  # all at once: they share features and batches
+    for settings in stale:
+        rebalance(run, settings)
     return list(read_results(run, METHODS))
 
 
-def each_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
-    """Yield the settings of every method: with live features only what the released code retrains sees images."""
+def settings_by_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
+    """Yield the settings of every method; with live features only those that the released code retrains see images."""
     for method in METHODS:
         if config.features == "live" and method not in RETRAINED:
             yield dataclasses.replace(config, method=method, features="cached", protocol="paper")
@@ -254,14 +261,14 @@ def each_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
 
 
 def is_current(run: Run, config: RebalanceConfig) -> bool:
-    """Return whether a classifier of these settings was made from the run's weights as they are."""
+    """Return whether the run has a classifier of these settings, made from its present weights."""
     folder, weights = run.method(config.method), run.checkpoint("best")
-    needed = (folder / "config.json", folder / "results.json", folder / "model.safetensors")
-    if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in needed):
+    files = (folder / "config.json", folder / "results.json", folder / "model.safetensors")
+    if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in files):
         return False
-    ours, theirs = config.to_json(), read_json(needed[0])
+    stored = read_json(files[0])
     ignored = {"device", "loader", "num_threads", "force"}
-    return all(theirs.get(key) == json_value(value) for key, value in ours.items() if key not in ignored)
+    return all(stored.get(key) == json_value(value) for key, value in config.to_json().items() if key not in ignored)
 
 
 def json_value(value: Any) -> Any:
@@ -275,20 +282,20 @@ def tabulate(results: Results, samplings: Sequence[str], base: TrainConfig) -> I
     for split in splits:
         for sampling in samplings:
             for method in ("joint", *METHODS):
-                chosen = [row for row in results if (row.split, row.sampling, row.method) == (split, sampling, method)]
-                known = published(
+                seeds = [row for row in results if (row.split, row.sampling, row.method) == (split, sampling, method)]
+                reference = published(
                     dataset="" if base.synthetic else base.dataset,
                     backbone=base.backbone,
                     epochs=base.epochs,
                     sampling=sampling,
                     method=method,
                 )
-                cells = {name: cell(chosen, name) for name in ACCURACIES}
-                yield Row(split=split, sampling=sampling, method=method, cells=cells, published=known)
+                cells = {name: over_seeds_cell(seeds, name) for name in ACCURACIES}
+                yield Row(split=split, sampling=sampling, method=method, cells=cells, published=reference)
 
 
-def cell(rows: Sequence[Result], name: str) -> Cell | None:
-    """Return an accuracy over seeds, or None for a group without images."""
+def over_seeds_cell(rows: Sequence[Result], name: str) -> Cell | None:
+    """Return an accuracy over the results of all seeds, or None for a group without images."""
     accuracies = [getattr(row, name) for row in rows]
     if any(accuracy is None for accuracy in accuracies):
         return None
@@ -297,32 +304,32 @@ def cell(rows: Sequence[Result], name: str) -> Cell | None:
 
 
 def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
-    """Compare class means on test (on val where there is no test split), paired by seed.
+    """Return sentences that compare class means on test (on val where there is no test split), paired by seed.
 
-    Each classifier with the joint one of its own training; then plain training with a rebalanced classifier, the best
-    on val, with every joint training.
+    First each classifier with the joint one of its own run; then plain training with the rebalanced classifier that is
+    the best on val, with the joint classifier of every sampling.
     """
     plain = "instance_balanced"
     table = {(row.split, row.sampling, row.method, row.seed): row.class_mean.value for row in results}
     seeds = sorted({row.seed for row in results})
     split = "test" if any(row.split == "test" for row in results) else "val"
 
-    def values(where: str, sampling: str, method: str) -> list[float]:
-        return [table[where, sampling, method, seed] for seed in seeds]
+    def values(on: str, sampling: str, method: str) -> list[float]:
+        return [table[on, sampling, method, seed] for seed in seeds]
 
-    def gained(sampling: str, method: str, over: str) -> tuple[float, float | None]:
-        pairs = zip(values(split, sampling, method), values(split, over, "joint"), strict=True)
+    def gain_over_joint(sampling: str, method: str, joint: str) -> tuple[float, float | None]:
+        pairs = zip(values(split, sampling, method), values(split, joint, "joint"), strict=True)
         return over_seeds([ours - theirs for ours, theirs in pairs])
 
     lines = []
     for sampling in samplings:
-        gains = (f"{method} {points(*gained(sampling, method, sampling))}" for method in METHODS)
+        gains = (f"{method} {points(*gain_over_joint(sampling, method, sampling))}" for method in METHODS)
         lines.append(f"- {sampling}, points of class mean on {split} over its joint classifier: {', '.join(gains)}.")
     if plain not in samplings:
         return tuple(lines)
     best = max(METHODS, key=lambda method: mean(values("val", plain, method)))
     for sampling in samplings:
-        gain, half = gained(plain, best, sampling)
+        gain, half = gain_over_joint(plain, best, sampling)
         lines.append(
             f"- {plain} with {best} (the best on val) less joint {sampling}: {points(gain, half)} points of class "
             f"mean on {split}{verdict(gain, half)}."
@@ -336,7 +343,7 @@ def points(gain: float, half: float | None) -> str:
 
 
 def verdict(gain: float, half: float | None) -> str:
-    """Say what a paired difference and half its interval mean; nothing for a single seed."""
+    """Return what a paired difference and half its interval mean; nothing for a single seed."""
     if half is None:
         return ""
     return ": no clear difference" if abs(gain) <= half else ": better" if gain > 0 else ": worse"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Reproduce(Output):
     """Fill the paper's table: every sampling, every classifier, published figures.
 
-    Run it again to go on where it stopped; what is done is not done again.
+    Run it again to continue where it stopped; finished runs are reused.
     """
 
     dataset: Annotated[str, one_of(RECIPES)]
@@ -35,7 +35,7 @@ class Reproduce(Output):
     lists: Folder | None = None
     """Folder with the list files, if not in --data-root."""
     synthetic: bool = False
-    """Run on a made-up set with the data set's classes, images and long tail instead, to try the whole pipeline."""
+    """Run on a made-up set of the data set's classes, images and long tail instead, to try the whole pipeline."""
     synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] | None = None
     """Width and height of the made-up pictures, pixels; by default 64 64."""
     imbalance: float | None = None
@@ -65,7 +65,7 @@ class Reproduce(Output):
     gpus: int | None = None
     """Processes to train with in stage 1, a GPU each, started by torchrun; every batch is divided among them."""
     accumulate: int | None = None
-    """Pieces in which a process takes its share of a batch: less memory for the same batch."""
+    """Pieces in which a process computes its share of a batch, to save memory."""
     out: Folder | None = None
     """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>[-synthetic]."""
 
@@ -82,16 +82,16 @@ class Reproduce(Output):
 
 
 def settings(parsed: Reproduce) -> TrainConfig:
-    """Return the recipe's settings with what was asked for."""
+    """Return the recipe's settings with the command's."""
     base = recipe(parsed.dataset)
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
-    asked = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
+    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
     if parsed.batch_size is not None:
         share = parsed.batch_size / base.batch_size
-        asked["lr"] = base.lr * share
+        given["lr"] = base.lr * share
         if base.backbone_lr is not None:
-            asked["backbone_lr"] = base.backbone_lr * share
-    return dataclasses.replace(base, **asked)
+            given["backbone_lr"] = base.backbone_lr * share
+    return dataclasses.replace(base, **given)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -112,26 +112,26 @@ def run(argv: Sequence[str]) -> None:
         protocol=base.protocol,
         features="live" if base.protocol == "released" else "cached",
     )
-    made = reproduce(base, stage2, samplings=parsed.samplings, seeds=parsed.seeds, out=out, console=console)
-    for table in tables(made):
+    reproduction = reproduce(base, stage2, samplings=parsed.samplings, seeds=parsed.seeds, out=out, console=console)
+    for table in tables(reproduction):
         console.print(table)
     if base.synthetic:
-        say(f"on {made.data}: the accuracies say nothing of {base.dataset}")
-    for line in made.finding:
+        say(f"on {reproduction.data}: the accuracies say nothing about {base.dataset}")
+    for line in reproduction.finding:
         say(line)
     say(f"tables: {out / 'table.md'}, {out / 'table.csv'}, {out / 'results.json'}")
-    write_output(parsed.json, made.to_json())
+    write_output(parsed.json, reproduction.to_json())
 
 
-def tables(made: Reproduction) -> Iterator[Table]:
+def tables(reproduction: Reproduction) -> Iterator[Table]:
     """Yield a table for each split and sampling, narrow enough for a terminal of 80 columns."""
     short = {"paper: all": "paper", "difference": "diff"}
-    for (split, sampling), lines in itertools.groupby(made.lines(), key=lambda line: (line[0], line[1])):
+    for (split, sampling), lines in itertools.groupby(reproduction.lines(), key=lambda line: (line[0], line[1])):
         title = f"{split}, {sampling.replace('_', '-')} sampling"
         table = Table(
             title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
         )
-        for name in made.header()[2:]:
+        for name in reproduction.header()[2:]:
             table.add_column(short.get(name, name), justify="left" if name == "classifier" else "right", no_wrap=True)
         for line in lines:
             table.add_row(*(cell.replace(" ± ", "±") for cell in line[2:]))

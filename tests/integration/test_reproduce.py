@@ -50,10 +50,10 @@ def test_a_made_up_set_goes_through_whole_and_the_tables_say_so(
     command = ["reproduce", "--dataset", "imagenet_lt", *options.split(), "--samplings", "instance_balanced"]
     dispatch([*command, "--backbone", "resnet10"])
     out = tmp_path / "runs/imagenet_lt/reproduce-resnet10-1-synthetic"
-    said = (out / "table.md").read_text()
-    assert said.startswith("# resnet10 on a made-up set of imagenet_lt's shape, 1 epochs")
-    assert "accuracies say nothing of the real set" in said
-    assert "paper: all" not in said
+    text = (out / "table.md").read_text()
+    assert text.startswith("# resnet10 on a made-up set of imagenet_lt's shape, 1 epochs")
+    assert "accuracies say nothing about the real set" in text
+    assert "paper: all" not in text
     assert (out / "table.csv").read_text().count("\na made-up set of imagenet_lt's shape,") == 2 * (1 + len(METHODS))
     assert json.loads((out / "results.json").read_text())["synthetic"] is True
     assert "on a made-up set of imagenet_lt's shape: the accuracies say nothing" in capsys.readouterr().out

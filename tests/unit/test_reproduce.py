@@ -137,11 +137,11 @@ def test_the_terminals_tables_are_whole_in_80_columns() -> None:
     text = io.StringIO()
     for each in tables(table):
         Console(file=text, width=80).print(each)
-    said = text.getvalue()
-    assert "…" not in said
-    assert max(map(len, said.splitlines())) <= 80
-    assert said.count("logit_adjustment") == 2 * len(SAMPLINGS)
-    row = next(line for line in said.splitlines() if line.startswith("crt"))
+    printed = text.getvalue()
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert printed.count("logit_adjustment") == 2 * len(SAMPLINGS)
+    row = next(line for line in printed.splitlines() if line.startswith("crt"))
     assert row.split() == ["crt", *["101.0±2.5"] * 2, "-", *["101.0±2.5"] * 2, "49.6", "+51.4"]
 
 
