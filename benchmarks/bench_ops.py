@@ -40,7 +40,7 @@ Run = Callable[[], object]
 
 
 def released_loop(x: Tensor, w: Tensor, y: Tensor) -> list[Tensor]:
-    """Accuracy at tau = 0, 0.1 .. 2 as the released code has it: a product for every tau."""
+    """Return the accuracy at tau = 0, 0.1 .. 2 as the released code does: by a product for every tau."""
     out = []
     for step in range(21):
         normalized = w / w.norm(dim=1, keepdim=True) ** (step / 10)
@@ -49,7 +49,7 @@ def released_loop(x: Tensor, w: Tensor, y: Tensor) -> list[Tensor]:
 
 
 def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple[str, str, Run]]:
-    """What gives the accuracy of tau-normalisation."""
+    """Yield (group, method, run) of what the accuracy of tau-normalisation takes."""
     prior = torch.linspace(-8, -1, w.shape[0], device=w.device)
     yield "tau curve", "product", lambda: x @ w.T
     yield "tau curve", "fastlt tau_intervals", lambda: ops.tau_intervals(x, w, y)
@@ -67,7 +67,7 @@ def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[t
 
 
 def loss_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple[str, str, Run]]:
-    """One step of each use of the loss: forward and the gradients that it asks for."""
+    """Yield (group, method, run) of a step of each use of the loss: forward, and the gradients that it needs."""
     scale, bias = (torch.full((w.shape[0],), v, device=w.device) for v in (1.0, 0.0))
 
     def eager(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...
 
 
 def measure(run: Run, device: str, min_time_s: float = 0.5) -> tuple[float, float]:
-    """Median time in ms of at least three runs, and the peak of memory above what was there before, in MB."""
+    """Return the median time of at least three runs, ms, and the peak of memory above that before, MB."""
     run()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -123,7 +123,7 @@ def measure(run: Run, device: str, min_time_s: float = 0.5) -> tuple[float, floa
 
 
 def peak_on_cpu(run: Run) -> float:
-    """Growth of the resident set while `run` works, sampled every millisecond, in MB."""
+    """Return the growth of the resident set while `run` works, MB, sampled every millisecond."""
     statm, page = Path("/proc/self/statm"), 4096 / 1e6
     if not statm.exists():
         return float("nan")
@@ -144,13 +144,13 @@ def peak_on_cpu(run: Run) -> float:
 
 
 def floor_ms(shape: tuple[int, int, int], tflops: float, tb_per_s: float, num_bytes: int) -> float:
-    """The least time of one product: its arithmetic, or reading its factors."""
+    """Return the least time of one product, ms: of its arithmetic, or of reading its factors."""
     num, classes, width = shape
     return max(2 * num * classes * width / tflops / 1e9, (num + classes) * width * num_bytes / tb_per_s / 1e9)
 
 
 def run_shape(shape: tuple[int, int, int], args: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Every method on one shape, printed with its ratio to the product of its group."""
+    """Time every method on one shape; print and yield each with its ratio to the product of its group."""
     num, classes, width = shape
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     generator = torch.Generator().manual_seed(0)

@@ -31,7 +31,7 @@ std::vector<AliasEntry> make_alias_table(const double* weights, std::size_t coun
       low.push_back(rich);
     }
   }
-  // What rounding left over is a whole column, unless its class may never be drawn.
+  // Columns that rounding left over are whole, unless their class must never be drawn.
   const auto safe = static_cast<std::uint32_t>(std::max_element(weights, weights + count) - weights);
   for (const std::uint32_t c : low)
     if (weights[c] == 0.0) table[c].other = safe;

@@ -68,21 +68,21 @@ void draw_augmentations(const AugmentationPlan& plan, std::uint64_t seed, std::u
     const std::int32_t image_width = sizes[2 * i], image_height = sizes[2 * i + 1];
     const double area = static_cast<double>(image_width) * image_height;
     std::int32_t* window = windows + 4 * i;
-    bool found = false;
-    for (std::uint32_t attempt = 0; attempt < kNumTries && !found; ++attempt) {
+    bool fits = false;
+    for (std::uint32_t attempt = 0; attempt < kNumTries && !fits; ++attempt) {
       const Words4 w = words(attempt);
       const double target = area * between(plan.min_scale, plan.max_scale, w.a);
       const double ratio = portable_exp(between(min_log, max_log, w.b));
       const double width = std::nearbyint(std::sqrt(target * ratio));
       const double height = std::nearbyint(std::sqrt(target / ratio));
       if (!(width >= 1 && width <= image_width && height >= 1 && height <= image_height)) continue;
-      found = true;
+      fits = true;
       window[2] = static_cast<std::int32_t>(width);
       window[3] = static_cast<std::int32_t>(height);
       window[0] = below(image_width - window[2] + 1, w.c, 0);
       window[1] = below(image_height - window[3] + 1, w.d, 1);
     }
-    if (!found) {
+    if (!fits) {
       const double ratio = static_cast<double>(image_width) / image_height;
       window[2] = image_width;
       window[3] = image_height;

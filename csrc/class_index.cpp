@@ -44,8 +44,7 @@ ClassIndex ClassIndex::build(const Label* labels, std::uint64_t num_samples, std
   if (num_classes > kMaxNarrow)
     throw std::invalid_argument("num_classes: got " + std::to_string(num_classes) +
                                 "; expected at most 2147483647");
-  // Every thread keeps a count of every class: with few samples a class, more threads cost more than they
-  // give.
+  // Every thread counts every class: with few samples a class, more threads cost more than they save.
   const std::uint64_t useful = num_samples / std::max<std::uint64_t>(4 * num_classes, 65536) + 1;
   const auto num_parts = std::min<std::uint64_t>(std::max(num_threads, 1), useful);
   std::vector<std::vector<std::uint64_t>> counts(num_parts);
@@ -63,7 +62,7 @@ ClassIndex ClassIndex::build(const Label* labels, std::uint64_t num_samples, std
   std::uint64_t total = 0, fingerprint = num_classes;
   for (std::uint64_t c = 0; c < num_classes; ++c) {
     offsets[c] = total;
-    // From a count to where the part's next sample of the class goes.
+    // Turns each count into the place of the part's next sample of the class.
     for (auto& part : counts) total += std::exchange(part[c], total);
   }
   offsets[num_classes] = total;

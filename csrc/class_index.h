@@ -17,7 +17,7 @@ class ClassIndex {
   static ClassIndex build(const Label* labels, std::uint64_t num_samples, std::uint64_t num_classes,
                           bool with_order, bool wide_ids, int num_threads);
 
-  // From what offsets() and narrow_order() or wide_order() gave.
+  // Rebuilds an index from its offsets(), its narrow_order() or wide_order(), and its fingerprint().
   ClassIndex(std::vector<std::uint64_t> offsets, LargeArray<std::uint32_t> narrow,
              LargeArray<std::uint64_t> wide, std::uint64_t fingerprint);
 
@@ -34,11 +34,11 @@ class ClassIndex {
   std::uint64_t sample(std::uint64_t position) const {
     return wide_.empty() ? narrow_[position] : wide_[position];
   }
-  // The class whose sample is at a position.
+  // The class of the sample at a position.
   std::uint64_t class_at(std::uint64_t position) const;
   const LargeArray<std::uint32_t>& narrow_order() const { return narrow_; }
   const LargeArray<std::uint64_t>& wide_order() const { return wide_; }
-  // offsets() in 32 bits, to stay in a processor's cache; empty when ids are wide or not sorted.
+  // offsets() in 32 bits, to stay in a processor's cache; empty if ids are wide or not sorted.
   const LargeArray<std::uint32_t>& narrow_offsets() const { return narrow_offsets_; }
 
  private:

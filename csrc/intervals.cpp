@@ -33,8 +33,8 @@ FASTLT_INLINE float log2_normal(float x) {
   return static_cast<float>(exponent) + s * (2.885390082F + tail);
 }
 
-// What a row's rivals do to it so far: one bound of each side per lane, and whether some rival wins at every
-// tau.
+// The bounds that a row's rivals have set so far, one of each side per lane, and whether some rival wins at
+// every tau.
 struct Bounds {
   float low[kLanes], high[kLanes];
   std::int32_t beaten[kLanes];
@@ -46,9 +46,9 @@ struct Label {
   float sign, height, slope;
 };
 
-// Takes in kLanes rivals, all before the label (kBefore: they win ties) or all behind it. The stages are
-// loops of their own over the lanes: each becomes vectors, which one loop with a division under a condition
-// does not.
+// Takes in kLanes rivals, all before the label (kBefore: they win ties) or all behind it. Each stage is a
+// loop of its own over the lanes: compilers turn these loops into vectors, but not one loop with a division
+// under a condition.
 template <bool kLog, bool kBefore>
 FASTLT_INLINE void take_lanes(const float* z, const float* slope, const Label& label, Bounds& bounds) {
   float rise[kLanes], run[kLanes], tau[kLanes];
@@ -81,8 +81,7 @@ FASTLT_INLINE void take_lanes(const float* z, const float* slope, const Label& l
   }
 }
 
-// Takes in the rivals [begin, end); what is left over is filled up with copies of the label's own line,
-// behind it.
+// Takes in the rivals [begin, end); the last lanes are filled up with lines that never beat the label.
 template <bool kLog, bool kBefore>
 FASTLT_INLINE void take(const float* z, const float* slope, std::ptrdiff_t begin, std::ptrdiff_t end,
                         float own, const Label& label, Bounds& bounds) {
@@ -90,7 +89,7 @@ FASTLT_INLINE void take(const float* z, const float* slope, std::ptrdiff_t begin
     take_lanes<kLog, kBefore>(z + begin, slope + begin, label, bounds);
   if (begin >= end) return;
   float last_z[kLanes], last_slope[kLanes];
-  // The filling is below the label's line at every tau.
+  // Below the label's line at every tau.
   const float lower = kLog ? (label.sign < 0.0F ? 2.0F : 0.5F) * own : -kInf;
   std::fill_n(last_z, kLanes, lower);
   std::fill_n(last_slope, kLanes, label.slope);
@@ -99,7 +98,7 @@ FASTLT_INLINE void take(const float* z, const float* slope, std::ptrdiff_t begin
   take_lanes<kLog, kBefore>(last_z, last_slope, label, bounds);
 }
 
-// A zero label is beaten by every positive rival and by an earlier zero; nothing else ever beats it.
+// A zero label is beaten by every positive rival and by an earlier zero, and by no other.
 FASTLT_INLINE bool zero_wins(const float* z, std::ptrdiff_t classes, std::ptrdiff_t label) {
   for (std::ptrdiff_t j = 0; j < classes; ++j)
     if (j != label && !(z[j] < (j < label ? -kTiny : kTiny) || (j < label && z[j] == -kTiny))) return false;

@@ -16,7 +16,7 @@
 namespace fastlt {
 namespace {
 
-// One call's parts; whoever comes takes the next one.
+// The parts of one call: every thread takes the next one.
 struct Job {
   void (*run)(const void*, std::uint64_t);
   const void* work;
@@ -35,7 +35,7 @@ void pause_processor() {
 #endif
 }
 
-// Waits for `holds()` for a while without giving up the processor; whether it came true.
+// Waits for `holds()` for a while without giving up the processor; returns whether it became true.
 template <typename Condition>
 bool spin_until(const Condition& holds) {
   // Longer than what a caller does between two batches, and about what it takes to wake a thread up.
@@ -50,10 +50,11 @@ bool spin_until(const Condition& holds) {
   return false;
 }
 
-// The atomics are sequentially consistent, and that matters in three places: a worker counts as running
-// before it looks for a job, and the caller withdraws the job before it counts those running; a worker counts
-// as asleep before it looks for a call, and the caller announces one before it counts the sleepers; the
-// caller says that it waits before it counts those running, and a worker stops running before it asks.
+// The atomics are sequentially consistent, which matters in three places. A worker counts as running before
+// it looks for a job, and the caller withdraws the job before it counts the running workers. A worker counts
+// as asleep before it looks for a call, and the caller announces a call before it counts the sleepers. The
+// caller sets caller_waits_ before it counts the running workers, and a worker stops counting as running
+// before it reads caller_waits_.
 class Pool {
  public:
   // False while another thread's job runs.
@@ -65,7 +66,7 @@ class Pool {
     if (num_sleepers_.load() != 0) wake(job.num_parts - 1);
     job.take_parts();
     job_.store(nullptr);
-    // Only for those that have begun: a worker that wakes up late finds no job, and holds up nobody.
+    // Waits only for workers that have begun: one that wakes up late finds no job, and delays nobody.
     const auto is_done = [&] { return num_running_.load() == 0; };
     if (!spin_until(is_done)) {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -85,7 +86,7 @@ class Pool {
       try {
         std::thread(&Pool::serve, this, num_calls_.load()).detach();
       } catch (const std::system_error&) {
-        return;  // No more threads to be had: the caller's does the work.
+        return;  // The system has no more threads: the caller does the work.
       }
       ++num_workers_;
     }
@@ -118,14 +119,13 @@ class Pool {
   std::atomic<bool> busy_{false}, caller_waits_{false};
   std::atomic<Job*> job_{nullptr};
   std::atomic<std::uint64_t> num_calls_{0}, num_running_{0}, num_sleepers_{0};
-  std::uint64_t num_workers_ = 0;  // changed by whoever has set busy_
+  std::uint64_t num_workers_ = 0;  // changed only by the thread that has set busy_
   std::mutex mutex_;
   std::condition_variable awake_, done_;
 };
 
-// Never deleted: workers are detached and use the pool until the process ends, so that its end neither waits
-// for them nor takes the pool away under them. Workers touch a caller's memory only while it waits in
-// run_parts.
+// Never deleted: workers are detached and use the pool until the process ends, which neither waits for them
+// nor deletes the pool before they stop. Workers touch a caller's memory only while it waits in run_parts.
 std::atomic<Pool*> shared_pool{nullptr};
 
 #ifndef _WIN32

@@ -7,13 +7,13 @@
 
 namespace fastlt {
 
-// Up to here a permutation is decoded from one uniform integer, hence exactly uniform among all n!.
+// Up to this size a permutation is decoded from one uniform integer, so that all n! are exactly as likely.
 inline constexpr std::uint32_t kMaxDecoded = 20;
-// Up to here a Feistel network's arithmetic fits 32 bits.
+// Up to this size a Feistel network's arithmetic fits 32 bits.
 inline constexpr std::uint64_t kMaxNarrow = (std::uint64_t{1} << 31) - 1;
 
-// Two places in one row of the network keep their distance unless a hash of their columns differs; with few
-// rows and columns that takes more rounds to become as rare as chance.
+// Two places in one row of the network keep their distance unless the hashes of their columns differ; with
+// few rows and columns it takes more rounds until that is as rare as chance.
 inline constexpr int kManyRounds = 16, kSomeRounds = 12, kFewRounds = 8;
 // The largest permutations that have many rounds, and some.
 inline constexpr std::uint32_t kMaxManyRounds = 128, kMaxSomeRounds = 2048;

@@ -25,8 +25,8 @@ struct Words4 {
   std::uint32_t a, b, c, d;
 };
 
-// The fewest rounds that its authors found to pass BigCrush, for the words of every slot; 10, their choice
-// with a margin, where a few words decide all others.
+// The words of every slot take the fewest rounds that the authors found to pass BigCrush. The few words that
+// decide all others take 10, the authors' choice with a margin.
 inline constexpr int kPhilox2Rounds = 7, kPhilox4Rounds = 10;
 inline constexpr std::uint32_t kPhilox2Multiplier = 0xD256D193u, kPhilox2Weyl = 0x9E3779B9u;
 
@@ -51,8 +51,8 @@ constexpr Words2 philox2x32(Words2 counter, std::uint32_t key) {
   return counter;
 }
 
-// Two words for every 64-bit counter of one stream: philox2x32, its short key stretched by whitening the
-// counter. Both come from philox4x32 under the whole seed.
+// Two words for every 64-bit counter of one stream: philox2x32, whose short key is extended by whitening the
+// counter. Key and whitening come from philox4x32 under the whole seed.
 class WordStream {
  public:
   WordStream() = default;
@@ -71,7 +71,7 @@ class WordStream {
     return philox2x32({low, high ^ whitening_}, key_);
   }
 
-  // Fresh words for a counter whose first ones were of no use. `attempt` >= 1, or `high` >= 1.
+  // Further words for a counter whose first ones were rejected. `attempt` >= 1, or `high` >= 1.
   Words4 more(std::uint32_t low, std::uint32_t middle, std::uint32_t high, std::uint32_t attempt) const {
     return philox4x32({low, middle, stream_ | attempt << 8, high}, seed_);
   }
@@ -90,8 +90,8 @@ constexpr std::uint64_t multiply_high(std::uint64_t x, std::uint64_t y) {
   return static_cast<std::uint64_t>(static_cast<Wide>(x) * y >> 64);
 }
 
-// A uniform integer below n, exactly (Lemire, ACM TOMACS 2019): `word` is the first try, `more(attempt)`
-// gives 64 further random bits when it falls on the few values that would favour some results.
+// An exactly uniform integer below n (Lemire, ACM TOMACS 2019). `word` is the first try; `more(attempt)`
+// gives 64 further random bits when `word` is one of the few values that would favour some results.
 template <typename More>
 std::uint64_t uniform_below(std::uint64_t n, std::uint32_t word, const More& more) {
   std::uint32_t attempt = 0;

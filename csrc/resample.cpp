@@ -13,7 +13,7 @@ namespace fastlt {
 namespace {
 
 constexpr int kChannels = 3;
-// Weights have this many bits behind the point: a sum of 8-bit products, rounded, still fits 32 bits.
+// Bits of a weight behind the point: a rounded sum of its products with 8-bit values still fits 32 bits.
 constexpr int kPrecision = 22;
 constexpr std::int32_t kHalf = 1 << (kPrecision - 1);
 // Rows that the horizontal pass takes together, and the bytes of one of their columns, padded to whole
@@ -209,7 +209,7 @@ void resample(const ResampleTask* tasks, std::ptrdiff_t count, int size, Filter 
   const std::ptrdiff_t useful = (count + kImagesPerThread - 1) / kImagesPerThread;
   const auto threads =
       static_cast<std::uint64_t>(std::clamp<std::ptrdiff_t>(useful, 1, std::max(num_threads, 1)));
-  // Images differ in size: each thread takes the next one instead of a part fixed beforehand.
+  // Images differ in size: each thread takes the next one instead of a fixed part.
   parallel_parts(threads, threads, [&](std::uint64_t, std::uint64_t, std::uint64_t) {
     Resampler resampler;
     for (std::ptrdiff_t i; (i = next.fetch_add(1)) < count;)

@@ -89,7 +89,8 @@ void Sampler::draw(std::uint64_t first, std::uint64_t count, std::int64_t* out, 
                    Simd simd) const {
   if (count == 0) return;
   simd = std::min(simd, best_simd());
-  // Threads take chunks as they come, since some wake up late; whole batches where those are repaired.
+  // Each thread takes the next chunk, since some wake up late. Batches that are repaired or shuffled stay
+  // whole.
   const bool whole = plan_.shuffle_batches || plan_.unique_batches;
   const std::uint64_t chunk =
       whole ? std::max<std::uint64_t>(kChunk / plan_.batch_size, 1) * plan_.batch_size : kChunk;

@@ -22,7 +22,7 @@ enum class Law {
 };
 
 enum class Simd { kScalar, kAvx2, kAvx512 };
-// The best one that this processor has.
+// Returns the widest vectors that this processor has.
 Simd best_simd();
 
 struct SamplerPlan {
@@ -65,8 +65,8 @@ class Sampler {
   // How many slots from `slot` on the vector kernels may draw in one call; 0 if they cannot.
   std::uint32_t vector_block(std::uint64_t slot, std::uint64_t count, Simd simd) const;
   void fill_batches(std::uint64_t first, std::uint64_t count, std::int64_t* out, Simd simd) const;
-  // Which slots of their batch, drawn in order, are delivered in slots slot ... slot + count - 1 of one
-  // batch.
+  // Writes the places in drawing order of the samples that shuffling moves to slots slot ... slot + count - 1
+  // of one batch.
   void shuffled_places(std::uint64_t slot, std::uint32_t count, std::uint32_t* out, Simd simd) const;
   void repair(std::uint64_t step, std::vector<std::uint64_t>& positions) const;
 

@@ -1,7 +1,7 @@
 // The sampler's laws for many slots at once, written for any vector of 32-bit numbers.
 //
-// Included as vector_permutations.h is. The result is Sampler::at's, bit for bit; a slot that needs more than
-// 32-bit arithmetic, or the second try of a draw, goes there.
+// Included in the same way as vector_permutations.h. The results equal Sampler::at's bit for bit; slots that
+// need more than 32-bit arithmetic, or the second try of a draw, are drawn by it.
 #pragma once
 
 #include <cstring>
@@ -45,7 +45,8 @@ class VectorDraws {
     return Permutations::first_lanes(from, count);
   }
 
-  // Slots of a block whose images are drawn from permutations of similar size, with what that takes.
+  // Slots of a block whose images are drawn from permutations of similar size, with the numbers that it
+  // takes.
   struct List {
     // Slot, then 8 bits each of n and place where both fit; else slot and half_bits.
     alignas(64) std::uint32_t item[kSize];
@@ -91,7 +92,7 @@ class VectorDraws {
   void feistel_list(List& list, const std::uint32_t* starts, std::uint32_t* out) const {
     constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
     static_assert((kVectorBlock + kStride - 1) / kStride * kStride <= kSize);
-    // Those whose value lies outside go to the front of the list and take another pass.
+    // Slots whose value lies outside go to the front of the list and take another pass.
     while (list.size != 0) {
       const std::uint32_t size = list.size;
       list.size = 0;
@@ -126,7 +127,7 @@ class VectorDraws {
     }
   }
 
-  // Goes on from few rounds to some where n needs them.
+  // Continues from few rounds to some, for those n that need them.
   template <std::uint32_t kWays>
   static void more_rounds(const Network (&network)[kWays], const Reg (&n)[kWays], Reg (&x)[kWays]) {
     static_assert(kFewRounds == 8, "the shift below");
@@ -164,7 +165,7 @@ class VectorDraws {
     constexpr std::uint32_t kWays = V::kListWays, kStride = kWays * kLanes;
     static_assert((kVectorBlock + kStride - 1) / kStride * kStride <= kSize);
     for (std::uint32_t i = 0; i < list.size; i += kStride) {
-      // The 64-bit words in two halves, each the low half of a 64-bit lane; those of odd lanes apart.
+      // The 64-bit words in two halves, each the low half of a 64-bit lane, with odd lanes kept apart.
       Reg n[kWays], x[kWays], item[kWays], low[kWays][2], high[kWays][2];
       for (std::uint32_t w = 0; w < kWays; ++w) {
         const std::uint32_t at = i + w * kLanes;
@@ -201,7 +202,7 @@ class VectorDraws {
     }
   }
 
-  // Start and end of each class. In a loop of its own, so that the processor waits for many at once.
+  // Start and end of each class; in a loop of its own, so that the processor waits for many loads at once.
   void load_bounds(const std::uint32_t* classes, std::uint32_t count, std::uint64_t* bounds) const {
     for (std::uint32_t i = 0; i < (count + kLanes - 1) / kLanes * kLanes; ++i)
       std::memcpy(bounds + i, offsets_ + classes[i], sizeof(*bounds));

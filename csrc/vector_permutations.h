@@ -19,7 +19,7 @@ struct VectorPermutations {
   static constexpr std::uint32_t kWays = 4;
   static constexpr std::uint32_t kSize = kVectorBlock + kWays * kLanes;
 
-  // The upper and the lower 32 bits of products, which are made in 64-bit lanes, those of odd lanes apart.
+  // The upper and the lower 32 bits of products, computed in 64-bit lanes, with odd lanes kept apart.
   static void multiply(Reg x, Reg y, Reg& high, Reg& low) {
     const Reg even = V::multiply_halves(x, y);
     const Reg odd = V::multiply_halves(V::upper_halves(x), V::upper_halves(y));
@@ -28,7 +28,7 @@ struct VectorPermutations {
   }
 
   static void philox(Reg& a, Reg& b, std::uint32_t key) {
-    // In the low halves of 64-bit lanes, those of odd lanes apart: that saves taking products to pieces.
+    // In the low halves of 64-bit lanes, with odd lanes kept apart, so that products need not be split.
     Reg x[2] = {a, V::upper_halves(a)}, y[2] = {b, V::upper_halves(b)};
     for (int round = 0; round < kPhilox2Rounds; ++round, key += kPhilox2Weyl) {
       for (int odd = 0; odd < 2; ++odd) {
@@ -41,12 +41,12 @@ struct VectorPermutations {
     b = V::interleave_lower(y[0], y[1]);
   }
 
-  // What a pass through Feistel networks needs besides the values.
+  // The parameters of a pass through Feistel networks.
   struct Network {
     Reg rows, half_bits, key_a, key_b;
   };
 
-  // Several vectors take a pass together: one alone would wait for its own results most of the time.
+  // Several vectors take a pass together: a single one would mostly wait for its own results.
   template <std::uint32_t kNumVectors>
   static void feistel_pass(const Network (&network)[kNumVectors], Reg (&x)[kNumVectors], int rounds) {
     const Reg one = V::all(1);

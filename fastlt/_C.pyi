@@ -17,22 +17,23 @@ def resample_batch(
 ) -> None:
     """Resample parts of RGB images to squares, as Pillow's resize does: antialiased, in two rounded passes.
 
-    The horizontal pass comes first, so the result is exactly Pillow's `crop(window).resize(size, box=box)` where that
-    too does so; newer versions of Pillow begin with the vertical pass on tall images, where some pixels then round to
-    the neighbouring value.
+    The horizontal pass comes first. The result is exactly Pillow's `crop(window).resize(size, box=box)`, unless a newer
+    version of Pillow begins with the vertical pass, as on tall images: then some pixels round to a neighbouring value.
 
     Args:
         images: B arrays, uint8 [height, width, 3].
-        windows: int32 [B, 4], x, y, width, height: the part of the image that exists for the filter; default all.
-        boxes: float64 [B, 4], left, top, right, bottom in the window: what is resampled; default all of it. The filter
-            reaches over the box's edges, not over the window's.
-        flips: bool [B], whether to mirror the result left to right; default none.
+        windows: int32 [B, 4], x, y, width, height, pixels: the part of the image that exists for the filter; by default
+            all of it.
+        boxes: float64 [B, 4], left, top, right, bottom in the window, pixels: what is resampled; by default all of it.
+            The filter reaches over the box's edges, not over the window's.
+        flips: bool [B], whether to mirror the result left to right; by default no.
         interpolation: bilinear or bicubic.
         out: uint8 [B, S, S, 3], receives the squares.
-        num_threads: At most so many threads share the images.
+        num_threads: The largest number of threads that share the images.
 
     Raises:
-        ValueError: An image is no such array, a shape does not fit, or a window or box leaves what contains it.
+        ValueError: A shape does not fit, an image is not contiguous or no uint8 array, a window leaves its image or a
+            box its window, or the interpolation is unknown.
         TypeError: An array is not contiguous or of another type.
     """
 
@@ -46,7 +47,7 @@ def interval_bounds(
     high: np.ndarray,
     num_threads: int = 1,
 ) -> None:
-    """The open interval of taus at which each row's label has the first largest score.
+    """Compute the open interval of taus at which each row's label has the first largest score.
 
     Scores are straight lines in tau: log2|z_j| - tau slope_j, with the sign of z_j, if `log`; else z_j - tau slope_j.
 
@@ -54,10 +55,10 @@ def interval_bounds(
         logits: float32 [R, C].
         labels: int64 [R] in 0..C-1.
         slope: float32 [C].
-        log: Which lines.
+        log: Which of the two lines.
         low: float32 [R], receives the lower ends; inf where the label never wins.
         high: float32 [R], receives the upper ends; -inf where the label never wins.
-        num_threads: At most so many threads share the rows.
+        num_threads: The largest number of threads that share the rows.
 
     Raises:
         ValueError: A shape does not fit or a label is out of range.
@@ -78,10 +79,10 @@ class Law(enum.Enum):
     weighted = ...
     """A class with its weight's probability, any sample of it."""
     mixture = ...
-    """Moves from `uniform` to `classes`."""
+    """A law that moves from `uniform` to `classes`."""
 
 class Simd(enum.Enum):
-    """The vector instructions that draw; they change no result."""
+    """The vector instructions that are used; they do not change the results."""
 
     scalar = ...
     avx2 = ...
@@ -91,7 +92,7 @@ def best_simd() -> Simd:
     """Return the widest vectors that this processor has kernels for."""
 
 class ClassIndex:
-    """The samples of each class, in compressed sparse row form. Pickles as its arrays."""
+    """The samples of each class, in compressed sparse row form. It can be pickled."""
 
     def __init__(
         self,
@@ -107,12 +108,13 @@ class ClassIndex:
         Args:
             labels: [N], contiguous, any integer type.
             num_classes: C.
-            with_order: Sort; otherwise only count.
-            wide_ids: Keep 64-bit sample numbers even where 32 bits would do.
-            num_threads: At most so many threads share the labels; they change no result.
+            with_order: Whether to sort; otherwise the samples are only counted.
+            wide_ids: Keep 64-bit sample numbers even if 32 bits suffice.
+            num_threads: The largest number of threads that share the labels; it does not change the result.
 
         Raises:
             ValueError: A label is outside [0, C).
+            TypeError: The labels are not contiguous integers.
         """
     @property
     def num_samples(self) -> int: ...
@@ -151,27 +153,49 @@ class Sampler:
         Args:
             index: Sorted, unless the law is `epochs` or `uniform`. Samplers may share one.
             law: How a slot's sample is drawn.
-            seed: Of every draw.
+            seed: Seed of every draw.
             batch_size: Slots of a batch.
             epoch_slots: Slots of one permutation of all samples (`epochs`), at most N.
             samples_per_class: Consecutive slots of a class (`class_cycles`).
-            ramp_slots: The share of `classes` in `mixture` grows by 1 / ramp_units every so many slots.
-            ramp_units: 0 keeps the share at 0.
+            ramp_slots: Slots after which the share of `classes` in a `mixture` grows by 1 / ramp_units.
+            ramp_units: Number of such steps; 0 keeps the share at 0.
             shuffle_batches: Shuffle the slots of each batch.
             unique_batches: Use no sample twice in a batch while its class has others.
-            weights: [C], for `weighted` only.
+            weights: [C], relative probabilities, for `weighted` only.
 
         Raises:
             ValueError: The settings do not fit each other.
         """
     def draw(self, first_slot: int, count: int, *, num_threads: int = 1, simd: Simd = ...) -> np.ndarray:
-        """Return the samples of slots first_slot to first_slot + count - 1: int64 [count]."""
+        """Return the samples of consecutive slots.
+
+        Args:
+            first_slot: Global number of the first slot.
+            count: Number of slots.
+            num_threads: The largest number of threads that share the slots; it does not change the result.
+            simd: The vector instructions to use; by default the widest that the processor has.
+
+        Returns:
+            int64 [count].
+        """
 
 def permutation(n: int, *, seed: int, cycle: int, places: np.ndarray) -> np.ndarray:
-    """Return the values at some places of permutation number `cycle` of 0 .. n - 1: int64, like `places`.
+    """Return the values of permutation number `cycle` of 0..n-1 at some places.
 
-    Up to n = 20 it is decoded from one uniform integer, so exactly uniform among all n!; above it is a Feistel network
-    with cycle walking, of 16 rounds up to n = 128, 12 up to 2048 and 8 beyond.
+    Up to n = 20 the permutation is decoded from one uniform integer, so that all n! are exactly as likely. Beyond it is
+    a Feistel network with cycle walking, of 16 rounds up to n = 128, 12 up to 2048 and 8 above.
+
+    Args:
+        n: Size of the permutation.
+        seed: Seed of all permutations.
+        cycle: Number of the permutation.
+        places: int64 [K] in 0..n-1.
+
+    Returns:
+        int64 [K].
+
+    Raises:
+        ValueError: A place is out of range.
     """
 
 def draw_augmentations(
@@ -184,16 +208,16 @@ def draw_augmentations(
     flip: float,
     jitter: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw for consecutive slots; `fastlt.data.transforms.augmentation.Augmentation` states the law.
+    """Draw crops, flips and colours for consecutive slots; see `fastlt.data.transforms.augmentation.Augmentation`.
 
     Args:
-        seed: Of every draw.
+        seed: Seed of every draw.
         first_slot: Global number of the first slot.
-        sizes: int32 [B, 2], width and height of the image in each slot.
+        sizes: int32 [B, 2], width and height of the image in each slot, pixels.
         scale: Smallest and largest share of the image's area.
         ratio: Smallest and largest width / height.
-        flip: Probability.
-        jitter: Strength.
+        flip: Probability that an image is mirrored.
+        jitter: Strength of the colour jitter.
 
     Returns:
         windows int32 [B, 4], flips bool [B], jitter float32 [B, 3], order uint8 [B].

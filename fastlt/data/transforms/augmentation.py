@@ -1,4 +1,4 @@
-"""What happens to an image before the network sees it: random crops for training, the central one for evaluation."""
+"""How images are cut and changed before the network sees them: at random in training, centrally in evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Draws(NamedTuple):
         windows: int32 [B, 4], x, y, width and height of the crop in source pixels.
         flips: bool [B], whether to mirror the image.
         jitter: float32 [B, 3], factors of brightness, contrast and saturation.
-        order: uint8 [B], 0 to 5: the order to apply the three in, as itertools.permutations numbers them.
+        order: uint8 [B], 0 to 5: the order in which the three are applied, as `itertools.permutations` numbers it.
     """
 
     windows: np.ndarray
@@ -32,10 +32,10 @@ class Draws(NamedTuple):
 class Augmentation:
     """Random crop, flip and colour jitter, each a pure function of the seed, the global slot and the image's size.
 
-    The crop's law is that of torchvision's RandomResizedCrop: up to ten times, an area is drawn uniformly and an aspect
-    ratio log-uniformly, until both sides, rounded, fit the image, and the place is uniform; else the crop is the
-    largest central one of a permitted ratio. Jitter factors are uniform in [max(0, 1 - jitter), 1 + jitter], as in
-    torchvision's ColorJitter, and so is their order.
+    Crops are drawn as by torchvision's `RandomResizedCrop`: an area uniformly and an aspect ratio log-uniformly, up to
+    ten times, until both sides, rounded, fit the image; then the place uniformly. If none fits, the crop is the largest
+    central one of a permitted ratio. Jitter factors are uniform in [max(0, 1 - jitter), 1 + jitter], and their order is
+    uniform, as in torchvision's `ColorJitter`.
 
     Attributes:
         size: Side of the square that crops are resized to, pixels.
@@ -54,7 +54,7 @@ class Augmentation:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
+        """Raise a ValueError for settings that cannot work."""
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if self.size < 1:
             raise ValueError(f"size: got {self.size}; expected at least 1 pixel")
@@ -68,12 +68,15 @@ class Augmentation:
             raise ValueError(f"jitter: got {self.jitter}; expected a finite number, at least 0")
 
     def draw(self, first_slot: int, sizes: np.ndarray, *, seed: int) -> Draws:
-        """Draw for consecutive slots.
+        """Draw the random numbers of consecutive slots.
 
         Args:
-            first_slot: Global number of the first one, `LongTailSampler.first_slot(step)`.
-            sizes: int32 [B, 2], width and height of the image in each slot.
-            seed: The sampler's.
+            first_slot: Global number of the first slot, `LongTailSampler.first_slot(step)`.
+            sizes: int32 [B, 2], width and height of the image in each slot, pixels.
+            seed: The sampler's seed.
+
+        Returns:
+            The draws, arrays of B rows.
 
         Raises:
             ValueError: An image has no pixels, or sizes has another shape.
@@ -107,7 +110,7 @@ class EvalTransform:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse a crop that is larger than what it is cut from, and an unknown filter."""
+        """Raise a ValueError for a crop that is larger than what it is cut from, and for an unknown filter."""
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not 1 <= self.size <= self.resize:
             raise ValueError(f"size: got {self.size}; expected 1 to resize ({self.resize}) pixels")
@@ -115,12 +118,17 @@ class EvalTransform:
     def boxes(self, sizes: np.ndarray) -> np.ndarray:
         """Return which part of each image becomes the square.
 
+        It is exactly what torchvision's `Resize(resize)` and `CenterCrop(size)` show: the long side becomes
+        `int(resize * long / short)`, and an offset is `int(round((side - size) / 2))`.
+
         Args:
-            sizes: int32 [N, 2], width and height of the images.
+            sizes: int32 [N, 2], width and height of the images, pixels.
 
         Returns:
-            float64 [N, 4], left, top, right and bottom in source pixels, of exactly torchvision's Resize(resize) and
-            CenterCrop(size): the long side becomes int(resize * long / short), an offset int(round((side - size) / 2)).
+            float64 [N, 4], left, top, right and bottom in source pixels.
+
+        Raises:
+            ValueError: An image has no pixels, or sizes has another shape.
         """
         source = np.asarray(sizes, dtype=np.int64)
         if source.ndim != 2 or source.shape[1] != 2 or (source < 1).any():
