@@ -43,18 +43,20 @@ def records(run: Run) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("sampling", ["instance_balanced", "progressively_balanced"])
-@pytest.mark.parametrize("step", [5, 9, 13])
-def test_resumed_is_bit_identical(
-    step: int, sampling: str, small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    ema = 0.9 if sampling == "progressively_balanced" else 0.0
-    config = dataclasses.replace(small_config, sampling=sampling, ema=ema)
-    whole = train(dataclasses.replace(config, out=Path("whole")))
-    assert len(records(whole)) == config.epochs
+@pytest.fixture(scope="module", params=["instance_balanced", "progressively_balanced"])
+def whole(request: pytest.FixtureRequest, trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that was never stopped."""
+    if request.param == trained.config.sampling:
+        return trained
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return train(dataclasses.replace(trained.config, sampling=request.param, ema=0.9, out=out))
 
-    config = dataclasses.replace(config, out=Path("parts"))
+
+@pytest.mark.parametrize("step", [5, 9, 13])
+def test_resumed_is_bit_identical(step: int, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(whole.config, out=Path("parts"))
+    assert len(records(whole)) == config.epochs
     with monkeypatch.context() as patch:
         stop_at(step, patch, signal.SIGTERM)
         with pytest.raises(InterruptedTrainingError, match=rf"stopped by SIGTERM at step {step} of 27.*--resume"):
@@ -71,10 +73,9 @@ def test_resumed_is_bit_identical(
 
 
 def test_a_crash_between_checkpoints_loses_only_the_epoch(
-    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: TrainConfig, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    whole = train(dataclasses.replace(small_config, out=Path("whole")))
     with monkeypatch.context() as patch:
 
         def crash(*_args: object) -> None:
@@ -85,10 +86,10 @@ def test_a_crash_between_checkpoints_loses_only_the_epoch(
         with pytest.raises(RuntimeError, match="power cut"):
             train(dataclasses.replace(small_config, out=Path("parts")))
     parts = train(dataclasses.replace(small_config, out=Path("parts"), resume=True))
-    expected, _ = load(whole.checkpoint("last"))
+    expected, _ = load(trained.checkpoint("last"))
     got, _ = load(parts.checkpoint("last"))
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-    assert records(parts) == records(whole)
+    assert records(parts) == records(trained)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
