@@ -20,7 +20,7 @@ Z95 = 1.959963984540054  # 97.5 % point of the normal distribution
 
 @dataclass(frozen=True, kw_only=True)
 class ShotAccuracy:
-    """Accuracies as fractions; None for a group without a class that has samples."""
+    """Accuracies as fractions; None for a group none of whose classes has samples."""
 
     many: float | None
     medium: float | None
@@ -39,6 +39,14 @@ def shot_groups(class_counts: ArrayLike, many: int = MANY, few: int = FEW) -> di
 
     Returns:
         {"many", "medium", "few"} -> boolean masks [C].
+
+    Raises:
+        ValueError: The groups overlap: few > many + 1.
+
+    Example:
+        >>> from fastlt.metrics import shot_groups
+        >>> {name: mask.tolist() for name, mask in shot_groups([500, 100, 19]).items()}
+        {'many': [True, False, False], 'medium': [False, True, False], 'few': [False, False, True]}
     """
     if few > many + 1:
         raise ValueError(f"few: got {few} with many={many}; the groups overlap: expected few <= many + 1")
@@ -57,6 +65,9 @@ def class_hits(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple
 
     Returns:
         (hits [C], totals [C]).
+
+    Raises:
+        ValueError: The shapes differ, there is no sample, or a label is out of range.
     """
     hit, label = np.asarray(correct, dtype=bool), np.asarray(labels, dtype=np.int64)
     if hit.shape != label.shape or label.ndim != 1:
@@ -72,17 +83,27 @@ def class_hits(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple
 def shot_accuracy(
     predictions: ArrayLike, labels: ArrayLike, class_counts: ArrayLike, many: int = MANY, few: int = FEW
 ) -> ShotAccuracy:
-    """Top-1 accuracy over all samples, and as means of class accuracies over all classes and each shot group.
+    """Return the top-1 accuracy over all samples, and means of class accuracies over all classes and each shot group.
+
+    The groups are those of Liu et al. (2019): classes by their number of training images.
 
     Args:
         predictions: int [N].
-        labels: int [N].
-        class_counts: [C] *training* images of every class, which decide its group.
+        labels: int [N] in 0 .. C-1.
+        class_counts: [C] training images of every class, which decide its group.
         many: A class with more images than this has many shots.
         few: A class with fewer images than this has few shots.
 
     Returns:
         Fractions; a group none of whose classes has a sample is None.
+
+    Raises:
+        ValueError: The shapes differ, there is no sample, a label is out of range, or few > many + 1.
+
+    Example:
+        >>> from fastlt.metrics import shot_accuracy
+        >>> shot_accuracy([0, 1, 1, 2], [0, 1, 2, 2], class_counts=[200, 50, 5])
+        ShotAccuracy(many=1.0, medium=1.0, few=0.5, class_mean=0.8333333333333334, all=0.75)
     """
     counts = np.asarray(class_counts)
     correct = np.asarray(predictions) == np.asarray(labels)
@@ -98,7 +119,24 @@ def shot_accuracy(
 
 
 def wilson_interval(num_hits: int, num_samples: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson, 1927), as fractions."""
+    """Return the 95 % score interval of a proportion (Wilson, 1927).
+
+    Args:
+        num_hits: Samples that count.
+        num_samples: All samples, at least 1.
+
+    Returns:
+        (low, high), fractions.
+
+    Raises:
+        ValueError: There is no sample, or num_hits is not in 0 .. num_samples.
+
+    Example:
+        >>> from fastlt.metrics import wilson_interval
+        >>> low, high = wilson_interval(44, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.347, 0.538)
+    """
     if num_samples < 1 or not 0 <= num_hits <= num_samples:
         raise ValueError(f"num_hits: got {num_hits} of {num_samples}; expected 0 <= hits <= samples, samples >= 1")
     p, z2 = num_hits / num_samples, Z95 * Z95
@@ -116,7 +154,7 @@ def class_mean_intervals(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float] | None]:
-    """95 % intervals of means of class accuracies, by the bootstrap stratified by class.
+    """Return 95 % intervals of means of class accuracies, by the bootstrap stratified by class.
 
     Drawing n_c samples of a class with replacement gives Binomial(n_c, hits_c / n_c) hits, so no sample is ever drawn.
 
@@ -152,7 +190,7 @@ def weighted_class_accuracy(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, tuple[float, float]] | None:
-    """Accuracy where classes come as often as `weights` say, with its 95 % interval by the stratified bootstrap.
+    """Return the accuracy under given class frequencies, with its 95 % interval by the stratified bootstrap.
 
     Args:
         hits: [C] correct samples of every class.
@@ -189,10 +227,11 @@ def paired_difference(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, tuple[float, float]] | None]:
-    """How much more A gets right than B on the same samples, with 95 % intervals by the stratified paired bootstrap.
+    """Return how much more A gets right than B on the same samples, with 95 % intervals by the paired bootstrap.
 
-    Of a class's n samples, A alone is right on some and B alone on others; drawing n of them with replacement gives
-    multinomial counts of both, so that what A and B share adds no noise and no sample is ever drawn.
+    The bootstrap is stratified by class. Of a class's n samples, A alone is right on some and B alone on others;
+    drawing n of them with replacement gives multinomial counts of both, so that samples on which A and B agree add no
+    noise, and no sample is ever drawn.
 
     Args:
         hits_a: bool [N], whether A is right.
@@ -229,10 +268,10 @@ def paired_difference(
     means = resampled_means(draw, weights, num_resamples=num_resamples, seed=seed)
     values = ((plus - minus) / sizes) @ weights
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    found: dict[str, tuple[float, tuple[float, float]] | None] = dict.fromkeys(masks)
+    differences: dict[str, tuple[float, tuple[float, float]] | None] = dict.fromkeys(masks)
     for at, name in enumerate([*names, "all"]):
-        found[name] = (float(values[at]), (float(low[at]), float(high[at])))
-    return found
+        differences[name] = (float(values[at]), (float(low[at]), float(high[at])))
+    return differences
 
 
 def resampled_means(
@@ -242,13 +281,16 @@ def resampled_means(
     num_resamples: int,
     seed: int,
 ) -> NDArray[np.float64]:
-    """Return weighted means [R, G] of resampled class values, a block of resamples at a time.
+    """Return weighted means of resampled class values, computed for a block of resamples at a time.
 
     Args:
         draw: Takes a generator and a number of rows, gives values [rows, C].
         weights: [C, G], columns that sum to 1.
         num_resamples: R.
         seed: Seed of the generator.
+
+    Returns:
+        [R, G].
     """
     rng, rows = np.random.default_rng(seed), max(1, BLOCK // len(weights))
     sizes = [min(rows, num_resamples - start) for start in range(0, num_resamples, rows)]
@@ -256,7 +298,19 @@ def resampled_means(
 
 
 def class_precision(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
-    """Return the share of every class's predictions that are right, fractions [C]; NaN for one never predicted."""
+    """Return the share of every class's predictions that are right.
+
+    Args:
+        predictions: int [N] in 0 .. C-1.
+        labels: int [N] in 0 .. C-1.
+        num_classes: C.
+
+    Returns:
+        Fractions [C]; NaN for a class that is never predicted.
+
+    Raises:
+        ValueError: The shapes differ, there is no sample, or a label is out of range.
+    """
     predicted, label = np.asarray(predictions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
     hits, _ = class_hits(predicted == label, label, num_classes)
     times = np.bincount(predicted, minlength=num_classes)
@@ -265,7 +319,24 @@ def class_precision(predictions: ArrayLike, labels: ArrayLike, num_classes: int)
 
 
 def macro_f1(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> float:
-    """Return the mean F1 score, a fraction, over the classes that have samples; one never predicted scores 0."""
+    """Return the mean F1 score over the classes that have samples.
+
+    Args:
+        predictions: int [N] in 0 .. C-1.
+        labels: int [N] in 0 .. C-1.
+        num_classes: C.
+
+    Returns:
+        A fraction; a class that is never predicted scores 0.
+
+    Raises:
+        ValueError: The shapes differ, there is no sample, or a label is out of range.
+
+    Example:
+        >>> from fastlt.metrics import macro_f1
+        >>> macro_f1([0, 0, 1], [0, 1, 1], num_classes=2)
+        0.6666666666666666
+    """
     predicted, label = np.asarray(predictions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
     hits, totals = class_hits(predicted == label, label, num_classes)
     seen = totals > 0

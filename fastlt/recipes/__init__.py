@@ -22,10 +22,18 @@ __all__ = ["RECIPES", "choices", "recipe", "sources"]
 
 
 def recipe(name: str) -> TrainConfig:
-    """Return the settings of a data set.
+    """Return the training settings of a data set's recipe.
+
+    Args:
+        name: The data set, a key of `RECIPES`.
 
     Raises:
         ValueError: There is no such recipe; the message names the nearest.
+
+    Example:
+        >>> from fastlt import recipe
+        >>> recipe("inat2018").backbone
+        'resnet50'
     """
     check_choice("--dataset", name, RECIPES)
     return RECIPES[name]()
@@ -33,6 +41,9 @@ def recipe(name: str) -> TrainConfig:
 
 def sources(name: str) -> dict[str, str]:
     """Return where each of a recipe's values comes from, by setting; see `fastlt.recipes.sources`.
+
+    Args:
+        name: The data set, a key of `RECIPES`.
 
     Raises:
         ValueError: There is no such recipe.
@@ -42,7 +53,11 @@ def sources(name: str) -> dict[str, str]:
 
 
 def choices(name: str) -> dict[str, tuple[str | int, ...]]:
-    """Return the backbones and the numbers of epochs that the paper has results for, by setting; none for ours."""
+    """Return the backbones and numbers of epochs for which the paper has results, by setting; none for our data sets.
+
+    Args:
+        name: The data set, a key of `RECIPES`.
+    """
     module = sys.modules[RECIPES[name].__module__]
     named = {"backbone": getattr(module, "BACKBONES", ()), "epochs": getattr(module, "EPOCHS", ())}
     return {setting: values for setting, values in named.items() if values}
