@@ -53,6 +53,9 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
         run: The run; its data are not needed.
         config: Which classifier, which format, where to.
 
+    Returns:
+        The classifier and the file that was written.
+
     Raises:
         FileNotFoundError: The run has no such classifier.
         ValueError: The place is taken, something is not installed, or ONNX Runtime disagrees with PyTorch.

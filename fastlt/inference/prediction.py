@@ -93,6 +93,9 @@ def predict(
         images: Image files, and folders whose images, at any depth, are taken.
         config: Which classifier, how many classes an image.
 
+    Returns:
+        The most probable classes of every image that decodes, the most probable first, with their probabilities.
+
     Raises:
         FileNotFoundError: An image, or the classifier, does not exist.
         ValueError: There is no image, or the checkpoint cannot be used.

@@ -66,8 +66,6 @@ MISSING: set[str] = {
     "fastlt.data.pack",
     "fastlt.data.probe",
     "fastlt.data.split_folder",
-    "fastlt.export",
-    "fastlt.predict",
     "fastlt.rebalance_model",
     "fastlt.rebalancing.TauCurve.band",
     "fastlt.rebalancing.TauCurve.best",
