@@ -25,16 +25,16 @@ def settle_order(
     """
     if classes is not None:
         if not classes.is_file():
-            raise FileNotFoundError(f"--classes: {classes}: no such file; expected a class name a line")
+            raise FileNotFoundError(f"--classes: got {classes}, which does not exist; expected a class name a line")
         try:
             lines = classes.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"--classes: {classes} is no text file; expected a class name a line") from error
-        return order_of([line.strip() for line in lines if line.strip()], class_names, f"--classes: {classes}")
+            raise ValueError(f"--classes: got {classes}, which is not text; expected a class name a line") from error
+        return order_of([line.strip() for line in lines if line.strip()], class_names, "--classes", str(classes))
     names = own_names(path, settings)
-    # Names of another kind (LABEL_0, or tench for n01440764) say nothing; some of the data's say that others lack
+    # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a few shared names are a mistake
     if set(names) & set(class_names):
-        order = order_of(names, class_names, f"{path}: its config.json", "; give --classes FILE to overrule it")
+        order = order_of(names, class_names, str(path), "a config.json", ", or give --classes FILE to overrule it")
         log.info("%s: classes in the order of its config.json", path)
         return order
     log.info("%s: classes taken to be in the data's order, %s ... (--classes FILE for another)", path, class_names[0])
@@ -44,32 +44,33 @@ def settle_order(
 def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
     """Return the class names of a config.json in its order, as transformers or timm writes them."""
     config = settings.get("config", {})
-    labels, listed = config.get("id2label"), config.get("label_names")
+    labels, names = config.get("id2label"), config.get("label_names")
     if isinstance(labels, dict) and labels:
         if not all(str(key).isdecimal() for key in labels):
-            raise ValueError(f"{path}: its config.json has an id2label whose keys are no numbers; correct or drop it")
+            raise ValueError(
+                f"{path}: got an id2label in its config.json with keys that are not numbers; expected class indices; "
+                "correct or drop it"
+            )
         return [str(labels[key]) for key in sorted(labels, key=int)]
-    return [str(name) for name in listed] if isinstance(listed, list) else []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def order_of(names: Sequence[str], class_names: Sequence[str], source: str, remedy: str = "") -> tuple[int, ...]:
-    """Return the place in `names` of every class of the data."""
+def order_of(
+    names: Sequence[str], class_names: Sequence[str], what: str, source: str, remedy: str = ""
+) -> tuple[int, ...]:
+    """Return the place in `names` of every class of the data; `what` is at fault and `source` lists the names."""
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        faults = [f"it names {next(name for name in names if names.count(name) > 1)} twice"]
+    else:
+        missing = [name for name in class_names if name not in places]
+        unknown = [name for name in names if name not in set(class_names)]
+        faults = [f"it lacks {name_some(missing, 3)}"] if missing else []
+        faults += [f"the data have no {name_some(unknown, 3)}"] if unknown else []
+    if faults:
         raise ValueError(
-            f"{source} names {twice} twice; expected each of the data's {len(class_names)} classes once{remedy}"
-        )
-    lacking = [name for name in class_names if name not in places]
-    unknown = [name for name in names if name not in set(class_names)]
-    if lacking or unknown:
-        parts = [
-            f"it lacks {name_some(lacking, 3)}" if lacking else "",
-            f"the data have no {name_some(unknown, 3)}" if unknown else "",
-        ]
-        raise ValueError(
-            f"{source} has {len(names)} names that do not match the data's {len(class_names)} classes: "
-            f"{'; '.join(filter(None, parts))}; expected the data's class names (folder names), one a line, in the "
-            f"checkpoint's order{remedy}"
+            f"{what}: got {source} of {len(names)} names that do not match the data's {len(class_names)} classes: "
+            f"{'; '.join(faults)}; expected each class name (folder name) once, in the checkpoint's order; correct "
+            f"it{remedy}"
         )
     return tuple(places[name] for name in class_names)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..config.adopt import AdoptConfig
+from ..config.checkpoint import CheckpointConfig
 from ..data.splits import open_splits
 from ..files import write_json
 from ..models import HEAD, in_head
@@ -25,11 +25,11 @@ from .preprocessing import settle_preprocessing
 from .reading import Checkpoint, read_checkpoint
 from .recognition import guess_backbone, outline
 
-ADOPTED = RUNS / "adopted"
+IMPORTED = RUNS / "adopted"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adopted:
+class ImportedCheckpoint:
     """A checkpoint, the run that has its weights, the names of its tensors, and the order of its classes."""
 
     checkpoint: Checkpoint
@@ -38,37 +38,42 @@ class Adopted:
     order: tuple[int, ...]
 
 
-def adopt(path: Path, asked: AdoptConfig, *, force: bool = False) -> Adopted:
+def import_checkpoint(path: Path, options: CheckpointConfig, *, force: bool = False) -> ImportedCheckpoint:
     """Make a run folder of a checkpoint, or find the one that was made of it before with the same settings.
 
     `runs/adopted/<stem>-<hash>` gets config.json, data.json and checkpoints/best.safetensors, so that everything
     that works on a run works on it; `runs/last` stays.
 
+    Args:
+        path: A file or a folder.
+        options: How it is read.
+        force: Whether to go on with bilinear resizing where the checkpoint needs another.
+
     Raises:
         FileNotFoundError: The checkpoint or the data do not exist.
         ValueError: They cannot be read, or do not fit each other.
     """
-    if asked.data_root is None:
+    if options.data_root is None:
         raise ValueError(
-            f"--data-root: missing; to rebalance the checkpoint {path} fastlt needs the images it was trained on "
-            "(train/<class>/*, val/<class>/*), or list files"
+            f"--data-root: got none; expected the images that {path} was trained on (train/<class>/*, val/<class>/*), "
+            "or list files; give their folder"
         )
     source = read_checkpoint(path)
     tensors = source.tensors
-    backbone = asked.backbone or guess_backbone(path, tensors, source.settings)
-    splits = open_splits(asked.data_root, lists=asked.lists)
+    backbone = options.backbone or guess_backbone(path, tensors, source.settings)
+    splits = open_splits(options.data_root, lists=options.lists)
     class_names = splits["train"].class_names
     network = outline(backbone)
-    preprocessing = settle_preprocessing(path, source.settings, network.preprocessing(), asked, force=force)
+    preprocessing = settle_preprocessing(path, source.settings, network.preprocessing(), options, force=force)
     check_pooling(path, network.pooling(), backbone, source.settings.get("config", {}).get("global_pool"))
-    names = match(path, tensors, backbone, asked.head, len(class_names), preprocessing["image_size"])
+    names = match(path, tensors, backbone, options.head, len(class_names), preprocessing["image_size"])
     log.info("%s: %s, last layer %s", path, backbone, names.head)
-    order = settle_order(path, source.settings, asked.classes, class_names)
-    root, lists = (place and place.resolve() for place in (asked.data_root, asked.lists))
+    order = settle_order(path, source.settings, options.classes, class_names)
+    root, lists = (folder and folder.resolve() for folder in (options.data_root, options.lists))
     config = TrainConfig(dataset="folder", data_root=root, lists=lists, backbone=backbone, **preprocessing)
     ours = our_tensors(path, tensors, names, order)
     run = store_run(path, config, describe_data(splits), ours, {"source": str(path.resolve()), "order": list(order)})
-    return Adopted(checkpoint=source, run=run, names=names, order=order)
+    return ImportedCheckpoint(checkpoint=source, run=run, names=names, order=order)
 
 
 def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: tuple[int, ...]) -> dict[str, Tensor]:
@@ -77,41 +82,44 @@ def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: t
     Raises:
         ValueError: One has entries that are not finite.
     """
-    made: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for ours, theirs in names.names.items():
         value = tensors[theirs]
         value = value.float() if value.is_floating_point() else value
         if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {theirs} has entries that are not finite; it comes from a run that diverged")
-        made[ours] = value[list(order)] if in_head(ours) else value
+            raise ValueError(
+                f"{path}: got entries of {theirs} that are not finite, as of a run that diverged; expected finite "
+                "numbers; give another checkpoint"
+            )
+        result[ours] = value[list(order)] if in_head(ours) else value
     for ours in names.absent:
         # A bias that the head lacks, or counters that old files lack: zeros change nothing
-        made[ours] = torch.zeros(len(order)) if ours == f"{HEAD}.bias" else torch.tensor(0)
-    return made
+        result[ours] = torch.zeros(len(order)) if ours == f"{HEAD}.bias" else torch.tensor(0)
+    return result
 
 
 def store_run(
     path: Path, config: TrainConfig, data: dict[str, Any], tensors: dict[str, Tensor], origin: dict[str, Any]
 ) -> Run:
-    """Write the run folder unless it is there."""
+    """Write the run folder unless it exists."""
     digest = hashlib.sha256(json.dumps([config.to_json(), data, origin], sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    run = Run(ADOPTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
+    run = Run(IMPORTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
     if not run.checkpoint("best").is_file():
         write_json(run.path / "environment.json", environment())
         write_json(run.path / "data.json", data)
         write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
-        # The checkpoint comes last: a folder with it is whole
+        # The checkpoint comes last: a folder that has it is complete
         native.save(run.checkpoint("best"), tensors, {"adopted": origin})
     return run
 
 
-def check_pooling(path: Path, pooling: str | None, backbone: str, wanted: Any) -> None:
+def check_pooling(path: Path, pooling: str | None, backbone: str, expected: Any) -> None:
     """Raise a ValueError if a network pools in another way than the checkpoint's config.json says."""
-    if wanted and pooling is not None and pooling != wanted:
+    if expected and pooling is not None and pooling != expected:
         raise ValueError(
-            f"{path}: its config.json pools features with {wanted!r}, but {backbone} with {pooling!r}; use "
-            "fastlt.rebalance_model from Python"
+            f"{path}: got a config.json that pools features with {expected!r}; expected {pooling!r}, as {backbone} "
+            "does; use fastlt.rebalance_model from Python"
         )

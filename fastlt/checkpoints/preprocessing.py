@@ -1,4 +1,4 @@
-"""Settle what a checkpoint does not hold: its preprocessing and the order of its classes."""
+"""Settle how images are prepared for a checkpoint from elsewhere: by flags, its own files, or ImageNet's defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import INTERPOLATIONS, TrainConfig
-from ..config.adopt import AdoptConfig
+from ..config.checkpoint import CheckpointConfig
 from ..runtime.log import log
 
 PREPROCESSING = ("image_size", "eval_resize", "mean", "std", "interpolation")
@@ -19,7 +19,7 @@ _PILLOW = ("nearest", "lanczos", BILINEAR, "bicubic", "box", "hamming")
 
 
 def settle_preprocessing(
-    path: Path, settings: Mapping[str, Any], pretrained: Mapping[str, Any], asked: AdoptConfig, *, force: bool
+    path: Path, settings: Mapping[str, Any], pretrained: Mapping[str, Any], options: CheckpointConfig, *, force: bool
 ) -> dict[str, Any]:
     """Return sizes, mean, std and interpolation: flags first, then the checkpoint's own, then ImageNet's.
 
@@ -27,97 +27,106 @@ def settle_preprocessing(
         path: The checkpoint, for messages.
         settings: Its config.json and preprocessor_config.json.
         pretrained: timm's configuration of the network; empty for other ones.
-        asked: The flags.
+        options: The flags.
         force: Whether to go on with bilinear resizing where the checkpoint wants what fastlt does not have.
 
     Raises:
         ValueError: It wants an interpolation that fastlt does not have, or its files cannot be understood.
     """
     try:
-        own = described(settings, pretrained)
+        own = read_settings(settings, pretrained)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: the preprocessing in its config.json or preprocessor_config.json cannot be understood ({error}); "
-            "correct it, or name the weights file alone and give --image-size, --eval-resize, --mean and --std"
+            f"{path}: got a config.json or preprocessor_config.json that cannot be understood ({error}); expected the "
+            "preprocessing as timm or transformers writes it; correct it, or name the weights file alone and give "
+            "--image-size, --eval-resize, --mean and --std"
         ) from error
     defaults = TrainConfig()
-    size = asked.image_size or own.get("image_size") or defaults.image_size
-    resize = asked.eval_resize
-    if resize is None and asked.image_size in (None, own.get("image_size")):
+    size = options.image_size or own.get("image_size") or defaults.image_size
+    resize = options.eval_resize
+    if resize is None and options.image_size in (None, own.get("image_size")):
         resize = own.get("eval_resize")
         resize = resize and max(resize, size)
-    interpolation = asked.interpolation or own.get("interpolation") or defaults.interpolation
+    interpolation = options.interpolation or own.get("interpolation") or defaults.interpolation
     if interpolation not in INTERPOLATIONS:
         if not force:
             raise ValueError(
-                f"--interpolation: {path} expects images resized with {interpolation} interpolation, but fastlt has "
-                f"{' and '.join(INTERPOLATIONS)}: its features, and so its accuracies, would differ from those it has "
-                "elsewhere; choose one of the two, or go on with bilinear by --force"
+                f"--interpolation: got {interpolation} from {path}; expected one of {', '.join(INTERPOLATIONS)}, since "
+                "with another its features and accuracies differ from those it has elsewhere; choose one, or go on "
+                "with bilinear by --force"
             )
         log.warning("%s: %s interpolation asked for; bilinear is used instead (--force)", path, interpolation)
         interpolation = BILINEAR
     if own.get("squeezed"):
         log.info(
-            "%s: it squeezes images to a square; here their centre is cut out, which differs if they are none", path
+            "%s: it squeezes images to a square; fastlt cuts out their centre, which differs if they are not square",
+            path,
         )
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "image_size": int(size),
         "eval_resize": None if resize is None else int(resize),
-        "mean": asked.mean or own.get("mean") or defaults.mean,
-        "std": asked.std or own.get("std") or defaults.std,
+        "mean": options.mean or own.get("mean") or defaults.mean,
+        "std": options.std or own.get("std") or defaults.std,
         "interpolation": interpolation,
     }
-    result = TrainConfig(**found)
-    given = [name for name in PREPROCESSING if getattr(asked, name) is not None]
-    source = ["flags"] if given else []
+    config = TrainConfig(**values)
+    given = [name for name in PREPROCESSING if getattr(options, name) is not None]
+    sources = ["flags"] if given else []
     if len(given) < len(PREPROCESSING):
-        source.append("its own configuration" if own else "ImageNet's defaults")
+        sources.append("its own configuration" if own else "ImageNet's defaults")
     log.info(
         "%s: short side to %d (%s), centre %d, mean %s, std %s (%s)",
         path,
-        result.resize,
-        result.interpolation,
-        result.image_size,
-        *(" ".join(f"{value:.3f}" for value in values) for values in (result.mean, result.std)),
-        ", then ".join(source),
+        config.resize,
+        config.interpolation,
+        config.image_size,
+        *(" ".join(f"{value:.3f}" for value in channels) for channels in (config.mean, config.std)),
+        ", then ".join(sources),
     )
-    return found
+    return values
 
 
-def described(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the preprocessing that the checkpoint's own files, or timm, describe."""
-    timms = settings.get("config", {}).get("pretrained_cfg") or pretrained
-    if timms:
-        size = int(timms.get("input_size", (3, 224, 224))[-1])
-        crop = float(timms.get("crop_pct") or 0.875)
-        squeezed = timms.get("crop_mode", "center") != "center"
-        return {
-            "image_size": size,
-            "eval_resize": math.floor(size / crop),
-            "mean": three(timms.get("mean")),
-            "std": three(timms.get("std")),
-            "interpolation": timms.get("interpolation"),
-            "squeezed": squeezed,
-        }
+def read_settings(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing that the checkpoint's own files, or timm, describe; empty where none does."""
+    timm_config = settings.get("config", {}).get("pretrained_cfg") or pretrained
     processor = settings.get("preprocessor_config", {})
-    if not processor:
-        return {}
-    wanted = processor.get("crop_size") or processor.get("size") or {}
-    size = wanted if isinstance(wanted, int) else wanted.get("height") or wanted.get("shortest_edge") or 224
+    if timm_config:
+        return read_timm(timm_config)
+    return read_transformers(processor) if processor else {}
+
+
+def read_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing that timm's `pretrained_cfg` describes."""
+    size = int(config.get("input_size", (3, 224, 224))[-1])
+    crop = float(config.get("crop_pct") or 0.875)
+    return {
+        "image_size": size,
+        "eval_resize": math.floor(size / crop),
+        "mean": three(config.get("mean")),
+        "std": three(config.get("std")),
+        "interpolation": config.get("interpolation"),
+        "squeezed": config.get("crop_mode", "center") != "center",
+    }
+
+
+def read_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing that transformers' preprocessor_config.json describes."""
+    crop = processor.get("crop_size") or processor.get("size") or {}
+    size = crop if isinstance(crop, int) else crop.get("height") or crop.get("shortest_edge") or 224
     resize = processor.get("size")
     kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
     share = processor.get("crop_pct") or (224 / 256 if "ConvNext" in kind else None)
-    # transformers squeezes an image to a given height and width, and ConvNeXt's from 384 pixels on
+    # transformers squeezes an image to a given height and width; its ConvNeXt does so from 384 pixels on
     squeezed = (isinstance(resize, dict) and "height" in resize) or (bool(share) and size >= SQUEEZED_FROM)
-    short = resize.get("shortest_edge", resize.get("height")) if isinstance(resize, dict) else resize
+    short_side = resize.get("shortest_edge", resize.get("height")) if isinstance(resize, dict) else resize
     if share and not processor.get("crop_size"):
-        short = size if squeezed else int(size / share)
-    plain = processor.get("do_normalize", True) is False
+        short_side = size if squeezed else int(size / share)
+    unnormalised = processor.get("do_normalize", True) is False
     return {
         "image_size": int(size),
-        "eval_resize": None if short is None else int(short),
-        "mean": (0.0, 0.0, 0.0) if plain else three(processor.get("image_mean")),
-        "std": (1.0, 1.0, 1.0) if plain else three(processor.get("image_std")),
+        "eval_resize": None if short_side is None else int(short_side),
+        "mean": (0.0, 0.0, 0.0) if unnormalised else three(processor.get("image_mean")),
+        "std": (1.0, 1.0, 1.0) if unnormalised else three(processor.get("image_std")),
         "interpolation": _PILLOW[processor.get("resample", _PILLOW.index(BILINEAR))],
         "squeezed": squeezed,
     }

@@ -18,7 +18,7 @@ from ..files import read_json, write_json
 from ..models import HEAD, in_head
 from ..runtime.log import log
 from . import native
-from .import_run import ADOPTED, Adopted
+from .import_run import IMPORTED, ImportedCheckpoint
 from .reading import INDEX, WHOLE, Checkpoint, TensorPlace
 from .shards import weight_of, write_shard
 
@@ -27,7 +27,7 @@ SAFE = ".safetensors"
 _WEIGHTS = re.compile(
     r"(pytorch_|tf_|flax_|rust_)?model\b.*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|ot|onnx)(\.index\.json)?$"
 )
-WRITTEN = ADOPTED / "written.json"
+WRITTEN = IMPORTED / "written.json"
 """What this command wrote before, and may write anew: SHA-256 by path."""
 
 
@@ -54,26 +54,26 @@ def check_output(path: Path, out: Path) -> None:
         raise ValueError(f"--out: {out} exists and fastlt did not write it as it is; choose another name, or remove it")
 
 
-def write_back(adopted: Adopted, rebalanced: Path, out: Path) -> tuple[str, ...]:
+def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tuple[str, ...]:
     """Write the input again with the tensors that a rebalanced checkpoint changed.
 
     Args:
-        adopted: The input.
-        rebalanced: The model.safetensors that a method wrote into the adopted run.
+        imported: The input.
+        rebalanced: The model.safetensors that a method wrote into the run that was made of it.
         out: Where to.
 
     Returns:
         The names of the tensors that changed or came new.
     """
-    source = adopted.checkpoint
+    source = imported.checkpoint
     check_output(source.path, out)
-    before, _ = native.load(adopted.run.checkpoint("best"))
+    before, _ = native.load(imported.run.checkpoint("best"))
     after, _ = native.load(rebalanced)
-    changed = changed_tensors(adopted, before, after)
+    changed = changed_tensors(imported, before, after)
     added = [name for name in changed if name not in source.places]
     if added:
         log.info("%s: %s added: the rebalanced layer needs a bias, which the input lacks", out, ", ".join(added))
-    beside = [name for name in changed if name.rpartition(".")[0] != adopted.names.head]
+    beside = [name for name in changed if name.rpartition(".")[0] != imported.names.head]
     if beside:
         log.info("%s: %d tensors besides the last layer differ from the input", out, len(beside))
     if source.path.is_dir():
@@ -88,11 +88,13 @@ def write_back(adopted: Adopted, rebalanced: Path, out: Path) -> tuple[str, ...]
     return tuple(changed)
 
 
-def changed_tensors(adopted: Adopted, before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
+def changed_tensors(
+    imported: ImportedCheckpoint, before: dict[str, Tensor], after: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Return the tensors of the input that differ, under its names, in its dtypes and its class order."""
-    source, names, head = adopted.checkpoint, adopted.names.names, adopted.names.head
+    source, names, head = imported.checkpoint, imported.names.names, imported.names.head
     tensors = source.tensors
-    inverse = torch.tensor(adopted.order).argsort()
+    inverse = torch.tensor(imported.order).argsort()
     changed: dict[str, Tensor] = {}
     bias = f"{HEAD}.bias"
     after = {bias: torch.zeros(len(inverse)), **after}

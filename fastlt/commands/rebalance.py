@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from ..config import RebalanceConfig
-from ..config.adopt import AdoptConfig
+from ..config.checkpoint import CheckpointConfig
 from .common import RunArgument, console, narrow, open_run, parse, print_results, say
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
@@ -23,7 +23,7 @@ class Rebalance(RunArgument, RebalanceConfig):
     run: tyro.conf.Positional[Annotated[str, "[RUN | CHECKPOINT]"]] = ""
     """A run folder, by default the last one trained here (runs/last), or a checkpoint from elsewhere: a file, or a
     folder with weights."""
-    checkpoint: AdoptConfig = dataclasses.field(default_factory=AdoptConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
 
 def run(argv: Sequence[str]) -> None:

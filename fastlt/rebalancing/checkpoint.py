@@ -1,4 +1,4 @@
-"""Rebalance a checkpoint: adopt it, rebalance the run, write it back."""
+"""Rebalance a checkpoint: import it as a run, rebalance the run, write it back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 from .. import ops
 from ..checkpoints.chance import suspect
-from ..checkpoints.import_run import Adopted, adopt
+from ..checkpoints.import_run import ImportedCheckpoint, import_checkpoint
 from ..checkpoints.writing import check_output, default_output, write_back
 from ..config import RebalanceConfig
-from ..config.adopt import AdoptConfig
+from ..config.checkpoint import CheckpointConfig
 from ..features.store import FeatureStore
 from ..run import Run
 from ..runtime.device import resolve_device
@@ -21,47 +21,47 @@ from .run import rebalance
 
 
 def rebalance_checkpoint(
-    path: Path, asked: AdoptConfig, config: RebalanceConfig | None = None
+    path: Path, options: CheckpointConfig, config: RebalanceConfig | None = None
 ) -> tuple[Run, dict[str, Path]]:
     """Rebalance a checkpoint and write it back in its own format.
 
     Args:
         path: A .pth or .safetensors file, or a folder with config.json and model.safetensors.
-        asked: How it is to be read, and where the result goes.
+        options: How it is to be read, and where the result goes.
         config: Method and settings.
 
     Returns:
-        The adopted run, with its results; and what was written, by method.
+        The run that was made of it, with its results; and what was written, by method.
 
     Raises:
         FileNotFoundError, ValueError: Something does not exist, cannot be read, or does not fit.
     """
     config = config or RebalanceConfig()
     methods = config.methods
-    if asked.out is not None and len(methods) > 1:
+    if options.out is not None and len(methods) > 1:
         raise ValueError(
-            f"--out: got {asked.out} with --method all, which writes {len(methods)} checkpoints; drop it: they are "
+            f"--out: got {options.out} with --method all, which writes {len(methods)} checkpoints; drop it: they are "
             "named <stem>.<method><suffix>"
         )
-    outputs = {method: asked.out or default_output(path, method) for method in methods}
+    outputs = {method: options.out or default_output(path, method) for method in methods}
     for out in outputs.values():
         check_output(path, out)
-    adopted = adopt(path, asked, force=config.force)
-    check_above_chance(adopted, config)
-    rebalance(adopted.run, config)
+    imported = import_checkpoint(path, options, force=config.force)
+    check_above_chance(imported, config)
+    rebalance(imported.run, config)
     for method, out in outputs.items():
-        write_back(adopted, adopted.run.method(method) / "model.safetensors", out)
-    return adopted.run, outputs
+        write_back(imported, imported.run.method(method) / "model.safetensors", out)
+    return imported.run, outputs
 
 
-def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
+def check_above_chance(imported: ImportedCheckpoint, config: RebalanceConfig) -> None:
     """Stop where the checkpoint guesses on val: its preprocessing or its class order is then not what was settled.
 
     Raises:
         ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more, and
             `config.force` is not set.
     """
-    run = adopted.run
+    run = imported.run
     store = FeatureStore(
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
@@ -70,9 +70,9 @@ def check_above_chance(adopted: Adopted, config: RebalanceConfig) -> None:
     with torch.inference_mode():
         scores = ops.scaled_logits(features, head.weight, bias=head.bias)
         predictions = scores.argmax(1).cpu().numpy().astype(np.int64)
-    num_classes = len(adopted.order)
+    num_classes = len(imported.order)
     found = suspect(predictions, labels.cpu().numpy(), num_classes)
-    path = adopted.checkpoint.path
+    path = imported.checkpoint.path
     if found is None:
         return
     said = f"{path}: {found.accuracy:.1%} right on val, where guessing gives {1 / num_classes:.1%}"

@@ -17,7 +17,7 @@ from fastlt.checkpoints.native import load
 from fastlt.checkpoints.preprocessing import settle_preprocessing
 from fastlt.checkpoints.reading import read_checkpoint
 from fastlt.commands import export as command
-from fastlt.config.adopt import AdoptConfig
+from fastlt.config.checkpoint import CheckpointConfig
 from fastlt.features.store import load_model
 from fastlt.models import create_model
 
@@ -65,7 +65,7 @@ def test_a_folder_that_timm_and_fastlt_read(rebalanced: Run, tmp_path: Path) -> 
     config = json.loads((made.path / "config.json").read_text())
     assert config["pretrained_cfg"]["mean"] == list(rebalanced.config.mean)
     source = read_checkpoint(made.path)
-    found = settle_preprocessing(made.path, source.settings, {}, AdoptConfig(), force=False)
+    found = settle_preprocessing(made.path, source.settings, {}, CheckpointConfig(), force=False)
     assert (found["image_size"], found["eval_resize"]) == (rebalanced.config.image_size, rebalanced.config.resize)
     assert settle_order(made.path, source.settings, None, rebalanced.data["class_names"]) == tuple(range(10))
 

@@ -1,13 +1,12 @@
-"""The preprocessing and the class order that a checkpoint's own files describe."""
+"""The preprocessing that a checkpoint's own files describe."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastlt.checkpoints.class_order import settle_order
 from fastlt.checkpoints.preprocessing import settle_preprocessing
-from fastlt.config.adopt import AdoptConfig
+from fastlt.config.checkpoint import CheckpointConfig
 
 HERE = Path("net")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -15,7 +14,7 @@ TIMM = {"input_size": [3, 288, 288], "crop_pct": 0.95, "mean": [0.5] * 3, "std":
 
 
 def settle(settings: dict[str, Any], pretrained: dict[str, Any] | None = None, **asked: Any) -> dict[str, Any]:
-    return settle_preprocessing(HERE, settings, pretrained or {}, AdoptConfig(**asked), force=False)
+    return settle_preprocessing(HERE, settings, pretrained or {}, CheckpointConfig(**asked), force=False)
 
 
 @pytest.mark.parametrize(
@@ -98,54 +97,7 @@ def test_means_of_its_own_are_taken_and_another_filter_only_by_force(caplog: pyt
     own = {"size": 224, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 1}
     with pytest.raises(ValueError, match=r"^--interpolation: .*lanczos.*--force"):
         settle({"preprocessor_config": own})
-    found = settle_preprocessing(HERE, {"preprocessor_config": own}, {}, AdoptConfig(), force=True)
+    found = settle_preprocessing(HERE, {"preprocessor_config": own}, {}, CheckpointConfig(), force=True)
     assert (found["mean"], found["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert found["interpolation"] == "bilinear"
     assert "lanczos interpolation asked for; bilinear is used instead" in caplog.text
-
-
-def test_names_are_counted_as_numbers() -> None:
-    names = tuple(f"class {letter}" for letter in "abcdefghijkl")
-    labels = {str(place): names[-1 - place] for place in sorted(range(12), key=str)}
-    assert settle_order(HERE, {"config": {"id2label": labels}}, None, names) == tuple(reversed(range(12)))
-
-
-@pytest.mark.parametrize(
-    ("listed", "pattern"),
-    [
-        (["a", "b", "a"], r"^net: .*config\.json.* a twice.*--classes"),
-        (["a", "b"], r"^net: .*config\.json.*\b2 names.*\b3 classes.* lacks c;.*--classes"),
-        (["a", "b", "c", "d"], r"^net: .*config\.json.*\b4 names.*\b3 classes.* no d;.*--classes"),
-        (["b", "c", "d"], r"^net: .* lacks a;.* no d;"),
-    ],
-)
-def test_names_that_do_not_match_are_refused(listed: list[str], pattern: str) -> None:
-    with pytest.raises(ValueError, match=pattern):
-        settle_order(HERE, {"config": {"label_names": listed}}, None, ("a", "b", "c"))
-
-
-def test_keys_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^net: .*config\.json.* id2label.* numbers"):
-        settle_order(HERE, {"config": {"id2label": {"0": "a", "x": "b"}}}, None, ("a", "b"))
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"id2label": {"0": "b", "2": "a", "1": "c"}},
-        {"label_names": ["b", "c", "a"]},
-        {"id2label": {}, "label_names": ["b", "c", "a"]},
-    ],
-)
-def test_names_of_its_own_decide_the_order(config: dict[str, Any]) -> None:
-    assert settle_order(HERE, {"config": config}, None, ("a", "b", "c")) == (2, 0, 1)
-
-
-def test_names_that_say_nothing_leave_the_data_its_order() -> None:
-    labels = {str(place): f"LABEL_{place}" for place in range(3)}
-    assert settle_order(HERE, {"config": {"id2label": labels}}, None, ("a", "b", "c")) == (0, 1, 2)
-
-
-def test_a_list_may_have_a_mark_and_empty_lines(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("\ufeffb\n\nc \na\n", encoding="utf-8")
-    assert settle_order(HERE, {}, tmp_path / "names.txt", ("a", "b", "c")) == (2, 0, 1)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fastlt.config import EvaluateConfig, RebalanceConfig, TrainConfig, check_choice
-from fastlt.config.adopt import AdoptConfig
 from fastlt.config.base import check_range
+from fastlt.config.checkpoint import CheckpointConfig
 from fastlt.config.export import ExportConfig
 from fastlt.config.predict import PredictConfig
 from fastlt.recipes import RECIPES, recipe
@@ -204,8 +204,8 @@ def test_a_range_says_which_ends_it_has() -> None:
 )
 def test_what_is_said_of_a_checkpoint_has_to_work(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AdoptConfig(**change)
-    assert AdoptConfig(mean=(0.0, -1.0, 1.0), image_size=1).given() == ("--image-size", "--mean")
+        CheckpointConfig(**change)
+    assert CheckpointConfig(mean=(0.0, -1.0, 1.0), image_size=1).given() == ("--image-size", "--mean")
 
 
 def test_check_choice_without_a_near_name_lists_all() -> None:

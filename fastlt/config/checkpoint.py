@@ -10,7 +10,7 @@ from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_cho
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdoptConfig(Config):
+class CheckpointConfig(Config):
     """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
 
     data_root: Folder | None = None
@@ -54,6 +54,6 @@ class AdoptConfig(Config):
         """Return the flags that were given."""
         return tuple(
             f"--{field.name.replace('_', '-')}"
-            for field in dataclasses.fields(AdoptConfig)
+            for field in dataclasses.fields(CheckpointConfig)
             if getattr(self, field.name) != field.default
         )
