@@ -48,7 +48,7 @@ def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
     if isinstance(labels, dict) and labels:
         if not all(str(key).isdecimal() for key in labels):
             raise ValueError(
-                f"{path}: got an id2label in its config.json with keys that are not numbers; expected class indices; "
+                f"{path}: got a config.json with an id2label whose keys are not numbers; expected class indices; "
                 "correct or drop it"
             )
         return [str(labels[key]) for key in sorted(labels, key=int)]

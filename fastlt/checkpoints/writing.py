@@ -23,19 +23,19 @@ from .reading import INDEX, WHOLE, Checkpoint, TensorPlace
 from .shards import weight_of, write_shard
 
 SAFE = ".safetensors"
-# A network's weights in whatever framework's format, or the index of such files
+# A network's weights in any framework's format, or the index of such files
 _WEIGHTS = re.compile(
     r"(pytorch_|tf_|flax_|rust_)?model\b.*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|ot|onnx)(\.index\.json)?$"
 )
 WRITTEN = IMPORTED / "written.json"
-"""What this command wrote before, and may write anew: SHA-256 by path."""
+"""What was written before, and may be overwritten: SHA-256 by path."""
 
 
 def default_output(path: Path, method: str) -> Path:
     """Return <stem>.<method><suffix> beside the input."""
     if path.is_dir():
-        whole = path.resolve() if path.name in ("", "..") else path
-        return whole.with_name(f"{whole.name}.{method}")
+        folder = path.resolve() if path.name in ("", "..") else path
+        return folder.with_name(f"{folder.name}.{method}")
     suffix = ".pth.tar" if path.name.endswith(".pth.tar") else path.suffix
     return path.with_name(f"{path.name.removesuffix(suffix)}.{method}{suffix}")
 
@@ -43,15 +43,23 @@ def default_output(path: Path, method: str) -> Path:
 def check_output(path: Path, out: Path) -> None:
     """Raise a ValueError unless `out` is free, or an earlier output of ours."""
     if out.resolve() == path.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
-        raise ValueError(f"--out: {out} is the input; it is never overwritten: choose another name")
+        raise ValueError(
+            f"--out: got {out}, which is the input; expected another place, since the input is never overwritten; "
+            "choose another name"
+        )
     if path.is_dir() is not out.is_dir() and out.exists():
-        raise ValueError(f"--out: {out} exists and is of another kind than {path}; choose another name")
+        kind = "a folder" if path.is_dir() else "a file"
+        raise ValueError(f"--out: got {out}, which exists; expected {kind}, as {path} is; choose another name")
     if not path.is_dir() and (path.suffix == SAFE) is not (out.suffix == SAFE):
         raise ValueError(
-            f"--out: got {out}, but {path} comes back in its own format: end it in {path.suffix or '.pth'}"
+            f"--out: got {out}; expected the format of {path}, in which it comes back; end it in "
+            f"{path.suffix or '.pth'}"
         )
-    if out.exists() and record().get(str(out.resolve())) != digest(out):
-        raise ValueError(f"--out: {out} exists and fastlt did not write it as it is; choose another name, or remove it")
+    if out.exists() and read_record().get(str(out.resolve())) != digest(out):
+        raise ValueError(
+            f"--out: got {out}, which exists and is not as fastlt wrote it; expected a free name; choose another, or "
+            "remove it"
+        )
 
 
 def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tuple[str, ...]:
@@ -63,7 +71,7 @@ def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tup
         out: Where to.
 
     Returns:
-        The names of the tensors that changed or came new.
+        The names of the tensors that changed or were added.
     """
     source = imported.checkpoint
     check_output(source.path, out)
@@ -73,18 +81,16 @@ def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tup
     added = [name for name in changed if name not in source.places]
     if added:
         log.info("%s: %s added: the rebalanced layer needs a bias, which the input lacks", out, ", ".join(added))
-    beside = [name for name in changed if name.rpartition(".")[0] != imported.names.head]
-    if beside:
-        log.info("%s: %d tensors besides the last layer differ from the input", out, len(beside))
+    others = [name for name in changed if name.rpartition(".")[0] != imported.names.head]
+    if others:
+        log.info("%s: %d tensors besides the last layer differ from the input", out, len(others))
     if source.path.is_dir():
         write_folder(source, changed, out)
     elif source.shards:
         write_shard(source.shards[0], {key_of(source, name): value for name, value in changed.items()}, out)
     else:
         write_pickled(source, changed, out)
-    known = record()
-    known[str(out.resolve())] = digest(out)
-    write_json(WRITTEN, known)
+    write_json(WRITTEN, read_record() | {str(out.resolve()): digest(out)})
     return tuple(changed)
 
 
@@ -104,18 +110,18 @@ def changed_tensors(
         theirs = names.get(ours, f"{head}.bias" if ours == bias else "")
         if not theirs:
             continue  # a counter that the input lacks
-        like = tensors.get(theirs, tensors[f"{head}.weight"])
-        changed[theirs] = (value[inverse] if in_head(ours) else value).to(like.dtype)
+        dtype = tensors.get(theirs, tensors[f"{head}.weight"]).dtype
+        changed[theirs] = (value[inverse] if in_head(ours) else value).to(dtype)
         if not torch.isfinite(changed[theirs]).all():
             raise ValueError(
-                f"{source.path}: the rebalanced {theirs} reaches {value.abs().max():.3g}, which {like.dtype} cannot "
+                f"{source.path}: got a rebalanced {theirs} of up to {value.abs().max():.3g}; expected what {dtype} can "
                 "hold; try --no-temperature, or give the checkpoint in float32"
             )
     return changed
 
 
 def key_of(source: Checkpoint, name: str) -> str:
-    """Return the key of a tensor in its file; a bias that is new gets its weight's prefix."""
+    """Return the key of a tensor in its file; a new bias gets its weight's prefix."""
     if name in source.places:
         return source.places[name].key
     return f"{source.places[weight_of(name)].key.rpartition('.')[0]}.{name.rpartition('.')[2]}"
@@ -126,28 +132,28 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
     old: list[tuple[TensorPlace, Any]] = []
     for name, value in changed.items():
         place = source.places.get(name)
-        holder = place.holder if place else source.places[weight_of(name)].holder
-        key = key_of(source, name)
+        weight = source.places[weight_of(name)] if place is None else place
+        holder, key = weight.holder, key_of(source, name)
         old.append((TensorPlace(holder, key), holder.get(key)))
-        after = source.places[weight_of(name)].key if place is None else key
-        behind = [] if place else list(holder)[list(holder).index(after) + 1 :]
+        keys = list(holder)
+        later = [] if place else keys[keys.index(weight.key) + 1 :]
         holder[key] = value.clone()
-        for other in behind:
+        for other in later:  # a new bias comes right behind its weight
             holder[other] = holder.pop(other)
     try:
         native.save_pickled(out, source.content, zipped=source.zipped)
     finally:
-        for place, value in reversed(old):
-            if value is None:
+        for place, previous in reversed(old):
+            if previous is None:
                 del place.holder[place.key]
             else:
-                place.holder[place.key] = value
+                place.holder[place.key] = previous
 
 
 def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
     """Write a folder: its other files are copied, the shards that change are written anew.
 
-    The same weights in another format are left out, since they would go on saying what the input said.
+    The same weights in another format are left out, since they hold the old last layer.
     """
     keys = {key_of(source, name): value for name, value in changed.items()}
     holders = {key: holder_of(source, key) for key in keys}
@@ -159,8 +165,8 @@ def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> N
         log.info("%s: left out, since they hold the old last layer: %s", out, ", ".join(stale))
     with replacing_folder(out) as folder:
         for shard in source.shards:
-            if mine := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
-                write_shard(shard, mine, folder / shard.path.name)
+            if parts := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
+                write_shard(shard, parts, folder / shard.path.name)
                 del files[shard.path.name]
         added = {key: value for key, value in keys.items() if key not in all_keys(source)}
         if INDEX in files and INDEX in used and added:
@@ -190,8 +196,8 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 def holder_of(source: Checkpoint, key: str) -> str:
     """Return the name of the file that holds a tensor, or for a new bias that of its weight's."""
-    known = key if key in all_keys(source) else weight_of(key)
-    return next(shard.path.name for shard in source.shards if known in shard.tensors)
+    present = key if key in all_keys(source) else weight_of(key)
+    return next(shard.path.name for shard in source.shards if present in shard.tensors)
 
 
 def index_with(index: Path, added: dict[str, Tensor], holders: dict[str, str]) -> dict[str, Any]:
@@ -209,9 +215,9 @@ def all_keys(source: Checkpoint) -> set[str]:
     return {key for shard in source.shards for key in shard.tensors}
 
 
-def record() -> dict[str, str]:
-    """Return what was written before."""
-    return dict(read_json(WRITTEN)) if WRITTEN.is_file() else {}
+def read_record() -> dict[str, str]:
+    """Return what was written before: SHA-256 by path."""
+    return read_json(WRITTEN) if WRITTEN.is_file() else {}
 
 
 def digest(path: Path) -> str:

@@ -22,7 +22,7 @@ class Rebalance(RunArgument, RebalanceConfig):
 
     run: tyro.conf.Positional[Annotated[str, "[RUN | CHECKPOINT]"]] = ""
     """A run folder, by default the last one trained here (runs/last), or a checkpoint from elsewhere: a file, or a
-    folder with weights."""
+    folder with weights. Averaged weights are taken before plain ones."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
 

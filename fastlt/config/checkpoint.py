@@ -1,4 +1,4 @@
-"""The settings with which somebody else's checkpoint is taken in."""
+"""The settings with which somebody else's checkpoint is read."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class CheckpointConfig(Config):
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         check_choice("--interpolation", self.interpolation or INTERPOLATIONS[0], INTERPOLATIONS)
-        for flag, whole in (("--image-size", self.image_size), ("--eval-resize", self.eval_resize)):
-            check_range(flag, 1 if whole is None else whole, low=1)
+        for flag, pixels in (("--image-size", self.image_size), ("--eval-resize", self.eval_resize)):
+            check_range(flag, 1 if pixels is None else pixels, low=1)
         if self.mean is not None and not all(math.isfinite(value) for value in self.mean):
-            raise ValueError(f"--mean: got {self.mean}; expected three finite numbers")
+            raise ValueError(f"--mean: got {self.mean}; expected three finite numbers; give one a channel")
         if self.std is not None and not all(math.isfinite(value) and value > 0 for value in self.std):
-            raise ValueError(f"--std: got {self.std}; expected three positive numbers")
+            raise ValueError(f"--std: got {self.std}; expected three positive numbers; give one a channel")
 
     def given(self) -> tuple[str, ...]:
         """Return the flags that were given."""
