@@ -292,7 +292,7 @@ def test_an_output_is_written_anew_but_never_over_changes(
     assert Path("net.tau.pth").read_bytes() == first
     with Path("net.tau.pth").open("ab") as file:
         file.write(b"mine")
-    assert re.match("fastlt: .*net.tau.pth ", refusal(source, *FLAGS))
+    assert re.match(r"fastlt: .*net\.tau\.pth\b", refusal(source, *FLAGS))
 
 
 def test_a_bias_that_is_added_stands_in_the_index_and_other_formats_stay_behind(
