@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 
 from .. import _C
-from .sampler_arguments import SAMPLINGS, as_labels, check_sampling, check_weights, check_whole, count_classes
+from .sampler_arguments import (
+    as_labels,
+    check_samples_per_class,
+    check_sampling,
+    check_weights,
+    check_whole,
+    count_classes,
+    find_law,
+    power_weights,
+)
 
 _STREAM_VERSION = 1  # of the draws themselves: a state of another version would continue with other samples
 
 
 class LongTailSampler:
-    """Says which samples every batch of every rank holds, as a pure function of the seed and the step.
+    """The samples of every batch of every rank, as a pure function of the seed and the step.
 
     With n_c samples in class c, N in all, and C classes, a slot of a batch holds class c with probability p_c:
 
@@ -38,11 +47,8 @@ class LongTailSampler:
     batches are the same for every world size. Nothing is stored but the class index (4 bytes a sample; none at all for
     instance_balanced), and the state is the number of steps done.
 
-    It is a batch_sampler for a torch DataLoader, one epoch an iteration:
-
-        sampler = LongTailSampler(labels, sampling="class_balanced", batch_size=512, rank=rank, world_size=world_size)
-        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=8)
-        for images, targets in loader: ...
+    It is also a batch_sampler for a torch DataLoader, one epoch an iteration:
+    `DataLoader(dataset, batch_sampler=sampler, num_workers=8)`.
 
     Attributes:
         num_samples: N.
@@ -54,6 +60,20 @@ class LongTailSampler:
         seed: Of every draw.
         rank: Of this process.
         world_size: Number of processes that share each batch.
+
+    Example:
+        >>> from fastlt.data import LongTailSampler
+        >>> labels = [0, 0, 0, 0, 0, 0, 1, 1, 2]
+        >>> sampler = LongTailSampler(labels, sampling="class_balanced", batch_size=6, seed=0)
+        >>> ids = sampler.batch(0)  # samples of global step 0
+        >>> sorted(labels[index] for index in ids)  # two cycles through the three classes
+        [0, 0, 1, 1, 2, 2]
+        >>> shares = [
+        ...     LongTailSampler(labels, sampling="class_balanced", batch_size=6, rank=rank, world_size=2).batch(0)
+        ...     for rank in (0, 1)
+        ... ]
+        >>> [*shares[0], *shares[1]] == [*ids]  # the ranks share the same batch
+        True
     """
 
     def __init__(
@@ -110,20 +130,21 @@ class LongTailSampler:
         self.num_threads = check_whole("num_threads", num_threads, least=1)
         if self.batch_size % self.world_size:
             raise ValueError(
-                f"world_size: got {world_size}, which does not divide batch_size {batch_size}; "
-                f"take a batch size that is a multiple of the number of processes"
+                f"world_size: got {world_size}; expected a divisor of batch_size {batch_size}; give a batch size that "
+                "is a multiple of the number of processes"
             )
         self.sampling = check_sampling(sampling, class_weights)
         self.replacement, self.unique_batches, self.progress = bool(replacement), bool(unique_batches), progress
-        self.samples_per_class = check_whole("samples_per_class", samples_per_class, least=1)
-        self._check_samples_per_class()
+        self.samples_per_class = check_samples_per_class(
+            samples_per_class, sampling=self.sampling, replacement=self.replacement, batch_size=self.batch_size
+        )
         self.shuffle_batches = self.samples_per_class > 1 if shuffle_batches is None else bool(shuffle_batches)
         if progress not in ("epoch", "step"):
             raise ValueError(f"progress: got {progress!r}; expected 'epoch' or 'step'")
 
         labels = as_labels(labels)
         num_classes = count_classes(labels, num_classes)
-        self._law = self._find_law()
+        self._law = find_law(self.sampling, replacement=self.replacement)
         by_class = self._law not in (_C.Law.epochs, _C.Law.uniform)
         self._index = _C.ClassIndex(labels, num_classes=num_classes, with_order=by_class, num_threads=self.num_threads)
         self.num_samples, self.num_classes = self._index.num_samples, self._index.num_classes
@@ -143,23 +164,53 @@ class LongTailSampler:
         return self.steps_per_epoch
 
     def batch(self, step: int) -> np.ndarray:
-        """Return this rank's samples of a global step, counted from 0 and never restarted: int64 [local_batch_size]."""
+        """Return this rank's samples of a step.
+
+        Args:
+            step: Global number of the step, counted from 0 and never restarted.
+
+        Returns:
+            int64 [local_batch_size], indices of samples.
+
+        Raises:
+            ValueError: The step is negative, or too large for 64-bit slots.
+        """
         return self._core.draw(self.first_slot(step), self.local_batch_size)
 
     def first_slot(self, step: int) -> int:
-        """Return the global slot of this rank's first sample of a step."""
-        # slots are 64-bit numbers; any training ends long before them
+        """Return the global slot of this rank's first sample of a step.
+
+        Args:
+            step: Global number of the step, counted from 0.
+
+        Raises:
+            ValueError: As for `batch`.
+        """
+        # Slots are 64-bit numbers; any training ends long before they run out
         most = 2**63 // self.batch_size - 1
         return check_whole("step", step, least=0, most=most) * self.batch_size + self.rank * self.local_batch_size
 
     def draw(self, first_slot: int, count: int) -> np.ndarray:
-        """Return the samples of slots first_slot to first_slot + count - 1, whatever rank they belong to: int64."""
+        """Return the samples of consecutive slots, whatever rank they belong to: int64 [count].
+
+        Args:
+            first_slot: Global number of the first slot.
+            count: Number of slots.
+
+        Raises:
+            ValueError: A slot is negative or beyond 2^63.
+        """
         count = check_whole("count", count, least=0)
         first_slot = check_whole("first_slot", first_slot, least=0, most=2**63 - count)
         return self._core.draw(first_slot, count, num_threads=self.num_threads)
 
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[np.ndarray]:
-        """Yield this rank's batches from a global step on; without end, unless a number of steps is given."""
+        """Yield this rank's batches from a global step on: int64 [local_batch_size] each.
+
+        Args:
+            start_step: The first step.
+            num_steps: Number of steps; by default without end.
+        """
         step = start_step
         while num_steps is None or step < start_step + num_steps:
             yield self.batch(step)
@@ -178,11 +229,25 @@ class LongTailSampler:
         self._step = end
 
     def set_epoch(self, epoch: int) -> None:
-        """Start the next iteration at an epoch, counted from 0."""
+        """Start the next iteration at an epoch.
+
+        Args:
+            epoch: Number of the epoch, counted from 0.
+
+        Raises:
+            ValueError: It is negative.
+        """
         self._step = check_whole("epoch", epoch, least=0) * self.steps_per_epoch
 
     def class_probabilities(self, step: int = 0) -> np.ndarray:
-        """Return the probability of each class in a slot of a step: float64 [C]."""
+        """Return the probability of each class in a slot of a step: float64 [C].
+
+        Args:
+            step: Global number of the step; only progressively balanced sampling changes with it.
+
+        Raises:
+            ValueError: The step is negative.
+        """
         by_count: np.ndarray = self.class_counts / self.num_samples
         if self._weights is not None:
             return np.asarray(self._weights / self._weights.sum())
@@ -202,12 +267,18 @@ class LongTailSampler:
 
         Returns:
             The step, the settings and a fingerprint of settings and labels; JSON can hold it.
+
+        Raises:
+            ValueError: The step is negative.
         """
         step = check_whole("step", step, least=0)
         return {"step": step, "settings": self._settings(), "fingerprint": self.fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next iteration at the step of a state, in the middle of an epoch if need be.
+
+        Args:
+            state: What `state_dict` returned.
 
         Raises:
             ValueError: The state comes from other labels or settings, under which the batches would be others. Rank
@@ -217,20 +288,26 @@ class LongTailSampler:
             step, settings, fingerprint = state["step"], dict(state["settings"]), state["fingerprint"]
         except (KeyError, TypeError, ValueError):
             raise ValueError(
-                "state: expected what state_dict() returned, with step, settings and fingerprint"
+                f"state: got {state!r:.80}; expected step, settings and fingerprint; give what state_dict() returned"
             ) from None
-        ours = self._settings()
-        changed = [name for name in ours if settings.get(name) != ours[name]]
+        current = self._settings()
+        changed = [name for name in current if settings.get(name) != current[name]]
         if changed:
-            what = "; ".join(f"{name} was {settings.get(name)!r} and is {ours[name]!r}" for name in changed)
-            raise ValueError(f"state: saved by a sampler that would order the samples otherwise: {what}")
+            changes = ", ".join(f"{name} {settings.get(name)!r} (here {current[name]!r})" for name in changed)
+            raise ValueError(
+                f"state: got {changes}; expected the same settings and labels, else the order changes; make the "
+                "sampler that saved it"
+            )
         if fingerprint != self.fingerprint:
-            raise ValueError(f"state: fingerprint {fingerprint!r} is not {self.fingerprint!r}; the state was altered")
+            raise ValueError(
+                f"state: got fingerprint {fingerprint!r}; expected {self.fingerprint!r}; give a state that "
+                "was not altered"
+            )
         self._step = check_whole("step", step, least=0)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the labels and of the settings that decide the order; 16 hexadecimal digits."""
+        """Hash of the labels and of the settings that decide the order, 16 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self._settings(), sort_keys=True).encode()).hexdigest()[:16]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,58 +346,32 @@ class LongTailSampler:
             "ramp": [self._ramp_steps, self._ramp_units],
         }
 
-    def _check_samples_per_class(self) -> None:
-        cycles = self.sampling in ("class_balanced", 0) and not self.replacement
-        if self.samples_per_class > 1 and not cycles:
-            raise ValueError(
-                f"samples_per_class: got {self.samples_per_class} with sampling={self.sampling!r}, "
-                f"replacement={self.replacement}; only class_balanced without replacement takes more than 1"
-            )
-        if self.samples_per_class > self.batch_size:
-            raise ValueError(
-                f"samples_per_class: got {self.samples_per_class}, more than a batch holds; "
-                f"expected at most batch_size ({self.batch_size})"
-            )
-
-    def _find_law(self) -> _C.Law:
-        q = SAMPLINGS.get(self.sampling, self.sampling) if isinstance(self.sampling, str) else self.sampling
-        if self.sampling == "progressively_balanced":
-            return _C.Law.mixture
-        if q == 1:
-            return _C.Law.uniform if self.replacement else _C.Law.epochs
-        if q == 0:
-            return _C.Law.classes if self.replacement else _C.Law.class_cycles
-        return _C.Law.weighted
-
     def _find_weights(self, class_weights: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
-        """Check the class weights or make them of the power, and refuse empty classes that would have to be drawn."""
+        """Return the class weights, those of a power where none are given; refuse empty classes that would be drawn."""
         weights = None
         if class_weights is not None:
             weights = check_weights(class_weights, self.num_classes)
         empty = self.class_counts == 0 if weights is None else (self.class_counts == 0) & (weights > 0)
         if empty.any():
             raise ValueError(
-                f"labels: {int(empty.sum())} of {self.num_classes} classes have no sample, the first is class "
+                f"labels: got no sample for {int(empty.sum())} of {self.num_classes} classes, the first is class "
                 f"{int(empty.argmax())}; number the classes that have samples 0 to C - 1, or leave the empty ones out "
-                f"with class_weights of 0"
+                "with class_weights of 0"
             )
         if weights is None and self._law == _C.Law.weighted:
-            q = SAMPLINGS[self.sampling] if isinstance(self.sampling, str) else self.sampling
-            assert q is not None
-            # the square root rounds alike everywhere; a ratio keeps large powers finite
-            reference = self.class_counts.max() if q > 0 else self.class_counts.min()
-            weights = np.sqrt(self.class_counts) if q == 0.5 else (self.class_counts / reference) ** q
+            weights = power_weights(self.class_counts, self.sampling)
         return weights
 
     def _find_ramp(self) -> tuple[int, int]:
-        """Return after how many steps the mixture moves, and in how many such moves it arrives."""
+        """Return after how many steps the mixture moves, and the number of moves until it is class-balanced."""
         if self._law != _C.Law.mixture:
             return 1, 0
         num_steps, num_epochs = self.num_steps, self.num_epochs
         if num_steps is None:
             if num_epochs is None:
                 raise ValueError(
-                    "num_epochs: progressively_balanced moves over the whole training; give num_epochs or num_steps"
+                    "num_epochs: got None with sampling='progressively_balanced', which moves over the whole training; "
+                    "give num_epochs or num_steps"
                 )
             num_steps = num_epochs * self.steps_per_epoch
         if self.progress == "step":
@@ -336,7 +387,7 @@ class LongTailSampler:
             law=self._law,
             seed=self.seed,
             batch_size=self.batch_size,
-            # an epoch smaller than a batch has no end of its own: one permutation follows the other
+            # An epoch smaller than a batch has no end of its own: one permutation follows the other
             epoch_slots=min(slots, self.num_samples),
             samples_per_class=self.samples_per_class,
             ramp_slots=self._ramp_steps * self.batch_size,

@@ -1,4 +1,4 @@
-"""What a sampler is told: a sampling's name or power, class weights and labels, checked before they are used."""
+"""Check a sampler's arguments: a sampling's name or power, class weights and labels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .. import _C
 
 SAMPLINGS = {"instance_balanced": 1.0, "class_balanced": 0.0, "square_root": 0.5, "progressively_balanced": None}
 """Named samplings and the power q of each; progressively_balanced moves from 1 to 0."""
@@ -30,12 +32,21 @@ def effective_number_weights(class_counts: Sequence[int] | np.ndarray, *, beta: 
 
     Raises:
         ValueError: beta is out of range, a count is negative or all are 0.
+
+    Example:
+        >>> from fastlt.data import effective_number_weights
+        >>> effective_number_weights([90, 10], beta=0).round(2)
+        array([0.9, 0.1])
+        >>> effective_number_weights([90, 10], beta=0.99).round(2)
+        array([0.59, 0.41])
     """
     counts = np.asarray(class_counts, dtype=np.float64)
     if not 0 <= beta < 1:
         raise ValueError(f"beta: got {beta}; expected at least 0 and less than 1")
     if counts.ndim != 1 or not (counts >= 0).all() or not counts.any():
-        raise ValueError("class_counts: expected one count a class, none negative and not all 0")
+        raise ValueError(
+            f"class_counts: got {counts.tolist()!r:.80}; expected one count a class, none negative and not all 0"
+        )
     if beta > 0:
         effective = np.expm1(counts * math.log(beta)) / math.expm1(math.log(beta))
         weights = np.divide(counts, effective, out=np.zeros_like(counts), where=counts > 0)
@@ -45,7 +56,7 @@ def effective_number_weights(class_counts: Sequence[int] | np.ndarray, *, beta: 
 
 
 def check_whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
-    """Return an integer argument as an int, or say what it should have been."""
+    """Return an integer argument as an int; raise a ValueError unless it is one from `least` to `most`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -57,10 +68,10 @@ def check_whole(name: str, value: Any, *, least: int, most: int | None = None) -
 
 
 def check_sampling(sampling: str | float, class_weights: Any) -> str | float | None:
-    """Return the sampling's name or power; None when class weights take its place."""
+    """Return the sampling's name or power, None where class weights take its place."""
     if class_weights is not None:
         if sampling != "instance_balanced":
-            raise ValueError(f"class_weights: given with sampling={sampling!r}; give one of the two")
+            raise ValueError(f"class_weights: got them with sampling={sampling!r}; give one of the two")
         return None
     if isinstance(sampling, str):
         if sampling not in SAMPLINGS:
@@ -75,6 +86,39 @@ def check_sampling(sampling: str | float, class_weights: Any) -> str | float | N
     return power
 
 
+def check_samples_per_class(value: Any, *, sampling: str | float | None, replacement: bool, batch_size: int) -> int:
+    """Return the number of consecutive draws of a class, which only cycles through the classes can have."""
+    number = check_whole("samples_per_class", value, least=1, most=batch_size)
+    if number > 1 and (replacement or sampling not in ("class_balanced", 0)):
+        raise ValueError(
+            f"samples_per_class: got {number} with sampling={sampling!r}, replacement={replacement}; expected 1; for "
+            "more, choose class_balanced without replacement"
+        )
+    return number
+
+
+def find_law(sampling: str | float | None, *, replacement: bool) -> _C.Law:
+    """Return how a sampling draws classes and their samples."""
+    power = SAMPLINGS.get(sampling, sampling) if isinstance(sampling, str) else sampling
+    if sampling == "progressively_balanced":
+        return _C.Law.mixture
+    if power == 1:
+        return _C.Law.uniform if replacement else _C.Law.epochs
+    if power == 0:
+        return _C.Law.classes if replacement else _C.Law.class_cycles
+    return _C.Law.weighted
+
+
+def power_weights(class_counts: np.ndarray, sampling: str | float | None) -> np.ndarray:
+    """Return class counts [C] to a sampling's power, up to a factor: float64 [C]."""
+    power = SAMPLINGS[sampling] if isinstance(sampling, str) else sampling
+    assert power is not None
+    if power == 0.5:  # the square root rounds alike everywhere
+        return np.sqrt(class_counts)
+    reference = class_counts.max() if power > 0 else class_counts.min()  # keeps large powers finite
+    return np.asarray((class_counts / reference) ** power)
+
+
 def check_weights(class_weights: Sequence[float] | np.ndarray, num_classes: int) -> np.ndarray:
     """Return class weights as float64 [C]."""
     weights = np.array(class_weights, dtype=np.float64)
@@ -83,9 +127,9 @@ def check_weights(class_weights: Sequence[float] | np.ndarray, num_classes: int)
     wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         c = int(wrong.argmax())
-        raise ValueError(f"class_weights: class {c} has {weights[c]}; expected finite numbers, none negative")
+        raise ValueError(f"class_weights: got {weights[c]} for class {c}; expected finite numbers, none negative")
     if not weights.any():
-        raise ValueError("class_weights: all are 0; give the classes to draw a positive weight")
+        raise ValueError("class_weights: got 0 for every class; give those to draw a positive weight")
     return weights
 
 
@@ -108,12 +152,12 @@ def count_classes(labels: np.ndarray, num_classes: int | None) -> int:
     if num_classes is None:
         largest = int(labels.max())
         if largest < 0:
-            raise ValueError(f"labels: the largest is {largest}; expected 0 to C - 1")
+            raise ValueError(f"labels: got {largest} as the largest; expected 0 to C - 1")
         num_classes = largest + 1
     num_classes = check_whole("num_classes", num_classes, least=1)
     if num_classes > max(2 * len(labels), 2**20):
         raise ValueError(
-            f"labels: {len(labels)} samples of {num_classes} classes leave most of them empty; "
-            f"number the classes that have samples 0 to C - 1"
+            f"labels: got {len(labels)} samples of {num_classes} classes, which leave most of them empty; number the "
+            "classes that have samples 0 to C - 1"
         )
     return num_classes
