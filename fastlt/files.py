@@ -52,6 +52,12 @@ def making(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_empty(flag: str, folder: Path) -> None:
+    """Raise a ValueError unless a folder is absent or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{flag}: got {folder}, which is not empty; expected a new folder")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     with replacing(path) as temporary:

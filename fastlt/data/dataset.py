@@ -35,12 +35,12 @@ class LongTailedDataset:
         paths: N files, with forward slashes.
         labels: int64 [N], classes 0 .. C - 1.
         sizes: int32 [N, 2], width and height in pixels, EXIF orientation ignored.
-        native: bool [N], whether DALI decodes the file to the pixels of `fastlt.data.decode_rgb`.
+        native: bool [N], whether DALI decodes the file to the pixels of `decode_rgb`.
         class_names: C names.
-        split: "train", "val", "test" or a name of the caller's.
+        split: "train", "val", "test" or any other name.
         fingerprint: Hash of paths, labels, file sizes and times of modification.
         skipped: The files left out because they are no complete images.
-        images: The images, where they are packed in a tar; `root` is that tar then.
+        images: The images, where they are packed in a tar; then `root` is that tar.
     """
 
     root: Path
@@ -89,11 +89,19 @@ class LongTailedDataset:
         return {name: np.flatnonzero(mask) for name, mask in shot_groups(self.class_counts, many, few).items()}
 
     def path(self, index: int) -> Path:
-        """Return the file of a sample; of a packed one, where it would be if its tar were a folder."""
+        """Return the file of a sample. For a packed one, that is its path below the tar.
+
+        Args:
+            index: Number of the sample.
+        """
         return self.root / self.paths[index]
 
     def read(self, index: int) -> bytes:
-        """Return the bytes of a sample's file."""
+        """Return the bytes of a sample's file.
+
+        Args:
+            index: Number of the sample.
+        """
         return self.path(index).read_bytes() if self.images is None else self.images.read(index)
 
     @classmethod
@@ -118,9 +126,25 @@ class LongTailedDataset:
             strict: Whether a file that is no complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
 
+        Returns:
+            The split.
+
         Raises:
             FileNotFoundError: No such folder, or no class folder in it.
             ValueError: A class without an image, a class folder that is not among `class_folders`.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from PIL import Image
+            >>> from fastlt.data import LongTailedDataset
+            >>> folder = Path(tempfile.mkdtemp()) / "train"
+            >>> for name in ("ant/1.png", "ant/2.png", "bee/1.png"):
+            ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            ...     Image.new("RGB", (8, 8)).save(folder / name)
+            >>> train = LongTailedDataset.from_folder(folder, cache=False)
+            >>> train.class_names, train.class_counts.tolist(), train.paths
+            (('ant', 'bee'), [2, 1], ('ant/1.png', 'ant/2.png', 'bee/1.png'))
         """
         folder = Path(folder)
         listing = list_folder(folder, class_folders=class_folders, class_names=class_names)
@@ -149,6 +173,9 @@ class LongTailedDataset:
                 images' folder where it is one to one with the label, else the label.
             strict: Whether a file that is no complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
+
+        Returns:
+            The split.
 
         Raises:
             FileNotFoundError: No such list, no such root, or images that do not exist.
@@ -183,6 +210,9 @@ class LongTailedDataset:
             class_names: Names to show; default the categories' names.
             strict: Whether a file that is no complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
+
+        Returns:
+            The split.
 
         Raises:
             FileNotFoundError: No such file, no such root, or images that do not exist.

@@ -57,13 +57,22 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, truncated, corrupt, too large or no image; the message names it.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> from fastlt.data import decode_rgb
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 2), 255).save(file, "PNG")
+        >>> decode_rgb(file.getvalue()).shape
+        (2, 4, 3)
     """
     name = "image bytes" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        return _decode(data)
+        return decode_bytes(data)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}; expected a readable image, replace or remove the file") from None
+        raise ValueError(f"{name}: got an unreadable image, {error}; replace or remove the file") from None
 
 
 def probe(path: Path | str) -> ImageInfo:
@@ -74,6 +83,9 @@ def probe(path: Path | str) -> ImageInfo:
 
     Args:
         path: The file.
+
+    Returns:
+        What the header says.
 
     Raises:
         OSError: The file cannot be read.
@@ -93,16 +105,16 @@ def probe(path: Path | str) -> ImageInfo:
 
 
 def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInfo | None:
-    """Judge a JPEG; None sends the file on to a full decode."""
+    """Judge a JPEG by its header; None where only a full decode can tell."""
     if not head.startswith(b"\xff\xd8"):
         return None
-    found = _scan_jpeg(head)
-    if found is None and size > len(head):
+    scan = _scan_jpeg(head)
+    if scan is None and size > len(head):
         file.seek(0)
-        found = _scan_jpeg(file.read(size))
-    if found is None:
+        scan = _scan_jpeg(file.read(size))
+    if scan is None:
         return None
-    info, scan_start = found
+    info, scan_start = scan
     end = tail.rfind(b"\xff\xd9")
     # An end marker cannot occur inside a scan (0xff is stuffed there), but an EXIF thumbnail has one before the scan.
     if end < 0 or size - len(tail) + end < scan_start:
@@ -112,7 +124,7 @@ def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInf
 
 
 def _scan_jpeg(data: bytes) -> tuple[ImageInfo, int] | None:
-    """Walk the marker segments up to the first scan: what the frame header says and where the scan starts."""
+    """Walk the marker segments up to the first scan; return what the frame header says, and where the scan starts."""
     info: ImageInfo | None = None
     adobe_transform = 1
     at, length = 2, len(data)
@@ -153,7 +165,7 @@ def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
         return None
     native = marker in _HUFFMAN_DCT_FRAMES and frame[0] == 8
     if num_components == 3:
-        # libjpeg takes components named R, G, B for untransformed RGB, which other decoders need not do.
+        # libjpeg takes components named R, G, B for untransformed RGB, which other decoders need not do
         ids, samplings = frame[6::3][:3], frame[7::3][:3]
         native &= ids != b"RGB" and samplings[0] in _LUMA_SAMPLINGS and samplings[1:] == b"\x11\x11"
     else:
@@ -162,7 +174,7 @@ def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
 
 
 def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
-    """Judge a PNG; None sends the file on to a full decode."""
+    """Judge a PNG by its header; None where only a full decode can tell."""
     if not head.startswith(_PNG_SIGNATURE) or head[12:16] != b"IHDR" or b"IEND" not in tail:
         return None
     width, height = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
@@ -174,7 +186,7 @@ def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
     at = 33
     while native and head[at + 4 : at + 8] != b"IDAT":
         kind = head[at + 4 : at + 8]
-        # A transparent colour, a frame sequence, or a header longer than what was read: Pillow decides.
+        # Pillow decides about a transparent colour, a frame sequence, or a header longer than what was read
         native = len(kind) == 4 and kind not in (b"tRNS", b"acTL")
         at += 12 + int.from_bytes(head[at : at + 4])
     return ImageInfo(width, height, native)
@@ -182,7 +194,7 @@ def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
 
 def _probe_decoding(file: BinaryIO) -> ImageInfo:
     file.seek(0)
-    height, width, _ = _decode(file.read()).shape
+    height, width, _ = decode_bytes(file.read()).shape
     return ImageInfo(width, height, native=False)
 
 
@@ -190,8 +202,8 @@ def _refuse_bomb(data: bytes) -> None:
     """Refuse a huge JPEG or PNG by its header, before Pillow opens it with no more than a warning."""
     if data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
         _refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
-    elif data.startswith(b"\xff\xd8") and (found := _scan_jpeg(data)) is not None:
-        _refuse_huge(found[0].width, found[0].height)
+    elif data.startswith(b"\xff\xd8") and (scan := _scan_jpeg(data)) is not None:
+        _refuse_huge(scan[0].width, scan[0].height)
 
 
 def _refuse_huge(width: int, height: int) -> None:
@@ -201,14 +213,15 @@ def _refuse_huge(width: int, height: int) -> None:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Formats that are images for certain: Pillow would also start Ghostscript for an EPS file."""
+    """Return the formats that are images for certain; Pillow would also start Ghostscript for an EPS file."""
     from PIL import Image
 
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _decode(data: bytes) -> np.ndarray:
+def decode_bytes(data: bytes) -> np.ndarray:
+    """Decode the bytes of an image file as `decode_rgb` does; an error's message is the bare reason."""
     from PIL import Image, UnidentifiedImageError
 
     if not data:
@@ -222,7 +235,7 @@ def _decode(data: bytes) -> np.ndarray:
         raise ValueError(f"not an image (starts with {data[:8]!r})") from None
     except Image.DecompressionBombError:
         raise ValueError(f"more than the {MAX_PIXELS} pixels allowed") from None
-    # What a damaged file raises depends on where in which decoder it is damaged.
+    # What a damaged file raises depends on where in which decoder it is damaged
     except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError) as error:
         raise ValueError(f"corrupt or truncated image ({error})") from None
 
@@ -237,6 +250,6 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     if mode == "F":
         raise ValueError("floating-point samples, expected 8 or 16 bits")
     if mode == "P" and "transparency" in image.info:
-        # The same pixels as a direct conversion, without Pillow's warning.
+        # The same pixels as a direct conversion, without Pillow's warning
         return np.array(image.convert("RGBA").convert("RGB"))
     return np.array(image if mode == "RGB" else image.convert("RGB"))

@@ -30,7 +30,7 @@ _UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileIndex:
-    """What is known of N files.
+    """What an index knows of N files.
 
     Attributes:
         stats: int64 [N, 2], size in bytes and time of modification in ns.
@@ -47,8 +47,8 @@ class FileIndex:
 
 def cache_dir() -> Path:
     """Return the user's cache folder: $FASTLT_CACHE, else $XDG_CACHE_HOME/fastlt, else ~/.cache/fastlt."""
-    if own := os.environ.get("FASTLT_CACHE"):
-        return Path(own).expanduser()
+    if folder := os.environ.get("FASTLT_CACHE"):
+        return Path(folder).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "fastlt"
 
@@ -63,8 +63,8 @@ def index_files(
         paths: N files.
         source: What names the files (a list, a folder), for messages.
         cache: Whether to read and write the cache. A cache folder that cannot be written is not an error.
-        num_threads: Threads that probe. By default one, as long as a file takes no longer than its header takes to
-            parse, and eight a core as soon as files have to be waited for (a cold disk, a network) or decoded.
+        num_threads: Threads that probe. By default one, while a file takes no longer than its header takes to parse,
+            and eight a processor once files have to be waited for (a cold disk, a network) or decoded.
 
     Raises:
         FileNotFoundError: Some of the files are absent; the message names the first few and counts them.
@@ -77,37 +77,37 @@ def index_files(
     stale = np.ones(len(paths), np.bool_)
 
     file = cache_dir() / "index" / f"{index_key(root, paths)}.npz" if cache else None
-    if file is not None and (known := _load(file, len(paths))) is not None:
-        stale = (known.stats != stats).any(axis=1)
-        sizes, native = known.sizes, known.native
-        reasons = {at: reason for at, reason in known.reasons.items() if not stale[at]}
+    if file is not None and (cached := _load(file, len(paths))) is not None:
+        stale = (cached.stats != stats).any(axis=1)
+        sizes, native = cached.sizes, cached.native
+        reasons = {at: reason for at, reason in cached.reasons.items() if not stale[at]}
 
     stale &= stats[:, 0] >= 0
     reasons |= {at: _UNOPENED[stats[at, 0]] for at in np.flatnonzero(stats[:, 0] < 0).tolist()}
-    todo = np.flatnonzero(stale)
-    if todo.size:
+    pending = np.flatnonzero(stale)
+    if pending.size:
         for at, (width, height, plain, reason) in zip(
-            todo.tolist(), _probe_all(prefix, paths, todo, num_threads), strict=True
+            pending.tolist(), _probe_all(prefix, paths, pending, num_threads), strict=True
         ):
             sizes[at] = width, height
             native[at] = plain
             if reason:
                 reasons[at] = reason
     index = FileIndex(stats=stats, sizes=sizes, native=native, reasons=dict(sorted(reasons.items())))
-    if file is not None and todo.size:
+    if file is not None and pending.size:
         _save(file, index)
     return index
 
 
 def index_key(root: Path, paths: Sequence[str]) -> str:
-    """Hash of which files are meant: the name of their entry in the cache."""
+    """Return a hash of the files' paths, the name of their entry in the cache."""
     digest = hashlib.sha256(f"{_VERSION}\n{root.resolve()}\n".encode())
     _hash_paths(digest, paths)
     return digest.hexdigest()[:32]
 
 
 def fingerprint(paths: Sequence[str], labels: np.ndarray, stats: np.ndarray) -> str:
-    """Hash of a split: paths, labels, sizes and times of modification, the same in every process.
+    """Return a hash of a split: paths, labels, sizes and times of modification, the same in every process.
 
     Args:
         paths: N files, relative to their root.
@@ -134,7 +134,7 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
     for at, path in enumerate(paths):
         full = os.path.join(prefix, path)  # noqa: PTH118 - half the time of pathlib's
         try:
-            found = os.stat(full)  # noqa: PTH116
+            status = os.stat(full)  # noqa: PTH116
         except OSError:
             if os.path.islink(full):  # noqa: PTH114
                 stats[at] = _DANGLING, 0
@@ -142,8 +142,8 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
                 absent.append(path)
             continue
         # Opening a pipe or a device may wait for ever
-        size = found.st_size if stat.S_ISREG(found.st_mode) else _NO_FILE
-        stats[at] = size, found.st_mtime_ns
+        size = status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE
+        stats[at] = size, status.st_mtime_ns
     if absent:
         raise FileNotFoundError(
             f"{source}: got {len(absent)} of {len(paths)} files that do not exist under {prefix}, {name_some(absent)}; "
@@ -153,32 +153,32 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
 
 
 def _probe_all(
-    prefix: str, paths: Sequence[str], todo: np.ndarray, num_threads: int | None
+    prefix: str, paths: Sequence[str], pending: np.ndarray, num_threads: int | None
 ) -> Iterator[tuple[int, int, bool, str]]:
-    chunks = iter([todo[start : start + _CHUNK] for start in range(0, todo.size, _CHUNK)])
+    chunks = iter([pending[start : start + _CHUNK] for start in range(0, pending.size, _CHUNK)])
     if num_threads is None or num_threads == 1:
-        # Python parses one header at a time whatever the number of threads: more only pay where they wait.
+        # Python parses one header at a time whatever the number of threads: more pay only where they wait
         for chunk in chunks:
             start_s = time.perf_counter()
             yield from _probe_chunk(prefix, paths, chunk)
             if num_threads is None and time.perf_counter() - start_s > _SLOW_S * len(chunk):
                 break
     with ThreadPoolExecutor(num_threads or min(64, 8 * resolve_threads(None))) as pool:
-        for found in pool.map(lambda chunk: _probe_chunk(prefix, paths, chunk), chunks):
-            yield from found
+        for results in pool.map(lambda chunk: _probe_chunk(prefix, paths, chunk), chunks):
+            yield from results
 
 
 def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[tuple[int, int, bool, str]]:
-    found = []
+    results = []
     for at in chunk.tolist():
         try:
             info = probe(os.path.join(prefix, paths[at]))  # noqa: PTH118
-            found.append((info.width, info.height, info.native, ""))
+            results.append((info.width, info.height, info.native, ""))
         except ValueError as error:
-            found.append((0, 0, False, str(error)))
+            results.append((0, 0, False, str(error)))
         except OSError as error:
-            found.append((0, 0, False, f"cannot be read ({error.strerror})"))
-    return found
+            results.append((0, 0, False, f"cannot be read ({error.strerror})"))
+    return results
 
 
 def _load(file: Path, num_files: int) -> FileIndex | None:

@@ -114,7 +114,7 @@ def power_weights(class_counts: np.ndarray, sampling: str | float | None) -> np.
     power = SAMPLINGS[sampling] if isinstance(sampling, str) else sampling
     assert power is not None
     if power == 0.5:  # the square root rounds alike everywhere
-        return np.sqrt(class_counts)
+        return np.asarray(np.sqrt(class_counts))
     reference = class_counts.max() if power > 0 else class_counts.min()  # keeps large powers finite
     return np.asarray((class_counts / reference) ** power)
 

@@ -26,8 +26,8 @@ def open_splits(
     `root/val`, `root/test`.
 
     Args:
-        root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), list files start from the
-            folder named there. A `classes.txt` beside the lists or in `root` names the classes, a line each.
+        root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), paths in list and JSON files
+            start from the folder named there. A `classes.txt` beside the lists or in `root` names the classes.
         lists: The folder of the list files, where it is not `root` or `root/lists`.
         train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
         val: The same for val; needed when `train` is given.
@@ -40,11 +40,11 @@ def open_splits(
 
     Raises:
         FileNotFoundError: The root, a split, or files that a list names do not exist.
-        ValueError: A split that cannot be used; the message says what was got, what was expected and what to do.
+        ValueError: A split that cannot be used.
     """
-    named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
     from .packs.read import is_pack, open_pack
 
+    named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
     if is_pack(Path(root)) and not named:
         return open_pack(Path(root))
     datasets: dict[str, LongTailedDataset] = {}

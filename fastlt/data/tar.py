@@ -1,4 +1,4 @@
-"""A tar of images with an offsets file: any `tar` reads it, any image is one read away, an interruption loses none."""
+"""A tar of images with their offsets: any `tar` reads it, an image takes one read, an interruption loses none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import numpy as np
 RECORD = np.dtype(
     [("offset", "<i8"), ("length", "<i8"), ("crc", "<u4"), ("width", "<i4"), ("height", "<i4"), ("native", "?")]
 )
-"""What is known of an image in a tar: where its bytes start, how many, their CRC-32, its pixels, whether DALI decodes
-it as `decode_rgb` does."""
+"""An image in a tar: where its bytes start, how many there are, their CRC-32, its pixels, whether DALI decodes it as
+`decode_rgb` does."""
 
 _COMMIT_BYTES = 64 << 20
 _COMMIT_S = 2.0  # what a killed process loses at most
@@ -48,7 +48,7 @@ class TarImages:
     lengths: np.ndarray
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what another process has to open itself."""
+        """Leave out the open file, which another process opens for itself."""
         return {"file": self.file, "offsets": self.offsets, "lengths": self.lengths}
 
     @cached_property
@@ -67,13 +67,13 @@ class TarImages:
 
 
 class TarWriter:
-    """Appends images to a tar, and goes on where an earlier writer of the same file stopped.
+    """A writer that appends images to a tar, and goes on where an earlier writer of the same file stopped.
 
-    A journal beside the tar has a record an image. Images are on the disk before their records are, so that whatever
-    the journal names is whole, even after a power cut.
+    A journal beside the tar has a record an image. Images reach the disk before their records do, so that every image
+    in the journal is complete, even after a power cut.
 
     Args:
-        file: The tar to be; until it is finished it has another name.
+        file: The name of the finished tar; until then it has another one.
     """
 
     def __init__(self, file: Path) -> None:
@@ -83,8 +83,8 @@ class TarWriter:
         self._pending: list[np.ndarray] = []
         self._pending_bytes = 0
         self._committed_s = time.monotonic()
-        known = self._journal.read_bytes() if self._journal.is_file() and self._partial.is_file() else b""
-        records = np.frombuffer(known[: len(known) // RECORD.itemsize * RECORD.itemsize], RECORD)
+        journal = self._journal.read_bytes() if self._journal.is_file() and self._partial.is_file() else b""
+        records = np.frombuffer(journal[: len(journal) // RECORD.itemsize * RECORD.itemsize], RECORD)
         size = self._partial.stat().st_size if len(records) else 0
         ends = _padded(records["offset"] + records["length"])
         self.records: list[np.ndarray] = [record.copy() for record in records[: int((ends <= size).sum())]]
@@ -92,8 +92,8 @@ class TarWriter:
         self._stream = self._partial.open("r+b" if self.records else "wb")
         self._stream.truncate(self._end)
         self._stream.seek(self._end)
-        with self._journal.open("r+b" if self.records else "wb") as journal:
-            journal.truncate(len(self.records) * RECORD.itemsize)
+        with self._journal.open("r+b" if self.records else "wb") as stream:
+            stream.truncate(len(self.records) * RECORD.itemsize)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -121,14 +121,14 @@ class TarWriter:
         """Put on the disk what was appended, then its records."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        with self._journal.open("ab") as journal:
-            journal.write(b"".join(record.tobytes() for record in self._pending))
-            journal.flush()
-            os.fsync(journal.fileno())
+        with self._journal.open("ab") as stream:
+            stream.write(b"".join(record.tobytes() for record in self._pending))
+            stream.flush()
+            os.fsync(stream.fileno())
         self._pending, self._pending_bytes, self._committed_s = [], 0, time.monotonic()
 
     def finish(self) -> np.ndarray:
-        """End the tar and return its records: RECORD [N]; `place` gives it its name once they are kept elsewhere."""
+        """End the tar and return its records: RECORD [N]; call `place` once they are stored."""
         self._stream.write(bytes(2 * tarfile.BLOCKSIZE))
         self._stream.write(bytes(-self._stream.tell() % tarfile.RECORDSIZE))
         self.close()
@@ -153,7 +153,7 @@ def _padded(ends: np.ndarray) -> np.ndarray:
 
 
 def journal_length(file: Path) -> int:
-    """Number of images that an unfinished tar has so far."""
+    """Return the number of images that an unfinished tar has so far."""
     journal = file.with_name(f".{file.name}.journal")
     return journal.stat().st_size // RECORD.itemsize if journal.is_file() else 0
 

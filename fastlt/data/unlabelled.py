@@ -8,23 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.log import log
+from ..runtime.log import log, name_some
 from .dataset import LongTailedDataset, SkippedFile
 from .index import fingerprint, index_files
 from .layouts.folders import list_images
 
 
 def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, flag: str) -> LongTailedDataset:
-    """Return images as a split whose labels mean nothing.
+    """Return images as a split whose labels are all 0 and mean nothing.
 
     Args:
         places: Image files, and folders whose images, at any depth, are taken in order of their names.
         class_names: The classes that a classifier of them has.
-        flag: What the user gave them by, for messages.
+        flag: The flag or argument that named the places, for messages.
 
     Returns:
-        The images, below the folder that all share (relative where all places are); files that are no complete images
-        are named in `skipped`.
+        The images, relative to the folder that all share; files that are no complete images are named in `skipped`.
 
     Raises:
         FileNotFoundError: A place does not exist.
@@ -37,32 +36,32 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         elif place.is_file():
             files.append(place)
         else:
-            raise FileNotFoundError(f"{flag}: got {place}, which is no file or folder; expected images")
-    shown = ", ".join(str(place) for place in places[:3])
+            raise FileNotFoundError(f"{flag}: got {place}, which is no file or folder; expected images or folders")
+    shown = name_some(places, 3)
     if not files:
-        raise ValueError(f"{flag}: there is no image in {shown}; expected .jpg, .png or other image files")
+        raise ValueError(f"{flag}: got {shown} without an image; expected .jpg, .png or other image files")
     if any(file.is_absolute() for file in files):
         files = [file.absolute() for file in files]
     root = Path(os.path.commonpath([file.parent for file in files]))
     names = [file.relative_to(root).as_posix() for file in files]
     index = index_files(root, names, source=shown)
-    kept = [at for at in range(len(names)) if at not in index.reasons]
-    if not kept:
+    complete = [at for at in range(len(names)) if at not in index.reasons]
+    if not complete:
         at, reason = next(iter(index.reasons.items()))
         raise ValueError(
-            f"{flag}: there is no image in {shown}: none of {len(names)} files is complete, {names[at]} ({reason})"
+            f"{flag}: got {shown} with {len(names)} files, none of which is a complete image: {names[at]} ({reason})"
         )
-    if len(kept) < len(names):
-        log.warning("%s: %d of %d files are no complete images", flag, len(names) - len(kept), len(names))
-    paths, labels = tuple(names[at] for at in kept), np.zeros(len(kept), dtype=np.int64)
+    if len(complete) < len(names):
+        log.warning("%s: %d of %d files are no complete images", flag, len(names) - len(complete), len(names))
+    paths, labels = tuple(names[at] for at in complete), np.zeros(len(complete), dtype=np.int64)
     return LongTailedDataset(
         root=root,
         paths=paths,
         labels=labels,
-        sizes=index.sizes[kept],
-        native=index.native[kept],
+        sizes=index.sizes[complete],
+        native=index.native[complete],
         class_names=tuple(class_names),
         split="unlabelled",
-        fingerprint=fingerprint(paths, labels, index.stats[kept]),
+        fingerprint=fingerprint(paths, labels, index.stats[complete]),
         skipped=tuple(SkippedFile(names[at], reason) for at, reason in index.reasons.items()),
     )

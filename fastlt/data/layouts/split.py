@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...config import check_range
 from ...files import replacing
 from ...runtime.log import log, name_some
 from ..index import index_files
@@ -17,7 +18,7 @@ from .lists import ROOT_POINTER
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSummary:
-    """What `split_folder` did.
+    """What `split_folder` wrote.
 
     Attributes:
         out: Folder of the lists.
@@ -56,6 +57,9 @@ def split_folder(
         test_per_class: Test images of each class; 0 writes no test list.
         seed: Key of the draws.
 
+    Returns:
+        What was written.
+
     Raises:
         FileNotFoundError: No such folder.
         ValueError: A class too small to keep most of its images in train, other lists in `out`, `root` is divided
@@ -63,35 +67,36 @@ def split_folder(
     """
     root = Path(root)
     out = root / "lists" if out is None else Path(out)
-    if val_per_class < 1 or test_per_class < 0:
-        raise ValueError(
-            f"got val_per_class {val_per_class} and test_per_class {test_per_class}, expected at least 1 and 0 "
-            "(--val-per-class, --test-per-class)"
-        )
+    check_range("--val-per-class", val_per_class, low=1)
+    check_range("--test-per-class", test_per_class, low=0)
     classes, files = _list_classes(root, out)
-    paths = [f"{name}/{file}" for name, found in zip(classes, files, strict=True) for file in found]
-    bad = index_files(root, paths, source=str(root)).reasons
-    skipped = {paths[at] for at in bad}
-    if bad:
-        named = name_some([f"{paths[at]} ({reason})" for at, reason in bad.items()])
-        log.warning("%s: %d of %d files are no complete images and on no list: %s", root, len(bad), len(paths), named)
+    paths = [f"{name}/{file}" for name, members in zip(classes, files, strict=True) for file in members]
+    reasons = {paths[at]: reason for at, reason in index_files(root, paths, source=str(root)).reasons.items()}
+    if reasons:
+        log.warning(
+            "%s: %d of %d files are no complete images and on no list: %s",
+            root,
+            len(reasons),
+            len(paths),
+            name_some([f"{path} ({reason})" for path, reason in reasons.items()]),
+        )
 
     quotas: dict[str, tuple[int, int]] = {}
-    good: dict[str, list[str]] = {}
-    for name, found in zip(classes, files, strict=True):
-        good[name] = [path for file in found if (path := f"{name}/{file}") not in skipped]
-        quotas[name] = _quota(len(good[name]), val_per_class, test_per_class)
+    images: dict[str, list[str]] = {}
+    for name, members in zip(classes, files, strict=True):
+        images[name] = [path for file in members if (path := f"{name}/{file}") not in reasons]
+        quotas[name] = _quota(len(images[name]), val_per_class, test_per_class)
     needed = 5 if test_per_class else 3
-    if small := [f"{name} ({len(good[name])})" for name in classes if len(good[name]) < needed]:
+    if small := [f"{name} ({len(images[name])})" for name in classes if len(images[name]) < needed]:
         raise ValueError(
-            f"{root}: {len(small)} of {len(classes)} classes have too few images: {name_some(small)}; expected at "
-            f"least {needed}, of which most stay in train: add images, or move the class out of the folder"
+            f"{root}: got too few images for {len(small)} of {len(classes)} classes, {name_some(small)}; expected at "
+            f"least {needed}, of which most stay in train; add images, or move the class out of the folder"
         )
 
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(classes):
         num_val, num_test = quotas[name]
-        order = _shuffle(good[name], name, seed)
+        order = _shuffle(images[name], name, seed)
         parts = (("val", order[:num_val]), ("test", order[num_val : num_val + num_test]))
         for split, part in (*parts, ("train", order[num_val + num_test :])):
             lists[split].extend(f"{path} {label}\n" for path in sorted(part))
@@ -101,28 +106,28 @@ def split_folder(
         num_classes=len(classes),
         num_images={split: len(lines) for split, lines in lists.items()},
         num_reduced=sum(quota != (val_per_class, test_per_class) for quota in quotas.values()),
-        num_skipped=len(skipped),
+        num_skipped=len(reasons),
     )
 
 
 def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder; expected one that holds a folder a class (--data-root)")
-    # Neither the lists of now nor those of an earlier split are a class
+        raise FileNotFoundError(f"{root}: no such folder; expected one that holds a folder a class")
+    # A folder of lists, from this or an earlier split, is no class
     classes = [
         name
         for name in subfolders(root)
         if (root / name).resolve() != out.resolve() and not (root / name / "train.txt").is_file()
     ]
     if "train" in classes:
-        raise ValueError(f"{root} has a train folder already; expected class folders only, there is nothing to split")
+        raise ValueError(f"{root}: got a train folder; expected class folders only; give one that is not split")
     if not classes:
-        raise ValueError(f"{root} holds no folder; expected a folder a class: {root}/<class>/<image>")
+        raise ValueError(f"{root}: got no folder in it; expected a folder a class, {root}/<class>/<image>")
     return classes, [list_images(root / name)[0] for name in classes]
 
 
 def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
-    """Images that a class of `count` gives to val and test: fewer than half of them together, at least one each."""
+    """Return how many of a class's images go to val and test: fewer than half together, at least one each."""
     room = (count - 1) // 2
     if num_val + num_test <= room:
         return num_val, num_test
@@ -133,7 +138,7 @@ def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
 
 
 def _shuffle(paths: list[str], name: str, seed: int) -> list[str]:
-    """Order by random numbers that hang on the class's name, so that no other class changes them."""
+    """Return paths in a random order that depends on the class's name and the seed only."""
     key = hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogateescape")).digest()
     draws = np.random.Philox(key=int.from_bytes(key[:16], "little")).random_raw(len(paths))
     return [paths[at] for at in np.argsort(draws, kind="stable").tolist()]
@@ -147,7 +152,7 @@ def _write(root: Path, out: Path, classes: list[str], lists: dict[str, list[str]
     for name, text in contents.items():
         file = out / name
         if file.exists() and file.read_bytes() != _encode(text):
-            raise ValueError(f"{file} exists and differs; remove it, or give another folder for the lists (--out)")
+            raise ValueError(f"--out: got {out}, whose {name} differs; remove it, or give another folder for the lists")
     for name, text in contents.items():
         with replacing(out / name) as partial:
             partial.write_bytes(_encode(text))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...runtime.log import log
 from ..dataset import LongTailedDataset
-from ..image import decode_rgb
+from ..image import decode_bytes
 from ..sampler import LongTailSampler
 from ..transforms.augmentation import Augmentation, EvalTransform
 
@@ -272,14 +272,13 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
         UnreadableImageError: The file has gone, is broken, or is no longer of the size it had when it was indexed.
     """
     try:
-        pixels = decode_rgb(dataset.read(index))
+        pixels = decode_bytes(dataset.read(index))
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
             raise
         raise UnreadableImageError(error.strerror or str(error)) from None
     except ValueError as error:
-        reason = str(error).removeprefix("image bytes: ").partition("; expected")[0]
-        raise UnreadableImageError(reason) from None
+        raise UnreadableImageError(str(error)) from None
     height, width = pixels.shape[:2]
     expected = tuple(dataset.sizes[index].tolist())
     if (width, height) != expected:

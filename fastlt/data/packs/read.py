@@ -44,7 +44,7 @@ class Packing:
 
 
 def is_pack(root: Path) -> bool:
-    """Whether a folder is a pack, a finished one or not."""
+    """Say whether a folder is a pack, finished or not."""
     return (root / MANIFEST).is_file()
 
 
@@ -58,9 +58,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["format"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{root / MANIFEST} is damaged; remove {root} and pack again") from None
+        raise ValueError(f"{root / MANIFEST}: got damaged JSON; remove {root} and pack again") from None
     if version != FORMAT:
-        raise ValueError(f"{root} has format {version}, expected {FORMAT}: use the version of fastlt that packed it")
+        raise ValueError(f"{root}: got format {version}; expected {FORMAT}; use the version of fastlt that packed it")
     return dict(manifest)
 
 
@@ -69,10 +69,13 @@ def open_pack(root: Path, *, dataset: str | None = None) -> dict[str, LongTailed
 
     Args:
         root: The folder.
-        dataset: The data set that is asked for; None takes any.
+        dataset: The data set that is expected, as in `--dataset`; None takes any.
+
+    Returns:
+        The splits by name.
 
     Raises:
-        ValueError: It was interrupted, is damaged, or holds another data set; the message says what to do.
+        ValueError: It was interrupted, is damaged, or holds another data set.
     """
     manifest = read_manifest(root)
     if not manifest["complete"]:
@@ -80,11 +83,11 @@ def open_pack(root: Path, *, dataset: str | None = None) -> dict[str, LongTailed
         done |= {name: split["num_images"] for name, split in manifest["splits"].items()}
         state = ", ".join(f"{done[name]:,} of {planned:,} {name}" for name, planned in manifest["planned"].items())
         raise ValueError(
-            f"{root} is a pack that was interrupted ({state} images); repeat `fastlt data pack` with the same "
-            "arguments, it goes on from there, or give the original folder"
+            f"{root}: got an interrupted pack ({state} images); repeat `fastlt data pack` with the same arguments, "
+            "which goes on from there, or give the original folder"
         )
     if dataset is not None and manifest["dataset"] not in (dataset, "folder"):
-        raise ValueError(f"{root} is a pack of {manifest['dataset']}; got --dataset {dataset}: choose one or the other")
+        raise ValueError(f"--dataset: got {dataset} for {root}, a pack of {manifest['dataset']}; give one or the other")
     return {name: _open_split(root, name, manifest) for name in manifest["splits"]}
 
 
@@ -92,9 +95,9 @@ def _open_split(root: Path, name: str, manifest: dict[str, Any]) -> LongTailedDa
     tar, split = root / f"{name}.tar", manifest["splits"][name]
     size = tar.stat().st_size if tar.is_file() else -1
     if size != split["num_bytes"]:
-        found = f"{size:,} bytes" if size >= 0 else "not there"
+        got = f"{size:,} bytes" if size >= 0 else "no file"
         raise ValueError(
-            f"{tar} is {found}, expected {split['num_bytes']:,}; copy the pack again, or remove it and pack again"
+            f"{tar}: got {got}; expected {split['num_bytes']:,} bytes; copy the pack again, or remove it and pack again"
         )
     try:
         with np.load(root / f"{name}.npz", allow_pickle=False) as arrays:
@@ -103,7 +106,7 @@ def _open_split(root: Path, name: str, manifest: dict[str, Any]) -> LongTailedDa
             labels, sizes, native = arrays["labels"], arrays["sizes"], arrays["native"]
     except (OSError, ValueError, KeyError, EOFError):
         raise ValueError(
-            f"{root / f'{name}.npz'} is damaged; copy the pack again, or remove it and pack again"
+            f"{root / f'{name}.npz'}: got a damaged file; copy the pack again, or remove it and pack again"
         ) from None
     return LongTailedDataset(
         root=tar,
@@ -140,12 +143,12 @@ def verify_pack(root: Path, *, num_threads: int | None = None) -> int:
                 records["offset"], records["length"], records["crc"] = (
                     arrays[key] for key in ("offsets", "lengths", "crc")
                 )
-            found = pool.map(functools.partial(damage, split.root), records)
-            for path, what in zip(split.paths, found, strict=True):
-                if what is not None:
-                    damaged.append(f"{split.root.name}: {path} ({what})")
+            faults = pool.map(functools.partial(damage, split.root), records)
+            for path, fault in zip(split.paths, faults, strict=True):
+                if fault is not None:
+                    damaged.append(f"{split.root.name}: {path} ({fault})")
     if damaged:
         raise ValueError(
-            f"{root}: {len(damaged)} images are damaged: {name_some(damaged)}; remove the pack and pack again"
+            f"{root}: got {len(damaged)} damaged images, {name_some(damaged)}; remove the pack and pack again"
         )
     return sum(map(len, splits.values()))

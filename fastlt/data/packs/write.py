@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...files import replacing
+from ...files import check_empty, replacing
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
 from ..image import decode_rgb
@@ -27,7 +27,7 @@ _AHEAD = 4  # images a thread that are read ahead of the one that writes
 
 @dataclass(frozen=True, kw_only=True)
 class PackSummary:
-    """What `pack` did.
+    """What `pack` wrote.
 
     Attributes:
         out: Folder of the pack.
@@ -64,6 +64,9 @@ def pack(
         quality: Of the JPEG files, as Pillow counts it.
         num_threads: Threads that read and re-encode; default one a processor, at most 16.
         progress: Called with the number of images done since its last call.
+
+    Returns:
+        What was written.
 
     Raises:
         ValueError: Another pack, or something else, in `out`; numbers out of range.
@@ -124,7 +127,7 @@ def write_pack(
         progress: Called with the number of images done since its last call.
     """
     manifest = _claim(out, packing, {name: len(members) for name, members in names.items()})
-    report = progress or (lambda count: None)
+    tell = progress or (lambda count: None)
     num_kept = 0
     threads = resolve_threads(num_threads)
     for name, members in names.items():
@@ -133,17 +136,17 @@ def write_pack(
             index.unlink(missing_ok=True)
             with contextlib.closing(TarWriter(tar)) as writer, ThreadPoolExecutor(threads) as pool:
                 num_kept += len(writer)
-                report(len(writer))
-                todo = range(len(writer), len(members))
-                for at, item in zip(todo, _made_ahead(makers[name], todo, pool, _AHEAD * threads), strict=True):
+                tell(len(writer))
+                pending = range(len(writer), len(members))
+                for at, item in zip(pending, _made_ahead(makers[name], pending, pool, _AHEAD * threads), strict=True):
                     writer.append(members[at], item)
-                    report(1)
+                    tell(1)
                 records = writer.finish()
                 _write_index(out, name, members, labels[name], records)
                 writer.place()
         else:
             num_kept += len(members)
-            report(len(members))
+            tell(len(members))
         with np.load(index, allow_pickle=False) as arrays:
             checksums = arrays["crc"]
         manifest["splits"][name] = {
@@ -166,8 +169,8 @@ def write_pack(
 def make_item(dataset: LongTailedDataset, index: int, *, short_side: int | None, quality: int) -> Item:
     """Return an image of a data set as it is to be packed.
 
-    One that is to be made smaller is resized as the evaluation transform does, so that re-encoding is all that its
-    accuracies see. One that cannot be decoded is kept as it is: the loaders replace it, as they do unpacked.
+    A larger image is resized as the evaluation transform does it, so that only the re-encoding can change accuracies.
+    An image that cannot be decoded is kept as it is: the loaders replace it, as they do in an unpacked set.
     """
     from PIL import Image
 
@@ -206,18 +209,18 @@ def member_names(dataset: LongTailedDataset, *, reencoded: bool) -> list[str]:
     return names
 
 
-def _made_ahead(make: Callable[[int], Item], todo: range, pool: ThreadPoolExecutor, depth: int) -> Iterator[Item]:
-    """Yield the images in order, of which a pool makes a few ahead."""
-    under_way: deque[Future[Item]] = deque()
+def _made_ahead(make: Callable[[int], Item], pending: range, pool: ThreadPoolExecutor, depth: int) -> Iterator[Item]:
+    """Yield the images in order; a pool makes a few ahead."""
+    futures: deque[Future[Item]] = deque()
     try:
-        for at in todo:
-            under_way.append(pool.submit(make, at))
-            if len(under_way) >= depth:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+        for at in pending:
+            futures.append(pool.submit(make, at))
+            if len(futures) >= depth:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
     finally:
-        for future in under_way:
+        for future in futures:
             future.cancel()
 
 
@@ -240,7 +243,7 @@ def _write_index(out: Path, name: str, members: Sequence[str], labels: np.ndarra
 
 
 def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
-    """The source's own where every byte was kept: a run on the files goes on with the pack. Else one of its own."""
+    """Return the source's fingerprint where all bytes were kept, so that its runs accept the pack; else a new one."""
     if packing.short_side is None:
         return packing.sources[name]
     digest = hashlib.sha256(f"{packing.sources[name]}\n{packing.short_side}\n{packing.quality}\n".encode())
@@ -249,17 +252,16 @@ def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
 
 
 def _claim(out: Path, packing: Packing, num_images: dict[str, int]) -> dict[str, Any]:
-    """Record what `out` is to hold, or check that it is what it holds the beginning of."""
+    """Record what `out` is to hold, or check that an interrupted call recorded the same."""
     fields = packing.to_json()
     if (out / MANIFEST).is_file():
         manifest = read_manifest(out)
         if any(manifest.get(key) != value for key, value in fields.items()):
             raise ValueError(
-                f"{out} holds a pack of other data or with other settings; give another folder (--out), or remove it"
+                f"--out: got {out}, which holds a pack of other data or settings; give another folder, or remove it"
             )
         return manifest
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty; expected a new folder for the pack (--out)")
+    check_empty("--out", out)
     manifest = {"format": FORMAT, "complete": False, **fields, "planned": num_images, "splits": {}}
     _write_manifest(out, manifest)
     return manifest

@@ -60,9 +60,9 @@ class CifarSet(CifarSpec):
             indices_hash(chosen),
         )
         pixels = {"train": images[chosen], "val": val_images}
-        marks = {"train": labels[chosen], "val": val_labels}
+        split_labels = {"train": labels[chosen], "val": val_labels}
         numbers = {"train": chosen, "val": np.arange(len(val_labels))}
-        sources = {split: _fingerprint(pixels[split], marks[split]) for split in pixels}
+        sources = {split: _fingerprint(pixels[split], split_labels[split]) for split in pixels}
         digest = hashlib.sha256("\n".join([str(_VERSION), *sources.values()]).encode()).hexdigest()[:12]
         out = cache_dir() / "datasets" / f"{self.name}-{digest}"
         if not out.is_dir():
@@ -72,7 +72,7 @@ class CifarSet(CifarSpec):
                     Packing(dataset=self.name, short_side=None, quality=None, sources=sources),
                     class_names=class_names,
                     names={split: [f"{split}/{at:05}.png" for at in numbers[split]] for split in pixels},
-                    labels=marks,
+                    labels=split_labels,
                     makers={split: _maker(pixels[split]) for split in pixels},
                 )
         return open_pack(out, dataset=self.name)
@@ -105,9 +105,9 @@ class CifarSet(CifarSpec):
         chosen = np.empty(0, np.int64)
         if not checks:
             labels = {split: read_cifar(self, root, split)[1] for split in ("train", "test")}
-            for split, marks in labels.items():
-                checks.append(check_count(f"{split} images", self.per_class[split] * self.num_classes, len(marks)))
-                checks.append(check_count(f"{split} per class", self.per_class[split], int(np.bincount(marks)[0])))
+            for split, per_class in self.per_class.items():
+                checks.append(check_count(f"{split} images", per_class * self.num_classes, len(labels[split])))
+                checks.append(check_count(f"{split} per class", per_class, int(np.bincount(labels[split])[0])))
             chosen = tail_indices(labels["train"], options.imbalance, options.seed)
             checks += self._check_sums(folder, place, files)
         return Verification(
@@ -201,7 +201,7 @@ CIFAR = {
 
 
 def tail_counts(num_classes: int, most: int, imbalance: float) -> np.ndarray:
-    """Images of each class by the usual rule: most * (1 / imbalance)^(c / (C - 1)), rounded down, int64 [C].
+    """Return the images of each class by the usual rule: most * (1 / imbalance)^(c / (C - 1)), rounded down, int64 [C].
 
     Source: Cui et al., Class-Balanced Loss (CVPR 2019); Cao et al., LDAM (NeurIPS 2019), whose code it is.
 
@@ -235,7 +235,7 @@ def tail_indices(labels: np.ndarray, imbalance: float, seed: int) -> np.ndarray:
 
 
 def indices_hash(indices: np.ndarray) -> str:
-    """Hash by which two people can tell that they chose the same images: 12 hexadecimal digits."""
+    """Return a hash that is the same for the same choice of images: 12 hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes()).hexdigest()[:12]
 
 

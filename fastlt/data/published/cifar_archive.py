@@ -138,7 +138,7 @@ def _read_pickled(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarr
 
 
 class PlainArray:
-    """What stands in for a numpy array in a pickle: it keeps the array's state, and runs nothing of numpy's."""
+    """A stand-in for a numpy array in a pickle: it keeps the array's state, and runs nothing of numpy's."""
 
     state: tuple[Any, ...] = ()
 
@@ -154,17 +154,17 @@ class PlainArray:
 
 
 class PlainDtype:
-    """What stands in for a numpy dtype in a pickle."""
+    """A stand-in for a numpy dtype in a pickle."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
 
     def __setstate__(self, state: Any) -> None:
-        """Take no notice of byte order and fields."""
+        """Ignore byte order and fields."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles numbers, strings, lists, dictionaries and arrays, and nothing that could run code."""
+    """An unpickler of numbers, strings, lists, dictionaries and arrays, and of nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:

@@ -164,21 +164,22 @@ def _exponential(num_classes: int, most: int, least: int) -> np.ndarray:
 
 
 def _check_class_folders(benchmark: Benchmark, root: Path) -> None:
-    """Refuse a data root without lists unless it has exactly the benchmark's train images, sorted into class folders.
+    """Raise an error unless a data root without lists has exactly the benchmark's train images, in class folders.
 
-    Raises:
-        FileNotFoundError: It has none, or others: the original data set has more images than its long-tailed part.
+    The original data set has more images than its long-tailed part.
     """
     expected = benchmark.splits["train"]
-    seen = "no list files"
+    contents = "no list files"
     if (root / "train").is_dir() and (root / "val").is_dir():
         _, train = next(find_splits(root, {}))
         if len(train.paths) == expected.num_images:
             return
-        seen = f"no list files, and {len(train.paths):,} images in {root / 'train'} ({expected.num_images:,} expected)"
+        contents = (
+            f"no list files, and {len(train.paths):,} images in {root / 'train'} ({expected.num_images:,} expected)"
+        )
     raise FileNotFoundError(
-        f"{root} has {seen}; {benchmark.title} is a selection: put {expected.lists[0]} and the other lists there, or "
-        "give their folder (--lists)"
+        f"--data-root: got {root}, which has {contents}; expected the lists of {benchmark.title}, a selection; put "
+        f"{expected.lists[0]} and the other lists there, or give their folder with --lists"
     )
 
 
@@ -213,8 +214,8 @@ def check_counts(benchmark: Benchmark, split: str, labels: np.ndarray) -> list[C
     ]
     if spec.per_class is not None:
         if counts.min() != counts.max():
-            found = f"{counts.min():,} to {counts.max():,}"
-            checks.append(Check(what=f"{split} per class", expected=f"{spec.per_class}", found=found, ok=False))
+            ends = f"{counts.min():,} to {counts.max():,}"
+            checks.append(Check(what=f"{split} per class", expected=f"{spec.per_class}", found=ends, ok=False))
         else:
             checks.append(check_count(f"{split} per class", spec.per_class, int(counts[0])))
     if split == "train":
@@ -222,13 +223,14 @@ def check_counts(benchmark: Benchmark, split: str, labels: np.ndarray) -> list[C
         checks.append(check_count("train smallest class", benchmark.min_count, int(counts.min())))
         if benchmark.groups is not None:
             groups = tuple(int(mask.sum()) for mask in shot_groups(counts).values())
-            expected, found = (" / ".join(map(str, each)) for each in (benchmark.groups, groups))
-            checks.append(Check(what="train many / medium / few", expected=expected, found=found, ok=expected == found))
+            texts = [" / ".join(map(str, sizes)) for sizes in (benchmark.groups, groups)]
+            ok = benchmark.groups == groups
+            checks.append(Check(what="train many / medium / few", expected=texts[0], found=texts[1], ok=ok))
     return checks
 
 
 def _check_hash(split: str, spec: SplitSpec, source: Path) -> list[Check]:
-    """Tell whether a list is the released one; lists with other prefixes are as good, so a difference is no fault."""
+    """Compare a list with the released one; lists with other prefixes are as good, so a difference is no fault."""
     if not spec.sha256 or layout_of(source) is not layout_of(Path(spec.lists[0])):
         return []
     digest = list_hash(source)
@@ -236,7 +238,7 @@ def _check_hash(split: str, spec: SplitSpec, source: Path) -> list[Check]:
 
 
 def _file_sizes(listing: Listing) -> np.ndarray:
-    """Size of each listed file in bytes, -1 for one that is not there: int64 [N]."""
+    """Return the size of each listed file in bytes, -1 for one that is absent: int64 [N]."""
     prefix = f"{listing.root}{os.sep}"
     sizes = np.full(len(listing.paths), -1, np.int64)
     for at, path in enumerate(listing.paths):

@@ -1,4 +1,4 @@
-"""Find a benchmark on disk: its list files, and its images in whichever of the known layouts they lie."""
+"""Find a benchmark on disk: its list files, and its images in any of the known layouts."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def find_lists(benchmark: Benchmark, root: Path, lists: Path | None = None) -> d
         ValueError: They are those of another benchmark, or there is more than one.
     """
     if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise FileNotFoundError(f"--data-root: {root} {found}; expected the folder with the images")
+        state = "is a file" if root.exists() else "does not exist"
+        raise FileNotFoundError(f"--data-root: got {root}, which {state}; expected the folder with the images")
     folders = [root, root / "lists", root / "annotations"] if lists is None else [lists_folder(root, lists)]
     for folder in filter(Path.is_dir, folders):
         sources = {split: file for split in benchmark.splits if (file := _find_list(benchmark, folder, split))}
@@ -47,16 +47,16 @@ def find_lists(benchmark: Benchmark, root: Path, lists: Path | None = None) -> d
             continue
         if "val" not in sources:
             raise FileNotFoundError(
-                f"{folder} has {sources['train'].name} but no list for val; expected "
-                f"{' or '.join(benchmark.splits['val'].lists)} beside it"
+                f"{folder}: got {sources['train'].name} but no list for val; expected "
+                f"{' or '.join(benchmark.splits['val'].lists)} beside it; add it"
             )
         return sources
     others = [file for folder in folders for other in BENCHMARKS.values() for file in _released(other, folder)]
     if lists is not None or others:
-        seen = f"{name_some([file.name for file in others])}, of another data set" if others else "no list file"
+        files = f"{name_some([file.name for file in others])}, of another data set" if others else "no list file"
         raise FileNotFoundError(
-            f"--lists: {others[0].parent if others else folders[0]} has {seen}; expected {_names(benchmark)} for "
-            f"--dataset {benchmark.name}"
+            f"--lists: got {others[0].parent if others else folders[0]}, which has {files}; expected "
+            f"{_names(benchmark)} for --dataset {benchmark.name}"
         )
     return {}
 
@@ -108,7 +108,7 @@ def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) ->
 def read_benchmark_list(
     benchmark: Benchmark, split: str, source: Path, root: Path, first: Listing | None = None
 ) -> Listing:
-    """Read one list as it stands, and refuse what belongs to another benchmark; `read_lists` states the errors.
+    """Read one list as it is, and refuse that of another benchmark; `read_lists` states the errors.
 
     Args:
         benchmark: The data set that the list is said to be of.
@@ -119,45 +119,47 @@ def read_benchmark_list(
     """
     listing = layout_of(source).read(source, root, first)
     if not listing.paths:
-        raise ValueError(f"{source} is empty; expected the {split} list of {benchmark.title}")
+        raise ValueError(f"{source}: got an empty list; expected the {split} list of {benchmark.title}")
     title = _other_title(benchmark, listing, split)
     if title:
         raise ValueError(
-            f"{source} is the list of {title}, not of {benchmark.title}; choose its --dataset, or other --lists"
+            f"{source}: got the list of {title}; expected that of {benchmark.title}; choose its --dataset, or "
+            "other --lists"
         )
     if (highest := int(listing.labels.max())) >= benchmark.num_classes:
         raise ValueError(
-            f"{source} has label {highest}, but {benchmark.title} has {benchmark.num_classes} classes (0 to "
-            f"{benchmark.num_classes - 1}): it is the list of another data set; give other --lists"
+            f"{source}: got label {highest}, so it is the list of another data set; expected 0 to "
+            f"{benchmark.num_classes - 1}, the {benchmark.num_classes} classes of {benchmark.title}; give other --lists"
         )
     return listing
 
 
 def list_hash(source: Path) -> str:
-    """First 12 hexadecimal digits of a list's SHA-256, as released lists are known by."""
+    """Return the first 12 hexadecimal digits of a list's SHA-256, by which released lists are recognised."""
     return hashlib.sha256(source.read_bytes()).hexdigest()[:12]
 
 
 def _other_title(benchmark: Benchmark, listing: Listing, split: str) -> str | None:
-    """Title of the other benchmark that a list is of: by its bytes, or by the numbers of images and classes."""
+    """Return the title of another benchmark that has this list, by its bytes or its numbers of images and classes."""
     digest = list_hash(listing.source)
     shape = (len(listing.paths), int(listing.labels.max()) + 1)
     for other in BENCHMARKS.values():
         spec = other.splits.get(split)
         if other.name == benchmark.name or spec is None:
             continue
-        if digest in [each.sha256 for each in other.splits.values()] or shape == (spec.num_images, other.num_classes):
+        hashes = [split_spec.sha256 for split_spec in other.splits.values()]
+        if digest in hashes or shape == (spec.num_images, other.num_classes):
             return other.title
     return None
 
 
 def _class_folders(listing: Listing) -> list[str]:
-    """Folder of each class, by label, as the train list has it."""
-    found: dict[int, str] = {}
+    """Return the folder of each class, by label, as the train list has it."""
+    folders: dict[int, str] = {}
     for path, label in zip(listing.paths, listing.labels.tolist(), strict=True):
-        if label not in found:
-            found[label] = class_folder(path)
-    return [found.get(label, str(label)) for label in range(max(found) + 1)]
+        if label not in folders:
+            folders[label] = class_folder(path)
+    return [folders.get(label, str(label)) for label in range(max(folders) + 1)]
 
 
 def locate(benchmark: Benchmark, listing: Listing, folders: list[str]) -> Listing:
@@ -181,10 +183,7 @@ def locate(benchmark: Benchmark, listing: Listing, folders: list[str]) -> Listin
     for levels in (1, 2) if container == "" and number > 0 else ():
         above = above.parent
         if any((above / path).is_file() for path, _ in sample):
-            listed = f"{listing.source.name} ({sample[0][0]}, ...)"
-            raise FileNotFoundError(
-                f"--data-root: {listing.root} is {_levels(levels)} too low for {listed}; give {above}"
-            )
+            raise FileNotFoundError(_explain_level(listing.root, levels, "low", listing, sample[0][0], above))
     if rule == ("", 0):
         return listing
     prefix = f"{container}/" if container else ""
@@ -217,26 +216,26 @@ def _best_rule(benchmark: Benchmark, sample: list[tuple[str, str]], root: Path) 
 
 
 def _explain_absent(benchmark: Benchmark, sample: list[tuple[str, str]], listing: Listing) -> str:
-    """Say that no image is there, and which folder near would be the right root."""
-    root = listing.root
-    listed = f"{listing.source.name} ({sample[0][0]}, ...)"
+    """Say that no image is there, and which folder nearby would be the right root."""
+    root, example = listing.root, sample[0][0]
     above = root.resolve()
     for levels in (1, 2):
         above = above.parent
         if _best_rule(benchmark, sample, above) is not None:
-            return f"--data-root: {root} is {_levels(levels)} too low for {listed}; give {above}"
+            return _explain_level(root, levels, "low", listing, example, above)
     below, levels = [root], 0
     while below and levels < 2:
         levels += 1
         below = [folder / name for folder in below for name in subfolders(folder)][:_MOST_FOLDERS]
         for folder in below:
             if _best_rule(benchmark, sample, folder) is not None:
-                return f"--data-root: {root} is {_levels(levels)} too high for {listed}; give {folder}"
+                return _explain_level(root, levels, "high", listing, example, folder)
     return (
-        f"--data-root: none of the images of {listed} is under {root}; expected {sample[0][0]} there: give the "
-        f"folder of {benchmark.title}'s images"
+        f"--data-root: got {root}, which has none of the images of {listing.source.name}; expected {example} there; "
+        f"give the folder of {benchmark.title}'s images"
     )
 
 
-def _levels(count: int) -> str:
-    return "one level" if count == 1 else f"{count} levels"
+def _explain_level(root: Path, levels: int, side: str, listing: Listing, example: str, right: Path) -> str:
+    count = "one level" if levels == 1 else f"{levels} levels"
+    return f"--data-root: got {root}, {count} too {side} for {listing.source.name} ({example}, ...); give {right}"

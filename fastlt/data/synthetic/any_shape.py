@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import replacing
+from ...config import check_range
+from ...files import check_empty, replacing
 from .glyphs import CHARACTERS, font_folder
 from .painting import MARK_BITS, Look, Style
 from .processes import Task, paint_all
@@ -79,7 +80,7 @@ def synthesize(
         val_per_class: Val images of each class.
         test_per_class: Test images of each class; 0 for no test split.
         seed: Key of all draws, and of which class gets which count.
-        num_workers: Processes that paint; default one a core.
+        num_workers: Processes that paint; default one a processor.
         progress: Called with the number of images done since its last call.
 
     Returns:
@@ -91,12 +92,10 @@ def synthesize(
     """
     out = Path(out)
     if not 1 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"got {num_classes} classes, expected 1 to {MAX_CLASSES} (--classes)")
-    if size < 8 or val_per_class < 1 or test_per_class < 0:
-        raise ValueError(
-            f"got size {size}, {val_per_class} val and {test_per_class} test images a class, expected at least 8, 1 "
-            "and 0 (--size, --val-per-class, --test-per-class)"
-        )
+        raise ValueError(f"--classes: got {num_classes}; expected 1 to {MAX_CLASSES}")
+    check_range("--size", size, low=8, unit="pixels")
+    check_range("--val-per-class", val_per_class, low=1)
+    check_range("--test-per-class", test_per_class, low=0)
     spec = SynthSpec(
         num_classes=num_classes,
         num_images=num_images,
@@ -120,7 +119,7 @@ def synthesize(
 
 
 def count_profile(num_classes: int, num_images: int, *, max_count: int, min_count: int) -> np.ndarray:
-    """Counts that fall from `max_count` to `min_count` and add up to `num_images` exactly.
+    """Return counts that fall from `max_count` to `min_count` and add up to `num_images` exactly.
 
     The count at rank x in [0, 1] is max_count (min_count / max_count)^(x^p): exponential for p = 1, heavier or lighter
     in between for the p that meets the sum.
@@ -133,38 +132,37 @@ def count_profile(num_classes: int, num_images: int, *, max_count: int, min_coun
     """
     if not 1 <= min_count <= max_count or num_classes < 1:
         raise ValueError(
-            f"got max {max_count} and min {min_count} images of {num_classes} classes, expected 1 <= min <= max "
-            "(--min, --max)"
+            f"--min: got {min_count} with --max {max_count} for {num_classes} classes; expected 1 <= min <= max"
         )
     inner = num_classes - 2
     if inner < 0:
         lowest = highest = max_count
         if max_count != min_count:
-            raise ValueError(f"one class cannot have {max_count} and {min_count} images, expected --max = --min")
+            raise ValueError(f"--min: got {min_count} with --max {max_count} for one class; expected the same number")
     else:
         lowest = max_count + min_count + inner * min_count
         highest = max_count + min_count + inner * max_count
     if not lowest <= num_images <= highest:
         raise ValueError(
-            f"{num_classes} classes of {min_count} to {max_count} images have {lowest} to {highest} together, got "
-            f"{num_images}; change --images, --max or --min"
+            f"--images: got {num_images}; expected {lowest} to {highest}, what {num_classes} classes of {min_count} to "
+            f"{max_count} images have together; change --images, --max or --min"
         )
     if inner <= 0:
         return np.array([max_count, min_count][:num_classes], np.int64)
 
     rank = np.arange(1, num_classes - 1) / (num_classes - 1)
-    wanted = num_images - max_count - min_count
+    total = num_images - max_count - min_count
     low, high = -30.0, 30.0
     for _ in range(100):
         middle = (low + high) / 2
-        if _falling(rank, middle, max_count, min_count).sum() < wanted:
+        if _falling(rank, middle, max_count, min_count).sum() < total:
             low = middle
         else:
             high = middle
     exact = _falling(rank, low, max_count, min_count)
     counts = np.floor(exact).astype(np.int64)
-    # What rounding down lost goes to the largest remainders; at the ends of the range, wherever there is room.
-    while (lacking := wanted - int(counts.sum())) != 0:
+    # What rounding down lost goes to the largest remainders; at the ends of the range, wherever there is room
+    while (lacking := total - int(counts.sum())) != 0:
         step = 1 if lacking > 0 else -1
         room = np.flatnonzero(counts < max_count if step > 0 else counts > min_count)
         order = room[np.argsort(step * (counts[room] - exact[room]), kind="stable")]
@@ -173,7 +171,7 @@ def count_profile(num_classes: int, num_images: int, *, max_count: int, min_coun
 
 
 def class_style(label: int, num_classes: int) -> Style:
-    """What the images of a class look like: no two classes have the same character, colour and mark."""
+    """Return what the images of a class look like; no two classes have the same character, colour and mark."""
     character = CHARACTERS[label % len(CHARACTERS)]
     if num_classes <= len(CHARACTERS):
         return Style(character=character)
@@ -183,7 +181,7 @@ def class_style(label: int, num_classes: int) -> Style:
 
 
 def class_name(label: int, num_classes: int) -> str:
-    """Name of a class: its character, then its colour and mark where they count."""
+    """Return the name of a class: its character, then its colour and mark where they tell classes apart."""
     style = class_style(label, num_classes)
     colour = next((name for name, ink in INKS.items() if ink == style.ink), None)
     return " ".join([style.character, *([colour] if colour else []), *([str(style.mark)] if style.mark else [])])
@@ -213,14 +211,13 @@ def _tasks(spec: SynthSpec, counts: np.ndarray) -> Iterator[Task]:
 
 
 def _claim(out: Path, spec: SynthSpec) -> None:
-    """Record what `out` is to hold, or check that it is the same as what it holds the beginning of."""
+    """Record what `out` is to hold, or check that an interrupted call recorded the same."""
     record = out / _RECORD
     text = json.dumps(asdict(spec), indent=2) + "\n"
     if record.is_file():
         if record.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{out} holds a synthetic data set of another shape; give another folder")
+            raise ValueError(f"OUT: got {out}, which holds a synthetic data set of another shape; give another folder")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty, expected a new folder for the synthetic data set")
+    check_empty("OUT", out)
     with replacing(record) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -198,7 +198,7 @@ def test_damage_is_found_and_named(splits: dict[str, LongTailedDataset], tmp_pat
     with np.load(out / "train.npz") as index:
         content[index["offsets"][5] + 100] ^= 1
     tar.write_bytes(content)
-    with pytest.raises(ValueError, match=r"\b1 images.*train\.tar: class0/05\.jpg\b"):
+    with pytest.raises(ValueError, match=r"\b1 damaged images.*train\.tar: class0/05\.jpg\b"):
         verify_pack(out)
     tar.write_bytes(content[:-512])
     with pytest.raises(ValueError, match=r"train\.tar\b.*[\d,]+ bytes.*[\d,]+"):

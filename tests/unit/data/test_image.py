@@ -155,7 +155,7 @@ def test_what_is_no_image_is_refused_with_a_reason(data, reason, tmp_path):
     file.write_bytes(data)
     with pytest.raises(ValueError, match=reason):
         probe(file)
-    with pytest.raises(ValueError, match=rf"x\.jpg: ({reason})"):
+    with pytest.raises(ValueError, match=rf"x\.jpg: got .*({reason})"):
         decode_rgb(file)
 
 

@@ -101,7 +101,7 @@ def test_repeating_is_fine_but_other_lists_are_kept(root):
     split_folder(root, val_per_class=2, test_per_class=2)
     split_folder(root, val_per_class=2, test_per_class=2)
     before = lists(root / "lists")
-    with pytest.raises(ValueError, match=rf"^{root}.*train\.txt\b.*--out\b"):
+    with pytest.raises(ValueError, match=rf"^--out: got {root}/lists\b.*train\.txt\b"):
         split_folder(root, val_per_class=2, test_per_class=2, seed=5)
     assert lists(root / "lists") == before
 

@@ -113,7 +113,7 @@ def test_only_the_files_own_faults_make_it_unreadable(
     def out_of_descriptors(path: Path) -> np.ndarray:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("fastlt.data.loaders.plan.decode_rgb", out_of_descriptors)
+    monkeypatch.setattr("fastlt.data.loaders.plan.decode_bytes", out_of_descriptors)
     with pytest.raises(OSError, match="Too many open files"):
         read_image(dataset, 1)
 
