@@ -56,8 +56,6 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
     for split, source in sources.items():
         listing = layout_of(source).read(source, start, train_listing)
         train_listing = train_listing or listing
-        if not listing.paths:
-            raise ValueError(f"{source}: got an empty {split} split; add images, or see `fastlt data split`")
         yield split, listing
 
 
