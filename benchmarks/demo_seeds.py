@@ -60,19 +60,19 @@ def run_demo(seed: int, folder: Path) -> dict[str, Any]:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Return the Markdown table of the test accuracies: every classifier, then each one less joint, paired by seed."""
-    found = [{row["method"].replace("_", " "): row for row in run["results"]} for run in runs]
+    by_method = [{row["method"].replace("_", " "): row for row in run["results"]} for run in runs]
 
     def values(method: str, name: str) -> list[float]:
-        return [of_seed[method][name]["value"] for of_seed in found]
+        return [of_seed[method][name]["value"] for of_seed in by_method]
 
     def gains(method: str, name: str) -> list[float]:
         return [b - a for a, b in zip(values("joint", name), values(method, name), strict=True)]
 
     heads = ["test accuracy, %", *(name.replace("_", " ") for name in NAMES)]
-    lines = [[method, *(seeds_cell(values(method, name)) for name in NAMES)] for method in found[0]]
+    lines = [[method, *(seeds_cell(values(method, name)) for name in NAMES)] for method in by_method[0]]
     lines += [
         [f"**{method} - joint, paired**", *(seeds_cell(gains(method, name), sign="+") for name in NAMES)]
-        for method in found[0]
+        for method in by_method[0]
         if method != "joint"
     ]
     return "\n".join(rows(heads, lines)) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastlt.report.markdown import rows
 
@@ -12,55 +12,70 @@ from . import records
 BEGIN, END = "<!-- ratios of the newest records, written by benchmarks.table -->", "<!-- end of the ratios -->"
 Medians = dict[str, float]
 
-# What was timed, against what, and pairs (ours, theirs) of benchmarks: theirs over ours is the ratio
-CPU: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
-    (
+
+class Ratio(NamedTuple):
+    """What was timed, against what, and the names of benchmarks: theirs over each of ours is a ratio."""
+
+    what: str
+    against: str
+    theirs: str
+    ours: tuple[str, ...]
+
+
+CPU = (
+    Ratio(
         "class-balanced draws with replacement, 1 and 2 threads",
         "NumPy, vectorised",
-        (
-            ("test_draws[ours, with replacement]", "test_draws[NumPy, with replacement]"),
-            ("test_draws[ours, with replacement, 2 threads]", "test_draws[NumPy, with replacement]"),
-        ),
+        "test_draws[NumPy, with replacement]",
+        ("test_draws[ours, with replacement]", "test_draws[ours, with replacement, 2 threads]"),
     ),
-    (
+    Ratio(
         "",
         "`torch.utils.data.WeightedRandomSampler`",
-        (("test_draws[ours, with replacement]", "test_draws[torch WeightedRandomSampler]"),),
+        "test_draws[torch WeightedRandomSampler]",
+        ("test_draws[ours, with replacement]",),
     ),
-    (
+    Ratio(
         "class-balanced draws without replacement",
         "NumPy of the same law",
-        (("test_draws[ours, without replacement]", "test_draws[NumPy, without replacement]"),),
+        "test_draws[NumPy, without replacement]",
+        ("test_draws[ours, without replacement]",),
     ),
-    (
+    Ratio(
         "four images a class, as the paper's code draws",
         "a class-aware sampler in Python",
-        (("test_draws[ours, class-aware in fours]", "test_draws[Python, class-aware in fours]"),),
+        "test_draws[Python, class-aware in fours]",
+        ("test_draws[ours, class-aware in fours]",),
     ),
-    (
+    Ratio(
         "the demo's training step, eager / compiled",
         "plain fp32 NCHW eager",
-        (("test_step[fastlt eager]", "test_step[plain]"), ("test_step[fastlt]", "test_step[plain]")),
+        "test_step[plain]",
+        ("test_step[fastlt eager]", "test_step[fastlt]"),
     ),
-    (
+    Ratio(
         "training end to end on small images: memory / DALI / Pillow",
         "a plain trainer, DataLoader and Pillow, fp32 NCHW eager",
-        tuple((f"test_trainer[{name}]", "test_plain_trainer[plain]") for name in ("memory", "dali", "pillow")),
+        "test_plain_trainer[plain]",
+        ("test_trainer[memory]", "test_trainer[dali]", "test_trainer[pillow]"),
     ),
-    (
+    Ratio(
         "training images out of memory, 48 to 32 pixels",
         "Pillow in two workers",
-        (("test_train[small-memory]", "test_train[small-pillow]"),),
+        "test_train[small-pillow]",
+        ("test_train[small-memory]",),
     ),
-    (
+    Ratio(
         "the same through DALI on the CPU",
         "Pillow in two workers",
-        (("test_train[small-dali]", "test_train[small-pillow]"),),
+        "test_train[small-pillow]",
+        ("test_train[small-dali]",),
     ),
-    (
+    Ratio(
         "photographs, 500 x 375 to 224, through DALI on the CPU",
         "Pillow in two workers",
-        (("test_train[photographs-dali]", "test_train[photographs-pillow]"),),
+        "test_train[photographs-pillow]",
+        ("test_train[photographs-dali]",),
     ),
 )
 
@@ -99,12 +114,12 @@ def exact_tau(times: Medians) -> list[tuple[str, str, str]]:
 
 
 def compared(cpu: Medians, operations: Medians) -> list[tuple[str, str, str]]:
-    """Return (what, against what, ratio)."""
-    found = exact_tau(operations)
-    for what, against, pairs in CPU:
-        ratios = " / ".join(f"{figure(cpu[theirs] / cpu[ours])}x" for ours, theirs in pairs)
-        found.append((what, against, ratios))
-    return found
+    """Return the rows (what, against what, ratio)."""
+    ratios = [
+        (row.what, row.against, " / ".join(f"{figure(cpu[row.theirs] / cpu[ours])}x" for ours in row.ours))
+        for row in CPU
+    ]
+    return [*exact_tau(operations), *ratios]
 
 
 def table(folder: Path) -> str:

@@ -2,11 +2,12 @@
 
 FILE is pytest-benchmark's, or what `benchmarks/bench_ops.py --out FILE` wrote. Writes results/NAME-<date>.json
 (statistics, rates, hardware, versions, clock, commit; no raw rounds, no host name) and the table, which sets every
-median against the last saved record of that name. README's table of ratios is then written anew from the newest ones.
+median against the last saved record of that name. README's table of ratios is then written again from the newest ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import sys
@@ -26,7 +27,7 @@ NOTABLE = 1.1  # a ratio beyond which a difference is flagged
 
 
 def slim(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return what a reader needs of a run's JSON."""
+    """Return the part of a run's JSON that a reader needs."""
     if "rows" in saved:
         return operations(saved)
     cpu, commit = saved["machine_info"]["cpu"], saved.get("commit_info", {})
@@ -51,7 +52,7 @@ def slim(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def operations(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return what a reader needs of the operations' times."""
+    """Return the part of the operations' times that a reader needs."""
     machine = saved["machine"]
     return {
         "date": saved["date"],
@@ -72,18 +73,16 @@ def operations(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def installed() -> list[tuple[str, str]]:
-    """Return (name, version) of the packages that timings depend on, those that are there."""
-    found = []
+    """Return (name, version) of the installed packages that timings depend on."""
+    versions = []
     for name in PACKAGES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            versions.append((name, version(name)))
+    return versions
 
 
 def against(row: dict[str, Any], before: dict[str, float]) -> str:
-    """Return how a median compares with its last one, in bold beyond NOTABLE."""
+    """Return the ratio of a median to its last one, in bold beyond NOTABLE."""
     if row["name"] not in before:
         return "new"
     ratio = row["median_s"] / before[row["name"]]
@@ -92,7 +91,7 @@ def against(row: dict[str, Any], before: dict[str, float]) -> str:
 
 
 def markdown(record: dict[str, Any], previous: dict[str, Any] | None = None) -> str:
-    """Return the record as a table: a row a benchmark, its median, whatever rate it states, and its last median."""
+    """Return the record as a table, a row a benchmark: its median, its rates, and the ratio to its last median."""
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     about = [f"`{record['command']}`", record["date"], record["hardware"]]
     about += [record["clock"]] if record.get("clock") else []

@@ -154,18 +154,18 @@ def run_all(args: Arguments) -> int:
             (args.out / "summary.md").write_text(page(args.out), encoding="utf-8")
         return success
 
-    wanted = [job for job in jobs(args) if job[0] != "tune" or has_dali()]
+    parts = [job for job in jobs(args) if job[0] != "tune" or has_dali()]
     checks = [("correctness", ["tests/kernels/correctness.py", "--device", args.device], 220.0)]
     if args.only:
-        unknown = set(args.only) - {name for name, _, _ in wanted}
+        unknown = set(args.only) - {name for name, _, _ in parts}
         if unknown:
-            print(f"--only: got {', '.join(sorted(unknown))}; choose of {', '.join(name for name, _, _ in wanted)}")
+            print(f"--only: got {', '.join(sorted(unknown))}; choose of {', '.join(name for name, _, _ in parts)}")
             return 2
-        wanted, checks = [(name, command, LIMIT_S) for name, command, _ in wanted if name in args.only], []
+        parts, checks = [(name, command, LIMIT_S) for name, command, _ in parts if name in args.only], []
     else:
-        wanted = [job for job in wanted if job[0] not in succeeded(args.out)]
-    names = [name for name, _, _ in wanted]
-    checks += [(name, [*command, "--ahead", *names], limit_s) for name, command, limit_s in wanted if name in CHECKS]
+        parts = [job for job in parts if job[0] not in succeeded(args.out)]
+    names = [name for name, _, _ in parts]
+    checks += [(name, [*command, "--ahead", *names], limit_s) for name, command, limit_s in parts if name in CHECKS]
     with ThreadPoolExecutor() as pool:
         try:
             successes = list(pool.map(finish, *zip(*checks, strict=True))) if checks else []
@@ -179,7 +179,7 @@ def run_all(args: Arguments) -> int:
     if not args.only and not successes[0]:
         print("a kernel is wrong, or the checks took too long: nothing is timed; correctness.txt says more")
         return 1
-    successes += [finish(*job) for job in wanted if job[0] not in CHECKS]
+    successes += [finish(*job) for job in parts if job[0] not in CHECKS]
     return int(not all(successes))
 
 

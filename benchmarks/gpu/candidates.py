@@ -71,10 +71,10 @@ class MergedGroups(nn.Module):
         """Return the weights of the merged groups: [O, merge x C / G, k, k] from [O, C / G, k, k]."""
         outputs, inputs, *kernel = self.weight.shape
         blocks = self.weight.view(self.groups, self.merge, -1, 1, inputs, *kernel)
-        own = torch.eye(self.merge, dtype=blocks.dtype, device=blocks.device).view(
+        diagonal = torch.eye(self.merge, dtype=blocks.dtype, device=blocks.device).view(
             1, self.merge, 1, self.merge, 1, 1, 1
         )
-        return (blocks * own).reshape(outputs, self.merge * inputs, *kernel)
+        return (blocks * diagonal).reshape(outputs, self.merge * inputs, *kernel)
 
 
 def replace_convolutions(

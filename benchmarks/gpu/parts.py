@@ -251,14 +251,14 @@ def part_profile(args: Arguments) -> Iterator[dict[str, Any]]:
         step, precision = build(backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True)
         for _ in range(5):
             step()
-        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as trace:
             for _ in range(steps):
                 step()
             if on_gpu:
                 torch.cuda.synchronize(device)
     rows = [
         (event.key, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / steps / 1000, event.count)
-        for event in seen.key_averages()
+        for event in trace.key_averages()
     ]
     total = sum(ms for _, ms, _ in rows)
     if not total:

@@ -94,8 +94,8 @@ def run(argv: Sequence[str]) -> None:
         )
     console.print(table)
     rates = {(result.backbone, result.variant): result.images_per_s for result in results}
-    for (backbone, peer), theirs in rates.items():
+    for (backbone, peer), peer_rate in rates.items():
         ours = rates.get((backbone, "fastlt"))
-        if peer in PEERS and PEERS[peer].library and ours and theirs:
-            say(f"{backbone}: fastlt makes {ours / theirs:.2f} x the images of {peer}")
+        if peer in PEERS and PEERS[peer].library and ours and peer_rate:
+            say(f"{backbone}: fastlt makes {ours / peer_rate:.2f} x the images of {peer}")
     say(f"batch {batch_size}, {image_size} pixels, {machine['device']}; medians of {parsed.repeats} rounds")

@@ -109,7 +109,7 @@ def test_readme_is_refreshed_from_whole_records_only(
     convert(table, tmp_path, monkeypatch, saved("2026-02-01", {"step": 0.25}), "cpu")
     assert table.README.read_text() == stale
     assert "README is left as it is" in capsys.readouterr().out
-    names = {name for _, _, pairs in table.headlines.CPU for pair in pairs for name in pair}
+    names = {name for row in table.headlines.CPU for name in (row.theirs, *row.ours)}
     shapes = {f"tau curve, {name}, 4 x 3 x 2" for name in ("fastlt tau_intervals", "21 products eager", "product")}
     times = {name: 8.0 if "ours" in name or "tau_intervals" in name else 16.0 for name in names | shapes}
     for name in ("cpu", "ops-cpu"):
