@@ -1,4 +1,4 @@
-"""What every network of this package offers, whichever family it is of."""
+"""What a network of any family offers; a new family is a file beside this one and a line of `create_model`."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Network(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def stages(self) -> list[nn.Module]:
-        """Return the backbone in parts from input to output; one part where it names no stages.
+        """Return the backbone in parts from input to output, for fine-tuning the last ones; one part without stages.
 
-        Each part but the first, the stem, begins with a stage; the last one holds what follows the last stage too.
+        The first part is the stem. Each later part is a stage, the last one with all that follows it.
         """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Network(nn.Module, abc.ABC):
         return logits
 
     def checkpoint_names(self) -> dict[str, str]:
-        """Return the names of its tensors -> those in a file for torchvision or for its own library."""
+        """Return our name of each tensor -> its name in a file for torchvision, or for the network's own library."""
         return {name: name for name in self.state_dict()}
 
     def adapt(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
@@ -86,7 +86,7 @@ class Network(nn.Module, abc.ABC):
 
 
 def cut(modules: Sequence[nn.Module], starts: Iterable[int]) -> list[nn.Module]:
-    """Return modules in groups, each from one of `starts` to the next; what precedes the first is a group as well."""
+    """Return modules in groups: what precedes the first of `starts`, and from each of them to the next."""
     places = sorted({0, *starts, len(modules)})
     return [nn.ModuleList(modules[start:stop]) for start, stop in itertools.pairwise(places)]
 

@@ -1,4 +1,4 @@
-"""Any network of the timm library behind the same two methods as ours."""
+"""Networks of the timm library."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..runtime.log import first_line
 from .head import HEAD, LinearHead
 from .network import Network, cut, in_head
 
-BACKBONE = "trunk."  # where a network keeps timm's own, and so the first part of its tensors' names in our files
+BACKBONE = "trunk."  # the first part of the names of a backbone's tensors: that of the attribute, as in older files
 POSITIONS = f"{BACKBONE}pos_embed"
 STAGES = ("stages", "blocks", "layers")  # where timm's networks keep their stages
-WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for one
+WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for a wrong image size
 
 
 class TimmNetwork(Network):
-    """A timm network whose last linear layer is a `LinearHead` named `fc`; `classifier` is timm's name of it.
+    """A timm network whose last linear layer is a `LinearHead` named `fc`; `classifier` is timm's name for that layer.
 
-    `arguments` has `img_size` where it is for another size than timm's own.
+    `arguments` has `img_size` if the network is built for another image size than timm's own.
 
     Args:
         name: timm's model name.
@@ -31,8 +31,8 @@ class TimmNetwork(Network):
         image_size: Side of its images, pixels; by default timm's own, unchecked.
 
     Raises:
-        ValueError: timm is not installed, does not know the name, or the network ends in no linear layer or cannot take
-            images of that size.
+        ValueError: timm is not installed or does not know the name, or the network does not end in a linear layer or
+            does not take images of that size.
     """
 
     def __init__(self, name: str, num_classes: int, image_size: int | None = None) -> None:
@@ -41,18 +41,19 @@ class TimmNetwork(Network):
             import timm
         except (ImportError, RuntimeError) as error:  # a torchvision built for another PyTorch
             raise ValueError(
-                f"--backbone timm:{name}: timm cannot be imported ({error}); install it: pip install 'fastlt[timm]'"
+                f"--backbone: got timm:{name}, but timm cannot be imported ({error}); expected it installed; "
+                "pip install 'fastlt[timm]'"
             ) from error
         if not timm.is_model(name):
             nearest = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
-            hint = f"did you mean {nearest}?" if nearest else "timm.list_models() names those it has"
-            raise ValueError(f"--backbone timm:{name}: timm has no such model; {hint}")
+            hint = f"did you mean {nearest}?" if nearest else "choose one of timm.list_models()"
+            raise ValueError(f"--backbone: got timm:{name}; expected a model that timm has; {hint}")
         self.trunk, self.arguments = build(name, num_classes, image_size)
         classifier = self.trunk.get_classifier()
         if not isinstance(classifier, nn.Linear):
             raise ValueError(
-                f"--backbone timm:{name}: its classifier is a {type(classifier).__name__}, expected one linear layer; "
-                "choose a network that ends in one"
+                f"--backbone: got timm:{name}, whose classifier is a {type(classifier).__name__}; expected one linear "
+                "layer; choose a network that ends in one"
             )
         self.classifier = next(name for name, module in self.trunk.named_modules() if module is classifier)
         self.num_features = classifier.in_features
@@ -65,7 +66,7 @@ class TimmNetwork(Network):
         return features
 
     def stages(self) -> list[nn.Module]:
-        """Return the stem and the stages where the network names them: stages, blocks, layers, or layer1, layer2 ..."""
+        """Return the stem and the stages if timm names them: stages, blocks, layers, or layer1, layer2 and so on."""
         modules: list[nn.Module] = [nn.ParameterList(self.trunk.parameters(recurse=False))]  # such as class tokens
         starts: list[int] = []
         children = dict(self.trunk.named_children())
@@ -85,13 +86,13 @@ class TimmNetwork(Network):
         }
 
     def shape_flags(self) -> str:
-        """Return the flags that decide the shapes of its tensors, and the image size if it is not timm's own."""
+        """Return --backbone and --image-size, with the image size if it is not timm's own."""
         size = self.arguments.get("img_size")
         sizes = f" (got {size}; timm's own is {own_size(self.trunk)})" if size else ""
         return f"--backbone and --image-size{sizes}"
 
     def preprocessing(self) -> Mapping[str, Any]:
-        """Return timm's configuration of its own weights."""
+        """Return timm's configuration of its pretrained weights."""
         return dict(self.trunk.pretrained_cfg or {})
 
     def pooling(self) -> str | None:
@@ -103,56 +104,62 @@ class TimmNetwork(Network):
     def adapt(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
         """Resample the position embeddings of a transformer that was trained on square images of another size.
 
-        They lie on a grid of patches, behind those of the class token and its like, and are interpolated bicubically
-        by timm, as it does with its own files; after Dosovitskiy et al., ICLR 2021, section 3.2.
+        Those of the class token and other special tokens come first; those of a grid of patches follow, which timm
+        interpolates bicubically, as it does for its own files (Dosovitskiy et al., ICLR 2021, section 3.2).
+
+        Args:
+            weights: By our names.
+
+        Returns:
+            (the weights, what was done to them: empty for nothing).
         """
         theirs, ours = weights.get(POSITIONS), self.state_dict().get(POSITIONS)
         grid = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None)
         if theirs is None or ours is None or grid is None or not theirs.ndim == ours.ndim == 3:
             return weights, ""
-        before = ours.shape[1] - math.prod(grid)
-        side = math.isqrt(max(0, theirs.shape[1] - before))
-        if before < 0 or side == grid[0] or theirs.shape != (1, before + side**2, ours.shape[2]):
+        num_special = ours.shape[1] - math.prod(grid)
+        side = math.isqrt(max(0, theirs.shape[1] - num_special))
+        if num_special < 0 or side == grid[0] or theirs.shape != (1, num_special + side**2, ours.shape[2]):
             return weights, ""
         from timm.layers import resample_abs_pos_embed
 
-        fitted = resample_abs_pos_embed(theirs, list(grid), [side, side], before)
+        resampled = resample_abs_pos_embed(theirs, list(grid), [side, side], num_special)
         pixels = self.trunk.patch_embed.patch_size[0]
-        done = f"; position embeddings resampled from images of {side * pixels} pixels to {grid[0] * pixels}"
-        return {**weights, POSITIONS: fitted}, done
+        note = f"; position embeddings resampled from images of {side * pixels} pixels to {grid[0] * pixels}"
+        return {**weights, POSITIONS: resampled}, note
 
 
 def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str, int]]:
-    """Return timm's network, and the arguments it was built with: its own size where it takes `size` all the same."""
+    """Return timm's network, and the arguments it was built with: `img_size` only if it needs it for this size."""
     import timm
 
-    trunk = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    own = own_size(trunk)
-    if size is None or size == own:
-        return trunk, {}
+    network = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    default = own_size(network)
+    if size is None or size == default:
+        return network, {}
     try:
-        try_size(trunk, size)
-    except WRONG_SIZE as refused:
+        try_size(network, size)
+    except WRONG_SIZE as error:
         try:
-            trunk = timm.create_model(name, pretrained=False, num_classes=num_classes, img_size=size)
-            try_size(trunk, size)
+            network = timm.create_model(name, pretrained=False, num_classes=num_classes, img_size=size)
+            try_size(network, size)
         except WRONG_SIZE:
-            reason = first_line(refused).rstrip(".")
+            reason = first_line(error).rstrip(".")
             raise ValueError(
-                f"--image-size: got {size}, which timm:{name} does not take ({reason}); its own size is {own}"
-            ) from refused
-        return trunk, {"img_size": size}
-    return trunk, {}
+                f"--image-size: got {size}; expected a size that timm:{name} takes ({reason}); give its own, {default}"
+            ) from error
+        return network, {"img_size": size}
+    return network, {}
 
 
-def own_size(trunk: nn.Module) -> int:
-    """Return the side of the images that timm trains a network on, pixels; 0 where it does not say."""
-    side: int = trunk.pretrained_cfg.get("input_size", (3, 0, 0))[-1]  # type: ignore[union-attr, operator]
+def own_size(network: nn.Module) -> int:
+    """Return the side of the images that timm trains a network on, pixels; 0 if unknown."""
+    side: int = network.pretrained_cfg.get("input_size", (3, 0, 0))[-1]  # type: ignore[union-attr, operator]
     return side
 
 
 @torch.inference_mode()
-def try_size(trunk: nn.Module, size: int) -> None:
+def try_size(network: nn.Module, size: int) -> None:
     """Send an image [1, 3, size, size] through a network."""
-    trunk.eval()(torch.zeros(1, 3, size, size))
-    trunk.train()
+    network.eval()(torch.zeros(1, 3, size, size))
+    network.train()

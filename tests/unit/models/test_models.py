@@ -188,6 +188,34 @@ def test_a_network_of_one_size_is_built_for_the_images_or_says_what_it_takes(mon
         create_model("timm:fixed", 5, 8)
 
 
+class WithBlocks(OfOneSize):
+    """Stands in for a transformer of timm's: a token of its own, a stem, blocks, and a norm behind them."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.token = nn.Parameter(torch.zeros(1))
+        self.stem, self.blocks = nn.Linear(1, 1), nn.Sequential(nn.Linear(2, 2), nn.Linear(3, 3))
+        self.norm = nn.LayerNorm(3)
+
+
+def test_stages_of_timms_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(_: str, *, pretrained: bool, **arguments: int) -> nn.Module:
+        return network(**arguments)
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(is_model=lambda _: True, create_model=make))
+    network: type[OfOneSize] = WithBlocks
+    model = create_model("timm:blocks", 5)
+    stem, first, last = ({name for name, p in model.named_parameters() if id(p) in held} for held in (
+        {id(p) for p in stage.parameters()} for stage in model.stages()))  # fmt: skip
+    assert stem == {"trunk.token", "trunk.stem.weight", "trunk.stem.bias"}
+    assert first == {"trunk.blocks.0.weight", "trunk.blocks.0.bias"}
+    assert last == {"trunk.blocks.1.weight", "trunk.blocks.1.bias", "trunk.norm.weight", "trunk.norm.bias"}
+    assert model.checkpoint_names()["fc.weight"] == "head.weight"
+    assert model.checkpoint_names()["trunk.norm.bias"] == "norm.bias"
+    network = OfOneSize
+    assert len(create_model("timm:plain", 5).stages()) == 1
+
+
 def test_linear_head_is_nn_linear() -> None:
     linear = nn.Linear(6, 4)
     head = LinearHead(linear.weight.detach(), linear.bias.detach())
