@@ -41,7 +41,9 @@ def run(argv: Sequence[str]) -> None:
 
     if is_pack(parsed.root):
         if not parsed.verify:
-            raise ValueError(f"ROOT: got {parsed.root}, which is a pack already; give the original folder, or --verify to check it")
+            raise ValueError(
+                f"ROOT: got {parsed.root}, which is a pack already; give the original folder, or --verify to check it"
+            )
         num_images = verify_pack(parsed.root, num_threads=parsed.num_threads)
         say(f"{num_images:,} images in {parsed.root} are as they were packed")
         write_output(parsed.json, {"out": str(parsed.root), "num_verified": num_images})
