@@ -49,7 +49,7 @@ def released_loop(x: Tensor, w: Tensor, y: Tensor) -> list[Tensor]:
 
 
 def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple[str, str, Run]]:
-    """Yield (group, method, run) of what the accuracy of tau-normalisation takes."""
+    """Yield (group, method, run) of what the accuracy of tau-normalization takes."""
     prior = torch.linspace(-8, -1, w.shape[0], device=w.device)
     yield "tau curve", "product", lambda: x @ w.T
     yield "tau curve", "fastlt tau_intervals", lambda: ops.tau_intervals(x, w, y)

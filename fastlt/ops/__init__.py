@@ -1,4 +1,7 @@
-"""Fused operations: each a PyTorch reference, a Triton kernel, a fake and autograd; the only importer of kernels/."""
+"""Fused operations: each a PyTorch reference, a Triton kernel, a fake and autograd.
+
+The reference runs on every device, and is what the tests hold the kernels to. This is the only importer of kernels/.
+"""
 
 from .batch_norm import batch_norm_relu
 from .convolution import grouped_conv

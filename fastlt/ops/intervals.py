@@ -1,6 +1,6 @@
 r"""For every sample the exact interval of tau on which it is classified right: one product instead of one per tau.
 
-tau-normalisation divides each class's logit by a power of its weight's norm: `score_j(tau) = z_j / n_j^tau` with
+tau-normalization divides each class's logit by a power of its weight's norm: `score_j(tau) = z_j / n_j^tau` with
 `z_j = x . w_j` and `n_j = ||w_j||`. tau is usually chosen by running the classifier for each value of a grid. One
 product answers for every tau at once:
 
@@ -42,7 +42,7 @@ in every run, and nothing of size [N, C] is kept. The accuracy at tau is the wei
 (`fastlt.rebalancing.tau_curve`).
 
 Logit adjustment, z_j + b_j - tau log prior_j, is a line in tau to begin with: steps 3 to 5 without the logarithms. (A
-bias outside the scale would bend the lines of tau-normalisation, which has none.)
+bias outside the scale would bend the lines of tau-normalization, which has none.)
 
 On a GPU a row in which nothing is positive is rare: the tile kernel leaves it open, and a second kernel decides it,
 without a synchronisation. On a CPU the bounds are fused in C++ for float32: it reads a chunk of logits once, in cache.
@@ -77,7 +77,7 @@ def tau_intervals(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Ten
     Args:
         features: [N, D] on any device, as in `scaled_logits`. Logits are summed and compared in float32 (float64 for
             float64). bfloat16 inputs change about 0.1 % of the decisions: report in float32.
-        weight: [C, D]; a head's bias plays no part in tau-normalisation.
+        weight: [C, D]; a head's bias plays no part in tau-normalization.
         labels: Integers [N] in 0..C-1.
 
     Returns:

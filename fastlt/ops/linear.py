@@ -49,7 +49,10 @@ _scaled_logits.register_autograd(_backward, setup_context=_save)
 def line(
     dtype: torch.dtype, scale: Tensor | None, bias: Tensor | None, offset: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the scale and shift of z * scale + shift = (z + bias) * scale + offset, in the accumulator's type."""
+    """Return the scale and shift of z * scale + shift = (z + bias) * scale + offset, in the accumulator's type.
+
+    So every body of an operation has two vectors to apply, and the gradients of all three come from two column sums.
+    """
     scale, bias, offset = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
     shift = bias if bias is None or scale is None else bias * scale
     if shift is None or offset is None:
@@ -98,7 +101,7 @@ def scaled_logits(
 
 
 def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor) -> Tensor:
-    """Return `features @ (weight / ||weight||^tau).T`, tau-normalisation (Kang et al., 2020, equation 5).
+    """Return `features @ (weight / ||weight||^tau).T`, tau-normalization (Kang et al., 2020, equation 5).
 
     No scaled copy of weight is made. A class of zero norm scores 0 at every tau. Differentiable once, for features,
     weight and a tensor tau.
