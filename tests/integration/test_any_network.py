@@ -38,12 +38,12 @@ def batches(seed: int, num_classes: int = 3) -> Iterator[tuple[Tensor, Tensor]]:
 def test_only_the_last_linear_layer_changes() -> None:
     torch.manual_seed(0)
     model = Net().train()
-    made = fastlt.rebalance_model(model, list(batches(0)), list(batches(1)), tau=0.7, temperature=False)
-    assert made.training
+    rebalanced = fastlt.rebalance_model(model, list(batches(0)), list(batches(1)), tau=0.7, temperature=False)
+    assert rebalanced.training
     expected = tau_normalize(fastlt.models.LinearHead(model.scores.weight.detach()), 0.7)
-    torch.testing.assert_close(made.scores.weight, expected.weight)
-    assert (made.scores.bias == 0).all()
-    before, after = model.state_dict(), made.state_dict()
+    torch.testing.assert_close(rebalanced.scores.weight, expected.weight)
+    assert (rebalanced.scores.bias == 0).all()
+    before, after = model.state_dict(), rebalanced.state_dict()
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"scores.weight", "scores.bias"}
 
 
@@ -70,8 +70,8 @@ assert "fastlt" not in sys.modules
 def test_a_plain_script_loads_what_comes_back(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Net().eval()
-    made = fastlt.rebalance_model(model, batches(0), batches(1), head="scores", tau=0.7, temperature=False)
-    torch.save(made.state_dict(), tmp_path / "new.pth")
+    rebalanced = fastlt.rebalance_model(model, batches(0), batches(1), head="scores", tau=0.7, temperature=False)
+    torch.save(rebalanced.state_dict(), tmp_path / "new.pth")
     images, _ = next(batches(2))
     with torch.inference_mode():
         folded = tau_normalize(fastlt.models.LinearHead(model.scores.weight), 0.7)
@@ -95,13 +95,13 @@ class Branches(Net):
 @pytest.mark.parametrize("way", ["tuple", "dict", "mean"])
 def test_the_head_whose_output_is_returned_is_the_last(way: str) -> None:
     torch.manual_seed(0)
-    model, known = Branches(way), {}
+    model, settings = Branches(way), {}
     if way == "mean":
         with pytest.raises(ValueError, match=r"^head: .*\bscores, aux\b"):
             fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0)
-        known = {"head": "scores"}
-    made = fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0, **known)
-    before, after = model.state_dict(), made.state_dict()
+        settings = {"head": "scores"}
+    rebalanced = fastlt.rebalance_model(model, batches(0), batches(1), tau=1.0, **settings)
+    before, after = model.state_dict(), rebalanced.state_dict()
     assert {key for key in before if not torch.equal(before[key], after[key])} == {"scores.weight", "scores.bias"}
 
 
@@ -109,9 +109,9 @@ def test_the_head_whose_output_is_returned_is_the_last(way: str) -> None:
 def test_every_method_works_on_a_module(method: str) -> None:
     torch.manual_seed(0)
     model = Net(bias=False)
-    made = fastlt.rebalance_model(model, list(batches(0)), list(batches(1)), head="scores", method=method)
-    assert isinstance(made.scores, nn.Linear)
-    assert torch.isfinite(made(next(batches(2))[0])).all()
+    rebalanced = fastlt.rebalance_model(model, list(batches(0)), list(batches(1)), head="scores", method=method)
+    assert isinstance(rebalanced.scores, nn.Linear)
+    assert torch.isfinite(rebalanced(next(batches(2))[0])).all()
 
 
 def test_wrong_calls_say_what_to_do() -> None:

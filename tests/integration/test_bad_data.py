@@ -41,11 +41,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.setattr(sys, "argv", ["fastlt", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
-        said = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert stop.value.code == 2
-        assert said.startswith("fastlt: ")
-        assert said.count("\n") == 1
-        return said
+        assert message.startswith("fastlt: ")
+        assert message.count("\n") == 1
+        return message
 
     return run
 
@@ -70,45 +70,45 @@ def test_wrong_lists_wrong_roots_and_half_a_download(
     tmp_path: Path,
 ) -> None:
     layout, another, inner, listed = CASES[dataset]
-    made, other = make_miniature(tmp_path / "my data", layout), make_miniature(tmp_path / "other", another)
-    said = refused(*on(command, dataset, made.root, other.lists))
-    assert re.match(rf"fastlt: --lists: .*{other.lists} .*{'' if dataset == 'inat2018' else listed}", said)
-    said = refused(*on(command, dataset, made.root.parent, made.lists))
-    assert re.match(rf"fastlt: --data-root: .*{made.root.parent} .* too high .*{listed}.* {made.root}\n", said)
-    said = refused(*on(command, dataset, made.root / inner, made.lists))
-    assert re.match(rf"fastlt: --data-root: .*{made.root / inner} .* too low .*{listed}.* {made.root}\n", said)
-    for file in sorted(path for path in made.root.rglob("*.*") if path.is_file())[::2]:
+    data, other = make_miniature(tmp_path / "my data", layout), make_miniature(tmp_path / "other", another)
+    message = refused(*on(command, dataset, data.root, other.lists))
+    assert re.match(rf"fastlt: --lists: .*{other.lists} .*{'' if dataset == 'inat2018' else listed}", message)
+    message = refused(*on(command, dataset, data.root.parent, data.lists))
+    assert re.match(rf"fastlt: --data-root: .*{data.root.parent} .* too high .*{listed}.* {data.root}\n", message)
+    message = refused(*on(command, dataset, data.root / inner, data.lists))
+    assert re.match(rf"fastlt: --data-root: .*{data.root / inner} .* too low .*{listed}.* {data.root}\n", message)
+    for file in sorted(path for path in data.root.rglob("*.*") if path.is_file())[::2]:
         file.unlink()
-    said = refused(*on(command, dataset, made.root, made.lists))
-    remedy = f"`fastlt data verify --dataset {dataset} --data-root {made.root} --lists {made.lists}`"
-    assert (str(made.root) if command == "verify" else remedy) in said
+    message = refused(*on(command, dataset, data.root, data.lists))
+    remedy = f"`fastlt data verify --dataset {dataset} --data-root {data.root} --lists {data.lists}`"
+    assert (str(data.root) if command == "verify" else remedy) in message
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_without_annotations(
     command: str, refused: Callable[..., str], make_miniature: Callable[[Path, str], Any], tmp_path: Path
 ) -> None:
-    made = make_miniature(tmp_path, "inat-json")
-    file = made.lists / "train2018.json"
+    data = make_miniature(tmp_path, "inat-json")
+    file = data.lists / "train2018.json"
     file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
-    said = refused(*on(command, "inat2018", made.root, made.lists))
-    assert re.search(rf"{file}.*'annotations'.*COCO", said)
+    message = refused(*on(command, "inat2018", data.root, data.lists))
+    assert re.search(rf"{file}.*'annotations'.*COCO", message)
 
 
 def test_a_list_with_spaces_in_paths_is_read_and_one_without_labels_is_not(
     refused: Callable[..., str], make_miniature: Callable[[Path, str], Any], tmp_path: Path
 ) -> None:
-    made = make_miniature(tmp_path / "my data", "places-easy")
-    for file in made.lists.iterdir():
+    data = make_miniature(tmp_path / "my data", "places-easy")
+    for file in data.lists.iterdir():
         file.write_text(file.read_text().replace("airfield/", "air field/"))
     for top in ("train", "val"):
-        (made.root / top / "airfield").rename(made.root / top / "air field")
-    assert len(open_named("places_lt", made.root, DataOptions(lists=made.lists))["train"]) == 17
-    file = made.lists / "Places_LT_train.txt"
+        (data.root / top / "airfield").rename(data.root / top / "air field")
+    assert len(open_named("places_lt", data.root, DataOptions(lists=data.lists))["train"]) == 17
+    file = data.lists / "Places_LT_train.txt"
     file.write_text("".join(f"{line.rpartition(' ')[0]}\n" for line in file.read_text().splitlines()))
-    said = refused(*on("train", "places_lt", made.root, made.lists))
-    assert f"{file}, line 1: got 'data_256/a/air field/00000000.jpg'" in said
-    assert "`path label`" in said
+    message = refused(*on("train", "places_lt", data.root, data.lists))
+    assert f"{file}, line 1: got 'data_256/a/air field/00000000.jpg'" in message
+    assert "`path label`" in message
 
 
 def test_an_interrupted_pack(
@@ -117,7 +117,7 @@ def test_an_interrupted_pack(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = make_miniature(tmp_path, "places")
+    data = make_miniature(tmp_path, "places")
 
     def stop_at_10(dataset: LongTailedDataset, index: int, **options: Any) -> Any:
         if index == 10:
@@ -128,7 +128,7 @@ def test_an_interrupted_pack(
         patch.setattr("fastlt.data.packs.write.make_item", stop_at_10)
         with pytest.raises(KeyboardInterrupt):
             pack(
-                open_named("places_lt", made.root, DataOptions(lists=made.lists)),
+                open_named("places_lt", data.root, DataOptions(lists=data.lists)),
                 tmp_path / "pack",
                 dataset="places_lt",
             )
@@ -138,18 +138,18 @@ def test_an_interrupted_pack(
         ["data", "verify", "--dataset", "places_lt", "--data-root", tmp_path / "pack"],
         ["data", "info", tmp_path / "pack", "--dataset", "places_lt"],
     ):
-        said = refused(*command)
-        assert re.search(rf"{tmp_path}/pack\b.*\b10 of 17 train.*`fastlt data pack`", said)
+        message = refused(*command)
+        assert re.search(rf"{tmp_path}/pack\b.*\b10 of 17 train.*`fastlt data pack`", message)
 
 
 @pytest.mark.parametrize("command", ["train", "reproduce"])
 def test_weights_and_processes_that_do_not_fit(
     command: str, refused: Callable[..., str], make_miniature: Callable[[Path, str], Any], tmp_path: Path
 ) -> None:
-    made = make_miniature(tmp_path, "imagenet")
+    data = make_miniature(tmp_path, "imagenet")
     torch.save(create_model("resnet50", 3).state_dict(), tmp_path / "r50.pth")
-    arguments = on(command, "imagenet_lt", made.root, made.lists)
-    said = refused(*arguments, "--init", "r50.pth")
-    assert re.match(rf"fastlt: --init: .*{tmp_path / 'r50.pth'}: .*--backbone", said)
+    arguments = on(command, "imagenet_lt", data.root, data.lists)
+    message = refused(*arguments, "--init", "r50.pth")
+    assert re.match(rf"fastlt: --init: .*{tmp_path / 'r50.pth'}: .*--backbone", message)
     assert "fastlt: --gpus: got 3 processes x 1 pieces" in refused(*arguments, "--gpus", "3")
     assert "fastlt: --accumulate: got 1 process x 3 pieces" in refused(*arguments, "--accumulate", "3")

@@ -40,14 +40,14 @@ def test_step_times_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "step.json"
     asked = ["--batch-size", "8", "--repeats", "2", "--device", "cpu", "--json", str(out)]
     assert run(monkeypatch, "step", *asked, "--variants", "plain", "fastlt eager", "torchvision compiled") == 0
-    found = json.loads(out.read_text())
-    plain, ours, peer = found["results"]
+    report = json.loads(out.read_text())
+    plain, ours, peer = report["results"]
     assert plain["images_per_s"] > 0
     assert ours["images_per_s"] > 0
     assert ours["bandwidth_share"] > 0
     assert peer["backbone"] == "resnet8"
     assert "torchvision" in peer["error"]  # torchvision has no resnet8
-    assert found["machine"]["torch"] == torch.__version__
+    assert report["machine"]["torch"] == torch.__version__
 
 
 class Peers(types.ModuleType):
@@ -142,9 +142,9 @@ def test_a_step_that_did_not_compile_has_no_figure(monkeypatch: pytest.MonkeyPat
         raise torch._dynamo.exc.TorchDynamoException("no compiler")
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
-    (found,) = step.measure(["resnet8"], variants=["fastlt"], device=CPU, batch_size=2, image_size=32)
-    assert found.images_per_s is None
-    assert "torch.compile does not work here" in str(found.error)
+    (report,) = step.measure(["resnet8"], variants=["fastlt"], device=CPU, batch_size=2, image_size=32)
+    assert report.images_per_s is None
+    assert "torch.compile does not work here" in str(report.error)
 
 
 def test_a_cpu_is_spared_what_only_a_gpu_has() -> None:
@@ -196,12 +196,12 @@ def test_tuning_names_the_flags_of_the_fastest(
     out = tmp_path / "tuned.json"
     asked = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
     assert run(monkeypatch, "loader", *asked, "--tune", "--loader", "pillow", "--num-threads", "2") == 0
-    found = json.loads(out.read_text())
-    tried = [(row["num_threads"], row["prefetch"]) for row in found["results"]]
+    report = json.loads(out.read_text())
+    tried = [(row["num_threads"], row["prefetch"]) for row in report["results"]]
     assert tried[:2] == [(1, 2), (2, 2)]
     assert sorted(depth for _, depth in tried[2:]) == [1, 4]
-    best = found["best"]
-    assert best["images_per_s"] * tune.NOTABLE >= max(row["images_per_s"] for row in found["results"])
+    best = report["best"]
+    assert best["images_per_s"] * tune.NOTABLE >= max(row["images_per_s"] for row in report["results"])
     flags = f"best: --loader pillow --num-threads {best['num_threads']} --prefetch {best['prefetch']} "
     assert flags in capsys.readouterr().out
 

@@ -23,7 +23,7 @@ class Case:
     """A checkpoint made of good tensors, the flags it comes with, and what must be said about it."""
 
     make: Callable[[Tensors], Path]
-    said: tuple[str, ...]
+    parts: tuple[str, ...]
     flags: tuple[str, ...] = FLAGS
 
 
@@ -36,8 +36,8 @@ def changed(**changes: Tensor | None) -> Callable[[Tensors], Path]:
     """Make a checkpoint with other tensors; None takes one away, two underscores stand for a dot."""
 
     def make(tensors: Tensors) -> Path:
-        given = {name.replace("__", "."): value for name, value in changes.items()}
-        return good({name: value for name, value in (tensors | given).items() if value is not None})
+        replacements = {name.replace("__", "."): value for name, value in changes.items()}
+        return good({name: value for name, value in (tensors | replacements).items() if value is not None})
 
     return make
 
@@ -225,9 +225,9 @@ def refusal(
 def test_bad_input_is_one_line(name: str, fitted: Any, workshop: Path, refusal: Callable[..., str]) -> None:
     case = CASES[name]
     source = case.make(dict(fitted("resnet10").tensors))
-    said = refusal(source, *case.flags)
-    for part in case.said:
-        assert part in said
+    message = refusal(source, *case.flags)
+    for part in case.parts:
+        assert part in message
 
 
 def permuted(tensors: Tensors) -> tuple[Path, list[int]]:
@@ -241,9 +241,9 @@ def test_a_wrong_class_order_is_named_and_repaired(
 ) -> None:
     tensors = dict(fitted("resnet10").tensors)
     source, order = permuted(tensors)
-    said = refusal(source, *FLAGS)
+    message = refusal(source, *FLAGS)
     for part in ("net.pth: ", "class order", "--classes", "--force"):
-        assert part in said
+        assert part in message
     Path("names.txt").write_text("\n".join(NAMES[label] for label in order))
     rebalance_checkpoint(source, *FLAGS, "--classes", "names.txt", "--no-temperature", "--json", "said.json")
     row = json.loads(Path("said.json").read_text())["results"][0]
@@ -263,9 +263,9 @@ def test_wrong_preprocessing_is_named_and_can_be_insisted_on(
 ) -> None:
     source = good(dict(fitted("resnet10").tensors))
     absurd = ("--image-size", "32", "--eval-resize", "32", "--mean", *["50"] * 3, "--std", *["1"] * 3, "--tau", "0.7")
-    said = refusal(source, *absurd)
+    message = refusal(source, *absurd)
     for part in ("net.pth: ", "preprocessing", "--image-size", "--eval-resize", "--mean", "--std", "--force"):
-        assert part in said
+        assert part in message
     rebalance_checkpoint(source, *absurd, "--force")
     out = capsys.readouterr().out
     assert "preprocessing is wrong" in out
@@ -308,9 +308,9 @@ def test_a_bias_that_is_added_stands_in_the_index_and_other_formats_stay_behind(
     for stale in ("pytorch_model.bin", "model.onnx", "README.md"):
         (source / stale).write_bytes(b"before")
     rebalance_checkpoint(source, "--method", "logit_adjustment", "--strength", "1", "--no-temperature")
-    said = capsys.readouterr().out
-    assert "fc.bias added" in said
-    assert "model.onnx, pytorch_model.bin" in said
+    message = capsys.readouterr().out
+    assert "fc.bias added" in message
+    assert "model.onnx, pytorch_model.bin" in message
     new = Path("hub.logit_adjustment")
     assert sorted(file.name for file in new.iterdir()) == sorted(
         file.name for file in source.iterdir() if file.name not in ("pytorch_model.bin", "model.onnx")

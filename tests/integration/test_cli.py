@@ -91,9 +91,9 @@ def test_help_says_no_none_and_breaks_no_line_early() -> None:
         size: int = 3
         """Pixels."""
 
-    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as output:
         common.parse(Settings, ["--help"], "some")
-    words = " ".join(said.getvalue().replace("│", " ").split())
+    words = " ".join(output.getvalue().replace("│", " ").split())
     assert "--out DIR Where to; by default nowhere. --size N Pixels. (default: 3)" in words
     assert common.parse(Settings, ["--out", "there"], "some") == Settings(out=Path("there"))
 

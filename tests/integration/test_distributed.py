@@ -31,11 +31,11 @@ Train = Callable[..., tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]]
 @pytest.fixture(scope="module")
 def trained_by(small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Train in float64 with one process or two; what was asked for before is not done again."""
-    made: dict[str, tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]] = {}
+    outcomes: dict[str, tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]] = {}
 
     def run(processes: int, *, out: Path | None = None, stop: int = 0, **changes: object):
         key = json.dumps([processes, str(out), stop, changes], default=str)
-        if key not in made:
+        if key not in outcomes:
             folder = tmp_path_factory.mktemp("trained")
             config = dataclasses.replace(
                 small_config,
@@ -56,8 +56,8 @@ def trained_by(small_config: TrainConfig, tmp_path_factory: pytest.TempPathFacto
             assert done.returncode == 0, done.stderr
             parts = [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(processes)]
             seen = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-            made[key] = load((out or folder / "run") / "checkpoints/last.safetensors")[0], seen
-        return made[key]
+            outcomes[key] = load((out or folder / "run") / "checkpoints/last.safetensors")[0], seen
+        return outcomes[key]
 
     return run
 
@@ -164,12 +164,12 @@ def command(config: TrainConfig, *flags: str) -> list[str]:
 def test_gpus_starts_processes_that_write_one_run_and_stop_on_ctrl_c(
     small_config: TrainConfig, tmp_path: Path, ctrl_c: Callable[[Sequence[str]], tuple[str, str]]
 ) -> None:
-    said, error = ctrl_c(command(small_config, "--epochs", "500"))
+    output, error = ctrl_c(command(small_config, "--epochs", "500"))
     assert error.count("\n") == 1
     assert "stopped by SIGINT at step" in error
     runs = [path for path in (tmp_path / "runs/folder").iterdir() if path.is_dir()]
     assert len(runs) == 1
-    assert said.count("training resnet8 on folder") == 1
+    assert output.count("training resnet8 on folder") == 1
     steps = [json.loads(line)["step"] for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
 

@@ -63,8 +63,10 @@ def test_the_released_protocol_lets_statistics_drift_and_scores_the_drifted_netw
     again = evaluate(run_copy, config=EvaluateConfig(method="lws", split="test", device="cpu")).find("lws", "test")
     assert again.to_json() == after
     joint = next(row for row in rows if (row["method"], row["split"]) == ("joint", "test"))
-    own = evaluate(run_copy, config=EvaluateConfig(method="joint", split="test", device="cpu")).find("joint", "test")
-    assert own.to_json() == joint
+    joint_again = evaluate(run_copy, config=EvaluateConfig(method="joint", split="test", device="cpu")).find(
+        "joint", "test"
+    )
+    assert joint_again.to_json() == joint
 
 
 def test_a_classifier_is_told_its_backbone_by_hash_and_older_ones_by_their_tensors(run_copy: Run) -> None:

@@ -26,27 +26,29 @@ def rebalanced(run_copy: Run) -> Run:
 
 
 def test_probabilities_are_the_folded_heads_on_the_stored_features(rebalanced: Run, data_root: Path) -> None:
-    made = predict(rebalanced, data_root / "test", config=PredictConfig(top=3, device="cpu", num_threads=1))
-    assert made.method == "tau"  # the only rebalanced one
+    predictions = predict(rebalanced, data_root / "test", config=PredictConfig(top=3, device="cpu", num_threads=1))
+    assert predictions.method == "tau"  # the only rebalanced one
     features, labels = FeatureStore(rebalanced, device=torch.device("cpu")).split("test").tensors(torch.device("cpu"))
     from fastlt.checkpoints.native import load
 
     weight = load(rebalanced.method("tau") / "model.safetensors")[0]["fc.weight"]
     expected = (features @ weight.T).softmax(1).topk(3)
-    assert np.array_equal(made.classes, expected.indices.numpy())
-    np.testing.assert_allclose(made.probabilities, expected.values.numpy(), rtol=1e-5)
+    assert np.array_equal(predictions.classes, expected.indices.numpy())
+    np.testing.assert_allclose(predictions.probabilities, expected.values.numpy(), rtol=1e-5)
     # In the order of the files, which is that of the split
-    assert [int(Path(file).parent.name) for file in made.files] == labels.tolist()
+    assert [int(Path(file).parent.name) for file in predictions.files] == labels.tolist()
 
 
 def test_a_head_with_a_bias_speaks_of_the_features_it_was_made_for(run_copy: Run, data_root: Path) -> None:
     live = RebalanceConfig(method="lws", features="live", protocol="released", epochs=1, device="cpu", num_threads=1)
     rebalance(run_copy, live)  # batch norm drifts: the features are no longer stage 1's
-    made = predict(run_copy, data_root / "test", config=PredictConfig(top=99, device="cpu", num_threads=1))
-    assert made.classes.shape == (80, 10)
-    said = open_classifier(FeatureStore(run_copy, device=torch.device("cpu")), "lws").predictions("test")
-    assert np.array_equal(made.classes[:, 0], said.classes)
-    np.testing.assert_allclose(made.probabilities[:, 0], said.confidences, rtol=1e-4)
+    predictions = predict(run_copy, data_root / "test", config=PredictConfig(top=99, device="cpu", num_threads=1))
+    assert predictions.classes.shape == (80, 10)
+    classifier_predictions = open_classifier(FeatureStore(run_copy, device=torch.device("cpu")), "lws").predictions(
+        "test"
+    )
+    assert np.array_equal(predictions.classes[:, 0], classifier_predictions.classes)
+    np.testing.assert_allclose(predictions.probabilities[:, 0], classifier_predictions.confidences, rtol=1e-4)
 
 
 def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_p
 
 def test_names_that_are_no_utf8_come_out_as_they_are_on_the_disk(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
-    made = ImagePredictions(
+    predictions = ImagePredictions(
         run="run",
         method="joint",
         class_names=(name,),
@@ -78,7 +80,7 @@ def test_names_that_are_no_utf8_come_out_as_they_are_on_the_disk(tmp_path: Path)
         probabilities=np.ones((1, 1)),
         skipped={},
     )
-    made.write_csv(tmp_path / "p.csv")
+    predictions.write_csv(tmp_path / "p.csv")
     assert (tmp_path / "p.csv").read_bytes().splitlines()[1] == b"caf\xe9.jpg,caf\xe9,1.0"
     truth = np.zeros(1, np.int64)
     rows = class_rows(truth, truth, class_names=[name], class_counts=[1], norms=[1.0])

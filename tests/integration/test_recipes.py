@@ -65,16 +65,16 @@ def test_every_layout_trains_and_rebalances(miniature: Any) -> None:
 def test_every_backbone_trains_and_rebalances(
     name: str, backbone: str, tmp_path: Path, make_miniature: Callable[[Path, str], Any]
 ) -> None:
-    made = make_miniature(tmp_path / "data", LAYOUTS[name])
-    both_stages(small(recipe(name), backbone=backbone, data_root=made.root, lists=made.lists))
+    data = make_miniature(tmp_path / "data", LAYOUTS[name])
+    both_stages(small(recipe(name), backbone=backbone, data_root=data.root, lists=data.lists))
 
 
 def test_a_pack_of_a_benchmark_continues_the_run_on_its_files(
     tmp_path: Path, make_miniature: Callable[[Path, str], Any]
 ) -> None:
-    made = make_miniature(tmp_path / "data", "places-easy")
-    config = small(recipe("places_lt"), backbone="resnet10", data_root=made.root, lists=made.lists)
+    data = make_miniature(tmp_path / "data", "places-easy")
+    config = small(recipe("places_lt"), backbone="resnet10", data_root=data.root, lists=data.lists)
     run = train(dataclasses.replace(config, out=tmp_path / "run"))
-    pack(open_named("places_lt", made.root, DataOptions(lists=made.lists)), tmp_path / "pack", dataset="places_lt")
+    pack(open_named("places_lt", data.root, DataOptions(lists=data.lists)), tmp_path / "pack", dataset="places_lt")
     resumed = train(dataclasses.replace(config, out=run.path, resume=True, data_root=tmp_path / "pack", lists=None))
     assert resumed.path == run.path

@@ -197,14 +197,14 @@ def test_a_problem_has_the_split_that_chooses_and_stage_1s_batch(run_copy: Run) 
 
 def test_a_temperature_is_fitted_where_settings_are_chosen(run_copy: Run) -> None:
     store = FeatureStore(run_copy, device=CPU)
-    found = {}
+    temperatures = {}
     for name in ("val", "test"):
         rebalance(run_copy, RebalanceConfig(tau="0.7", select_on=name, force=True, device="cpu", num_threads=1))
         _, metadata = load(run_copy.method("tau") / "model.safetensors")
-        found[name] = metadata["params"]["temperature"]
+        temperatures[name] = metadata["params"]["temperature"]
         expected = fit_temperature(tau_normalize(store.head, 0.7), *store.split(name).tensors(CPU))
-        assert found[name] == pytest.approx(expected, rel=1e-6)
-    assert abs(found["val"] - found["test"]) > 1e-3
+        assert temperatures[name] == pytest.approx(expected, rel=1e-6)
+    assert abs(temperatures["val"] - temperatures["test"]) > 1e-3
 
 
 def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:

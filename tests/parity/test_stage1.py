@@ -77,7 +77,7 @@ def test_stage_1_step_by_step(config: TrainConfig, loss: str, ema: float, pieces
     config = dataclasses.replace(config, loss=loss, ema=ema, accumulate=pieces)
     run = train(config)
     got, _ = native.load(run.checkpoint("last"))
-    best, said = native.load(run.checkpoint("best"))
+    best, metadata = native.load(run.checkpoint("best"))
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
     splits = open_data(config)
@@ -144,7 +144,7 @@ def test_stage_1_step_by_step(config: TrainConfig, loss: str, ema: float, pieces
         assert record["val"] == pytest.approx(expected)
     values = [accuracy.all for accuracy, _ in states]
     first = values.index(max(values))
-    assert (said["epoch"], said["val_all"]) == (first + 1, pytest.approx(100 * values[first]))
+    assert (metadata["epoch"], metadata["val_all"]) == (first + 1, pytest.approx(100 * values[first]))
     if loss == "ldam":  # kept as the linear head that decides alike
         states[first][1]["fc.weight"] = F.normalize(states[first][1]["fc.weight"])
     for key, value in states[first][1].items():

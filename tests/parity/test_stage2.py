@@ -44,8 +44,8 @@ def by_hand(parameters: list[Array], gradient: Gradient) -> list[Array]:
     for step in range(2 * per_epoch):
         ids = sampler.batch(step)
         rate = 0.3 * (1 + np.cos(np.pi * (step // per_epoch) / 2)) / 2
-        found = gradient(parameters, FEATURES[ids].astype(np.float64), np.eye(C)[LABELS[ids]])
-        velocity = [0.9 * v + g + 0.02 * p for v, g, p in zip(velocity, found, parameters, strict=True)]
+        gradients = gradient(parameters, FEATURES[ids].astype(np.float64), np.eye(C)[LABELS[ids]])
+        velocity = [0.9 * v + g + 0.02 * p for v, g, p in zip(velocity, gradients, parameters, strict=True)]
         parameters = [p - rate * v for p, v in zip(parameters, velocity, strict=True)]
     return parameters
 
@@ -95,9 +95,9 @@ def test_the_tau_sweep_as_21_products() -> None:
         assert curve.value(tau, "all") == pytest.approx(right.mean().item(), abs=1e-9)
         by_class = np.mean([right[y == c].mean().item() for c in range(C)])
         assert curve.value(tau, "class_mean") == pytest.approx(by_class, abs=1e-9)
-        made = tau_normalize(HEAD, float(tau))
-        assert made.bias is None
-        assert torch.equal(made(x).argmax(1), scores.argmax(1))
+        normalized = tau_normalize(HEAD, float(tau))
+        assert normalized.bias is None
+        assert torch.equal(normalized(x).argmax(1), scores.argmax(1))
 
 
 def test_groups_at_their_thresholds() -> None:

@@ -28,37 +28,37 @@ def test_batches_do_not_depend_on_how_many_are_under_way(
     with open_train(own_dataset, "memory") as loader:
         expected = list(loader)
     with open_train(own_dataset, backend, prefetch=prefetch) as loader:
-        found = list(loader)
-    assert [batch.ids.tolist() for batch in found] == [batch.ids.tolist() for batch in expected]
-    for one, other in zip(found, expected, strict=True):
+        batches = list(loader)
+    assert [batch.ids.tolist() for batch in batches] == [batch.ids.tolist() for batch in expected]
+    for one, other in zip(batches, expected, strict=True):
         assert (one.images.int() - other.images.int()).abs().float().mean() < (1e-9 if backend == "pillow" else 0.5)
 
 
 def test_workers_have_as_many_batches_ready(
     dataset: LongTailedDataset, open_train: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    loaders: list[dict[str, Any]] = []
 
     def watched(*arguments: Any, **settings: Any) -> Any:
-        asked.append(settings)
+        loaders.append(settings)
         return torch.utils.data.DataLoader(*arguments, **settings)
 
     monkeypatch.setattr(pillow, "DataLoader", watched)
     with open_train(dataset, "pillow", prefetch=3, num_threads=2, num_steps=2) as loader:
         list(loader)
-    assert [(each["prefetch_factor"], each["num_workers"]) for each in asked] == [(3, 2)]
+    assert [(each["prefetch_factor"], each["num_workers"]) for each in loaders] == [(3, 2)]
 
 
 @needs_dali
 def test_a_gpu_shares_the_files_with_its_hardware_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastlt.data.loaders import dali_graph
 
-    made: list[dict[str, Any]] = []
+    pipelines: list[dict[str, Any]] = []
     graphs: list[dict[str, Any]] = []
 
     class Pipeline:
         def __init__(self, **settings: Any) -> None:
-            made.append(settings)
+            pipelines.append(settings)
 
         def __enter__(self) -> "Pipeline":
             return self
@@ -86,5 +86,5 @@ def test_a_gpu_shares_the_files_with_its_hardware_decoder(monkeypatch: pytest.Mo
             dali_graph.ImagePipeline(lambda: None, boxes=boxes, device=torch.device(device), **common)  # type: ignore[arg-type, return-value]
     assert [graph.get("hw_decoder_load") for graph in graphs] == [None, 0.3, None, 0.3]
     assert [graph["device"] for graph in graphs] == ["cpu", "mixed", "cpu", "mixed"]
-    assert {(each["num_threads"], each["prefetch_queue_depth"]) for each in made} == {(3, 4)}
-    assert [each["device_id"] for each in made] == [None, 0, None, 0]
+    assert {(each["num_threads"], each["prefetch_queue_depth"]) for each in pipelines} == {(3, 4)}
+    assert [each["device_id"] for each in pipelines] == [None, 0, None, 0]

@@ -92,19 +92,19 @@ def test_what_the_wanted_parts_time_is_compiled_ahead_in_their_order(
 ) -> None:
     parts = importlib.import_module("benchmarks.gpu.parts")
     ahead = importlib.import_module("benchmarks.gpu.compile_ahead")
-    given: list[Any] = []
+    compiled: list[Any] = []
 
     def compile_all(steps: list[Any], device: str, batch_size: int, image_size: int) -> Iterator[Any]:
-        given.extend(steps)
+        compiled.extend(steps)
         yield steps[0], 0.0, "no compiler"
 
     monkeypatch.setattr(ahead, "compile_all", compile_all)
     args = argparse.Namespace(device="cpu", quick=False, ahead=["profile", "step", "candidates", "switches"])
-    [found] = list(parts.part_compile(args))
-    assert found == {
+    [figures] = list(parts.part_compile(args))
+    assert figures == {
         "steps": [{"backbone": "resnext50_32x4d", "variant": "fastlt", "candidate": "", "error": "no compiler"}]
     }
-    assert [step.variant for step in given if not step.candidate] == [
+    assert [step.variant for step in compiled if not step.candidate] == [
         "fastlt",
         "torchvision compiled",
         "fastlt CUDA graphs",
@@ -112,7 +112,7 @@ def test_what_the_wanted_parts_time_is_compiled_ahead_in_their_order(
         "fastlt NCHW",
     ]
     candidates = importlib.import_module("benchmarks.gpu.candidates")
-    assert [step.candidate for step in given[2:-3]] == [*candidates.CANDIDATES, *candidates.INDUCTOR]
+    assert [step.candidate for step in compiled[2:-3]] == [*candidates.CANDIDATES, *candidates.INDUCTOR]
 
 
 def test_choices_made_while_others_ran_are_forgotten(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,17 +33,17 @@ def points(scaling: Any) -> list[Any]:
 
 
 def test_the_fit_finds_the_rates(scaling: Any) -> None:
-    made = points(scaling)
-    np.testing.assert_allclose(scaling.fit(made), [1 / 2e9, 1 / 1e11, 5e-3], rtol=1e-6)
-    assert max(map(abs, scaling.errors(made))) < 1e-6
-    slower = [dataclasses.replace(made[0], seconds=2 * made[0].seconds), *made[1:]]
+    steps = points(scaling)
+    np.testing.assert_allclose(scaling.fit(steps), [1 / 2e9, 1 / 1e11, 5e-3], rtol=1e-6)
+    assert max(map(abs, scaling.errors(steps))) < 1e-6
+    slower = [dataclasses.replace(steps[0], seconds=2 * steps[0].seconds), *steps[1:]]
     assert scaling.errors(slower)[0] == pytest.approx(-0.5)
 
 
 def test_a_point_is_timed_and_counted(scaling: Any) -> None:
-    found = scaling.time_step("resnet8", 16, 2, device=torch.device("cpu"), repeats=1)
-    assert found.seconds > 0
-    assert found.operations_per_image == scaling.operations("resnet8", 16) > 1e6
+    step = scaling.time_step("resnet8", 16, 2, device=torch.device("cpu"), repeats=1)
+    assert step.seconds > 0
+    assert step.operations_per_image == scaling.operations("resnet8", 16) > 1e6
 
 
 def test_the_page_has_the_table_and_what_was_timed(

@@ -28,36 +28,36 @@ def test_a_network_that_is_read_rightly_is_not_suspected(num_classes: int, per_c
 def test_numbers_sorted_as_text_are_another_class_order(num_classes: int, per_class: int, accuracy: float) -> None:
     labels, predictions = draw(num_classes, per_class, accuracy)
     as_text = np.array(sorted(range(num_classes), key=str))
-    found = suspect(as_text[predictions], labels, num_classes)
-    assert found is not None
-    assert found.cause == "class order"
+    suspicion = suspect(as_text[predictions], labels, num_classes)
+    assert suspicion is not None
+    assert suspicion.cause == "class order"
     # A few numbers stand where they stood, which may be more than chance
-    assert found.accuracy < accuracy / 4
-    assert found.matched > 0.8 * accuracy
+    assert suspicion.accuracy < accuracy / 4
+    assert suspicion.matched > 0.8 * accuracy
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 1000])
 def test_guesses_and_a_constant_point_to_the_preprocessing(num_classes: int) -> None:
     labels = np.repeat(np.arange(num_classes), 20)
     for predictions in (np.random.default_rng(0).permutation(labels), np.zeros_like(labels)):
-        found = suspect(predictions, labels, num_classes)
-        assert found is not None
-        assert found.cause == "preprocessing"
+        suspicion = suspect(predictions, labels, num_classes)
+        assert suspicion is not None
+        assert suspicion.cause == "preprocessing"
 
 
 @pytest.mark.parametrize(("num_classes", "per_class"), [(2, 4), (3, 10), (5, 4), (50, 4)])
 def test_luck_in_a_few_images_is_no_order(num_classes: int, per_class: int) -> None:
     labels = np.repeat(np.arange(num_classes), per_class)
     for seed in range(60):
-        found = suspect(np.random.default_rng(seed).integers(0, num_classes, len(labels)), labels, num_classes)
-        assert found is None or found.cause == "preprocessing"
+        suspicion = suspect(np.random.default_rng(seed).integers(0, num_classes, len(labels)), labels, num_classes)
+        assert suspicion is None or suspicion.cause == "preprocessing"
 
 
 def test_two_classes_exchanged_are_another_order() -> None:
     labels = np.repeat([0, 1], 30)
-    found = suspect(1 - labels, labels, 2)
-    assert found is not None
-    assert found.cause == "class order"
+    suspicion = suspect(1 - labels, labels, 2)
+    assert suspicion is not None
+    assert suspicion.cause == "class order"
     assert suspect(labels, labels, 2) is None
 
 

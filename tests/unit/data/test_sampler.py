@@ -289,13 +289,13 @@ def test_a_label_is_below_the_number_of_classes(dtype):
     labels = np.array([0, 1, 2, 1], dtype)
     with pytest.raises(ValueError, match=r"^labels: (?=.*position 2\b).*\b2\b"):
         _C.ClassIndex(labels, num_classes=2)
-    known = _C.ClassIndex(labels, num_classes=3)
-    assert known.fingerprint != _C.ClassIndex(labels, num_classes=4).fingerprint
-    assert known.fingerprint != _C.ClassIndex(labels[::-1].copy(), num_classes=3).fingerprint
-    assert known.order.tolist() == [0, 1, 3, 2]
-    assert known.offsets.tolist() == [0, 1, 3, 4]
+    index = _C.ClassIndex(labels, num_classes=3)
+    assert index.fingerprint != _C.ClassIndex(labels, num_classes=4).fingerprint
+    assert index.fingerprint != _C.ClassIndex(labels[::-1].copy(), num_classes=3).fingerprint
+    assert index.order.tolist() == [0, 1, 3, 2]
+    assert index.offsets.tolist() == [0, 1, 3, 4]
     with pytest.raises(ValueError, match="read-only"):
-        known.order[0] = 1
+        index.order[0] = 1
     many = np.tile(labels, 40_000)
     assert (
         _C.ClassIndex(many, num_classes=3, num_threads=3).fingerprint == _C.ClassIndex(many, num_classes=3).fingerprint

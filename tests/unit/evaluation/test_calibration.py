@@ -42,8 +42,8 @@ def test_every_class_weighs_the_same_in_the_fit() -> None:
     features = torch.cat([torch.ones(80), -torch.ones(20), -torch.ones(6), torch.ones(4)])[:, None]
     labels = torch.tensor([0] * 100 + [1] * 10)
     for weights, share in ((None, 0.7), (torch.full((110,), 7.0), 86 / 110)):
-        found = fit_temperature(head, features, labels, weights=weights)
-        assert found == pytest.approx(1 / np.log(share / (1 - share)), rel=1e-4)
+        result = fit_temperature(head, features, labels, weights=weights)
+        assert result == pytest.approx(1 / np.log(share / (1 - share)), rel=1e-4)
 
 
 def test_the_bias_counts_and_is_divided_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +51,12 @@ def test_the_bias_counts_and_is_divided_too(monkeypatch: pytest.MonkeyPatch) -> 
     biased = LinearHead(head.weight.detach(), torch.tensor([3.0, -2.0, 1.0, 0.0, -1.0]))
     for temperature in (1.0, 2.5):
         shares = (biased(features).detach().double() / temperature).softmax(1)
-        said = predict(with_temperature(biased, temperature), features, labels)
-        np.testing.assert_array_equal(said.classes, shares.argmax(1))
-        np.testing.assert_allclose(said.confidences, shares.max(1).values, rtol=1e-5)
-        np.testing.assert_allclose(said.log_likelihoods, shares.log()[torch.arange(300), labels], rtol=1e-4, atol=1e-5)
+        scored = predict(with_temperature(biased, temperature), features, labels)
+        np.testing.assert_array_equal(scored.classes, shares.argmax(1))
+        np.testing.assert_allclose(scored.confidences, shares.max(1).values, rtol=1e-5)
+        np.testing.assert_allclose(
+            scored.log_likelihoods, shares.log()[torch.arange(300), labels], rtol=1e-4, atol=1e-5
+        )
     whole = fit_temperature(biased, features, labels), predict(biased, features, labels)
     monkeypatch.setattr(arrays, "ROWS", 70)
     assert fit_temperature(biased, features, labels) == pytest.approx(whole[0], rel=1e-6)
@@ -78,8 +80,8 @@ def test_fifteen_bins_of_equal_mass() -> None:
     expected = np.abs(confidences - correct).mean()
     assert calibration_error(confidences, correct) == pytest.approx(expected)
     labels = np.zeros(60, dtype=np.int64)
-    found = calibration_errors(Predictions(labels, 1 - correct, confidences, np.zeros(60)), {"many": np.array([True])})
-    assert found == {"all": pytest.approx(expected), "many": pytest.approx(expected)}
+    result = calibration_errors(Predictions(labels, 1 - correct, confidences, np.zeros(60)), {"many": np.array([True])})
+    assert result == {"all": pytest.approx(expected), "many": pytest.approx(expected)}
 
 
 def test_huge_logits_and_a_head_that_is_always_right() -> None:
@@ -96,14 +98,14 @@ def test_huge_logits_and_a_head_that_is_always_right() -> None:
 def test_errors_by_group_and_none_for_an_empty_one() -> None:
     predictions = Predictions(np.array([0, 0, 1]), np.array([0, 0, 1]), np.array([0.5, 1.0, 0.25]), np.zeros(3))
     groups = {"many": np.array([True, False, False]), "few": np.array([False, True, False])}
-    found = calibration_errors(predictions, groups | {"medium": np.array([False, False, True])})
-    assert found["many"] == pytest.approx(0.25)
-    assert found["few"] == pytest.approx(0.75)
-    assert found["all"] == pytest.approx(1.25 / 3)
-    assert found["medium"] is None
+    result = calibration_errors(predictions, groups | {"medium": np.array([False, False, True])})
+    assert result["many"] == pytest.approx(0.25)
+    assert result["few"] == pytest.approx(0.75)
+    assert result["all"] == pytest.approx(1.25 / 3)
+    assert result["medium"] is None
 
 
 def test_a_group_is_that_of_the_true_class() -> None:
     predictions = Predictions(np.array([0, 1, 1]), np.array([1, 0, 1]), np.array([0.5, 0.75, 1.0]), np.zeros(3))
-    found = calibration_errors(predictions, {"many": np.array([True, False]), "few": np.array([False, True])})
-    assert (found["many"], found["few"]) == (pytest.approx(0.5), pytest.approx(0.375))
+    result = calibration_errors(predictions, {"many": np.array([True, False]), "few": np.array([False, True])})
+    assert (result["many"], result["few"]) == (pytest.approx(0.5), pytest.approx(0.375))

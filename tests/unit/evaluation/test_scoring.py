@@ -22,7 +22,7 @@ LABELS = np.repeat(np.arange(5), [40, 30, 20, 12, 6])
 RNG = np.random.default_rng(4)
 
 
-def said(share: float) -> Predictions:
+def drawn_predictions(share: float) -> Predictions:
     classes = np.where(RNG.random(len(LABELS)) < share, LABELS, RNG.integers(5, size=len(LABELS)))
     return Predictions(LABELS, classes, RNG.uniform(0.2, 1, len(LABELS)), np.log(RNG.uniform(0.01, 1, len(LABELS))))
 
@@ -43,7 +43,7 @@ def class_accuracies(predictions: Predictions) -> list[float]:
 
 
 def test_accuracies_and_their_images_by_hand() -> None:
-    val = said(0.5)
+    val = drawn_predictions(0.5)
     got, by_class = score(classifier("tau", val), "val"), class_accuracies(val)
     assert (got.all.value, got.all.n) == (pytest.approx(100 * (val.classes == LABELS).mean()), 108)
     for name, members in GROUPS.items():
@@ -55,7 +55,7 @@ def test_accuracies_and_their_images_by_hand() -> None:
 
 
 def test_likelihood_f1_and_calibration_by_hand() -> None:
-    val = said(0.5)
+    val = drawn_predictions(0.5)
     got = score(classifier("tau", val), "val")
     assert got.nll == pytest.approx(-val.log_likelihoods.mean())
     both = [
@@ -70,7 +70,7 @@ def test_likelihood_f1_and_calibration_by_hand() -> None:
 
 
 def test_under_a_target_classes_come_as_often_as_it_says_and_nothing_is_said_of_confidences() -> None:
-    val, prior = said(0.5), np.array([0.1, 0.0, 0.2, 0.3, 0.4])
+    val, prior = drawn_predictions(0.5), np.array([0.1, 0.0, 0.2, 0.3, 0.4])
     got = score(classifier("tau", val, prior=prior, params={"target": "x.csv"}), "val")
     assert got.target is not None
     assert got.target.value == pytest.approx(100 * float(prior @ class_accuracies(val)))
@@ -79,20 +79,23 @@ def test_under_a_target_classes_come_as_often_as_it_says_and_nothing_is_said_of_
 
 
 def test_comparisons_are_of_one_split_and_count_for_the_first() -> None:
-    ours, theirs = classifier("crt", said(0.9), said(0.6)), classifier("joint", said(0.4), said(0.5))
-    for found in compare([ours], theirs, ("val", "test")):
-        assert (found.method, found.against) == ("crt", "joint")
-        accuracies = [class_accuracies(each.predictions(found.split)) for each in (ours, theirs)]
+    ours, theirs = (
+        classifier("crt", drawn_predictions(0.9), drawn_predictions(0.6)),
+        classifier("joint", drawn_predictions(0.4), drawn_predictions(0.5)),
+    )
+    for comparison in compare([ours], theirs, ("val", "test")):
+        assert (comparison.method, comparison.against) == ("crt", "joint")
+        accuracies = [class_accuracies(each.predictions(comparison.split)) for each in (ours, theirs)]
         for name, members in GROUPS.items():
-            difference = found.differences[name]
+            difference = comparison.differences[name]
             assert difference is not None
             expected = np.mean([accuracies[0][c] - accuracies[1][c] for c in members])
             assert difference.value == pytest.approx(100 * expected)
             assert difference.n == np.isin(LABELS, members).sum()
-        right = [each.predictions(found.split).right.mean() for each in (ours, theirs)]
-        assert found.differences["all"] is not None
-        assert found.differences["all"].value == pytest.approx(100 * (right[0] - right[1]))
-        assert found.differences["all"].n == 108
+        right = [each.predictions(comparison.split).right.mean() for each in (ours, theirs)]
+        assert comparison.differences["all"] is not None
+        assert comparison.differences["all"].value == pytest.approx(100 * (right[0] - right[1]))
+        assert comparison.differences["all"].n == 108
 
 
 @pytest.mark.parametrize(
@@ -108,8 +111,8 @@ def test_a_target_moves_the_bias_from_what_the_classifier_was_made_for(
     method: str, settings: dict[str, str], power: float
 ) -> None:
     prior, source = np.array([0.1, 0.2, 0.2, 0.2, 0.3]), np.array(COUNTS) ** power
-    made = adjust_to_target(classifier(method, said(0.5), **settings), "x.csv", prior)
+    adjusted = adjust_to_target(classifier(method, drawn_predictions(0.5), **settings), "x.csv", prior)
     expected = np.arange(5) + np.log(prior) - np.log(source / source.sum())
-    assert made.head.bias is not None
-    np.testing.assert_allclose(made.head.bias.detach(), expected, rtol=1e-5)
-    assert (made.params, made.cache, made.held_out) == ({"target": "x.csv"}, {}, None)
+    assert adjusted.head.bias is not None
+    np.testing.assert_allclose(adjusted.head.bias.detach(), expected, rtol=1e-5)
+    assert (adjusted.params, adjusted.cache, adjusted.held_out) == ({"target": "x.csv"}, {}, None)

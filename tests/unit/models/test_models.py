@@ -180,8 +180,8 @@ def test_a_network_of_one_size_is_built_for_the_images_or_says_what_it_takes(mon
         return OfOneSize(**arguments)
 
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(is_model=lambda _: True, create_model=make))
-    own, other = create_model("timm:fixed", 5, 32), create_model("timm:fixed", 5, 48)
-    assert (own.arguments, other.arguments) == ({}, {"img_size": 48})
+    same, other = create_model("timm:fixed", 5, 32), create_model("timm:fixed", 5, 48)
+    assert (same.arguments, other.arguments) == ({}, {"img_size": 48})
     assert other(torch.zeros(2, 3, 48, 48)).shape == (2, 5)
     assert other.trunk.training
     with pytest.raises(ValueError, match=r"^--image-size: got 8\b.*timm:fixed\b.*match model \(32\).*\b32$"):

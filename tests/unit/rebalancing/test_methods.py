@@ -72,21 +72,21 @@ def test_every_method_has_one_row_and_its_name_in_config() -> None:
 
 
 def test_all_fits_every_method_and_each_helps_the_tail(problem: Problem) -> None:
-    made = fit(problem, RebalanceConfig(method="all", **SETTINGS))
-    assert tuple(made) == tuple(METHODS)
+    rebalanced = fit(problem, RebalanceConfig(method="all", **SETTINGS))
+    assert tuple(rebalanced) == tuple(METHODS)
     joint = class_mean(problem.head)
-    for name, each in made.items():
+    for name, each in rebalanced.items():
         assert class_mean(each.head) > joint + 0.02, name
         assert each.head.weight.shape == (C, D)
         assert each.selected_on == ("val" if name in ("tau", "logit_adjustment") else None), name
-    assert made["tau"].params["tau"] > 0
-    assert made["logit_adjustment"].params["strength"] > 0
+    assert rebalanced["tau"].params["tau"] > 0
+    assert rebalanced["logit_adjustment"].params["strength"] > 0
 
 
 @pytest.mark.parametrize("loss", ["balanced_softmax", "cb_focal", "ldam"])
 def test_the_losses_help_the_tail_too(loss: str, problem: Problem) -> None:
-    made = fit(problem, RebalanceConfig(method="crt", loss=loss, **SETTINGS))["crt"]
-    assert class_mean(made.head) > class_mean(problem.head) + 0.02
+    rebalanced = fit(problem, RebalanceConfig(method="crt", loss=loss, **SETTINGS))["crt"]
+    assert class_mean(rebalanced.head) > class_mean(problem.head) + 0.02
 
 
 @pytest.mark.parametrize("select_by", ["all", "class_mean", "few"])
@@ -98,13 +98,13 @@ def test_the_accuracy_that_is_asked_for_chooses_tau_and_strength(select_by: str,
         ("tau", "tau", tau_curve, tau_normalize),
         ("logit_adjustment", "strength", prior_curve, lambda head, tau: adjust_logits(head, COUNTS, tau)),
     ):
-        made = fit(tailed, RebalanceConfig(method=name, select_by=select_by))[name]
+        rebalanced = fit(tailed, RebalanceConfig(method=name, select_by=select_by))[name]
         whole = curve(problem.head, x, y, COUNTS)
         choices = {each: whole.best(each).tau for each in ("all", "class_mean", "few")}
         assert len(set(choices.values())) == 3
-        assert (made.params, made.selected_on) == ({key: choices[select_by]}, "val")
+        assert (rebalanced.params, rebalanced.selected_on) == ({key: choices[select_by]}, "val")
         expected = make(problem.head, choices[select_by])
-        for got, wanted in zip(made.head.parameters(), expected.parameters(), strict=True):
+        for got, wanted in zip(rebalanced.head.parameters(), expected.parameters(), strict=True):
             assert torch.equal(got, wanted)
 
 
@@ -116,10 +116,10 @@ def test_only_what_looks_at_the_training_images_needs_their_features() -> None:
 
 
 def test_learned_tau(problem: Problem) -> None:
-    made = fit(problem, RebalanceConfig(method="tau", tau="learned"))["tau"]
-    assert 0 < made.params["tau"] < 2
-    assert made.selected_on is None
-    assert class_mean(made.head) > class_mean(problem.head) + 0.02
+    rebalanced = fit(problem, RebalanceConfig(method="tau", tau="learned"))["tau"]
+    assert 0 < rebalanced.params["tau"] < 2
+    assert rebalanced.selected_on is None
+    assert class_mean(rebalanced.head) > class_mean(problem.head) + 0.02
 
 
 def test_fixed_settings_are_kept(problem: Problem) -> None:
@@ -131,11 +131,11 @@ def test_fixed_settings_are_kept(problem: Problem) -> None:
 
 def test_a_grid_names_what_it_chose(problem: Problem) -> None:
     config = RebalanceConfig(method="lws", lr=(0.01, 0.1), weight_decay=(0.0, 5e-4))
-    made = fit(problem, config)["lws"]
-    assert made.selected_on == "val"
-    assert made.params["lr"] in config.lr
-    assert made.params["weight_decay"] in config.weight_decay
-    assert made.head.bias is not None
+    rebalanced = fit(problem, config)["lws"]
+    assert rebalanced.selected_on == "val"
+    assert rebalanced.params["lr"] in config.lr
+    assert rebalanced.params["weight_decay"] in config.weight_decay
+    assert rebalanced.head.bias is not None
 
 
 def test_the_same_seed_gives_the_same_classifier(problem: Problem) -> None:
@@ -151,18 +151,18 @@ def test_logit_adjustment_adds_a_bias_and_says_so(
 ) -> None:
     bare = dataclasses.replace(problem, head=LinearHead(problem.head.weight.detach()))
     with caplog.at_level(logging.INFO, logger="fastlt"):
-        made = fit(bare, RebalanceConfig(method="logit_adjustment", strength="0.5"))["logit_adjustment"]
-    assert made.head.bias is not None
+        rebalanced = fit(bare, RebalanceConfig(method="logit_adjustment", strength="0.5"))["logit_adjustment"]
+    assert rebalanced.head.bias is not None
     expected = torch.from_numpy(-0.5 * np.log(COUNTS / COUNTS.sum())).float()
-    torch.testing.assert_close(made.head.bias.detach(), expected)
+    torch.testing.assert_close(rebalanced.head.bias.detach(), expected)
     assert "added a bias" in caplog.text
 
 
 def test_adjusted_logits(problem: Problem) -> None:
-    made = adjust_logits(problem.head, COUNTS, 1.5)
+    rebalanced = adjust_logits(problem.head, COUNTS, 1.5)
     x = torch.from_numpy(problem.selection.features[:5])
     expected = problem.head(x) - 1.5 * torch.from_numpy(np.log(COUNTS / COUNTS.sum())).float()
-    torch.testing.assert_close(made(x), expected)
+    torch.testing.assert_close(rebalanced(x), expected)
     with pytest.raises(ValueError, match=r"^class_counts: .*class 2\b"):
         adjust_logits(problem.head, np.where(np.arange(C) == 2, 0, COUNTS))
     with pytest.raises(ValueError, match=r"^class_counts: .*\[19\].*\[20\]"):
@@ -178,11 +178,11 @@ def test_class_counts_may_lie_on_a_gpu(problem: Problem) -> None:
         def __array__(self, *_: object, **__: object) -> np.ndarray:
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
-    made = adjust_logits(problem.head, torch.from_numpy(COUNTS).as_subclass(OnGpu))
+    rebalanced = adjust_logits(problem.head, torch.from_numpy(COUNTS).as_subclass(OnGpu))
     expected = adjust_logits(problem.head, COUNTS)
-    assert made.bias is not None
+    assert rebalanced.bias is not None
     assert expected.bias is not None
-    assert torch.equal(made.bias, expected.bias)
+    assert torch.equal(rebalanced.bias, expected.bias)
 
 
 def test_functions_refuse_what_they_cannot_use(problem: Problem) -> None:
@@ -214,6 +214,6 @@ def test_over_smoothing_does_without_a_tuned_rate() -> None:
     features = centres[labels] + torch.randn(len(labels), 512, generator=generator)
     head = LinearHead.initialised(6, 512, generator=generator)
     given = Problem.of_features(head, Features.of(features, labels))
-    made = fit(given, RebalanceConfig(method="los", batch_size=256))["los"]
+    rebalanced = fit(given, RebalanceConfig(method="los", batch_size=256))["los"]
     fresh = centres.repeat_interleave(20, 0) + torch.randn(120, 512, generator=generator)
-    assert (made.head(fresh).argmax(1) == torch.arange(6).repeat_interleave(20)).float().mean() > 0.95
+    assert (rebalanced.head(fresh).argmax(1) == torch.arange(6).repeat_interleave(20)).float().mean() > 0.95

@@ -20,9 +20,9 @@ def head() -> LinearHead:
 def test_weights_are_divided_by_a_power_of_their_norm(tau: float) -> None:
     weight = head().weight.detach()
     expected = torch.stack([row / row.norm() ** tau for row in weight])
-    made = tau_normalize(head(), tau)
-    torch.testing.assert_close(made.weight.detach(), expected)
-    assert made.bias is None
+    normalized = tau_normalize(head(), tau)
+    torch.testing.assert_close(normalized.weight.detach(), expected)
+    assert normalized.bias is None
 
 
 def test_tau_one_gives_unit_norms() -> None:
@@ -32,16 +32,16 @@ def test_tau_one_gives_unit_norms() -> None:
 def test_a_zero_row_stays_zero() -> None:
     weight = head().weight.detach().clone()
     weight[2] = 0
-    made = tau_normalize(LinearHead(weight), 0.7)
-    assert (made.weight[2] == 0).all()
-    assert torch.isfinite(made.weight).all()
+    normalized = tau_normalize(LinearHead(weight), 0.7)
+    assert (normalized.weight[2] == 0).all()
+    assert torch.isfinite(normalized.weight).all()
 
 
 def test_the_input_is_left_alone() -> None:
-    given = head()
-    before = given.weight.detach().clone()
-    tau_normalize(given, 0.5)
-    assert torch.equal(given.weight, before)
+    joint = head()
+    before = joint.weight.detach().clone()
+    tau_normalize(joint, 0.5)
+    assert torch.equal(joint.weight, before)
 
 
 @pytest.mark.parametrize("tau", [-0.1, float("nan"), float("inf")])
@@ -82,5 +82,5 @@ def test_learned_tau_is_the_best_of_a_fine_scan(true: float) -> None:
         for tau in taus
     ]
     best = taus[int(torch.stack(losses).argmin())]
-    found = learn_tau(Problem.of_features(head, Features.of(features, labels)))
-    assert found == pytest.approx(best, abs=0.0065)
+    learned = learn_tau(Problem.of_features(head, Features.of(features, labels)))
+    assert learned == pytest.approx(best, abs=0.0065)

@@ -111,10 +111,10 @@ def test_parts_that_would_stay_random_are_told(caplog: pytest.LogCaptureFixture)
     warn_of_settings(dataclasses.replace(places, resume=True))
     assert not caplog.records
     warn_of_settings(dataclasses.replace(places, batch_size=64))
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert "by the linear rule is --lr 0.025 and --backbone-lr 0.0025 here" in told[0]
-    assert "--train-only layer4 fc without --init: all else keeps the random weights" in told[1]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert "by the linear rule is --lr 0.025 and --backbone-lr 0.0025 here" in warnings[0]
+    assert "--train-only layer4 fc without --init: all else keeps the random weights" in warnings[1]
 
 
 def test_only_what_was_released_is_said_to_be() -> None:

@@ -53,7 +53,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
 
     def keep(name: str) -> list[Any]:
         kept: list[Any] = []
-        monkeypatch.setattr(plots, name, lambda _folder, *given: kept.extend(given))
+        monkeypatch.setattr(plots, name, lambda _folder, *arguments: kept.extend(arguments))
         return kept
 
     return keep
@@ -142,21 +142,21 @@ def test_the_worst_come_first_and_of_equals_the_one_that_lost_more(tmp_path: Pat
     dataset = SimpleNamespace(read=lambda index: (tmp_path / f"{index}.png").read_bytes())
     names = ["ant", "x" * 41, "cow", "y" * 40]
     store: Any = SimpleNamespace(splits={"test": dataset}, run=SimpleNamespace(data={"class_names": names}))
-    found = worst.worst_classes(
+    worst_of = worst.worst_classes(
         store, classifier("joint", BEFORE), classifier("tau", AFTER), split="test", counts=COUNTS
     )
-    assert [(each.name, each.num_train) for each in found.classes] == [
+    assert [(each.name, each.num_train) for each in worst_of.classes] == [
         ("x" * 39 + "…", 500),
         ("y" * 40, 5),
         ("ant", 4),
     ]
-    assert [(each.before, each.after) for each in found.classes] == [(100, 50), (0, 50), (25, 75)]
-    assert [[sample.predicted for sample in each.samples] for each in found.classes] == [
+    assert [(each.before, each.after) for each in worst_of.classes] == [(100, 50), (0, 50), (25, 75)]
+    assert [[sample.predicted for sample in each.samples] for each in worst_of.classes] == [
         ["cow"],
         ["x" * 39 + "…"],
         ["x" * 39 + "…"],
     ]
-    assert found.note == ""
+    assert worst_of.note == ""
     (tmp_path / "5.png").write_bytes(b"torn")
     again = worst.worst_classes(
         store, classifier("joint", BEFORE), classifier("tau", AFTER), split="test", counts=COUNTS
@@ -178,9 +178,9 @@ def test_no_more_classes_and_images_are_shown_than_fit(monkeypatch: pytest.Monke
     labels = np.repeat(np.arange(20), 5)
     joint = classifier("joint", BEFORE)
     joint.cache["test"] = Predictions(labels, (labels + 1) % 20, np.ones(100), np.zeros(100))
-    found = worst.worst_classes(store, joint, None, split="test", counts=np.arange(20))
-    assert [each.num_train for each in found.classes] == list(range(12))
-    assert {len(each.samples) for each in found.classes} == {4}
+    worst_of = worst.worst_classes(store, joint, None, split="test", counts=np.arange(20))
+    assert [each.num_train for each in worst_of.classes] == list(range(12))
+    assert {len(each.samples) for each in worst_of.classes} == {4}
 
 
 def test_a_thumbnail_keeps_its_shape() -> None:
@@ -196,10 +196,10 @@ def axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
     """Return a function that draws a plot and gives its axes."""
     from matplotlib.figure import Figure as Canvas
 
-    def draw(name: str, *given: Any) -> list[Any]:
+    def draw(name: str, *arguments: Any) -> list[Any]:
         seen: list[Canvas] = []
         monkeypatch.setattr(Canvas, "savefig", lambda figure, *_args, **_options: seen.append(figure))
-        getattr(plots, name)(tmp_path, *given)
+        getattr(plots, name)(tmp_path, *arguments)
         return list(seen[0].axes)
 
     return draw

@@ -26,7 +26,7 @@ def test_rates_are_of_the_images_since_the_last_step_that_was_told(
 ) -> None:
     now = 100.0
     monkeypatch.setattr("fastlt.training.log.time.perf_counter", lambda: now)
-    told = TrainingLog(
+    training_log = TrainingLog(
         console=Console(file=io.StringIO()),
         num_steps=100,
         first_step=10,
@@ -34,13 +34,13 @@ def test_rates_are_of_the_images_since_the_last_step_that_was_told(
         metrics=tmp_path / "metrics.jsonl",
         tensorboard=tmp_path / "events",
     )
-    told.begin_epoch(20)
-    with told, caplog.at_level(logging.INFO, "fastlt"):
+    training_log.begin_epoch(20)
+    with training_log, caplog.at_level(logging.INFO, "fastlt"):
         now = 102.0
-        told.step(step=30, epoch="1/2", loss=1.25, learning_rate=0.1)
+        training_log.step(step=30, epoch="1/2", loss=1.25, learning_rate=0.1)
         now = 112.0
-        told.step(step=40, epoch="1/2", loss=0.5, learning_rate=0.1)
-        told.epoch(
+        training_log.step(step=40, epoch="1/2", loss=0.5, learning_rate=0.1)
+        training_log.epoch(
             {"epoch": 1, "epochs": 2, "step": 40, "loss": 0.5, "train_accuracy": 75.0, "val": VAL,
              "data_wait_share": 0.25}
         )  # fmt: skip
@@ -49,7 +49,7 @@ def test_rates_are_of_the_images_since_the_last_step_that_was_told(
         "epoch 1/2  step 40/100  loss 0.500  4 img/s  1:00 left",
         "epoch 1/2  loss 0.500  train 75.0 %  val 50.0 % (many 60.0  few 0.0)  waited for data 25 %",
     ]
-    assert told.epoch_images_per_s() == pytest.approx(80 / 12)
+    assert training_log.epoch_images_per_s() == pytest.approx(80 / 12)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["val"] == VAL
 
 

@@ -63,8 +63,8 @@ def test_the_optimizer_has_the_settings_of_the_run() -> None:
     config = TrainConfig(backbone="resnet8", lr=0.1, backbone_lr=0.01, momentum=0.8, weight_decay=3e-4)
     optimizer = make_optimizer(build_network(config, 7, CPU, World(), start=True), config, CPU)
     for group in optimizer.param_groups:
-        told = {key: group[key] for key in ("momentum", "weight_decay", "dampening", "nesterov")}
-        assert told == {"momentum": 0.8, "weight_decay": 3e-4, "dampening": 0, "nesterov": False}
+        options = {key: group[key] for key in ("momentum", "weight_decay", "dampening", "nesterov")}
+        assert options == {"momentum": 0.8, "weight_decay": 3e-4, "dampening": 0, "nesterov": False}
 
 
 def test_pieces_of_a_batch_move_the_running_statistics_as_one_would() -> None:

@@ -179,8 +179,8 @@ def test_the_steps_loss_by_hand(loss: str, mixed: bool) -> None:
     module = TrainingLoss(model, Preprocess((0.5,) * 3, (0.25,) * 3), config, CPU, counts)
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     late, mean_weight, share = torch.tensor(0.9), torch.tensor(0.7, dtype=torch.float64), 0.7 if mixed else 1.0
-    given = {"mixup_share": torch.tensor(share)} if mixed else {}
-    got, hits = module(StepInput(images, labels, epoch_share=late, mean_weight=mean_weight, **given))
+    mixing = {"mixup_share": torch.tensor(share)} if mixed else {}
+    got, hits = module(StepInput(images, labels, epoch_share=late, mean_weight=mean_weight, **mixing))
 
     x = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     features = model.features(share * x + (1 - share) * x[swapped])

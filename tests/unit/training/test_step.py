@@ -77,13 +77,13 @@ def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkey
     monkeypatch.setattr(preprocess, "forward", lambda images: images.double().permute(0, 3, 1, 2) / 255)
     images, _ = batch()
     loader = [SimpleNamespace(images=piece) for piece in images.split(3)]
-    found = [
+    predictions = [
         ValidationPredictor(model, preprocess, config, CPU, Compiler(wanted=wanted)).predict(loader)  # type: ignore[arg-type]
         for wanted in (False, True)
     ]
     assert shapes == [3, 3, 3]
-    assert found[0].equal(found[1])
-    assert len(found[0]) == 8
+    assert predictions[0].equal(predictions[1])
+    assert len(predictions[0]) == 8
 
 
 def test_the_last_batch_and_every_pass_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:

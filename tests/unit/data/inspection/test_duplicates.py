@@ -34,13 +34,13 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def paths(found: Duplicates) -> list[list[str]]:
-    return [[f"{split}/{path}" for split, path, _ in group] for group in found.groups]
+def paths(duplicates: Duplicates) -> list[list[str]]:
+    return [[f"{split}/{path}" for split, path, _ in group] for group in duplicates.groups]
 
 
 def test_images_of_one_size_are_no_duplicates(root: Path) -> None:
-    found = find_duplicates(open_splits(root))
-    assert (found.groups, found.num_unread, found.num_read) == ((), 0, 0)  # their heads differ already
+    duplicates = find_duplicates(open_splits(root))
+    assert (duplicates.groups, duplicates.num_unread, duplicates.num_read) == ((), 0, 0)  # their heads differ already
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -54,29 +54,29 @@ def test_copies_are_found_within_and_across_splits(root: Path, packed: bool, tmp
     if packed:
         pack(splits, tmp_path / "pack")
         splits = open_splits(tmp_path / "pack")
-    found = find_duplicates(splits, num_threads=1)
-    assert paths(found) == [["train/a/0.bmp", "train/a/9.bmp"], ["train/b/1.bmp", "val/a/9.bmp"]]
-    assert found.counts() == {"train": 1, "train, val": 1}
-    assert found.num_contradictions == 1
-    assert found.num_read == 6
+    duplicates = find_duplicates(splits, num_threads=1)
+    assert paths(duplicates) == [["train/a/0.bmp", "train/a/9.bmp"], ["train/b/1.bmp", "val/a/9.bmp"]]
+    assert duplicates.counts() == {"train": 1, "train, val": 1}
+    assert duplicates.num_contradictions == 1
+    assert duplicates.num_read == 6
 
 
 def test_a_file_that_is_listed_twice_is_a_duplicate_and_read_once(root: Path) -> None:
     (root / "train.txt").write_text("train/a/0.bmp 0\ntrain/b/0.bmp 1\ntrain/a/0.bmp 0\n")
     (root / "val.txt").write_text("train/a/0.bmp 0\nval/b/0.bmp 1\n")
-    found = find_duplicates(open_splits(root))
-    assert paths(found) == [["train/train/a/0.bmp", "train/train/a/0.bmp", "val/train/a/0.bmp"]]
-    assert found.num_read == 0
+    duplicates = find_duplicates(open_splits(root))
+    assert paths(duplicates) == [["train/train/a/0.bmp", "train/train/a/0.bmp", "val/train/a/0.bmp"]]
+    assert duplicates.num_read == 0
 
 
 def test_the_limit_holds_and_what_it_left_out_is_counted(root: Path) -> None:
     for number in range(3):
         shutil.copy(root / "train" / "a" / f"{number}.bmp", root / "val" / "b" / f"copy{number}.bmp")
     size = (root / "train" / "a" / "0.bmp").stat().st_size
-    found = find_duplicates(open_splits(root), max_bytes=4 * size)
-    assert (len(found.groups), found.num_read, found.num_unread) == (2, 4, 2)
-    found = find_duplicates(open_splits(root), max_bytes=3 * size)
-    assert (len(found.groups), found.num_read, found.num_unread) == (1, 2, 4)
+    duplicates = find_duplicates(open_splits(root), max_bytes=4 * size)
+    assert (len(duplicates.groups), duplicates.num_read, duplicates.num_unread) == (2, 4, 2)
+    duplicates = find_duplicates(open_splits(root), max_bytes=3 * size)
+    assert (len(duplicates.groups), duplicates.num_read, duplicates.num_unread) == (1, 2, 4)
 
 
 def test_the_command_tells(root: Path, tmp_path: Path, capsys: Any) -> None:

@@ -89,10 +89,10 @@ def compress(folder: Path, form: str) -> Path:
 def test_the_tail_is_the_usual_one(
     num_classes: int, most: int, imbalance: float, counts: list[int] | None, total: int
 ) -> None:
-    found = tail_counts(num_classes, most, imbalance)
-    assert found.sum() == total
-    assert counts is None or found.tolist() == counts
-    assert (found[0], found[-1]) == (most, most // imbalance)
+    report = tail_counts(num_classes, most, imbalance)
+    assert report.sum() == total
+    assert counts is None or report.tolist() == counts
+    assert (report[0], report[-1]) == (most, most // imbalance)
 
 
 def test_the_choice_is_that_of_the_usual_code_and_never_changes() -> None:
@@ -261,11 +261,11 @@ def test_verification_says_what_was_chosen(
     out = capsys.readouterr().out
     assert f"{len(chosen)} train images, imbalance 10, seed 0: indices {indices_hash(chosen)}" in out
     assert f"next: fastlt train --dataset cifar10_lt --data-root '{root}' --imbalance 10" in out
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["problems"] == []
-    assert (found["num_sampled"], found["decode_ms"], found["num_images"]) == (0, None, {"train": len(chosen)})
-    assert all(check["ok"] for check in found["checks"])
-    assert len(found["checks"]) == 4 + len(spec.md5)
+    report = json.loads((tmp_path / "found.json").read_text())
+    assert report["problems"] == []
+    assert (report["num_sampled"], report["decode_ms"], report["num_images"]) == (0, None, {"train": len(chosen)})
+    assert all(check["ok"] for check in report["checks"])
+    assert len(report["checks"]) == 4 + len(spec.md5)
     dispatch([*command, "--data-seed", "1"])
     assert indices_hash(chosen) not in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"^--lists: got lists\b.*--dataset cifar10_lt\b"):
@@ -282,8 +282,8 @@ def test_verification_finds_what_is_not_the_public_archive(tmp_path: Path, monke
     problems = spec.verify(tmp_path, DataOptions(imbalance=10)).problems
     assert [problem.split()[:2] for problem in problems] == [["data_batch_2", "md5"]]
     batch.unlink()
-    found = spec.verify(tmp_path, DataOptions(imbalance=10))
-    assert (found.problems, found.indices) == (["data_batch_2 none, expected a file"], None)
+    report = spec.verify(tmp_path, DataOptions(imbalance=10))
+    assert (report.problems, report.indices) == (["data_batch_2 none, expected a file"], None)
     command = ["data", "verify", "--dataset", "cifar10_lt", "--data-root", str(tmp_path), "--imbalance", "10"]
     with pytest.raises(ValueError, match=rf"{tmp_path}\b.*CIFAR-10\b.*data_batch_2.*public archive"):
         dispatch(command)

@@ -43,21 +43,21 @@ def verify(benchmark: Benchmark, root: Path, lists: Path | None = None) -> Verif
 
 
 def test_a_whole_benchmark_passes_in_every_layout(miniature: Any, expected: Benchmark) -> None:
-    found = verify(expected, miniature.root, miniature.lists)
-    assert found.problems == []
-    assert found.num_missing == 0
-    assert found.num_images["train"] == 17
-    assert found.num_bytes == sum(path.stat().st_size for path in miniature.root.rglob("*.*") if path.is_file())
-    assert found.decode_ms is not None
-    assert found.decode_ms > 0
-    assert {check.what for check in found.checks if check.ok is None} <= {"train list", "val list", "test list"}
+    report = verify(expected, miniature.root, miniature.lists)
+    assert report.problems == []
+    assert report.num_missing == 0
+    assert report.num_images["train"] == 17
+    assert report.num_bytes == sum(path.stat().st_size for path in miniature.root.rglob("*.*") if path.is_file())
+    assert report.decode_ms is not None
+    assert report.decode_ms > 0
+    assert {check.what for check in report.checks if check.ok is None} <= {"train list", "val list", "test list"}
 
 
 def test_a_released_list_is_recognised(miniature: Any, expected: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
     sums = {spec.lists[0]: spec.sha256 for spec in expected.splits.values()}
     monkeypatch.setattr("fastlt.data.published.listed.list_hash", lambda source: sums.get(source.name))
-    found = verify(expected, miniature.root, miniature.lists)
-    assert all(check.ok for check in found.checks)
+    report = verify(expected, miniature.root, miniature.lists)
+    assert all(check.ok for check in report.checks)
 
 
 def test_what_is_missing_is_named_in_full(miniature: Any, expected: Benchmark) -> None:
@@ -65,19 +65,19 @@ def test_what_is_missing_is_named_in_full(miniature: Any, expected: Benchmark) -
     gone, empty = files[1], files[-1]
     gone.unlink()
     empty.write_bytes(b"")
-    found = verify(expected, miniature.root, miniature.lists)
-    named = {path for paths in found.missing.values() for path in paths}
+    report = verify(expected, miniature.root, miniature.lists)
+    named = {path for paths in report.missing.values() for path in paths}
     assert named == {path.relative_to(miniature.root).as_posix() for path in (gone, empty)}
-    assert found.problems == [f"2 of {len(files)} images are missing"]
-    found = verify(dataclasses.replace(expected, num_classes=4), miniature.root, miniature.lists)
-    assert found.problems[0] == f"2 of {len(files)} images are missing"
-    assert len(found.problems) > 1
+    assert report.problems == [f"2 of {len(files)} images are missing"]
+    report = verify(dataclasses.replace(expected, num_classes=4), miniature.root, miniature.lists)
+    assert report.problems[0] == f"2 of {len(files)} images are missing"
+    assert len(report.problems) > 1
 
 
 def test_other_numbers_are_told(miniature: Any, expected: Benchmark) -> None:
     wanted = dataclasses.replace(expected, max_count=10, groups=(1, 1, 1))
-    found = verify(wanted, miniature.root, miniature.lists)
-    assert found.problems == [
+    report = verify(wanted, miniature.root, miniature.lists)
+    assert report.problems == [
         "train largest class 9, expected 10",
         "train many / medium / few 0 / 0 / 3, expected 1 / 1 / 1",
     ]
@@ -86,10 +86,10 @@ def test_other_numbers_are_told(miniature: Any, expected: Benchmark) -> None:
 def test_an_unreadable_image_of_the_sample_is_named(miniature: Any, expected: Benchmark) -> None:
     file = next(path for path in sorted(miniature.root.rglob("*.*")) if path.is_file())
     file.write_bytes(file.read_bytes()[:40])
-    found = verify(expected, miniature.root, miniature.lists)
-    assert len(found.unreadable) == 1
-    assert found.unreadable[0].startswith(file.relative_to(miniature.root).as_posix())
-    assert "sampled images cannot be decoded" in found.problems[0]
+    report = verify(expected, miniature.root, miniature.lists)
+    assert len(report.unreadable) == 1
+    assert report.unreadable[0].startswith(file.relative_to(miniature.root).as_posix())
+    assert "sampled images cannot be decoded" in report.problems[0]
 
 
 def test_a_pack_is_verified_too(miniature: Any, expected: Benchmark, tmp_path: Path) -> None:

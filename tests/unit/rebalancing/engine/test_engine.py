@@ -108,8 +108,8 @@ def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatc
 
 
 def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 20}
-    for name, value in known.items():
+    memory = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 20}
+    for name, value in memory.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     assert batches.free_bytes(torch.device("cuda")) == 10 + 40
 
@@ -155,13 +155,13 @@ def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
 def test_groups_are_those_of_the_training_images_wherever_settings_are_chosen() -> None:
     rng = np.random.default_rng(1)
     labels = np.arange(C).repeat(12)
-    said = np.where(rng.random(12 * C) < 0.5, labels, rng.integers(C, size=12 * C))
-    selection = Features(features=np.eye(D, dtype=np.float32)[said], labels=labels)
+    predicted = np.where(rng.random(12 * C) < 0.5, labels, rng.integers(C, size=12 * C))
+    selection = Features(features=np.eye(D, dtype=np.float32)[predicted], labels=labels)
     counts = np.array([200, 150, 50, 30, 9, 8])
-    given = dataclasses.replace(problem(), selection=selection, selected_on="val", class_counts=counts)
-    right = said == labels
+    tailed = dataclasses.replace(problem(), selection=selection, selected_on="val", class_counts=counts)
+    right = predicted == labels
     for name, members in (("many", labels < 2), ("medium", labels // 2 == 1), ("few", labels > 3)):
-        assert selection_accuracy(LinearHead(torch.eye(C, D)), given, name) == pytest.approx(right[members].mean())
+        assert selection_accuracy(LinearHead(torch.eye(C, D)), tailed, name) == pytest.approx(right[members].mean())
 
 
 def test_a_group_without_images_cannot_choose() -> None:

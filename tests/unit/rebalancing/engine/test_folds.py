@@ -34,32 +34,32 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
     fitted: list[set[int]] = []
     completed: dict[str, list[set[int]]] = {"tau": [], "ncm": []}
 
-    def known(features: Tensor) -> set[int]:
+    def classes_of(features: Tensor) -> set[int]:
         return set(features[:, -1].long().tolist())
 
     def fit(problem: Problem, config: RebalanceConfig) -> Mapping[str, Rebalanced]:
         assert config.method == "tau"  # the other chose nothing
-        fitted.append(known(problem.selection_tensors()[0]))
+        fitted.append(classes_of(problem.selection_tensors()[0]))
         head = LinearHead(torch.zeros(C, C + 1), torch.eye(C)[len(fitted) - 1])  # says the number of its fold
         return {"tau": Rebalanced(head=head, params={}, selected_on="folds")}
 
     def complete(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
-        assert np.array_equal(labels, LABELS[sorted(known(features))])
-        completed["ncm" if head.weight.any() else "tau"].append(known(features))
+        assert np.array_equal(labels, LABELS[sorted(classes_of(features))])
+        completed["ncm" if head.weight.any() else "tau"].append(classes_of(features))
         return LinearHead(head.weight.detach() * 2, head.bias.detach() * 2)  # type: ignore[union-attr]
 
-    made = {
+    choices = {
         "tau": Rebalanced(head=PLAIN, params={}, selected_on="folds"),
         "ncm": Rebalanced(head=PLAIN, params={}, selected_on=None),
     }
-    found = cross_validated(VAL, RebalanceConfig(method="all", seed=3), made, fit, complete)
+    predictions = cross_validated(VAL, RebalanceConfig(method="all", seed=3), choices, fit, complete)
     folds = stratified_folds(LABELS, seed=3)
     assert fitted == [set(np.flatnonzero(folds != fold).tolist()) for fold in range(NUM_FOLDS)]
     assert completed == {"tau": fitted, "ncm": fitted}
-    assert np.array_equal(found["tau"].classes, folds)
-    assert np.array_equal(found["ncm"].classes, SAID)
+    assert np.array_equal(predictions["tau"].classes, folds)
+    assert np.array_equal(predictions["ncm"].classes, SAID)
     sure = np.exp(2) / (np.exp(2) + C - 1)
-    for each in found.values():
+    for each in predictions.values():
         assert np.array_equal(each.labels, LABELS)
         np.testing.assert_allclose(each.confidences, sure, rtol=1e-6)
         expected = np.where(each.right, sure, (1 - sure) / (C - 1))
