@@ -49,25 +49,25 @@ def reloaded(run: Run, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def test_a_state_dict_with_torchvisions_names(rebalanced: Run) -> None:
-    made = export(rebalanced)
-    assert made.path == rebalanced.path / "export" / "tau.pth"
-    tensors = torch.load(made.path, weights_only=True)
+    exported = export(rebalanced)
+    assert exported.path == rebalanced.path / "export" / "tau.pth"
+    tensors = torch.load(exported.path, weights_only=True)
     torch.testing.assert_close(reloaded(rebalanced, tensors), logits(rebalanced, "tau"))
-    assert json.loads(made.path.with_suffix(".json").read_text())["label_names"] == rebalanced.data["class_names"]
+    assert json.loads(exported.path.with_suffix(".json").read_text())["label_names"] == rebalanced.data["class_names"]
     export(rebalanced)  # its own place is written anew
 
 
 def test_a_folder_that_timm_and_fastlt_read(rebalanced: Run, tmp_path: Path) -> None:
-    made = export(rebalanced, ExportConfig(format="safetensors", out=tmp_path / "folder"))
+    exported = export(rebalanced, ExportConfig(format="safetensors", out=tmp_path / "folder"))
     torch.testing.assert_close(
-        reloaded(rebalanced, load_file(made.path / "model.safetensors")), logits(rebalanced, "tau")
+        reloaded(rebalanced, load_file(exported.path / "model.safetensors")), logits(rebalanced, "tau")
     )
-    config = json.loads((made.path / "config.json").read_text())
+    config = json.loads((exported.path / "config.json").read_text())
     assert config["pretrained_cfg"]["mean"] == list(rebalanced.config.mean)
-    source = read_checkpoint(made.path)
-    found = settle_preprocessing(made.path, source.settings, {}, CheckpointConfig(), force=False)
-    assert (found["image_size"], found["eval_resize"]) == (rebalanced.config.image_size, rebalanced.config.resize)
-    assert settle_order(made.path, source.settings, None, rebalanced.data["class_names"]) == tuple(range(10))
+    source = read_checkpoint(exported.path)
+    outputs = settle_preprocessing(exported.path, source.settings, {}, CheckpointConfig(), force=False)
+    assert (outputs["image_size"], outputs["eval_resize"]) == (rebalanced.config.image_size, rebalanced.config.resize)
+    assert settle_order(exported.path, source.settings, None, rebalanced.data["class_names"]) == tuple(range(10))
 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (32, 36), (300, 331), (7, 9), (96, 96)])
@@ -89,13 +89,13 @@ def test_the_crop_share_gives_the_size_back(trained: Run, size: int, resize: int
 def test_an_onnx_file_agrees_with_torch(rebalanced: Run) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    made = export(rebalanced, ExportConfig(format="onnx"))
-    assert made.difference is not None
-    assert made.difference < 1e-4
-    session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
+    exported = export(rebalanced, ExportConfig(format="onnx"))
+    assert exported.difference is not None
+    assert exported.difference < 1e-4
+    session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
     expected = logits(rebalanced, "tau").numpy()
-    (found,) = session.run(["logits"], {"images": IMAGES.numpy()})
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    (outputs,) = session.run(["logits"], {"images": IMAGES.numpy()})
+    np.testing.assert_allclose(outputs, expected, atol=1e-4 * np.abs(expected).max())
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["label_names"]) == rebalanced.data["class_names"]
     assert json.loads(metadata["fastlt"])["params"]["tau"] == 0.7
