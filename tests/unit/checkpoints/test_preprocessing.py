@@ -40,19 +40,19 @@ def settle(settings: dict[str, Any], pretrained: dict[str, Any] | None = None, *
     ],
 )
 def test_transformers_processors(processor: dict[str, Any], size: int, resize: int, interpolation: str) -> None:
-    preprocessing = settle({"preprocessor_config": processor})
-    assert (preprocessing["image_size"], preprocessing["eval_resize"], preprocessing["interpolation"]) == (
+    settings = settle({"preprocessor_config": processor})
+    assert (settings["image_size"], settings["eval_resize"], settings["interpolation"]) == (
         size,
         resize,
         interpolation,
     )
-    assert {key: preprocessing[key] for key in IMAGENET} == IMAGENET
+    assert {key: settings[key] for key in IMAGENET} == IMAGENET
 
 
 def test_images_that_are_not_normalised() -> None:
-    preprocessing = settle({"preprocessor_config": {"size": 224, "do_normalize": False, "image_mean": [0.5] * 3}})
-    assert preprocessing["mean"] == (0, 0, 0)
-    assert preprocessing["std"] == (1, 1, 1)
+    settings = settle({"preprocessor_config": {"size": 224, "do_normalize": False, "image_mean": [0.5] * 3}})
+    assert settings["mean"] == (0, 0, 0)
+    assert settings["std"] == (1, 1, 1)
 
 
 @pytest.mark.parametrize("where", ["folder", "library"])
@@ -63,13 +63,13 @@ def test_timm_configurations(where: str) -> None:
 
 
 def test_flags_come_first_and_a_new_size_takes_the_resize_along() -> None:
-    preprocessing = settle({}, TIMM, image_size=224, mean=(0.1, 0.2, 0.3), interpolation="bilinear")
-    assert (preprocessing["image_size"], preprocessing["eval_resize"], preprocessing["interpolation"]) == (
+    settings = settle({}, TIMM, image_size=224, mean=(0.1, 0.2, 0.3), interpolation="bilinear")
+    assert (settings["image_size"], settings["eval_resize"], settings["interpolation"]) == (
         224,
         None,
         "bilinear",
     )
-    assert (preprocessing["mean"], preprocessing["std"]) == ((0.1, 0.2, 0.3), (0.25,) * 3)
+    assert (settings["mean"], settings["std"]) == ((0.1, 0.2, 0.3), (0.25,) * 3)
     assert settle({}, TIMM, eval_resize=320)["eval_resize"] == 320
 
 
@@ -79,9 +79,9 @@ def test_nothing_known_is_imagenets() -> None:
 
 
 def test_a_timm_configuration_may_be_short() -> None:
-    preprocessing = settle({}, {"std": [0.25] * 3, "mean": [0.5]})
-    assert (preprocessing["image_size"], preprocessing["eval_resize"]) == (224, 256)
-    assert (preprocessing["mean"], preprocessing["std"]) == (IMAGENET["mean"], (0.25,) * 3)
+    settings = settle({}, {"std": [0.25] * 3, "mean": [0.5]})
+    assert (settings["image_size"], settings["eval_resize"]) == (224, 256)
+    assert (settings["mean"], settings["std"]) == (IMAGENET["mean"], (0.25,) * 3)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_means_of_its_own_are_taken_and_another_filter_only_by_force(caplog: pyt
     own = {"size": 224, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 1}
     with pytest.raises(ValueError, match=r"^--interpolation: .*lanczos.*--force"):
         settle({"preprocessor_config": own})
-    preprocessing = settle_preprocessing(HERE, {"preprocessor_config": own}, {}, CheckpointConfig(), force=True)
-    assert (preprocessing["mean"], preprocessing["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert preprocessing["interpolation"] == "bilinear"
+    settings = settle_preprocessing(HERE, {"preprocessor_config": own}, {}, CheckpointConfig(), force=True)
+    assert (settings["mean"], settings["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert settings["interpolation"] == "bilinear"
     assert "lanczos interpolation asked for; bilinear is used instead" in caplog.text
