@@ -1,15 +1,19 @@
 """Where the Triton kernels come from: the only import of fastlt.kernels, made on the first call that needs it."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef  # type: ignore[attr-defined]
 
 from . import reference
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
