@@ -72,11 +72,11 @@ def test_wrong_lists_wrong_roots_and_half_a_download(
     layout, another, inner, listed = CASES[dataset]
     data, other = make_miniature(tmp_path / "my data", layout), make_miniature(tmp_path / "other", another)
     message = refused(*on(command, dataset, data.root, other.lists))
-    assert re.match(rf"fastlt: --lists: .*{other.lists} .*{'' if dataset == 'inat2018' else listed}", message)
+    assert re.match(rf"fastlt: --lists: .*{other.lists}, .*{'' if dataset == 'inat2018' else listed}", message)
     message = refused(*on(command, dataset, data.root.parent, data.lists))
-    assert re.match(rf"fastlt: --data-root: .*{data.root.parent} .* too high .*{listed}.* {data.root}\n", message)
+    assert re.match(rf"fastlt: --data-root: .*{data.root.parent}, .* too high .*{listed}.* {data.root}\n", message)
     message = refused(*on(command, dataset, data.root / inner, data.lists))
-    assert re.match(rf"fastlt: --data-root: .*{data.root / inner} .* too low .*{listed}.* {data.root}\n", message)
+    assert re.match(rf"fastlt: --data-root: .*{data.root / inner}, .* too low .*{listed}.* {data.root}\n", message)
     for file in sorted(path for path in data.root.rglob("*.*") if path.is_file())[::2]:
         file.unlink()
     message = refused(*on(command, dataset, data.root, data.lists))
