@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .config import LOSSES
 
-# Shapes: B batch, C classes; leading dimensions ("...") hold classifiers that are trained side by side.
+# Shapes: B batch, C classes; leading dimensions (`...`) hold classifiers that are trained side by side.
 
 CB_BETA, CB_GAMMA = 0.9999, 0.5  # effective number of samples and focus, as Cui et al. use them for many classes
 LDAM_MARGIN, LDAM_SCALE, DRW_FROM = 0.5, 30.0, 0.8  # Cao et al.: largest margin, scale, share of epochs before weights
@@ -33,10 +33,11 @@ def batch_loss(
 ) -> Tensor:
     """Return the mean loss over a batch.
 
-    - `cross_entropy`.
-    - `balanced_softmax`: cross entropy of z_j + log n_j (Ren et al., 2020; Menon et al., 2021, with tau = 1).
+    The losses are
+    - `cross_entropy`;
+    - `balanced_softmax`: cross entropy of z_j + log n_j (Ren et al., 2020; Menon et al., 2021, with tau = 1);
     - `cb_focal`: sigmoid focal loss, weighted by the effective number of samples (Cui et al., 2019), summed over
-      classes.
+      classes;
     - `ldam`: cross entropy of s (cos_j - [j = y] m_y), m_j proportional to n_j^(-1/4), at most 0.5; from 80 % of the
       epochs on weighted by the effective number of samples: deferred re-weighting (Cao et al., 2019).
 
@@ -60,7 +61,7 @@ def batch_loss(
     weights = None
     if name != "cross_entropy":
         if class_counts is None:
-            raise ValueError(f"--loss: {name} needs the training images of every class")
+            raise ValueError(f"--loss: got {name} without class counts; expected the training images of every class")
         if name == "cb_focal":
             return focal(logits, target, effective_weights(class_counts)).mean(-1)
         if name == "balanced_softmax":
@@ -69,14 +70,14 @@ def batch_loss(
             logits, weights = margins(logits, target, class_counts, epoch_fraction)
         else:
             raise ValueError(f"--loss: got {name!r}; expected one of {', '.join(LOSSES)}; choose one of them")
-    flat = F.cross_entropy(
+    terms = F.cross_entropy(
         logits.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=label_smoothing
     ).view(target.shape)
     if weights is None:
-        return flat.mean(-1)
-    chosen = weights[target]
-    whole = chosen.mean(-1) if mean_weight is None else mean_weight.to(chosen.dtype)
-    return (chosen * flat).mean(-1) / whole
+        return terms.mean(-1)
+    image_weights = weights[target]
+    divisor = image_weights.mean(-1) if mean_weight is None else mean_weight.to(image_weights.dtype)
+    return (image_weights * terms).mean(-1) / divisor
 
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def margins(
 def deferred_weights(class_counts: Tensor, epoch_fraction: Tensor | float | None) -> Tensor:
     """Return LDAM's class weights, [C]: ones, from 80 % of the epochs on those of the effective number of samples."""
     weights = effective_weights(class_counts)
-    share = 0.0 if epoch_fraction is None else epoch_fraction
-    if not isinstance(share, Tensor):
-        share = torch.full((), share, device=weights.device)  # a copy from the host would wait for the GPU
-    return torch.where(share >= DRW_FROM, weights, torch.ones_like(weights))
+    fraction = 0.0 if epoch_fraction is None else epoch_fraction
+    if not isinstance(fraction, Tensor):
+        fraction = torch.full((), fraction, device=weights.device)  # a copy from the host would wait for the GPU
+    return torch.where(fraction >= DRW_FROM, weights, torch.ones_like(weights))

@@ -49,7 +49,7 @@ def shot_groups(class_counts: ArrayLike, many: int = MANY, few: int = FEW) -> di
         {'many': [True, False, False], 'medium': [False, True, False], 'few': [False, False, True]}
     """
     if few > many + 1:
-        raise ValueError(f"few: got {few} with many={many}; the groups overlap: expected few <= many + 1")
+        raise ValueError(f"few: got {few} with many={many}; expected at most many + 1, as the groups overlap")
     counts = np.asarray(class_counts)
     masks = counts > many, (counts >= few) & (counts <= many), counts < few
     return dict(zip(SHOT_GROUPS, masks, strict=True))
@@ -60,7 +60,7 @@ def class_hits(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple
 
     Args:
         correct: bool [N].
-        labels: int [N] in 0 .. C-1.
+        labels: Integers [N] from 0 to C - 1.
         num_classes: C.
 
     Returns:
@@ -138,7 +138,9 @@ def wilson_interval(num_hits: int, num_samples: int) -> tuple[float, float]:
         (0.347, 0.538)
     """
     if num_samples < 1 or not 0 <= num_hits <= num_samples:
-        raise ValueError(f"num_hits: got {num_hits} of {num_samples}; expected 0 <= hits <= samples, samples >= 1")
+        raise ValueError(
+            f"num_hits: got {num_hits} of {num_samples}; expected 0 to num_samples, num_samples at least 1"
+        )
     p, z2 = num_hits / num_samples, Z95 * Z95
     centre = p + z2 / (2 * num_samples)
     half = Z95 * math.sqrt(p * (1 - p) / num_samples + z2 / (4 * num_samples * num_samples))
@@ -200,7 +202,7 @@ def weighted_class_accuracy(
         seed: Seed of the resampling.
 
     Returns:
-        (accuracy, (low, high)) as fractions, or None if no class with samples has weight.
+        (accuracy, its 95 % interval (low, high)) as fractions, or None if no class with samples has weight.
     """
     seen = np.flatnonzero(totals)
     share = np.asarray(weights, dtype=np.float64)[seen]
@@ -236,13 +238,14 @@ def paired_difference(
     Args:
         hits_a: bool [N], whether A is right.
         hits_b: bool [N], whether B is.
-        labels: int [N] in 0 .. C-1.
+        labels: Integers [N] from 0 to C - 1.
         masks: Named sets of classes, bool [C], over which class differences are averaged.
         num_resamples: R.
         seed: Seed of the resampling.
 
     Returns:
-        Name -> (A - B, (low, high)) as fractions, None for a set without samples; and under `all` that over samples.
+        Name -> (A - B, its 95 % interval (low, high)) as fractions, None for a set without samples; under `all` the
+        difference over samples.
 
     Raises:
         ValueError: The shapes differ, or a label is out of range.
@@ -269,8 +272,8 @@ def paired_difference(
     values = ((plus - minus) / sizes) @ weights
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     differences: dict[str, tuple[float, tuple[float, float]] | None] = dict.fromkeys(masks)
-    for at, name in enumerate([*names, "all"]):
-        differences[name] = (float(values[at]), (float(low[at]), float(high[at])))
+    for index, name in enumerate([*names, "all"]):
+        differences[name] = (float(values[index]), (float(low[index]), float(high[index])))
     return differences
 
 

@@ -106,13 +106,13 @@ class RebalanceConfig(Config):
             ("--loader", self.loader, LOADERS),
         ):
             check_choice(flag, value, choices)
-        for flag, whole in (
+        for flag, count in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
             ("--views", self.views),
             ("--num-threads", self.num_threads),
         ):
-            check_range(flag, 1 if whole is None else whole, low=1)
+            check_range(flag, 1 if count is None else count, low=1)
         for rate in self.lr:
             check_range("--lr", rate, low=0, low_open=True)
         for decay in self.weight_decay:
@@ -121,21 +121,23 @@ class RebalanceConfig(Config):
         check_range("--seed", self.seed, low=0, high=2**63 - 1)
         if self.select_on == "test" and not self.force:
             raise ValueError(
-                "--select-on: got test; settings chosen on test make its accuracies worthless: choose val or folds, "
-                "or insist with --force"
+                "--select-on: got test; expected val or folds, since settings chosen on test make its accuracies "
+                "worthless; choose one of them, or insist with --force"
             )
         if self.fine_tune != "classifier" and (self.method, self.features) != ("crt", "live"):
             raise ValueError(
-                f"--fine-tune: got {self.fine_tune} with --method {self.method} --features {self.features}; "
-                "it needs --method crt --features live"
+                f"--fine-tune: got {self.fine_tune} with --method {self.method} --features {self.features}; expected "
+                "--method crt --features live; choose them, or classifier"
             )
         if self.features == "cached" and self.protocol == "released":
             raise ValueError(
-                "--features: got cached with --protocol released; the released code lets BatchNorm drift while it "
-                "trains the classifier, and cached features have none: choose --features live, or --protocol paper"
+                "--features: got cached with --protocol released; expected live, since the released code lets "
+                "BatchNorm drift while it trains the classifier; choose --features live, or --protocol paper"
             )
         if self.features == "live" and self.views > 1:
-            raise ValueError(f"--views: got {self.views} with --features live, whose epochs are new views; drop it")
+            raise ValueError(
+                f"--views: got {self.views} with --features live; expected 1, as every epoch is a new view; drop it"
+            )
         self.fixed_tau()
         self.fixed_strength()
 

@@ -29,7 +29,7 @@ class Features:
 
     @classmethod
     def of(cls, features: Any, labels: Any, *, name: str = "features") -> Self:
-        """Make features of tensors or arrays in memory.
+        """Return features of tensors or arrays in memory.
 
         Args:
             features: Floating point [N, D], on any device.
@@ -39,15 +39,14 @@ class Features:
         Raises:
             ValueError: The shapes do not fit, or some features are not finite.
         """
-        wide = torch.as_tensor(features).detach().cpu().float().contiguous()
-        known = torch.as_tensor(labels).detach().cpu().long().contiguous()
-        if wide.ndim != 2 or known.shape != wide.shape[:1] or not len(known):
+        x = torch.as_tensor(features).detach().cpu().float().contiguous()
+        y = torch.as_tensor(labels).detach().cpu().long().contiguous()
+        if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
             raise ValueError(
-                f"{name}: got features {list(wide.shape)} and labels {list(known.shape)}; expected [N, D] and [N], "
-                "N at least 1"
+                f"{name}: got shapes {list(x.shape)} and labels {list(y.shape)}; expected [N, D] and [N], N at least 1"
             )
-        check_finite(wide, name)
-        return cls(features=wide.numpy(), labels=known.numpy())
+        check_finite(x, name)
+        return cls(features=x.numpy(), labels=y.numpy())
 
     def __len__(self) -> int:
         """Return the number of samples, N."""
@@ -63,7 +62,7 @@ class Features:
         return type(self)(features=self.features[ids], labels=self.labels[ids])
 
     def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
-        """Return the features of the samples `ids` [B] as float32 [B, D] on a device; only they are read."""
+        """Return the features of the samples `ids` [B] as float32 [B, D] on a device; no other rows are read."""
         return on_device(as_tensor(np.asarray(self.features[ids])), device).float()
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -85,7 +84,7 @@ def check_finite(features: Tensor, name: str, hint: str = "") -> None:
     num_bad = int((~torch.isfinite(features).all(1)).sum())
     if num_bad:
         raise ValueError(
-            f"{name}: {num_bad} of {len(features)} images have features that are NaN or infinite; expected finite "
+            f"{name}: got {num_bad} of {len(features)} images whose features are NaN or infinite; expected finite "
             f"numbers{hint}"
         )
 

@@ -1,4 +1,4 @@
-"""A file of features that is written in blocks, so that an interrupted extraction goes on where it stopped."""
+"""A file of features that is written in blocks, so that an interrupted extraction continues where it stopped."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class FeatureWriter:
         path: The unfinished file.
         record: Where progress is recorded, with the key.
         key: What the features depend on; progress under another key is discarded.
-        shape: (N, D) of the whole.
+        shape: (N, D) of the finished file.
     """
 
     def __init__(self, path: Path, record: Path, key: dict[str, Any], shape: tuple[int, int]) -> None:
         self.path, self.record, self.key, self.shape = path, record, key, shape
-        known = read_record(record)
-        fits = known.get("key") == key and known.get("shape") == list(shape) and path.is_file()
-        self.num_done: int = known["num_done"] if fits else 0
+        progress = read_record(record)
+        fits = progress.get("key") == key and progress.get("shape") == list(shape) and path.is_file()
+        self.num_done: int = progress["num_done"] if fits else 0
         self.dtype = DTYPES[key["precision"]]
         self.saved_at = time.monotonic()
 
@@ -54,7 +54,7 @@ class FeatureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the file for a later try, or for `finish`."""
+        """Save and close the file, for a later try or for `finish`."""
         self.save()
         self.file.close()
 
@@ -68,16 +68,16 @@ class FeatureWriter:
             self.save()
 
     def save(self) -> None:
-        """Bring what is written to the disk, then say so: the record never promises too much."""
+        """Flush the file to the disk, then record its progress: the record never promises too much."""
         sync(self.file)
         if self.num_done < self.shape[0]:
             self.write_record()
         self.saved_at = time.monotonic()
 
     def finish(self) -> None:
-        """Record that all of it is there, under its final name."""
+        """Record that the file is complete, under its final name."""
         if self.num_done != self.shape[0]:
-            raise RuntimeError(f"{self.path}: {self.num_done} of {self.shape[0]} images; the loader ended early")
+            raise RuntimeError(f"{self.path}: got {self.num_done} of {self.shape[0]} images; the loader ended early")
         self.write_record()
 
     def write_record(self) -> None:
@@ -92,13 +92,14 @@ def sync(file: BinaryIO) -> None:
 
 
 def is_complete(record: Path, key: dict[str, Any], *files: Path) -> bool:
-    """Say whether all features of a key are stored, in arrays that are as long as they say."""
-    known = read_record(record)
-    complete = known.get("key") == key and known.get("num_done") == known.get("shape", [None])[0]
-    return complete and all(map(_is_whole, files))
+    """Return whether all features of a key are stored, in arrays that are as long as their headers say."""
+    progress = read_record(record)
+    complete = progress.get("key") == key and progress.get("num_done") == progress.get("shape", [None])[0]
+    return complete and all(map(_is_complete_array, files))
 
 
-def _is_whole(array: Path) -> bool:
+def _is_complete_array(array: Path) -> bool:
+    """Return whether an array can be mapped: one that is cut short cannot."""
     try:
         np.load(array, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -107,7 +108,7 @@ def _is_whole(array: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what is recorded of stored features; nothing if there is no such record."""
+    """Return the record of stored features; empty if there is none or it is damaged."""
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         record = json.loads(path.read_text())
         if isinstance(record, dict):

@@ -1,4 +1,4 @@
-"""The feature store: run the backbone over every image once, keep what it says."""
+"""The feature store: run the backbone over every image once, and keep the features."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from .file import FeatureWriter, is_complete, locked, read_record
 class FeatureStore:
     """The features of a run's images under its best weights.
 
-    They are computed in fp32 (TF32 is off meanwhile) on first use and kept in the run folder with a key made of the
-    weights, the data, the transform, the view and the precision; under any other key they are computed anew. View 0 is
-    the evaluation transform; every other view is cut, flipped and jittered as in stage 1, without RandAugment. An
-    interrupted extraction goes on where it stopped. `precision` is that of the training features: those of val and
-    test stay fp32, so that accuracies do not depend on it.
+    They are computed in fp32, without TF32, on first use, and kept in the run folder with a key made of the weights,
+    the data, the transform, the view and the precision; under any other key they are computed again. View 0 is the
+    evaluation transform; every other view is cut, flipped and jittered as in stage 1, without RandAugment. An
+    interrupted extraction continues where it stopped.
 
     Args:
         run: The run.
         device: Where the backbone runs.
         loader: The image loader's name.
         num_threads: Loader threads, or None for one a processor.
-        precision: fp32 or bf16.
+        precision: fp32 or bf16, of the training features; those of val and test stay fp32, so that accuracies do not
+            depend on it.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class FeatureStore:
         self.checkpoint = run.checkpoint("best")
         if not self.checkpoint.is_file() and run.checkpoint("last").is_file():
             raise FileNotFoundError(
-                f"{run.path}: no epoch is finished yet; go on with: fastlt train --resume --out {run.path}"
+                f"{run.path}: got a run without a finished epoch; expected one; continue it with: fastlt train "
+                f"--resume --out {run.path}"
             )
         self.tensors, _, self.weights_hash = native.load_hashed(self.checkpoint)
         self.backbone_hash = self.weights_hash
@@ -130,17 +131,19 @@ class FeatureStore:
         return list(self.run.data["splits"])
 
     def views(self, num_views: int) -> tuple[Features, ...]:
-        """Return `num_views` views of the training images, computing those that are not there."""
+        """Return `num_views` views of the training images, computing those that are not stored."""
         return tuple(self.split("train", view) for view in range(num_views))
 
     def split(self, name: str, view: int = 0) -> Features:
-        """Return the features of `train`, `val` or `test`, computing them if need be.
+        """Return the features of `train`, `val` or `test`, computing them if they are not stored.
 
         Raises:
             ValueError: The run's data have no such split, or changed since it was trained; or features are not finite.
         """
         if name not in self.names:
-            raise ValueError(f"--split: got {name!r}; the data of {self.run.path} have {', '.join(self.names)}")
+            raise ValueError(
+                f"--split: got {name}; expected one of {', '.join(self.names)}, the splits of {self.run.path}"
+            )
         key = self.key(name, view)
         stem = name + (f".view{view}" if view else "") + (".bf16" if key["precision"] == "bf16" else "")
         array, labels = self.folder / f"{stem}.features.npy", self.folder / f"{name}.labels.npy"
@@ -165,7 +168,7 @@ class FeatureStore:
             "precision": self.precision if name == "train" else "fp32",
             "view": view,
         }
-        if config.interpolation != "bilinear":  # the only one there was at first
+        if config.interpolation != "bilinear":  # keys without it are older than the setting
             key["interpolation"] = config.interpolation
         if view:
             key["augmentation"] = [*config.crop_scale, *config.crop_ratio, config.flip, config.color_jitter]
@@ -174,13 +177,13 @@ class FeatureStore:
 
     @torch.inference_mode()
     def compute(self, name: str, view: int, array: Path, record: Path) -> None:
-        """Run the backbone over a split and write features and labels, going on where an earlier try stopped."""
+        """Run the backbone over a split and write features and labels, from where an earlier try stopped."""
         dataset, key = self.splits[name], self.key(name, view)
         began = time.perf_counter()
         partial = array.with_suffix(".partial")
         writer = FeatureWriter(partial, record, key, (len(dataset), self.model.num_features))
         if writer.num_done:
-            log.info("features of %s: going on after %s images", name, f"{writer.num_done:,}")
+            log.info("features of %s: continuing after %s images", name, f"{writer.num_done:,}")
         else:
             array.unlink(missing_ok=True)  # stale
         hint = f"; {self.checkpoint} comes from a run that diverged: train again with a lower --lr"
@@ -217,7 +220,7 @@ class FeatureStore:
 
     @property
     def loader_settings(self) -> dict[str, Any]:
-        """What every loader is opened with; where memory was short in stage 1, a piece at a time."""
+        """The settings of every loader; batches are stage 1's, in its pieces under --accumulate."""
         config = self.run.config
         return {
             "batch_size": max(1, config.batch_size // config.accumulate),

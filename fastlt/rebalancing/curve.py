@@ -1,5 +1,7 @@
 """The exact accuracy of a split as a step function of tau, from one product: values, optima and bootstrap bands."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -9,15 +11,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..config import GROUPS, SHOT_GROUPS
-from ..metrics import shot_groups
+from ..config import GROUPS, SHOT_GROUPS, check_choice
+from ..metrics import FEW, MANY, shot_groups
 from ..ops import prior_intervals, tau_intervals
+
+# Shapes: N samples, C classes, D feature width, T taus, K edges of a step function.
 
 _Floats = NDArray[np.float64]
 _Labels = Tensor | NDArray[np.integer]
 
 HARMONIC = "harmonic_mean"
-_EQUAL = 1e-9  # accuracies closer than this differ by the rounding of their sums only
+_TOLERANCE = 1e-9  # accuracies closer than this differ only by the rounding of their sums
 
 
 class _Head(Protocol):
@@ -28,7 +32,14 @@ class _Head(Protocol):
 
 
 class TauChoice(NamedTuple):
-    """A best tau: the middle of the widest interval (low, high) on which the objective has its largest value."""
+    """A best tau: the middle of the widest interval (low, high) on which the objective has its largest value.
+
+    Attributes:
+        tau: The middle.
+        low: The interval's lower end.
+        high: The interval's upper end.
+        value: The objective there, a fraction.
+    """
 
     tau: float
     low: float
@@ -40,9 +51,9 @@ class TauChoice(NamedTuple):
 class TauCurve:
     """Accuracy at every tau: sample i is classified right exactly on the open interval (low_i, high_i).
 
-    Groups: "all" is the share of images; "class_mean" the mean of class accuracies; "many", "medium" and "few" that
-    mean over classes with more than `many`, `few` to `many`, and fewer than `few` training samples. A class that has no
-    sample in this split belongs to no group. Values are fractions. N samples, C classes, G groups, T taus.
+    The groups: `all` is the share of images; `class_mean` the mean of class accuracies; `many`, `medium` and `few` that
+    mean over classes with more than `many`, `few` to `many`, and fewer than `few` training images. A class that has no
+    sample in this split belongs to no group. Values are fractions.
     """
 
     low: _Floats
@@ -50,31 +61,40 @@ class TauCurve:
     high: _Floats
     """[N]; -inf for a sample that is never right."""
     labels: NDArray[np.int64]
-    """[N]"""
+    """[N] the true classes."""
     class_counts: NDArray[np.int64]
-    """[C] samples of each class in training."""
-    many: int = 100
-    few: int = 20
+    """[C] training images of each class."""
+    many: int = MANY
+    """A class with more images than this is in `many`."""
+    few: int = FEW
+    """A class with fewer images than this is in `few`."""
 
     @cached_property
     def sample_weights(self) -> dict[str, _Floats]:
-        """What a right answer adds to each non-empty group, [N] each; sums to 1."""
-        here = np.bincount(self.labels, minlength=len(self.class_counts))
+        """What a right answer adds to the accuracy of each non-empty group, [N] each; sums to 1."""
+        totals = np.bincount(self.labels, minlength=len(self.class_counts))
         shots = shot_groups(self.class_counts, self.many, self.few)
-        classes = {"class_mean": here > 0} | {name: (here > 0) & mask for name, mask in shots.items()}
+        classes = {"class_mean": totals > 0} | {name: (totals > 0) & mask for name, mask in shots.items()}
         weights = {"all": np.full(len(self.labels), 1.0 / max(len(self.labels), 1))}
         for group, members in classes.items():
-            share = np.where(members, 1.0 / (np.maximum(here, 1) * max(members.sum(), 1)), 0.0)
+            share = np.where(members, 1.0 / (np.maximum(totals, 1) * max(members.sum(), 1)), 0.0)
             weights[group] = share[self.labels]
         return {group: weights[group] for group in GROUPS if len(self.labels) and weights[group].any()}
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups that have samples in this split, in the order of GROUPS."""
+        """The groups that have samples in this split, in the order of `config.GROUPS`."""
         return tuple(self.sample_weights)
 
     def steps(self, group: str = "all") -> tuple[_Floats, _Floats]:
-        """The step function: edges [K] ascending, values [K + 1]; values[k] holds on (edges[k - 1], edges[k])."""
+        """Return the step function of a group's accuracy.
+
+        Args:
+            group: A group, or `harmonic_mean` of those of many, medium and few that have samples.
+
+        Returns:
+            (edges [K], ascending; values [K + 1], fractions): values[k] holds on (edges[k - 1], edges[k]).
+        """
         right = self.low < self.high
         low, high = self.low[right], self.high[right]
         edges = np.unique(np.concatenate([low, high]))
@@ -91,38 +111,54 @@ class TauCurve:
         return edges, _combine(rows)
 
     def value(self, tau: ArrayLike, group: str = "all") -> _Floats:
-        """Accuracy at each tau; on an edge, where either answer is right, samples with an end there count as wrong."""
+        """Return the accuracy at each tau.
+
+        On an edge, where either answer is right, samples whose interval ends there count as wrong.
+
+        Args:
+            tau: Any shape.
+            group: As in `steps`.
+
+        Returns:
+            Fractions of the shape of `tau`.
+
+        Raises:
+            ValueError: A tau is NaN, or the group is unknown or empty.
+        """
         taus = np.asarray(tau, dtype=np.float64)
         if np.isnan(taus).any():
-            raise ValueError("tau must be a number; got NaN")
+            raise ValueError("tau: got NaN; expected numbers")
         right = self.low < self.high
         starts, stops = np.argsort(self.low[right]), np.argsort(self.high[right])
-        started = np.searchsorted(self.low[right][starts], taus, side="left")
-        stopped = np.searchsorted(self.high[right][stops], taus, side="right")
+        num_started = np.searchsorted(self.low[right][starts], taus, side="left")
+        num_stopped = np.searchsorted(self.high[right][stops], taus, side="right")
         rows = []
         for weight in self._weights(group):
             gained, lost = (np.cumsum(np.append(0.0, weight[right][order])) for order in (starts, stops))
-            rows.append(gained[started] - lost[stopped])
+            rows.append(gained[num_started] - lost[num_stopped])
         return _combine(rows)
 
     def best(self, objective: str = "all", *, low: float = 0.0, high: float = 2.0) -> TauChoice:
-        """The middle of the widest interval in [low, high] with the largest value, never an isolated point.
+        """Return the middle of the widest interval in [low, high] with the largest value, never an isolated point.
 
         Args:
-            objective: a group, or "harmonic_mean" of those of many, medium and few that have samples.
-            low: smallest tau considered.
-            high: largest tau considered.
+            objective: A group, or `harmonic_mean` of those of many, medium and few that have samples.
+            low: Smallest tau considered.
+            high: Largest tau considered.
+
+        Returns:
+            The choice.
 
         Raises:
-            ValueError: if low < high does not hold or the group is unknown or empty.
+            ValueError: `low` is not below `high`, or the group is unknown or empty.
         """
         if not low < high:
-            raise ValueError(f"low must be below high; got {low} and {high}")
+            raise ValueError(f"low, high: got {low} and {high}; expected low < high")
         edges, values = self.steps(objective)
         first, last = np.searchsorted(edges, low, side="right"), np.searchsorted(edges, high, side="left")
         ends = np.concatenate([[low], edges[first:last], [high]])
         values = values[first : last + 1]
-        best = values >= values.max() - _EQUAL
+        best = values >= values.max() - _TOLERANCE
         change = np.flatnonzero(np.diff(np.concatenate([[False], best, [False]]).astype(np.int8)))
         starts, stops = ends[change[::2]], ends[change[1::2]]
         widest = int(np.argmax(stops - starts))
@@ -138,13 +174,23 @@ class TauCurve:
         num_resamples: int = 1000,
         seed: int = 0,
     ) -> tuple[_Floats, _Floats]:
-        """Pointwise percentile bootstrap of the accuracy, resampling images within each class (stratified).
+        """Return the percentile bootstrap of the accuracy at each tau, resampling images within each class.
+
+        Args:
+            taus: [T].
+            group: As in `steps`.
+            level: Share of the resamples inside the band, between 0 and 1.
+            num_resamples: Number of resamples.
+            seed: Seed of the resampling.
 
         Returns:
-            lower [T], upper [T].
+            (lower [T], upper [T]), fractions.
+
+        Raises:
+            ValueError: `level` is not between 0 and 1, or the group is unknown or empty.
         """
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level must be between 0 and 1; got {level}")
+            raise ValueError(f"level: got {level}; expected a number between 0 and 1")
         grid = np.atleast_1d(np.asarray(taus, dtype=np.float64))
         order = np.argsort(self.labels, kind="stable")
         labels = self.labels[order]
@@ -163,17 +209,18 @@ class TauCurve:
         return lower, upper
 
     def _weights(self, name: str) -> list[_Floats]:
-        """Sample weights [N] of a group, or of the groups whose harmonic mean is asked for."""
-        if name not in (*GROUPS, HARMONIC):
-            raise ValueError(f"group must be one of {', '.join((*GROUPS, HARMONIC))}; got {name!r}")
-        wanted = [group for group in (SHOT_GROUPS if name == HARMONIC else (name,)) if group in self.groups]
-        if not wanted:
-            raise ValueError(f"group {name!r} has no sample in this split; it has {', '.join(self.groups) or 'none'}")
-        return [self.sample_weights[group] for group in wanted]
+        """Return the sample weights [N] of a group, or of each group whose harmonic mean it is."""
+        check_choice("group", name, (*GROUPS, HARMONIC))
+        present = [group for group in (SHOT_GROUPS if name == HARMONIC else (name,)) if group in self.groups]
+        if not present:
+            raise ValueError(
+                f"group: got {name}, which has no sample in this split; expected one of {', '.join(self.groups)}"
+            )
+        return [self.sample_weights[group] for group in present]
 
 
 def _combine(rows: list[_Floats]) -> _Floats:
-    """The harmonic mean of non-negative rows; a single row is its own."""
+    """Return the harmonic mean of non-negative rows; a single row is its own."""
     if len(rows) == 1:
         return rows[0]
     with np.errstate(divide="ignore"):
@@ -182,20 +229,37 @@ def _combine(rows: list[_Floats]) -> _Floats:
 
 
 def tau_curve(
-    head: _Head, features: Tensor, labels: _Labels, class_counts: ArrayLike, *, many: int = 100, few: int = 20
+    head: _Head, features: Tensor, labels: _Labels, class_counts: ArrayLike, *, many: int = MANY, few: int = FEW
 ) -> TauCurve:
-    """The exact accuracy of tau-normalisation at every tau on one split; the head's bias plays no part.
+    """Return the exact accuracy of tau-normalization at every tau on one split, from one matrix product.
+
+    tau-normalization is that of Kang et al. (2020, section 4.2), x.w_j / ||w_j||^tau; the head's bias plays no part.
 
     Args:
-        head: anything with .weight [C, D] (fastlt.models.LinearHead).
-        features: [N, D] on the device of the head.
-        labels: integers [N].
-        class_counts: integers [C], samples of each class in training.
-        many: a class with more samples is "many".
-        few: a class with fewer samples is "few".
+        head: Anything with `weight` [C, D], such as a `fastlt.models.LinearHead`.
+        features: [N, D], on the device of the head.
+        labels: Integers [N].
+        class_counts: Integers [C], training images of each class.
+        many: A class with more images than this is in `many`.
+        few: A class with fewer images than this is in `few`.
+
+    Returns:
+        The step function for all, class_mean, many, medium and few, and its optimum.
 
     Raises:
-        ValueError: if a shape, device or value does not fit; see `fastlt.ops.tau_intervals`.
+        ValueError: A shape, device or value does not fit; see `fastlt.ops.tau_intervals`.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.models import LinearHead
+        >>> from fastlt.rebalancing import tau_curve
+        >>> head = LinearHead(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+        >>> curve = tau_curve(head, torch.tensor([[1.0, 0.1], [0.5, 1.0]]), torch.tensor([0, 1]), [200, 5])
+        >>> curve.value([0.0, 1.0]).tolist()
+        [0.5, 1.0]
+        >>> choice = curve.best("class_mean")
+        >>> choice.value, choice.low, choice.high
+        (1.0, 0.5, 2.0)
     """
     weight = head.weight.detach()
     labels, counts = _targets(labels, class_counts, weight)
@@ -204,17 +268,34 @@ def tau_curve(
 
 
 def prior_curve(
-    head: _Head, features: Tensor, labels: _Labels, class_counts: ArrayLike, *, many: int = 100, few: int = 20
+    head: _Head, features: Tensor, labels: _Labels, class_counts: ArrayLike, *, many: int = MANY, few: int = FEW
 ) -> TauCurve:
-    """As `tau_curve` for post-hoc logit adjustment, z_j + b_j - tau log(n_j / sum n).
+    """Return the exact accuracy of post-hoc logit adjustment at every tau on one split, from one matrix product.
+
+    Logit adjustment is that of Menon et al. (2021), x.w_j + b_j - tau log(n_j / sum n) for class counts n.
+
+    Args:
+        head: Anything with `weight` [C, D] and `bias` [C] or None, such as a `fastlt.models.LinearHead`.
+        features: [N, D], on the device of the head.
+        labels: Integers [N].
+        class_counts: Integers [C], training images of each class, at least one.
+        many: A class with more images than this is in `many`.
+        few: A class with fewer images than this is in `few`.
+
+    Returns:
+        The step function for all, class_mean, many, medium and few, and its optimum.
 
     Raises:
-        ValueError: as `tau_curve`, and for a class without a training sample, whose log prior is not finite.
+        ValueError: A shape, device or value does not fit, or a class has no training image, so that its log prior is
+            not finite.
     """
     weight, bias = head.weight.detach(), head.bias
     labels, counts = _targets(labels, class_counts, weight)
     if (counts < 1).any():
-        raise ValueError(f"class_counts must be at least 1 for a log prior; class {int(np.argmin(counts))} has none")
+        raise ValueError(
+            f"class_counts: got {counts.min()} for class {int(np.argmin(counts))}; expected at least 1, since its log "
+            "prior is not finite"
+        )
     log_prior = torch.from_numpy(np.log(counts / counts.sum())).to(features.device)
     bias = None if bias is None else bias.detach()
     low, high = prior_intervals(features, weight, labels.to(features.device), log_prior, bias=bias)
@@ -222,11 +303,11 @@ def prior_curve(
 
 
 def _targets(labels: _Labels, class_counts: ArrayLike, weight: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
-    """Labels as a tensor, class counts as int64 [C]."""
+    """Return labels as a tensor, class counts as int64 [C]."""
     counts = np.asarray(class_counts.cpu() if isinstance(class_counts, Tensor) else class_counts)
     if counts.shape != (weight.shape[0],) or not np.issubdtype(counts.dtype, np.integer):
         raise ValueError(
-            f"class_counts must be {weight.shape[0]} integers, one per class; got {counts.dtype} {counts.shape}"
+            f"class_counts: got {counts.dtype} {list(counts.shape)}; expected {weight.shape[0]} integers, one a class"
         )
     return torch.as_tensor(labels), counts.astype(np.int64)
 

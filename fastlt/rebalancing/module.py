@@ -24,8 +24,8 @@ from .problem import Problem
 
 BATCH_SIZE = 64  # of a data set that comes without a loader
 LINEAR = (nn.Linear, LinearHead)
-ABOUT_IMAGES = ("features", "views", "fine_tune", "reestimate_batch_norm", "select_on", "protocol", "target")
-"""Settings that need images or splits which a call from Python does not have."""
+RUN_SETTINGS = ("features", "views", "fine_tune", "reestimate_batch_norm", "select_on", "protocol", "target")
+"""Settings that need the images or splits of a run."""
 
 
 def rebalance_model(
@@ -38,47 +38,62 @@ def rebalance_model(
 
     Args:
         model: Any network that ends in a linear layer; it stays as it is.
-        train: Training images: a DataLoader or any iterable of (images, labels) batches, or a map-style data set.
-        val: Validation images, on which settings are chosen.
-        head: Name of the last linear layer, as in `model.named_modules()`; default the one whose output the network
+        train: Training images: a DataLoader or any iterable of (images, labels [B]) batches, or a map-style data set.
+        val: Validation images, on which settings are chosen; likewise.
+        head: Name of the last linear layer, as in `model.named_modules()`; by default the one whose output the network
             returns.
-        method: One of `fastlt.config.METHODS`.
-        **options: Settings of `RebalanceConfig`, for example `tau=0.7`.
+        method: A rebalancing method, one of `fastlt.config.METHODS`.
+        options: Settings of `RebalanceConfig`, for example `tau=0.7`.
+
+    Returns:
+        The copy.
 
     Raises:
-        ValueError: There is no last linear layer or a choice of two, data and layer do not fit, a setting is unknown.
+        ValueError: There is no last linear layer or a choice of two, data and layer do not fit, or a setting is unknown
+            or does not fit.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import rebalance_model
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))  # the rare class is short
+        >>> batches = [(torch.tensor([[1.0, 0.2], [0.5, 1.0]]), torch.tensor([0, 1]))]  # images, labels
+        >>> rebalanced = rebalance_model(model, batches, batches, tau=1.0)
+        >>> images = batches[0][0]
+        >>> model(images).argmax(1).tolist(), rebalanced(images).argmax(1).tolist()
+        ([0, 0], [0, 1])
     """
     config = configure(method, options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got a {type(model).__name__}; expected an nn.Module with its weights loaded")
-    made = copy.deepcopy(model)
-    device = next((parameter.device for parameter in made.parameters()), torch.device("cpu"))
+    network = copy.deepcopy(model)
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     batches = batches_of(train, "train")
     first = next(batches, None)
     if first is None:
-        raise ValueError("train: it has no batch; expected (images, labels) batches or a data set")
-    modes = {name: module.training for name, module in made.named_modules()}
-    made.eval()
-    name = find_last_linear(made, first[0], device, head)
-    layer = made.get_submodule(name)
+        raise ValueError("train: got no batch; expected (images, labels) batches or a data set")
+    modes = {name: module.training for name, module in network.named_modules()}
+    network.eval()
+    name = find_last_linear(network, first[0], device, head)
+    layer = network.get_submodule(name)
     assert isinstance(layer, LINEAR)
-    known = {
-        "train": features_of(made, layer, itertools.chain([first], batches), device, "train"),
-        "val": features_of(made, layer, batches_of(val, "val"), device, "val"),
+    splits = {
+        "train": features_of(network, layer, itertools.chain([first], batches), device, "train"),
+        "val": features_of(network, layer, batches_of(val, "val"), device, "val"),
     }
     num_classes = layer.weight.shape[0]
-    for split, features in known.items():
+    for split, features in splits.items():
         if features.labels.min() < 0 or features.labels.max() >= num_classes:
             raise ValueError(
-                f"{split}: labels from {features.labels.min()} to {features.labels.max()}, but the last linear layer "
-                f"{name} is for {num_classes} classes; expected labels 0 to {num_classes - 1}"
+                f"{split}: got labels from {features.labels.min()} to {features.labels.max()}; expected 0 to "
+                f"{num_classes - 1}, as the last linear layer {name} is for {num_classes} classes"
             )
     problem = Problem(
         head=LinearHead(layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()),
-        train=(known["train"],),
-        selection=known["val"],
+        train=(splits["train"],),
+        selection=splits["val"],
         selected_on="val",
-        class_counts=np.bincount(known["train"].labels, minlength=num_classes).astype(np.int64),
+        class_counts=np.bincount(splits["train"].labels, minlength=num_classes).astype(np.int64),
         device=device,
     )
     result = fit(problem, config)[method]
@@ -87,9 +102,9 @@ def rebalance_model(
     if config.temperature:
         rebalanced = with_temperature(rebalanced, fit_temperature(rebalanced, *problem.selection_tensors()))
     replace_head(layer, rebalanced, name)
-    for module_name, module in made.named_modules():
+    for module_name, module in network.named_modules():
         module.training = modes[module_name]
-    return made
+    return network
 
 
 def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
@@ -98,14 +113,17 @@ def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
     Raises:
         ValueError: An option is unknown, or needs more than a network and batches.
     """
-    known = {field.name: field for field in dataclasses.fields(RebalanceConfig)}
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{name}: unknown option; expected one of RebalanceConfig's: {', '.join(known)}")
-        if name in ABOUT_IMAGES and options[name] != known[name].default:
-            raise ValueError(f"{name}: rebalance_model works on features of the images as they come; drop it")
+    fields = {field.name: field for field in dataclasses.fields(RebalanceConfig)}
+    for name, value in options.items():
+        if name not in fields:
+            raise ValueError(f"{name}: got {value}; expected one of RebalanceConfig's settings: {', '.join(fields)}")
+        if name in RUN_SETTINGS and value != fields[name].default:
+            raise ValueError(
+                f"{name}: got {value}; expected {fields[name].default}, as rebalance_model takes images as they come; "
+                "drop it"
+            )
     if method == "all":
-        raise ValueError("method: got 'all'; one network comes back: choose one method, and call again for another")
+        raise ValueError("method: got all; expected one method, as one network is returned; call again for another")
     settings = dict(options)
     for name in set(settings) & {"tau", "strength"}:
         settings[name] = str(settings[name])
@@ -138,7 +156,7 @@ def batches_of(data: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
 
 
 def logits_of(output: Any) -> Tensor | None:
-    """Return what of a network's output can be logits: the tensor itself, .logits, ["logits"], or the first part."""
+    """Return the part of an output that can be logits: the tensor itself, `.logits`, `["logits"]` or the first part."""
     if isinstance(output, Mapping):
         output = output.get("logits")
     elif isinstance(output, (tuple, list)):
@@ -161,12 +179,12 @@ def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: 
     """Return the name of the linear layer whose output the network returns.
 
     Raises:
-        ValueError: There is none, or more than one that could be it; or the one that is named is no linear layer.
+        ValueError: No layer or more than one can be meant, or the one that is named is no linear layer.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LINEAR)}
     if head is not None:
         if head not in layers:
-            raise ValueError(f"head: got {head!r}; the network's linear layers are {', '.join(layers) or 'none'}")
+            raise ValueError(f"head: got {head}; expected one of the linear layers: {', '.join(layers) or 'none'}")
         return head
     outputs: dict[str, Tensor] = {}
     hooks = [
@@ -182,17 +200,18 @@ def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: 
         last = [n for n, out in outputs.items() if out.shape == logits.shape and torch.equal(out, logits)]
         if len(last) == 1:
             return last[0]
-        if not last:  # something monotone may follow, a softmax for one
+        if not last:  # something monotone, such as a softmax, may follow
             last = [name for name, out in outputs.items() if out.shape == logits.shape]
         if len(last) == 1:
             return last[0]
         if last:
             raise ValueError(
-                f"head: {len(last)} layers could be the last linear layer, {', '.join(last)}; say which with head="
+                f"head: got nothing, and {len(last)} layers could be the last linear layer; expected one of "
+                f"{', '.join(last)}; give head="
             )
     raise ValueError(
-        f"model: it has no last linear layer: none of its {len(layers)} nn.Linear gives its output; expected a network "
-        "that ends in one, or name it with head="
+        f"model: got a network whose output is that of none of its {len(layers)} linear layers; expected one that ends "
+        "in a linear layer; name the layer with head="
     )
 
 
@@ -200,47 +219,47 @@ def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: 
 def features_of(
     model: nn.Module, layer: nn.Module, batches: Iterable[tuple[Any, Tensor]], device: torch.device, what: str
 ) -> Features:
-    """Run the network over batches and keep what enters a layer."""
-    kept: list[Tensor] = []
+    """Return the features of batches: what enters a layer of the network."""
+    features: list[Tensor] = []
     labels: list[Tensor] = []
-    entered: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _module, inputs: entered.append(inputs[0]))
+    inputs: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _module, arguments: inputs.append(arguments[0]))
     try:
         for images, targets in batches:
-            entered.clear()
+            inputs.clear()
             call(model, images, device)
-            if len(entered) != 1 or entered[0].ndim != 2 or len(entered[0]) != len(targets):
-                shapes = [list(tensor.shape) for tensor in entered]
+            if len(inputs) != 1 or inputs[0].ndim != 2 or len(inputs[0]) != len(targets):
+                shapes = [list(tensor.shape) for tensor in inputs]
                 raise ValueError(
-                    f"{what}: {len(targets)} labels, but the last linear layer got {shapes or 'nothing'} from the "
-                    "network; expected one row of features an image, [B, D]"
+                    f"{what}: got {len(targets)} labels in a batch, for which {shapes or 'nothing'} entered the last "
+                    "linear layer; expected one row of features an image, [B, D]"
                 )
-            kept.append(entered[0].float().cpu())
+            features.append(inputs[0].float().cpu())
             labels.append(targets.cpu())
     finally:
         hook.remove()
-    if not kept:
-        raise ValueError(f"{what}: it has no batch; expected (images, labels) batches or a data set")
-    return Features.of(torch.cat(kept), torch.cat(labels), name=what)
+    if not features:
+        raise ValueError(f"{what}: got no batch; expected (images, labels) batches or a data set")
+    return Features.of(torch.cat(features), torch.cat(labels), name=what)
 
 
 @torch.no_grad()
 def replace_head(layer: nn.Linear | LinearHead, head: LinearHead, name: str) -> None:
-    """Copy a head's numbers into a layer, in its dtype; a bias that it lacks is added, one that it need not have is 0.
+    """Copy a head's weights into a layer, in its dtype; a bias is added where the layer has none and the head does.
 
     Raises:
         ValueError: The layer's weight is computed from other parameters.
     """
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):
         raise ValueError(
-            f"head: the weight of {name} is computed from other parameters; expected a plain nn.Linear: fold it first, "
-            "for example with torch.nn.utils.parametrize.remove_parametrizations"
+            f"head: got {name}, whose weight is computed from other parameters; expected a plain nn.Linear; fold it "
+            "first, for example with torch.nn.utils.parametrize.remove_parametrizations"
         )
-    # Not in place: the weight may be shared with another layer, which stays
+    # Not in place: the weight may be shared with another layer, which must not change
     layer.weight = nn.Parameter(head.weight.to(layer.weight), requires_grad=layer.weight.requires_grad)
     bias = head.bias
     if layer.bias is None and bias is not None and bool((bias != 0).any()):
-        log.info("%s: a bias is added, which the rebalanced layer needs", name)
+        log.info("%s gets a bias, which the rebalanced head has", name)
         layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=layer.weight.requires_grad)
     elif layer.bias is not None:
         new = torch.zeros_like(layer.bias) if bias is None else bias.to(layer.bias)

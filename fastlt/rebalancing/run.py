@@ -21,7 +21,7 @@ from ..files import write_json
 from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
-from .engine.batch_norm import reestimated
+from .engine.batch_norm import reestimate
 from .engine.folds import cross_validated
 from .engine.live import retrain_live
 from .engine.sgd import Retraining
@@ -40,14 +40,14 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
 
     Args:
         run: The run.
-        config: Method and settings.
+        config: Method and settings; by default tau-normalization with the best tau on val.
 
     Returns:
         The run.
 
     Raises:
-        ValueError, FileNotFoundError: The run's checkpoint or data are missing, or changed since it was trained; or
-            settings do not fit them.
+        FileNotFoundError: The run's checkpoint or data are missing.
+        ValueError: They changed since the run was trained, or settings do not fit them.
     """
     config = config or RebalanceConfig()
     live = live_retraining(config) if config.features == "live" else None
@@ -60,11 +60,14 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     )
     if config.select_on == "test" and "test" not in joint_store.names:
         raise ValueError(
-            f"--select-on: got test; the data of {run.path} have {', '.join(joint_store.names)}: choose val"
+            f"--select-on: got test; expected one of {', '.join(joint_store.names)}, the splits of {run.path}; choose "
+            "val"
         )
     names, counts = run.data["class_names"], run.data["class_counts"]
-    target = read_target(config.target, class_names=names, class_counts=counts)  # a mistake is found before the work
-    store = reestimated(joint_store, config) if config.reestimate_batch_norm else joint_store
+    target = read_target(
+        config.target, class_names=names, class_counts=counts
+    )  # read first, so that a mistake costs no training
+    store = reestimate(joint_store, config) if config.reestimate_batch_norm else joint_store
     problem = None
     if live is not None:
         result, store = retrain_live(store, live, config)
@@ -140,13 +143,13 @@ def live_retraining(config: RebalanceConfig) -> Retraining:
 def classifier_of(
     store: FeatureStore, method: str, result: Rebalanced, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
 ) -> Classifier:
-    """Return the classifier of a run that a method made, with a temperature folded in if that is asked for.
+    """Return the classifier of a run that a method made, with a temperature folded in if the settings say so.
 
     Args:
-        store: The features that it was made for.
+        store: The features that the head was made for.
         method: The method.
         result: Its head.
-        config: Says how it was chosen.
+        config: Says whether to fit a temperature, and what settings were chosen by.
         selection: Features and labels to which the temperature is fitted.
     """
     head, params = result.head, dict(result.params)
@@ -190,8 +193,8 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> 
 
 
 def score_pair(joint: Iterable[Result], classifier: Classifier) -> Results:
-    """Evaluate a rebalanced classifier beside the joint one."""
-    return Results(tuple(row for before in joint for row in (before, score(classifier, before.split))))
+    """Return the results of the joint classifier and of a rebalanced one, split by split."""
+    return Results(tuple(row for result in joint for row in (result, score(classifier, result.split))))
 
 
 def read_results(run: Run, methods: Iterable[str]) -> Results:

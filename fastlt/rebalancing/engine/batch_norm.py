@@ -1,4 +1,4 @@
-"""BatchNorm's statistics in stage 2: estimated anew on class-balanced images, before features are computed."""
+"""BatchNorm's statistics in stage 2: estimated again on class-balanced images, before features are computed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ...runtime.device import exact_fp32
 from ...runtime.log import log
 
 NUM_BATCHES = 100  # statistics of 100 batches vary by a tenth of one batch's
-NAME = "reestimated"
+FOLDER = "reestimated"
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -44,14 +44,14 @@ def training_images(store: FeatureStore, sampler: LongTailSampler, *, num_steps:
 
 
 def fresh_model(store: FeatureStore) -> Network:
-    """Return the store's network anew, on its device: one that may be changed."""
+    """Return a new copy of the store's network, on its device, which may be changed."""
     num_classes = len(store.run.data["class_names"])
     model = load_model(store.run.config, store.tensors, num_classes, store.checkpoint)
     return model.to(device=store.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
-    """Return the features' store under BatchNorm statistics of class-balanced images.
+def reestimate(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
+    """Return the store of features under BatchNorm statistics of class-balanced images.
 
     Stage 1's running statistics are those of long-tailed batches. Here they become the plain mean over up to 100
     class-balanced batches, augmented as in training; weights stay as they are. The statistics are kept in the run.
@@ -62,16 +62,16 @@ def reestimated(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
     train = store.run.config
     batch_size = config.batch_size or train.batch_size
     key = {"features": store.key("train"), "seed": config.seed, "batch_size": batch_size}
-    path = store.run.path / "features" / NAME / "batch_norm.safetensors"
+    path = store.run.path / "features" / FOLDER / "batch_norm.safetensors"
     statistics: dict[str, Tensor] = {}
     if path.is_file():
-        with contextlib.suppress(ValueError):  # damaged: estimated anew
+        with contextlib.suppress(ValueError):  # a damaged file is written again
             stored, metadata = native.load(path)
             statistics = stored if metadata == key else {}
     if not statistics:
         statistics = estimate(store, config.seed, batch_size)
         native.save(path, statistics, key)
-    return store.with_backbone({**store.tensors, **statistics}, NAME)
+    return store.with_backbone({**store.tensors, **statistics}, FOLDER)
 
 
 @torch.inference_mode()
@@ -82,7 +82,8 @@ def estimate(store: FeatureStore, seed: int, batch_size: int) -> dict[str, Tenso
     layers = batch_norms(model)
     if not layers:
         raise ValueError(
-            f"--reestimate-batch-norm: {store.run.config.backbone} has no BatchNorm statistics to estimate; drop it"
+            f"--reestimate-batch-norm: got it with --backbone {store.run.config.backbone}; expected a network with "
+            "BatchNorm statistics; drop it"
         )
     for layer in layers:
         layer.reset_running_stats()

@@ -64,13 +64,13 @@ def check_features(views: Iterable[Features], head: LinearHead) -> None:
     for view in views:
         if view.num_features != head.num_features:
             raise ValueError(
-                f"features: got width {view.num_features}; the classifier takes {head.num_features}: they come from "
-                "another network"
+                f"features: got width {view.num_features}; expected {head.num_features}, the width of the classifier: "
+                "they come from another network"
             )
         counts = np.bincount(view.labels, minlength=num_classes)
         if len(counts) > num_classes:
             raise ValueError(f"labels: got class {len(counts) - 1}; expected 0 to {num_classes - 1}")
         if (counts == 0).any():
             raise ValueError(
-                f"features: class {int(np.argmin(counts))} has no training images; expected at least one a class"
+                f"features: got no training images of class {int(np.argmin(counts))}; expected at least one a class"
             )

@@ -25,7 +25,7 @@ Complete = Callable[[LinearHead, Tensor, Tensor], LinearHead]
 
 
 def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, seed: int = 0) -> NDArray[np.int64]:
-    """Deal every class's samples to the folds in turn, in random order and from a random fold on.
+    """Return a fold for every sample: a class's samples are dealt in turn, in random order, from a random fold on.
 
     Returns:
         int64 [N], the fold of every sample; a class's shares differ by one sample at most.
@@ -35,11 +35,11 @@ def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, s
     """
     if len(labels) < num_folds:
         raise ValueError(
-            f"--select-on: got folds with {len(labels)} val images; expected at least {num_folds}, or choose val"
+            f"--select-on: got folds with {len(labels)} val images; expected at least {num_folds}; choose val"
         )
     generator = np.random.default_rng(seed)
     order = np.lexsort((generator.random(len(labels)), labels))
-    # One deal through the classes, without starting anew: the folds' sizes differ by one at most, too
+    # One deal through all classes, so that the sizes of the folds differ by one at most too
     folds = np.empty(len(labels), dtype=np.int64)
     folds[order] = (np.arange(len(labels)) + generator.integers(num_folds)) % num_folds
     return folds

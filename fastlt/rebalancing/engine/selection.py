@@ -26,7 +26,10 @@ def select_head(
     heads = {index: grid.head(index) for index in range(len(settings))}
     finite = [index for index, head in heads.items() if all(p.isfinite().all() for p in head.parameters())]
     if not finite:
-        raise ValueError("--lr: got rates at which no classifier is finite after training; lower it")
+        rates = ", ".join(f"{setting.lr:g}" for setting in settings)
+        raise ValueError(
+            f"--lr: got {rates}, after which no classifier is finite; expected a rate that converges; lower it"
+        )
     if len(settings) == 1:
         return Rebalanced(head=heads[0], params=params, selected_on=None)
     best = max(finite, key=lambda index: selection_accuracy(heads[index], problem, config.select_by))
@@ -50,7 +53,8 @@ def selection_accuracy(head: LinearHead, problem: Problem, select_by: str) -> fl
     value: float | None = getattr(accuracy, select_by)
     if value is None or math.isnan(value):
         raise ValueError(
-            f"--select-by: got {select_by}, a group without images in {problem.selected_on}; choose class_mean or all"
+            f"--select-by: got {select_by}; expected a group with images in {problem.selected_on}; choose class_mean "
+            "or all"
         )
     return value
 
@@ -59,4 +63,6 @@ def check_single_setting(config: RebalanceConfig) -> None:
     """Raise a ValueError if the settings leave a choice, which takes a split to choose on."""
     for name, values in (("lr", config.lr), ("weight_decay", config.weight_decay)):
         if len(values) > 1:
-            raise ValueError(f"{name}: got {len(values)} values; expected one without a split to choose on; give one")
+            raise ValueError(
+                f"{name}: got {len(values)} values; expected one, as there is no split to choose on; give one"
+            )

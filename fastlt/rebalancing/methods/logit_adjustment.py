@@ -16,7 +16,7 @@ from ..problem import Problem, Rebalanced
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
-    """Adjust the logits, with the strength as given or the best on the selection split, exactly."""
+    """Return the adjusted head, with the strength as given or the best on the selection split, exactly."""
     strength, selected_on = config.fixed_strength(), None
     if strength is None:
         features, labels = problem.selection_tensors()
@@ -38,8 +38,20 @@ def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -
         class_counts: [C] training images of every class; a tensor may be on any device.
         tau: Strength; 0 keeps the head, 1 is Bayes-optimal for balanced test data if its probabilities are calibrated.
 
+    Returns:
+        The head, weight [C, D] as it was and bias [C].
+
     Raises:
         ValueError: tau is negative or not finite, a class has no images, or there are not C classes.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.models import LinearHead
+        >>> from fastlt.rebalancing import adjust_logits
+        >>> head = LinearHead(torch.eye(2), torch.zeros(2))
+        >>> features = torch.tensor([[1.0, 0.5]])
+        >>> head(features).argmax(1).item(), adjust_logits(head, [90, 10])(features).argmax(1).item()
+        (0, 1)
     """
     if not math.isfinite(tau) or tau < 0:
         raise ValueError(f"tau: got {tau}; expected a finite number from 0 up")
@@ -47,7 +59,10 @@ def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -
     if counts.shape != (head.num_classes,):
         raise ValueError(f"class_counts: got shape {list(counts.shape)}; expected [{head.num_classes}]")
     if not (counts > 0).all():
-        raise ValueError(f"class_counts: class {int(np.argmin(counts))} has no images; its log prior is not finite")
+        empty = int(np.argmin(counts))
+        raise ValueError(
+            f"class_counts: got {counts[empty]:g} for class {empty}; expected at least 1, as log(0) is not finite"
+        )
     prior = torch.from_numpy(np.log(counts / counts.sum())).to(head.weight.device)
     weight = head.weight.detach().clone()
     bias = torch.zeros(len(weight), device=weight.device) if head.bias is None else head.bias.detach()

@@ -35,19 +35,29 @@ def nearest_class_mean(
     between x - m and c is the largest x.c/||c|| - m.c/||c||.
 
     Args:
-        features: [N, D] train features.
-        labels: int [N].
-        num_classes: C.
-        variant: cosine or euclidean.
+        features: [N, D] training features.
+        labels: Integers [N], on their device.
+        num_classes: Number of classes, C.
+        variant: `cosine` or `euclidean`.
+
+    Returns:
+        The head, weight [C, D] and bias [C].
 
     Raises:
         ValueError: A class has no features, shapes do not fit, or the variant is unknown.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.rebalancing import nearest_class_mean
+        >>> features = torch.tensor([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0]])
+        >>> head = nearest_class_mean(features, torch.tensor([0, 0, 1]), 2, variant="euclidean")
+        >>> head.weight.tolist(), head.bias.tolist()
+        ([[0.0, 2.0], [4.0, 0.0]], [-2.0, -8.0])
     """
     if variant not in ("cosine", "euclidean"):
-        raise ValueError(f"variant: got {variant!r}; expected cosine or euclidean")
-    centred = variant == "cosine"
-    center = mean(features) if centred else None
-    centroids = class_means(features, labels, num_classes, center=center, normalize=centred)
+        raise ValueError(f"variant: got {variant}; expected cosine or euclidean")
+    center = mean(features) if variant == "cosine" else None
+    centroids = class_means(features, labels, num_classes, center=center, normalize=center is not None)
     if center is None:
         return LinearHead(centroids, -centroids.square().sum(1) / 2)
     directions = torch.nn.functional.normalize(centroids, dim=1)
@@ -64,33 +74,41 @@ def nearest_class_mean_predict(
     normalize: bool = True,
     metric: Literal["l2", "cos"] = "l2",
 ) -> Tensor:
-    """Predict as the released code's nearest class mean does, whose centroids are not scaled to unit length again.
+    """Predict as the nearest class mean of Kang et al.'s released code does, exactly as coded.
 
-    Its six variants are raw (`center=False, normalize=False`), normalised (`center=False`) and centred and
-    normalised features, by Euclidean distance (`l2`) or by the product with the centroids (`cos`, no cosine).
+    Its centroids are not scaled to unit length again. The six variants are raw (`center=False, normalize=False`),
+    normalised (`center=False`) and centred and normalised features, by Euclidean distance (`l2`) or by the product with
+    the centroids (`cos`, no cosine).
 
     Args:
-        train_features: [M, D].
-        train_labels: int [M]; the largest decides the number of classes.
+        train_features: [M, D] training features.
+        train_labels: Integers [M]; the largest decides the number of classes.
         features: [N, D] to classify.
-        center: Whether the image-weighted mean of the train features is subtracted.
+        center: Whether the image-weighted mean of the training features is subtracted.
         normalize: Whether features are scaled to unit length, after centring.
-        metric: l2 or cos.
+        metric: `l2` or `cos`.
 
     Returns:
-        int64 [N].
+        The predicted classes, int64 [N].
 
     Raises:
-        ValueError: A class has no train features, or an argument does not fit.
+        ValueError: A class has no training features, or an argument does not fit.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.rebalancing import nearest_class_mean_predict
+        >>> train = torch.tensor([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0]])
+        >>> nearest_class_mean_predict(train, torch.tensor([0, 0, 1]), torch.tensor([[3.0, 1.0], [0.0, 9.0]])).tolist()
+        [1, 0]
     """
-    middle = mean(train_features) if center else None
+    mean_feature = mean(train_features) if center else None
     num_classes = int(train_labels.max()) + 1
-    centroids = class_means(train_features, train_labels, num_classes, center=middle, normalize=normalize)
-    rows = [
-        ops.centroid_logits(chunk, centroids, center=middle, normalize=normalize, metric=metric).argmax(1)
+    centroids = class_means(train_features, train_labels, num_classes, center=mean_feature, normalize=normalize)
+    predictions = [
+        ops.centroid_logits(chunk, centroids, center=mean_feature, normalize=normalize, metric=metric).argmax(1)
         for _, chunk in chunks(features)
     ]
-    return torch.cat(rows)
+    return torch.cat(predictions)
 
 
 def mean(features: Tensor) -> Tensor:
@@ -119,7 +137,7 @@ def class_means(
     if (counts == 0).any():
         empty = int((counts == 0).nonzero()[0])
         raise ValueError(
-            f"labels: class {empty} has no features; expected at least one of each of {num_classes} classes"
+            f"labels: got no features of class {empty}; expected at least one of each of {num_classes} classes"
         )
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
     for rows, chunk in chunks(features):
