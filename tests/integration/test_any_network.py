@@ -117,7 +117,7 @@ def test_every_method_works_on_a_module(method: str) -> None:
 def test_wrong_calls_say_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"^model: .*linear layer.*\bhead\b"):
         fastlt.rebalance_model(nn.Sequential(nn.Flatten(), nn.ReLU()), batches(0), batches(1), tau=1.0)
-    with pytest.raises(ValueError, match=r"^head: got 'fc'"):
+    with pytest.raises(ValueError, match=r"^head: got fc\b"):
         fastlt.rebalance_model(Net(), batches(0), batches(1), head="fc")
     with pytest.raises(ValueError, match=r"^taus: "):
         fastlt.rebalance_model(Net(), batches(0), batches(1), taus=1.0)
