@@ -1,1 +1,1 @@
-"""A finished network at work: images without labels, and files for other programs."""
+"""A finished network in use: predictions for images without labels, and files for other programs."""

@@ -1,11 +1,12 @@
-"""Classify images without labels, in batches through the same loader and network as everything else."""
+"""Classify images without labels, with the loader and the network that evaluate the run."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImagePredictions:
-    """What a classifier says of N images, and the files of which it says nothing."""
+    """The most probable classes of N images, and the files that could not be read."""
 
     run: str
     method: str
@@ -45,16 +46,18 @@ class ImagePredictions:
     skipped: dict[str, str]
     """Path -> why it cannot be read."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        rows = []
+    def rankings(self) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+        """Yield each file with its K pairs of class name and probability."""
         for file, classes, probabilities in zip(
             self.files, self.classes.tolist(), self.probabilities.tolist(), strict=True
         ):
-            top = [
-                {"class": self.class_names[index], "probability": share}
-                for index, share in zip(classes, probabilities, strict=True)
-            ]
+            yield file, list(zip((self.class_names[index] for index in classes), probabilities, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        rows = []
+        for file, ranking in self.rankings():
+            top = [{"class": name, "probability": probability} for name, probability in ranking]
             rows.append({"file": file, **top[0], "top": top})
         return {
             "schema": SCHEMA,
@@ -68,18 +71,15 @@ class ImagePredictions:
         """Write a row an image: file, class, probability, class_2, probability_2, ..."""
         num_named = self.classes.shape[1]
         header = ["file", "class", "probability"]
-        header += [f"{name}_{place}" for place in range(2, num_named + 1) for name in ("class", "probability")]
+        header += [f"{name}_{rank}" for rank in range(2, num_named + 1) for name in ("class", "probability")]
         with (
             replacing(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             writer = csv.writer(file)
             writer.writerow(header)
-            for name, classes, shares in zip(
-                self.files, self.classes.tolist(), self.probabilities.tolist(), strict=True
-            ):
-                pairs = zip(classes, shares, strict=True)
-                writer.writerow([name, *(cell for index, share in pairs for cell in (self.class_names[index], share))])
+            for name, ranking in self.rankings():
+                writer.writerow([name, *itertools.chain.from_iterable(ranking)])
 
 
 @torch.inference_mode()
@@ -101,32 +101,34 @@ def predict(
         ValueError: There is no image, or the checkpoint cannot be used.
     """
     config = config or PredictConfig()
-    places = [Path(images)] if isinstance(images, (Path, str)) else [Path(place) for place in images]
+    paths = [Path(images)] if isinstance(images, (Path, str)) else [Path(path) for path in images]
     class_names = tuple(run.data["class_names"])
-    dataset = unlabelled_images(places, class_names, flag="IMAGES")
-    own = FeatureStore(run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads)
-    classifier = open_classifier(own, default_method(run, config.method))
-    store, head = classifier.store, classifier.head.to(own.device)
-    classes, shares = [], []
-    began = time.perf_counter()
+    dataset = unlabelled_images(paths, class_names, flag="IMAGES")
+    joint = FeatureStore(
+        run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
+    )
+    classifier = open_classifier(joint, default_method(run, config.method))
+    store, head = classifier.store, classifier.head.to(joint.device)
+    classes, probabilities = [], []
+    start = time.perf_counter()
     with exact_fp32(store.device), contextlib.closing(store.open_images(dataset)) as loader:
         for features in store.through_backbone(loader):
-            probabilities = F.linear(features, head.weight, head.bias).double().softmax(1)
-            # Stable, so that of two equal ones the lower index comes first, as argmax has it
-            order = probabilities.sort(stable=True, dim=1, descending=True)
-            classes.append(order.indices[:, : config.top].cpu())
-            shares.append(order.values[:, : config.top].cpu())
-        replaced = {each.path: each.reason for each in loader.replaced}
-    log.info("%s images by %s: %.1f s", f"{len(dataset):,}", classifier.method, time.perf_counter() - began)
-    # Another image stood in for one that broke since it was listed: nothing is said of that one
-    kept = np.array([path not in replaced for path in dataset.paths])
-    skipped = {each.path: each.reason for each in dataset.skipped} | replaced
+            # Stable: of two equal probabilities the lower index comes first, as in argmax
+            logits = F.linear(features, head.weight, head.bias).double()
+            ranking = logits.softmax(1).sort(stable=True, dim=1, descending=True)
+            classes.append(ranking.indices[:, : config.top].cpu())
+            probabilities.append(ranking.values[:, : config.top].cpu())
+        replaced = {image.path: image.reason for image in loader.replaced}
+    log.info("%s images by %s: %.1f s", f"{len(dataset):,}", classifier.method, time.perf_counter() - start)
+    # A file that broke since it was listed was replaced by another image, so it has no prediction
+    readable = np.array([path not in replaced for path in dataset.paths])
+    skipped = {image.path: image.reason for image in dataset.skipped} | replaced
     return ImagePredictions(
         run=str(run.path),
         method=classifier.method,
         class_names=class_names,
-        files=tuple(str(dataset.path(at)) for at in np.flatnonzero(kept).tolist()),
-        classes=torch.cat(classes).numpy()[kept],
-        probabilities=torch.cat(shares).numpy()[kept],
+        files=tuple(str(dataset.path(at)) for at in np.flatnonzero(readable).tolist()),
+        classes=torch.cat(classes).numpy()[readable],
+        probabilities=torch.cat(probabilities).numpy()[readable],
         skipped={str(dataset.root / path): reason for path, reason in skipped.items()},
     )

@@ -104,14 +104,14 @@ def test_broken_files_get_no_prediction(
     assert whole.files == ("photos/0.jpg", "photos/1.jpg", "photos/2.jpg")
     assert list(whole.skipped) == ["photos/text.jpg"]
     # One breaks between the listing and its turn: another stands in for it in the batch, not in the answer
-    real, gone = image.decode_rgb, (folder / "1.jpg").read_bytes()
+    real, gone = image.decode_bytes, (folder / "1.jpg").read_bytes()
 
     def decode(source: bytes) -> np.ndarray:
         if source == gone:
             raise ValueError("gone")
         return real(source)
 
-    monkeypatch.setattr("fastlt.data.loaders.plan.decode_rgb", decode)
+    monkeypatch.setattr("fastlt.data.loaders.plan.decode_bytes", decode)
     left = predict(rebalanced, "photos", config=PredictConfig(device="cpu", num_threads=1, loader="memory"))
     assert left.files == ("photos/0.jpg", "photos/2.jpg")
     assert set(left.skipped) == {"photos/text.jpg", "photos/1.jpg"}
