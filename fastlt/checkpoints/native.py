@@ -66,8 +66,8 @@ def load_hashed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path}: expected a safetensors file, but it is incomplete or of another kind ({error}); "
-            "use another checkpoint of the run, or train again"
+            f"{path}: got a file that is incomplete or of another kind ({error}); expected a safetensors file; use "
+            "another checkpoint of the run, or train again"
         ) from error
     metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
     return tensors, metadata, hashlib.sha256(content).hexdigest()
@@ -89,12 +89,13 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) 
     ]
     if missing or extra:
         raise ValueError(
-            f"{source}: the checkpoint of another network: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
-            f"{len(extra)} not expected ({', '.join(extra[:3])}); give the --backbone it was trained with"
+            f"{source}: got a checkpoint of another network, {len(missing)} tensors missing "
+            f"({', '.join(missing[:3])}), {len(extra)} not expected ({', '.join(extra[:3])}); give the --backbone it was "
+            "trained with"
         )
     if reshaped:
         kind = "with another number of classes" if all(map(in_head, reshaped)) else "of another size"
-        raise ValueError(f"{source}: the checkpoint of a network {kind}: {'; '.join(reshaped[:3])}")
+        raise ValueError(f"{source}: got a checkpoint of a network {kind}: {', '.join(reshaped[:3])}")
     with torch.no_grad():
         for key, tensor in wanted.items():
             tensor.copy_(tensors[key])

@@ -39,8 +39,8 @@ def rebalance_run(parsed: Rebalance) -> None:
     """Rebalance a run, print its table and say where the checkpoints are."""
     if flags := parsed.checkpoint.given():
         raise ValueError(
-            f"{flags[0]}: it is for a CHECKPOINT, but {parsed.run or 'the last run'} is a run, which knows its own "
-            "settings; drop it, or name a checkpoint first"
+            f"{flags[0]}: got it with {parsed.run or 'the last run'}, a run, which knows its own settings; expected a "
+            "CHECKPOINT; drop it, or name a checkpoint first"
         )
     run = open_run(parsed)
     from ..rebalancing.run import read_released, read_results, rebalance

@@ -117,7 +117,7 @@ class Config:
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(
-                f"{source}: unknown setting {unknown[0]!r}; it was written by another version of fastlt: use that one"
+                f"{source}: got the unknown setting {unknown[0]!r}, of another version of fastlt; use that version"
             )
 
         def revive(hint: Any, value: Any) -> Any:
@@ -129,4 +129,4 @@ class Config:
         try:
             return cls(**{name: revive(hints[name], value) for name, value in values.items()})
         except TypeError as error:
-            raise ValueError(f"{source}: a setting has the wrong type ({error}); restore the file") from error
+            raise ValueError(f"{source}: got a setting of the wrong type ({error}); restore the file") from error

@@ -83,9 +83,11 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
         )
     tensors, metadata = native.load(path)
     if metadata.get("weights") != store.weights_hash:
-        raise ValueError(f"{path}: made from other weights than {store.checkpoint}; make it again with: {again}")
+        raise ValueError(
+            f"{path}: got a classifier of other weights than {store.checkpoint}; make it again with: {again}"
+        )
     if f"{HEAD}.weight" not in tensors:
-        raise ValueError(f"{path}: has no fc.weight; expected a classifier of this run; make it again with: {again}")
+        raise ValueError(f"{path}: got no fc.weight; expected a classifier of this run; make it again with: {again}")
     prior = metadata.get("prior")
     return Classifier(
         method=method,

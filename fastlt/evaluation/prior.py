@@ -94,11 +94,11 @@ def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float
     missing = np.flatnonzero(np.isnan(frequencies))
     if len(missing):
         raise ValueError(
-            f"--target: {path} lacks {len(missing)} of {len(indices)} classes, first {class_names[missing[0]]!r}; "
-            "give every class a row (0 for one that never occurs)"
+            f"--target: got {path} without {len(missing)} of {len(indices)} classes, first "
+            f"{class_names[missing[0]]!r}; give every class a row (0 for one that never occurs)"
         )
     if frequencies.sum() <= 0:
-        raise ValueError(f"--target: {path} has only the frequency 0; expected at least one above it")
+        raise ValueError(f"--target: got {path} with the frequency 0 only; expected at least one above 0")
     return normalized(frequencies)
 
 

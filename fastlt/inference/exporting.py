@@ -64,7 +64,7 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
     method = default_method(run, config.method)
     out = config.out or run.path / "export" / f"{method}{SUFFIXES[config.format]}"
     if config.out is not None and out.exists():
-        raise ValueError(f"--out: {out} exists; choose another name, or remove it")
+        raise ValueError(f"--out: got {out}, which exists; choose another name, or remove it")
     if config.format == "onnx":
         check_onnx()
     classifier = open_classifier(FeatureStore(run, device=torch.device("cpu")), method)
@@ -169,8 +169,8 @@ def write_onnx(network: nn.Module, about: dict[str, Any], image_size: int, out: 
         difference = compare_onnx(temporary, network, images)
         if difference is not None and difference > AGREEMENT:
             raise ValueError(
-                f"{out}: its logits differ from PyTorch's by {difference:.1e} of the largest, more than {AGREEMENT:g}; "
-                "nothing is written: try another version of onnxruntime, onnxscript or torch"
+                f"{out}: got logits that differ from PyTorch's by {difference:.1e} of the largest; expected at most "
+                f"{AGREEMENT:g}, so nothing is written; try another version of onnxruntime, onnxscript or torch"
             )
     return difference
 

@@ -139,6 +139,6 @@ def font_folder() -> Path:
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     if missing := [face for face in FACES if not (folder / face).is_file()]:
         raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}, expected the DejaVu fonts: reinstall matplotlib from its wheel"
+            f"{folder}: got no {', '.join(missing)}; expected the DejaVu fonts; reinstall matplotlib from its wheel"
         )
     return folder

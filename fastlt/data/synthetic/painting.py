@@ -144,7 +144,7 @@ def _mask(character: str, mark: int, face: str, fonts: str, side: int) -> Image.
     ImageDraw.Draw(canvas).text((2 * side, 2 * side), character, font=font, fill=255)
     box = canvas.getbbox()
     if box is None:
-        raise ValueError(f"{face} has no shape for {character!r}")
+        raise ValueError(f"{face}: got no shape for {character!r}")
     glyph = canvas.crop(box)
     scale = side / max(glyph.size)
     width, height = max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale))
