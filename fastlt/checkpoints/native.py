@@ -90,8 +90,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) 
     if missing or extra:
         raise ValueError(
             f"{source}: got a checkpoint of another network, {len(missing)} tensors missing "
-            f"({', '.join(missing[:3])}), {len(extra)} not expected ({', '.join(extra[:3])}); give the --backbone it was "
-            "trained with"
+            f"({', '.join(missing[:3])}), {len(extra)} not expected ({', '.join(extra[:3])}); "
+            "give the --backbone it was trained with"
         )
     if reshaped:
         kind = "with another number of classes" if all(map(in_head, reshaped)) else "of another size"

@@ -43,8 +43,8 @@ def read_shard(path: Path) -> Shard:
         header = json.loads(content[_LENGTH : _LENGTH + length])
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path}: got a file that is incomplete or of another kind ({error}); expected a safetensors file; fetch it "
-            "again"
+            f"{path}: got a file that is incomplete or of another kind ({error}); expected a safetensors file; "
+            "fetch it again"
         ) from error
     ordered = {name: tensors[name] for name in header if name in tensors}
     return Shard(path, header, content[_LENGTH + length :], ordered)
