@@ -1,14 +1,14 @@
 """Training on a CPU, the plain PyTorch trainer against ours: the step alone, switch by switch, and with a loader.
 
 The network and batch are the demo's (resnet8, 32 pixels, 128 images); `fastlt benchmark step` runs the same steps on
-any network and device. `plain` is what a first script would do: fp32, NCHW, eager, glibc's default allocator, and end
-to end a DataLoader with Pillow in its workers; `plain bf16` adds autocast. With a loader ours runs eagerly too, since a
-CPU compiles long runs only, and a round is a pass over small JPEG files. The plain ones run first: the allocator's
-setting cannot be taken back. `FASTLT_BENCH_THREADS` sets workers and loader threads (default 2), `FASTLT_BENCH_IMAGES`
-the number of files. Results hold `images_per_s` and `times_plain`, the ratio to the plain trainer in the same run.
+any network and device. `plain` is a first script: fp32, NCHW, eager, glibc's default allocator, and end to end a
+DataLoader with Pillow in its workers; `plain bf16` adds autocast. With a loader ours runs eagerly too, since a CPU
+compiles long runs only, and a round is a pass over small JPEG files. The plain ones run first: the allocator's setting
+cannot be taken back. `FASTLT_BENCH_THREADS` sets workers and loader threads (default 2), `FASTLT_BENCH_IMAGES` the
+number of files. Results hold `images_per_s` and `times_plain`, the ratio to the plain trainer in the same run.
 
-`test_candidate` times the rewritings of ResNeXt-50 in `benchmarks/gpu/candidates.py`, but for those by kernels, beside
-the network as it is, run eagerly; `python -m benchmarks.gpu` times all of them on a GPU.
+`test_candidate` times the rewritings of ResNeXt-50 in `benchmarks/gpu/candidates.py` that need no kernels, beside the
+unchanged network, eagerly; `python -m benchmarks.gpu` times all of them on a GPU.
 """
 
 import os

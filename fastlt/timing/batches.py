@@ -1,4 +1,4 @@
-"""The batch that a step is timed on where no loader is."""
+"""The batch that a step is timed on without a loader."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ..training.step import StepInput
 NUM_CLASSES = 1000
 
 
-def made_up(batch_size: int, image_size: int, device: torch.device) -> StepInput:
+def random_batch(batch_size: int, image_size: int, device: torch.device) -> StepInput:
     """Return a random batch on a device.
 
     Args:
         batch_size: Images, B.
         image_size: Side of the images, S.
-        device: Where it lies.
+        device: Where its tensors are.
 
     Returns:
         Images, uint8 [B, S, S, 3], labels [B], colour factors in 0.6 .. 1.4, [B, 3], and their orders, uint8 [B]; the

@@ -17,7 +17,7 @@ from ..runtime.compiling import compiled
 from ..runtime.device import autocast, resolve_precision
 from ..runtime.machine import keep_freed_memory
 from ..training.step import StepInput
-from .batches import NUM_CLASSES, made_up
+from .batches import NUM_CLASSES, random_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def build_peer(
         weight_decay=5e-4,
         fused=(peer.tuned and device.type == "cuda") or None,
     )
-    pixels, labels, *_ = made_up(batch_size, image_size, device)
+    pixels, labels, *_ = random_batch(batch_size, image_size, device)
     default = StepInput((pixels.permute(0, 3, 1, 2) / 127.5 - 1).contiguous(memory_format=layout), labels)
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:

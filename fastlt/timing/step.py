@@ -22,7 +22,7 @@ from ..runtime.log import first_line
 from ..runtime.machine import keep_freed_memory
 from ..training.network import build_network, make_optimizer, set_training_mode
 from ..training.step import StepInput, loss_function
-from .batches import NUM_CLASSES, made_up
+from .batches import NUM_CLASSES, random_batch
 from .peers import PEERS, build_peer
 from .traffic import bandwidth, median_s, training_bytes
 
@@ -194,7 +194,7 @@ def build(
     )
     preprocess = Preprocess(config.mean, config.std, channels_last=config.channels_last).to(device)
     loss_and_hits = loss_function(model, preprocess, config, device, compiler)
-    default = made_up(batch_size, image_size, device)
+    default = random_batch(batch_size, image_size, device)
     if not color_jitter:
         default = default._replace(jitter=None, order=None)
 

@@ -38,16 +38,16 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_step_times_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "step.json"
-    asked = ["--batch-size", "8", "--repeats", "2", "--device", "cpu", "--json", str(out)]
-    assert run(monkeypatch, "step", *asked, "--variants", "plain", "fastlt eager", "torchvision compiled") == 0
-    report = json.loads(out.read_text())
-    plain, ours, peer = report["results"]
+    options = ["--batch-size", "8", "--repeats", "2", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "step", *options, "--variants", "plain", "fastlt eager", "torchvision compiled") == 0
+    record = json.loads(out.read_text())
+    plain, ours, peer = record["results"]
     assert plain["images_per_s"] > 0
     assert ours["images_per_s"] > 0
     assert ours["bandwidth_share"] > 0
     assert peer["backbone"] == "resnet8"
     assert "torchvision" in peer["error"]  # torchvision has no resnet8
-    assert report["machine"]["torch"] == torch.__version__
+    assert record["machine"]["torch"] == torch.__version__
 
 
 class Peers(types.ModuleType):
@@ -71,16 +71,16 @@ def test_other_libraries_networks_are_fed_floats_and_set_against_ours(
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     libraries = ["torchvision compiled", "timm compiled"]
     out = tmp_path / "step.json"
-    asked = ["--batch-size", "4", "--repeats", "1", "--device", "cpu", "--json", str(out)]
-    assert run(monkeypatch, "step", *asked, "--variants", "fastlt", *libraries) == 0
+    options = ["--batch-size", "4", "--repeats", "1", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "step", *options, "--variants", "fastlt", *libraries) == 0
     ours, *theirs = json.loads(out.read_text())["results"]
     assert [row["variant"] for row in theirs] == libraries
     printed = capsys.readouterr().out
     for row in theirs:
         ratio = ours["images_per_s"] / row["images_per_s"]
         assert f"resnet8: fastlt makes {ratio:.2f} x the images of {row['variant']}" in printed
-    made, _ = step.build("resnet8", "timm compiled", device=CPU, batch_size=2, image_size=32)
-    assert made(StepInput(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))).isfinite()
+    train_step, _ = step.build("resnet8", "timm compiled", device=CPU, batch_size=2, image_size=32)
+    assert train_step(StepInput(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))).isfinite()
     with pytest.raises(ImportError, match=r"\bresnet9\b"):
         peers.network_of("timm", "resnet9")
 
@@ -142,9 +142,9 @@ def test_a_step_that_did_not_compile_has_no_figure(monkeypatch: pytest.MonkeyPat
         raise torch._dynamo.exc.TorchDynamoException("no compiler")
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
-    (report,) = step.measure(["resnet8"], variants=["fastlt"], device=CPU, batch_size=2, image_size=32)
-    assert report.images_per_s is None
-    assert "torch.compile does not work here" in str(report.error)
+    (result,) = step.measure(["resnet8"], variants=["fastlt"], device=CPU, batch_size=2, image_size=32)
+    assert result.images_per_s is None
+    assert "torch.compile does not work here" in str(result.error)
 
 
 def test_a_cpu_is_spared_what_only_a_gpu_has() -> None:
@@ -155,8 +155,8 @@ def test_a_cpu_is_spared_what_only_a_gpu_has() -> None:
 
 def test_loader_times_every_stage_and_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "loader.json"
-    asked = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
-    assert run(monkeypatch, "loader", *asked, "--num-threads", "1") == 0
+    options = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "loader", *options, "--num-threads", "1") == 0
     rows = {row["name"]: row for row in json.loads(out.read_text())["results"]}
     stages = {"read", "decode", "augment", "hand-over"}
     assert set(rows) == stages | {*LOADERS, "plain DataLoader"} - {"auto"}
@@ -194,14 +194,14 @@ def test_tuning_names_the_flags_of_the_fastest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "tuned.json"
-    asked = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
-    assert run(monkeypatch, "loader", *asked, "--tune", "--loader", "pillow", "--num-threads", "2") == 0
-    report = json.loads(out.read_text())
-    tried = [(row["num_threads"], row["prefetch"]) for row in report["results"]]
+    options = ["--images", "16", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--json", str(out)]
+    assert run(monkeypatch, "loader", *options, "--tune", "--loader", "pillow", "--num-threads", "2") == 0
+    record = json.loads(out.read_text())
+    tried = [(row["num_threads"], row["prefetch"]) for row in record["results"]]
     assert tried[:2] == [(1, 2), (2, 2)]
     assert sorted(depth for _, depth in tried[2:]) == [1, 4]
-    best = report["best"]
-    assert best["images_per_s"] * tune.NOTABLE >= max(row["images_per_s"] for row in report["results"])
+    best = record["best"]
+    assert best["images_per_s"] * tune.NOTABLE >= max(row["images_per_s"] for row in record["results"])
     flags = f"best: --loader pillow --num-threads {best['num_threads']} --prefetch {best['prefetch']} "
     assert flags in capsys.readouterr().out
 
