@@ -84,13 +84,13 @@ FASTLT_INLINE void take_lanes(const float* z, const float* slope, const Label& l
 // Takes in the rivals [begin, end); the last lanes are filled up with lines that never beat the label.
 template <bool kLog, bool kBefore>
 FASTLT_INLINE void take(const float* z, const float* slope, std::ptrdiff_t begin, std::ptrdiff_t end,
-                        float own, const Label& label, Bounds& bounds) {
+                        float label_logit, const Label& label, Bounds& bounds) {
   for (; begin + kLanes <= end; begin += kLanes)
     take_lanes<kLog, kBefore>(z + begin, slope + begin, label, bounds);
   if (begin >= end) return;
   float last_z[kLanes], last_slope[kLanes];
   // Below the label's line at every tau.
-  const float lower = kLog ? (label.sign < 0.0F ? 2.0F : 0.5F) * own : -kInf;
+  const float lower = kLog ? (label.sign < 0.0F ? 2.0F : 0.5F) * label_logit : -kInf;
   std::fill_n(last_z, kLanes, lower);
   std::fill_n(last_slope, kLanes, label.slope);
   std::copy(z + begin, z + end, last_z);
@@ -111,22 +111,22 @@ FASTLT_INLINE void bound_rows(const IntervalTask& task, std::ptrdiff_t first, st
   for (std::ptrdiff_t i = first; i < last; ++i) {
     const float* z = task.logits + i * task.classes;
     const std::ptrdiff_t label = task.labels[i];
-    const float mine = z[label];
+    const float logit = z[label];
     task.low[i] = kInf;
     task.high[i] = -kInf;
-    if (mine != mine) continue;
-    if (kLog && std::max(mine, -mine) < kTiny) {
+    if (logit != logit) continue;
+    if (kLog && std::max(logit, -logit) < kTiny) {
       if (zero_wins(z, task.classes, label)) std::swap(task.low[i], task.high[i]);
       continue;
     }
-    const float sign = kLog && mine < 0.0F ? -1.0F : 1.0F;
-    const float own = std::min(std::max(mine, -kHuge), kHuge);
-    const Label line{sign, kLog ? log2_normal(own * sign) * sign : own, task.slope[label]};
+    const float sign = kLog && logit < 0.0F ? -1.0F : 1.0F;
+    const float label_logit = std::min(std::max(logit, -kHuge), kHuge);
+    const Label line{sign, kLog ? log2_normal(label_logit * sign) * sign : label_logit, task.slope[label]};
     std::fill_n(bounds.low, kLanes, -kInf);
     std::fill_n(bounds.high, kLanes, kInf);
     std::fill_n(bounds.beaten, kLanes, 0);
-    take<kLog, true>(z, task.slope, 0, label, own, line, bounds);
-    take<kLog, false>(z, task.slope, label + 1, task.classes, own, line, bounds);
+    take<kLog, true>(z, task.slope, 0, label, label_logit, line, bounds);
+    take<kLog, false>(z, task.slope, label + 1, task.classes, label_logit, line, bounds);
     const float low = *std::max_element(bounds.low, bounds.low + kLanes);
     const float high = *std::min_element(bounds.high, bounds.high + kLanes);
     if (!(low < high) ||

@@ -21,8 +21,8 @@ PROGRAMS = 1024  # shares x channel tiles: several waves on any GPU of today, an
 def shares(num_rows: int, num_channels: int) -> tuple[int, int]:
     """Return (shares of the rows, rows of each but the last): fixed by the shape alone."""
     tiles = triton.cdiv(num_channels, CHANNELS)
-    wanted = max(1, min(triton.cdiv(num_rows, 4 * ROWS), PROGRAMS // tiles))
-    rows = triton.cdiv(triton.cdiv(num_rows, wanted), ROWS) * ROWS
+    num_shares = max(1, min(triton.cdiv(num_rows, 4 * ROWS), PROGRAMS // tiles))
+    rows = triton.cdiv(triton.cdiv(num_rows, num_shares), ROWS) * ROWS
     return int(triton.cdiv(num_rows, rows)), int(rows)
 
 

@@ -102,11 +102,11 @@ class _Product:
             self.launch(reducers.store_kernel, *vectors, out, tau, NORMS=NORMS, FAST=FAST)
         return out
 
-    def own_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    def label_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """Each row's score at its label [N], by the tile arithmetic of its rivals."""
-        own = self.new(self.x.shape[0])
-        self.launch(reducers.label_kernel, scale, shift, labels, own, grid=self.row_tiles)
-        return own
+        label_scores = self.new(self.x.shape[0])
+        self.launch(reducers.label_kernel, scale, shift, labels, label_scores, grid=self.row_tiles)
+        return label_scores
 
     def add_gradients(self, dz: Tensor, dx: Tensor | None, dw: Tensor | None) -> None:
         """Set dx = dz @ W and add dz.T @ X to dw in float32: plain products, the vendor's."""
@@ -186,10 +186,10 @@ def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor |
     if not len(features):
         return product.new(0, dtype=torch.int32)
     labels = labels.contiguous()
-    own = product.own_scores(labels, scale, shift)
-    behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
-    product.launch(reducers.rank_kernel, scale, shift, labels, own, behind)
-    return (weight.shape[0] - 1 - behind.sum(0)).int()
+    label_scores = product.label_scores(labels, scale, shift)
+    num_behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
+    product.launch(reducers.rank_kernel, scale, shift, labels, label_scores, num_behind)
+    return (weight.shape[0] - 1 - num_behind.sum(0)).int()
 
 
 def intervals(
@@ -200,13 +200,13 @@ def intervals(
     if not len(features):
         return product.new(0), product.new(0)
     labels = labels.contiguous()
-    own = product.own_scores(labels, None, shift)
+    label_scores = product.label_scores(labels, None, shift)
     low, high = (product.new(product.column_tiles, len(features)) for _ in range(2))
-    product.launch(reducers.interval_kernel, shift, slope, labels, own, low, high, LOG=log, FAST=FAST)
+    product.launch(reducers.interval_kernel, shift, slope, labels, label_scores, low, high, LOG=log, FAST=FAST)
     low, high = low.amax(0), high.amin(0)
     if log:
         # Rows in which neither the label nor a rival is positive are rare; their number is not read, not to wait.
-        signed = ~(own >= torch.finfo(torch.float32).tiny)
+        signed = ~(label_scores >= torch.finfo(torch.float32).tiny)
         is_open = signed & torch.isneginf(low) & torch.isposinf(high)
         low.masked_fill_(signed & ~is_open, float("inf"))
         order = torch.argsort(is_open.to(torch.uint8), descending=True, stable=True)
@@ -244,26 +244,26 @@ def cross_entropy(
     hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels]
     target, soft, spreads = row_weights * hit, row_weights * (hit + total), row_weights * spread
     z_stride = product.column_tiles * product.tile.columns
-    rows = max(CHUNK_ELEMENTS // z_stride // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
-    for start in range(0, num, rows):
-        here = slice(start, min(start + rows, num))
-        part, length = product.rows(here.start, here.stop), here.stop - here.start
+    size = max(CHUNK_ELEMENTS // z_stride // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
+    for start in range(0, num, size):
+        rows = slice(start, min(start + size, num))
+        part, length = product.rows(rows.start, rows.stop), rows.stop - rows.start
         z = part.new(length, z_stride) if any(needs) else None
-        own = part.new(length)
+        label_scores = part.new(length)
         top, partition = (part.new(part.column_tiles, length) for _ in range(2))
         smooth = part.new(part.column_tiles, length) if label_smoothing > 0 else None
-        args = scale, shift, labels[here], class_weights, own, top, partition, smooth, z, z_stride
+        args = scale, shift, labels[rows], class_weights, label_scores, top, partition, smooth, z, z_stride
         part.launch(reducers.partition_kernel, *args)
         highest = top.amax(0)
         lse = highest + (partition * (top - highest).exp2_()).sum(0).log2_()
-        losses[here] = soft[here] * lse * _LN2 - target[here] * own
+        losses[rows] = soft[rows] * lse * _LN2 - target[rows] * label_scores
         if smooth is not None:
-            losses[here] -= spreads[here] * smooth.sum(0)
+            losses[rows] -= spreads[rows] * smooth.sum(0)
         if z is not None:
-            weights = soft[here], target[here], spreads[here] if smooth is not None else None
-            inputs = labels[here], lse, *weights, class_weights
+            weights = soft[rows], target[rows], spreads[rows] if smooth is not None else None
+            inputs = labels[rows], lse, *weights, class_weights
             dz = _softmax_gradient(z, weight, scale, shift, inputs, gradients)
-            part.add_gradients(dz, dx[here] if needs[0] else None, dw if needs[1] else None)
+            part.add_gradients(dz, dx[rows] if needs[0] else None, dw if needs[1] else None)
     return losses, dx, dw.to(weight.dtype), ds, dshift
 
 

@@ -56,7 +56,7 @@ def label_kernel(
     scale_ptr,
     shift_ptr,
     y_ptr,
-    own_ptr,
+    label_score_ptr,
     M,
     C,
     D,
@@ -67,7 +67,7 @@ def label_kernel(
     BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Store own [M], each row's score at its label: the diagonal of a tile over the labels' rows of W (BM = BN).
+    """Store label_score [M], each row's score at its label: the diagonal of a tile of the labels' rows of W (BM = BN).
 
     The rivals' scores come from the same tile arithmetic, so a duplicate of the label's class ties to the last bit.
     """
@@ -76,7 +76,7 @@ def label_kernel(
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
     z = score(z, scale_ptr, shift_ptr, rn, C)
     diagonal = tl.arange(0, BM)[:, None] == tl.arange(0, BN)[None, :]
-    tl.store(own_ptr + rm, tl.sum(tl.where(diagonal, z, 0.0), 1), mask=rm < M)
+    tl.store(label_score_ptr + rm, tl.sum(tl.where(diagonal, z, 0.0), 1), mask=rm < M)
 
 
 @triton.jit
@@ -86,8 +86,8 @@ def rank_kernel(
     scale_ptr,
     shift_ptr,
     y_ptr,
-    own_ptr,
-    behind_ptr,
+    label_score_ptr,
+    num_behind_ptr,
     M,
     C,
     D,
@@ -99,16 +99,16 @@ def rank_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Store behind [column tiles, M]: how many classes of the tile the label beats; it never beats a NaN."""
+    """Store num_behind [column tiles, M]: how many classes of the tile the label beats; it never beats a NaN."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
     z = score(z, scale_ptr, shift_ptr, rn, C)
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)[:, None]
-    own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)[:, None]
+    label_score = tl.load(label_score_ptr + rm, mask=rm < M, other=0.0)[:, None]
     other = (rn[None, :] < C) & (rn[None, :] != y)
-    behind = other & ((z < own) | ((z == own) & (rn[None, :] > y)))
-    tl.store(behind_ptr + pn.to(tl.int64) * M + rm, tl.sum(behind.to(tl.int32), 1), mask=rm < M)
+    is_behind = other & ((z < label_score) | ((z == label_score) & (rn[None, :] > y)))
+    tl.store(num_behind_ptr + pn.to(tl.int64) * M + rm, tl.sum(is_behind.to(tl.int32), 1), mask=rm < M)
 
 
 @triton.jit
@@ -119,7 +119,7 @@ def partition_kernel(
     shift_ptr,
     y_ptr,
     class_weight_ptr,
-    own_ptr,
+    label_score_ptr,
     top_ptr,
     sum_ptr,
     smooth_ptr,
@@ -138,9 +138,8 @@ def partition_kernel(
 ):
     """Store partials [column tiles, M] of the log-sum-exp in base 2 (top, sum) and, if wanted, of sum_j v_j score_j.
 
-    The tile that holds a row's label stores the label's score to own [M]. z [M, z_stride], if wanted, gets X @ W.T in
-    float32; its rows are padded to whole tiles, since stores without a mask on the columns are vectors and need few
-    registers.
+    The tile that holds a row's label stores label_score [M]. z [M, z_stride], if wanted, gets X @ W.T in float32; its
+    rows are padded to whole tiles, since stores without a mask on the columns are vectors and need few registers.
     """
     pm, pn = tile_of(M, C, BM, BN, GROUP)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
@@ -151,8 +150,8 @@ def partition_kernel(
     z = score(z, scale_ptr, shift_ptr, rn, C)
     partial = pn.to(tl.int64) * M + rm
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
-    own = tl.sum(tl.where(rn[None, :] == y[:, None], z, 0.0), 1)
-    tl.store(own_ptr + rm, own, mask=(rm < M) & (y >= pn * BN) & (y < pn * BN + BN))
+    label_score = tl.sum(tl.where(rn[None, :] == y[:, None], z, 0.0), 1)
+    tl.store(label_score_ptr + rm, label_score, mask=(rm < M) & (y >= pn * BN) & (y < pn * BN + BN))
     if smooth_ptr is not None:
         if class_weight_ptr is not None:
             smooth = z * class_vector(class_weight_ptr, rn, C)
@@ -254,7 +253,7 @@ def interval_kernel(
     shift_ptr,
     slope_ptr,
     y_ptr,
-    own_ptr,
+    label_score_ptr,
     low_ptr,
     high_ptr,
     M,
@@ -283,12 +282,12 @@ def interval_kernel(
     z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
     z = score(z, None, shift_ptr, rn, C)
     y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
-    own = tl.load(own_ptr + rm, mask=rm < M, other=0.0)
+    label_score = tl.load(label_score_ptr + rm, mask=rm < M, other=0.0)
     run = tl.load(slope_ptr + rn, mask=rn < C, other=float("nan"))[None, :] - tl.load(slope_ptr + y)[:, None]
     if LOG:
-        own = tl.where(own >= TINY, log2(own, FAST), -1e30)
+        label_score = tl.where(label_score >= TINY, log2(label_score, FAST), -1e30)
         z = log2(tl.maximum(z, 0.0), FAST)
-    tau = (z - own[:, None]) * reciprocal(run, FAST)
+    tau = (z - label_score[:, None]) * reciprocal(run, FAST)
     tau = tl.where(tau != tau, tl.where(rn[None, :] < y[:, None], float("inf"), float("-inf")), tau)
     low = tl.max(tl.where((run >= 0) & (rn[None, :] != y[:, None]), tau, float("-inf")), 1)
     high = tl.min(tl.where(run < 0, tau, float("inf")), 1)
@@ -329,12 +328,12 @@ def signed_interval_kernel(
     place = tl.program_id(0) * BM + tl.arange(0, BM)
     rm = tl.load(order_ptr + place, mask=place < M, other=0).to(tl.int32)
     y = tl.load(y_ptr + rm).to(tl.int32)
-    own_slope = tl.load(slope_ptr + y)
-    own, _ = dot_tile(x_ptr, w_ptr, rm, y, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
-    own = tl.sum(tl.where(tl.arange(0, BM)[:, None] == tl.arange(0, BN)[None, :], own, 0.0), 1)
-    sign = tl.where(own <= -TINY, -1.0, 1.0)
-    zero = tl.abs(own) < TINY
-    own_height = log2(tl.minimum(tl.maximum(own * sign, TINY), HUGE), FAST)
+    label_slope = tl.load(slope_ptr + y)
+    label_score, _ = dot_tile(x_ptr, w_ptr, rm, y, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+    label_score = tl.sum(tl.where(tl.arange(0, BM)[:, None] == tl.arange(0, BN)[None, :], label_score, 0.0), 1)
+    sign = tl.where(label_score <= -TINY, -1.0, 1.0)
+    zero = tl.abs(label_score) < TINY
+    label_height = log2(tl.minimum(tl.maximum(label_score * sign, TINY), HUGE), FAST)
     low = tl.full((BM,), float("-inf"), tl.float32)
     high = tl.full((BM,), float("inf"), tl.float32)
     for start in range(0, C, BN):
@@ -345,8 +344,8 @@ def signed_interval_kernel(
         z *= sign[:, None]
         rival = other & (z >= TINY)
         beaten = tl.where(zero[:, None], (z >= TINY) | (lower & (z > -TINY)), (sign[:, None] < 0) & (z < TINY))
-        rise = log2(tl.minimum(tl.maximum(z, TINY), HUGE), FAST) - own_height[:, None]
-        run = class_vector(slope_ptr, rn, C) - own_slope[:, None]
+        rise = log2(tl.minimum(tl.maximum(z, TINY), HUGE), FAST) - label_height[:, None]
+        run = class_vector(slope_ptr, rn, C) - label_slope[:, None]
         tau = rise * reciprocal(run, FAST)
         rise *= sign[:, None]
         run *= sign[:, None]

@@ -25,15 +25,15 @@ def products(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, 
     """Yield (rows, x, z) for chunks of rows: x in the accumulator's type, z = x @ W.T in a buffer to be overwritten."""
     dtype = accumulator(features.dtype)
     num, classes = features.shape[0], weight.shape[0]
-    rows = chunk_rows(classes, features.device)
+    size = chunk_rows(classes, features.device)
     w = weight.to(dtype)
-    buffer = torch.empty(min(rows, num), classes, dtype=dtype, device=features.device)
+    buffer = torch.empty(min(size, num), classes, dtype=dtype, device=features.device)
     # Autocast stays on inside a custom operation and would round the accumulator's product to half precision.
     with torch.autocast(features.device.type, enabled=False):
-        for start in range(0, num, rows):
-            here = slice(start, min(start + rows, num))
-            x = features[here].to(dtype)
-            yield here, x, torch.mm(x, w.T, out=buffer[: x.shape[0]])
+        for start in range(0, num, size):
+            rows = slice(start, min(start + size, num))
+            x = features[rows].to(dtype)
+            yield rows, x, torch.mm(x, w.T, out=buffer[: x.shape[0]])
 
 
 def _score(z: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
@@ -149,11 +149,11 @@ def cross_entropy(
         label, row = labels[rows, None], row_weights[rows, None]
         y = _score(z, scale, shift, scores[: len(z)] if need_s else z)
         target = (1.0 - label_smoothing) * ones[label]
-        top, own = y.amax(1, keepdim=True), y.gather(1, label)
+        top, label_score = y.amax(1, keepdim=True), y.gather(1, label)
         smooth = spread * y.mv(ones)[:, None] if label_smoothing > 0 else 0.0
         partition = y.sub_(top).exp_().sum(1, keepdim=True)
         lse = top + partition.log()
-        losses[rows] = (row * (target * (lse - own) + total * lse - smooth)).squeeze(1)
+        losses[rows] = (row * (target * (lse - label_score) + total * lse - smooth)).squeeze(1)
         if not any(needs):
             continue
         dy = y.mul_(row * (target + total) / partition).scatter_add_(1, label, -row * target)
@@ -185,9 +185,9 @@ def label_rank(
     for rows, _, z in products(features, weight):
         label = labels[rows, None].long()
         y = _score(z, scale, shift, z)
-        own = y.gather(1, label)
-        behind = (y < own).sum(1) + ((y == own) & (index > label)).sum(1)
-        out[rows] = (weight.shape[0] - 1 - behind).int()
+        label_score = y.gather(1, label)
+        num_behind = (y < label_score).sum(1) + ((y == label_score) & (index > label)).sum(1)
+        out[rows] = (weight.shape[0] - 1 - num_behind).int()
     return out
 
 
@@ -242,13 +242,13 @@ def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tupl
     z = z.clamp(torch.finfo(z.dtype).min, torch.finfo(z.dtype).max)
     if log:
         sign = torch.where(z.abs() < torch.finfo(z.dtype).tiny, 0, z.sign()).to(z.dtype)
-        own_sign = sign.gather(1, label)
-        height = z.abs().log2() * own_sign
-        slope = slope * own_sign
+        label_sign = sign.gather(1, label)
+        height = z.abs().log2() * label_sign
+        slope = slope * label_sign
         dslope = slope - slope.gather(1, label)
-        rival = (sign == own_sign) & (own_sign != 0)
-        never = (sign > own_sign).any(1) & (own_sign.squeeze(1) <= 0)
-        never |= (lower_index & (sign == 0) & (own_sign == 0)).any(1)
+        rival = (sign == label_sign) & (label_sign != 0)
+        never = (sign > label_sign).any(1) & (label_sign.squeeze(1) <= 0)
+        never |= (lower_index & (sign == 0) & (label_sign == 0)).any(1)
     else:
         height = z
         dslope = slope - slope[label]

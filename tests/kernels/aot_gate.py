@@ -122,12 +122,12 @@ def _type(case: Case, name: str) -> str:
     if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
         return f"*{case.dtype}"
     if case.module == "crops":
-        own = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "square_ptr"), "*u8") | {"start_ptr": "*i64"}
-        own |= dict.fromkeys(("box_ptr", "factor_ptr"), "*fp32")
-        return own.get(name, "*i32" if name.endswith("_ptr") else "i32" if name == "S" else "fp32")
+        types = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "square_ptr"), "*u8") | {"start_ptr": "*i64"}
+        types |= dict.fromkeys(("box_ptr", "factor_ptr"), "*fp32")
+        return types.get(name, "*i32" if name.endswith("_ptr") else "i32" if name == "S" else "fp32")
     if name in ("y_ptr", "order_ptr"):
         return "*i64"
-    if name in ("behind_ptr", "count_ptr"):
+    if name in ("num_behind_ptr", "count_ptr"):
         return "*i32"
     return "*fp32" if name.endswith("_ptr") else "fp32" if name in ("tau", "eps") else "i32"
 
