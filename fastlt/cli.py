@@ -97,11 +97,14 @@ def main() -> None:
     except Exception as error:
         if str(error).startswith("DataLoader worker"):  # PyTorch raises it wherever the process is, in a step too
             cause = str(error).strip().rstrip(".")
-            fail(f"{cause}: out of memory? Try fewer --num-threads or --loader dali (train: with --resume)", USER_ERROR)
+            fail(
+                f"{cause}, perhaps for lack of memory; try fewer --num-threads or --loader dali (train: with --resume)",
+                USER_ERROR,
+            )
         if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for its sake
             cause = str(error).partition(". GPU")[0].strip()
             fail(
-                f"{cause}; end what else takes the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR
+                f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR
             )
         signum = getattr(error, "signum", None)
         if signum is None:

@@ -44,17 +44,26 @@ class Run:
     def create(cls, config: TrainConfig, splits: Mapping[str, LongTailedDataset]) -> Run:
         """Make a new run folder and point `runs/last` at it.
 
+        Args:
+            config: The settings as resolved; `out` names the folder, by default
+                `runs/<dataset>/<backbone>-<time>`.
+            splits: The data, by the names of the splits; `train` is one.
+
+        Returns:
+            The run, without checkpoints.
+
         Raises:
-            ValueError: The folder asked for is in use.
+            ValueError: `config.out` is a file, or a folder that is not empty.
         """
         path = config.out or unused(
             RUNS / config.dataset / f"{config.backbone.replace(':', '-').replace('/', '-')}-{stamp()}"
         )
         if path.is_file():
-            raise ValueError(f"--out: {path} is a file; choose another name for the run folder")
+            raise ValueError(f"--out: got {path}, a file; expected a new or empty folder; choose another name")
         if path.exists() and any(path.iterdir()):
             raise ValueError(
-                f"--out: {path} exists and is not empty; choose another folder, or continue it with --resume"
+                f"--out: got {path}, which is not empty; expected a new or empty folder; choose another one, or "
+                "continue the run in it with --resume"
             )
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
@@ -68,25 +77,35 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | None = None) -> Run:
-        """Open a run; None is the last one.
+        """Open a run.
+
+        Args:
+            path: The run folder; by default the run that was begun last, `runs/last`.
+
+        Returns:
+            The run.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such folder, or it holds no run.
+            ValueError: `path` is a file.
         """
         if path is None:
             path = RUNS / LAST
             if not path.exists():
                 raise FileNotFoundError(
-                    f"no run yet: {path} does not exist; train one (fastlt train --dataset ...) or name a run folder"
+                    f"RUN: got none, and there is no {path}; expected a run folder; name one, or train one first "
+                    "(fastlt train --dataset ...)"
                 )
             path = Path(os.path.relpath(path.resolve()))
         if path.is_file():
-            raise ValueError(f"{path}: a file; expected a run folder, which `fastlt train` writes")
+            raise ValueError(f"{path}: got a file; expected a run folder; give one that `fastlt train` wrote")
         if not path.is_dir():
-            raise FileNotFoundError(f"{path}: no such run folder; expected one that `fastlt train` wrote")
+            raise FileNotFoundError(
+                f"{path}: got a name without a folder; expected a run folder; give one that `fastlt train` wrote"
+            )
         if not (path / "config.json").is_file():
             raise FileNotFoundError(
-                f"{path}: no run folder: it lacks config.json; expected one that `fastlt train` wrote"
+                f"{path}: got a folder without config.json; expected a run folder; give one that `fastlt train` wrote"
             )
         return cls(path)
 
@@ -94,19 +113,19 @@ class Run:
     def config(self) -> TrainConfig:
         """The settings of stage 1, as resolved."""
         source = self.path / "config.json"
-        values = read_json(source)
-        if not isinstance(values, dict):
-            raise ValueError(f"{source}: expected a JSON object of settings, got {type(values).__name__}")
-        return TrainConfig.from_json(values, source=str(source))
+        return TrainConfig.from_json(read_json(source), source=str(source))
 
     @cached_property
     def data(self) -> dict[str, Any]:
         """Classes, training counts, and the fingerprint of every split."""
-        data: dict[str, Any] = read_json(self.path / "data.json")
-        return data
+        return read_json(self.path / "data.json")
 
     def checkpoint(self, name: str) -> Path:
-        """Return the path of the checkpoint `best` (by val accuracy) or `last`."""
+        """Return the path of a checkpoint, which need not exist.
+
+        Args:
+            name: `best` (highest val accuracy) or `last`.
+        """
         return self.path / "checkpoints" / f"{name}.safetensors"
 
     @property
@@ -115,34 +134,49 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def method(self, name: str) -> Path:
-        """Return the folder of a classifier: `joint`, or a rebalancing method's."""
+        """Return the folder of a classifier, which need not exist.
+
+        Args:
+            name: `joint`, or a rebalancing method.
+        """
         return self.path / "joint" if name == "joint" else self.path / "rebalanced" / name
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from training this run meanwhile.
+        """Keep other processes from training this run inside a block.
+
+        Yields:
+            None.
 
         Raises:
-            ValueError: Another one does.
+            ValueError: Another process is training it.
         """
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(
-                    f"{self.path}: another process is training this run; wait for its end, or stop it first"
+                    f"{self.path}: got a run that another process is training; expected a free one; wait for that "
+                    "process, or stop it"
                 ) from error
             except OSError as error:  # a file system without locks
-                log.info("%s cannot be locked (%s): see that no other process trains this run", self.path, error)
+                log.info("%s cannot be locked (%s): make sure that no other process trains this run", self.path, error)
             yield
 
     def check_data(self, splits: Mapping[str, LongTailedDataset]) -> None:
-        """Raise a ValueError unless `splits` are the very data the run was trained on."""
-        for name, known in self.data["splits"].items():
-            if name not in splits or splits[name].fingerprint != known["fingerprint"]:
+        """Raise a ValueError unless `splits` are the very data the run was trained on.
+
+        Args:
+            splits: The data, by the names of the splits.
+
+        Raises:
+            ValueError: A split is missing, or its files or labels have changed.
+        """
+        for name, record in self.data["splits"].items():
+            if name not in splits or splits[name].fingerprint != record["fingerprint"]:
                 raise ValueError(
-                    f"{self.path}: its {name} data is not what it was trained on (files or labels changed); "
-                    "restore the data, or train a new run"
+                    f"{self.path}: got other {name} data; expected the files and labels that the run was trained on; "
+                    "restore them, or train a new run"
                 )
 
 

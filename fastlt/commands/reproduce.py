@@ -78,7 +78,7 @@ class Reproduce(Output):
         for flag, values in (("--samplings", self.samplings), ("--seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 got = " ".join(map(str, values)) or "none"
-                raise ValueError(f"{flag}: got {got}; expected different ones, at least one")
+                raise ValueError(f"{flag}: got {got}; expected one or more, each once; drop the repetitions")
 
 
 def settings(parsed: Reproduce) -> TrainConfig:

@@ -49,7 +49,8 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
         base = dataclasses.replace(run.config, out=run.path)
     elif dataset is None and flag_value(argv, "--data-root") is None and not asks_for_help:
         raise ValueError(
-            f"--dataset: missing; give one of {', '.join(RECIPES)}, or --data-root DIR for your own images"
+            f"--dataset: got none; expected one of {', '.join(RECIPES)}; give one, or --data-root DIR for your own "
+            "images"
         )
     else:
         base = recipe(dataset or "folder")

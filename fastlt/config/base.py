@@ -106,8 +106,11 @@ class Config:
         """Rebuild settings from `to_json`'s values.
 
         Args:
-            values: Field values by name.
-            source: Where they were read, for messages.
+            values: Field values by name; the default stands for what is left out.
+            source: The file they were read from, for messages.
+
+        Returns:
+            The settings.
 
         Raises:
             ValueError: A key is unknown, or a value is refused by the settings' own checks.

@@ -235,31 +235,36 @@ class TrainConfig(Config):
         if self.samples_per_class not in (None, 1) and self.sampling != "class_balanced":
             raise ValueError(
                 f"--samples-per-class: got {self.samples_per_class} with --sampling {self.sampling}; "
-                "it belongs to class_balanced: drop it, or choose that sampling"
+                "expected --sampling class_balanced; choose it, or drop the flag"
             )
         if self.batch_norm is not None and not self.train_only:
             raise ValueError(
-                f"--batch-norm: got {self.batch_norm} without --train-only; it is about parts that are not trained: "
-                "drop it, or say which parts are"
+                f"--batch-norm: got {self.batch_norm} without --train-only; expected parts that are not trained; name "
+                "those that are with --train-only, or drop the flag"
             )
         if self.label_smoothing and self.loss == "cb_focal":
             raise ValueError(
-                f"--label-smoothing: got {self.label_smoothing} with --loss cb_focal, whose sigmoids have no target to "
-                "spread; drop it, or choose another loss"
+                f"--label-smoothing: got {self.label_smoothing} with --loss cb_focal; expected a loss of all classes "
+                "at once, since its sigmoids have no target to spread; choose another loss, or drop the flag"
             )
         if self.sync_bn and self.bn_group is not None:
-            raise ValueError("--sync-bn: got it with --bn-group; statistics are of all images or of groups: drop one")
+            raise ValueError(
+                f"--sync-bn: got it with --bn-group {self.bn_group}; expected statistics of all images or of groups; "
+                "drop one of the flags"
+            )
         if self.cuda_graphs and not self.compile:
-            raise ValueError("--cuda-graphs: got it with --no-compile; the compiled step is what they replay: drop one")
+            raise ValueError(
+                "--cuda-graphs: got it with --no-compile; expected a compiled step to replay; drop one of the flags"
+            )
         if self.cuda_graphs and self.accumulate > 1:
             raise ValueError(
-                f"--cuda-graphs: got it with --accumulate {self.accumulate}; a graph writes each piece's gradients "
-                "over the last one's: drop one"
+                f"--cuda-graphs: got it with --accumulate {self.accumulate}; expected a single piece, since a graph "
+                "overwrites the gradients of the last one; drop one of the flags"
             )
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
-                f"--eval-resize: got {self.eval_resize}, smaller than the crop it is cut from; "
-                f"give at least --image-size ({self.image_size})"
+                f"--eval-resize: got {self.eval_resize}; expected at least the crop's side; give --image-size "
+                f"({self.image_size}) or more"
             )
         for flag, (low, high), most in (
             ("--crop-scale", self.crop_scale, 1.0),

@@ -1,4 +1,4 @@
-"""torch.compile, without what holds up the end of a process."""
+"""torch.compile: its settings, what stands in for it where it fails, and a quick end of its worker processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EXIT_S = 2.0
 
 
 def compiled(function: Callable[..., T], **settings: Any) -> Callable[..., T]:
-    """Return the function compiled by torch.compile, with its settings."""
-    works = torch.compile(function, **settings)
+    """Return the function compiled by torch.compile with these settings."""
+    compiled_function = torch.compile(function, **settings)
 
     def call(*arguments: Any) -> T:
         try:
-            return works(*arguments)
+            return compiled_function(*arguments)
         finally:
             hasten_exit()
 
@@ -35,10 +35,10 @@ def compiled(function: Callable[..., T], **settings: Any) -> Callable[..., T]:
 
 
 def hasten_exit() -> None:
-    """Have the compiler's worker processes waited for at exit for a few seconds only, and then ended.
+    """Let the interpreter wait a few seconds only for the compiler's worker processes at exit, then kill them.
 
-    PyTorch before 2.13 waits five minutes for workers that were still starting when they were asked to stop, as those
-    of a GPU's kernels are in a short process that found all its kernels in the cache.
+    PyTorch before 2.13 waits five minutes for workers that were still starting when they were told to stop. That
+    happens in a short process that finds all its GPU kernels in the cache.
     """
     inductor = sys.modules.get("torch._inductor.async_compile")
     for pool in getattr(inductor, "_pool_set", ()):
@@ -48,7 +48,7 @@ def hasten_exit() -> None:
 
 
 def wait_or_kill(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
-    """Wait for a process as `Popen.wait` does, but not for long; its own children notice its end by themselves."""
+    """Wait for a process as `Popen.wait` does, but kill it after `EXIT_S` seconds; its own children then end too."""
     try:
         return subprocess.Popen.wait(process, EXIT_S if timeout is None else min(timeout, EXIT_S))
     except subprocess.TimeoutExpired:
@@ -57,15 +57,16 @@ def wait_or_kill(process: subprocess.Popen[bytes], timeout: float | None = None)
 
 
 class Compiler:
-    """Compiles functions; where torch.compile does not work, says so once and goes on without it.
+    """A compiler of functions that falls back to the functions themselves, with a warning, where torch.compile fails.
 
-    What Inductor made is kept on disk (TORCHINDUCTOR_CACHE_DIR), so that the next run with the same shapes starts fast.
+    Inductor keeps compiled code on disk (TORCHINDUCTOR_CACHE_DIR), so that the next run with the same shapes starts
+    fast.
 
     Args:
         wanted: Whether to compile at all.
-        channels_last: Whether convolutions are to have their images in channels_last memory, grouped ones too, which
-            Inductor would except.
-        cuda_graphs: Whether to replay what was compiled as CUDA graphs; gradients must be gone by the next call.
+        channels_last: Whether all convolutions get their images in channels_last memory. Inductor itself would leave
+            out grouped ones.
+        cuda_graphs: Whether to replay compiled code as CUDA graphs; gradients must be freed before the next call.
 
     Attributes:
         works: Whether functions are compiled.
@@ -78,19 +79,19 @@ class Compiler:
             "force_layout_optimization": channels_last,
             "triton.cudagraphs": cuda_graphs,
         }
-        # Inductor would have fp32 products rounded, and says so in a bf16 run as well
+        # Inductor recommends TF32 for fp32 products, even in a bf16 run
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
 
     def __call__(self, eager: Callable[..., T]) -> Callable[..., T]:
         """Return the function, compiled anew for every shape of its arguments."""
-        works = compiled(eager, dynamic=False, options=self.options)
+        compiled_function = compiled(eager, dynamic=False, options=self.options)
 
-        def call(*arguments: Tensor | None) -> T:
+        def call(*arguments: Any) -> T:
             if self.works:
                 if self.cuda_graphs:
                     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 try:
-                    return self.kept(works(*arguments))
+                    return self.copied(compiled_function(*arguments))
                 except TorchDynamoException as error:
                     log.warning(
                         "torch.compile does not work here (%s): steps run slower; see fastlt doctor", first_line(error)
@@ -100,9 +101,9 @@ class Compiler:
 
         return call
 
-    def kept(self, results: T) -> T:
-        """Return results that last: a CUDA graph writes its next ones where these are."""
+    def copied(self, results: T) -> T:
+        """Return results that the next replay of a CUDA graph does not overwrite."""
         if not self.cuda_graphs:
             return results
-        copied: T = tree_map_only(Tensor, torch.clone, results)
-        return copied
+        copies: T = tree_map_only(Tensor, torch.clone, results)
+        return copies

@@ -1,4 +1,4 @@
-"""Devices, precisions, and how their operations choose among algorithms."""
+"""Devices, precisions, and the choice of algorithms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,31 +25,31 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device: got {name!r}; expected auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device: got {name!r}; expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device: got {name!r}, but {torch.cuda.device_count()} CUDA devices are visible; try auto")
-    if device.type == "cuda":
-        miss_triton()
-    return device
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise ValueError(f"--device: got {name!r}; expected auto, cpu, cuda or cuda:N; choose one")
+    if name != "cpu":
+        if int(match[1] or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"--device: got {name!r}; expected one of the {torch.cuda.device_count()} visible CUDA devices; "
+                "choose auto"
+            )
+        warn_without_triton()
+    return torch.device(name)
 
 
 @functools.cache
-def miss_triton() -> None:
-    """Say once what a GPU without Triton costs."""
+def warn_without_triton() -> None:
+    """Warn once of what a GPU without Triton costs."""
     if importlib.util.find_spec("triton") is None:
         log.warning(
-            "no Triton: PyTorch's own operations stand in for fastlt's kernels and the compiled step, slower and with "
-            "more memory; pip install triton"
+            "no Triton: fastlt's kernels and the compiled step are replaced by PyTorch's operations, which are slower "
+            "and take more memory; pip install triton"
         )
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Say whether this processor multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is far slower."""
+    """Return whether this processor multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is far slower."""
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
         return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
@@ -78,23 +79,23 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextlib.contextmanager
 def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterator[None]:
-    """Settle for a block how operations choose among their algorithms, and put the process's own settings back.
+    """Set for a block how operations choose among their algorithms; the process's settings are restored after it.
 
     Args:
-        benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; what wins may
+        benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; the winner may
             differ from run to run.
         deterministic: Take algorithms that give the same bits every time, in PyTorch, cuDNN, cuBLAS and Inductor. It
-            overrides `benchmark`. An operation that has none is named in a warning and computed all the same. The bits
-            are meant to be the same for one kind of GPU, one version and one loader; not checked on a GPU yet.
+            overrides `benchmark`. An operation without one is named in a warning and still computed. The bits are
+            meant to be the same for one kind of GPU, one version and one loader; not checked on a GPU yet.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     was_deterministic = torch.are_deterministic_algorithms_enabled()
-    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
-    filled = settings.fill_uninitialized_memory
+    fill_memory = settings.fill_uninitialized_memory
     if deterministic:
-        # Read when cuBLAS first works in this process: the same bits need buffers of a fixed size
+        # cuBLAS reads this when the process first uses it: the same bits need buffers of a fixed size
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         settings.fill_uninitialized_memory = False  # a pass over every new tensor; no step reads what it did not write
@@ -103,8 +104,8 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
-        settings.fill_uninitialized_memory = filled
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=warn_only)
+        settings.fill_uninitialized_memory = fill_memory
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The processes of one training, as torchrun starts them: who writes, what they add up, and when they stop."""
+"""The processes that train together under torchrun: which one writes, what they sum, and when they stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ReportedElsewhereError(Exception):
-    """Training failed on every process alike; the one that writes says why, the others end quietly."""
+    """Training failed, and another process, the one that writes, raises the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class World:
         return self.rank == 0
 
     def first(self, function: Callable[[], T]) -> T:
-        """Call a function on the process that writes, and give its result to all; the others wait for it.
+        """Call a function on the process that writes, and return its result on all processes.
 
         Raises:
-            ReportedElsewhereError: It failed; the process that writes raises its own error.
+            ReportedElsewhereError: The function failed; the process that writes raises the function's own error.
         """
         if self.size == 1:
             return function()
@@ -85,18 +85,18 @@ class World:
         return largest
 
     def agree_on_signal(self, signals: list[int]) -> int:
-        """Return the signal that any process was sent, 0 for none: the same on all, so that they stop together.
+        """Return a signal that some process received, 0 for none: the same on all, so that they stop together.
 
-        The processors talk, not the GPUs, which work on.
+        The exchange is on the CPU, so that no GPU is waited for.
         """
-        own = signals[0] if signals else 0
-        return own if self.size == 1 else int(self.largest(torch.tensor(own)))
+        signum = signals[0] if signals else 0
+        return signum if self.size == 1 else int(self.largest(torch.tensor(signum)))
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Give every process the mean of all running statistics, each of which saw its own share of the images.
+        """Give every process the mean of the running statistics of all processes.
 
-        Running statistics are sums of what was seen, so that their mean is what one process would have got from the
-        mean statistics of every batch.
+        Running statistics are linear in the statistics of the batches, so that their mean is what one process would
+        have computed from the mean statistics of every batch.
         """
         if self.size > 1:
             for buffer in model.buffers():
@@ -104,21 +104,21 @@ class World:
                     buffer.copy_(self.total(buffer) / self.size)
 
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Return the module with gradients averaged over all processes; alone, the module itself."""
+        """Return the module with gradients averaged over all processes, or itself if there is one process."""
         if self.size == 1:
             return module
         with warnings.catch_warnings():
-            # torch 2.13 has another name for broadcast_buffers, which 2.11 lacks
+            # torch 2.13 renames broadcast_buffers; 2.11 lacks the new name
             warnings.simplefilter("ignore", FutureWarning)
-            # Running statistics are averaged where they matter, not overwritten by those of rank 0 in every step
+            # `average_buffers` averages running statistics where they matter; rank 0's must not overwrite the others
             parallel = DistributedDataParallel(
                 module,
                 device_ids=[device.index] if device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        # An attribute set last is freed last. Else the reducer would be the last to hold the processes' group, and end
-        # it without letting go of the interpreter, for which one of the group's threads may be waiting: for ever
+        # An attribute set last is freed last. Else the reducer would free the process group while it holds the GIL,
+        # for which one of the group's threads may be waiting: a deadlock
         vars(parallel)["last_freed"] = distributed.group.WORLD
         return parallel
 
@@ -129,17 +129,17 @@ class World:
 
 
 def under_torchrun() -> bool:
-    """Say whether torchrun, or a launcher that speaks like it, has started this process."""
+    """Return whether torchrun, or a launcher with the same environment variables, started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def is_writer() -> bool:
-    """Say whether this process is the one that reports, before the processes have met."""
+    """Return whether this process is the one that reports; works before `join`."""
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def local_device(name: str) -> str:
-    """Return the device of this process: under torchrun the GPU of its number, unless --device asks for the CPU."""
+    """Return the name of this process's device: under torchrun the GPU of its local rank, unless --device names one."""
     if under_torchrun() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return name
@@ -147,17 +147,17 @@ def local_device(name: str) -> str:
 
 @contextlib.contextmanager
 def join(device: torch.device) -> Iterator[World]:
-    """Meet the other processes that torchrun started, over nccl and gloo; alone outside it.
+    """Join the other processes that torchrun started, over nccl and gloo; without torchrun there is one process.
 
-    A process group that exists already is used, and left to whoever made it.
+    An existing process group is used and left in place.
     """
     if not under_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield World()
         return
-    made = not distributed.is_initialized()
+    creates_group = not distributed.is_initialized()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if made:
+    if creates_group:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(
@@ -167,5 +167,5 @@ def join(device: torch.device) -> Iterator[World]:
             local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
     finally:
-        if made:
+        if creates_group:
             distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""`--gpus N`: torchrun starts the command N times on this machine; there is no launcher of our own."""
+"""`--gpus N`: torchrun starts the command N times on this machine."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ TORCHRUN_CATCHES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT
 
 
 def check_gpus(config: TrainConfig) -> None:
-    """Raise a ValueError unless this machine has the GPUs asked for; on the CPU any number of processes may train."""
+    """Raise a ValueError unless this machine has `config.gpus` GPUs; on the CPU any number of processes may train."""
     assert config.gpus is not None
     num_visible = torch.cuda.device_count()
     if config.device == "cpu":
         return
     if config.device.startswith("cuda:"):
         raise ValueError(
-            f"--device: got {config.device} with --gpus {config.gpus}; each process has a GPU of its own: drop one"
+            f"--device: got {config.device} with --gpus {config.gpus}; expected a GPU for each process; drop one of "
+            "the flags"
         )
     if config.gpus > num_visible:
         raise ValueError(
-            f"--gpus: got {config.gpus}, but {num_visible} CUDA devices are visible; give at most so many, or "
+            f"--gpus: got {config.gpus}; expected at most the {num_visible} visible CUDA devices; give fewer, or "
             "--device cpu"
         )
 
 
 def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
-    """Return the arguments of `fastlt train` that turn `base`, the settings it would have without them, into these.
+    """Return the arguments of `fastlt train` that lead from `base` to `config`.
 
     Args:
-        config: The settings wanted.
-        base: Those of the recipe, or of the run that goes on.
+        config: The settings to reach.
+        base: The settings without arguments: the recipe's, or those of the run that is resumed.
     """
     arguments = ["--dataset", config.dataset]
     for field in dataclasses.fields(config):
@@ -54,10 +55,10 @@ def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
 
 
 def launch(argv: Sequence[str], num_processes: int) -> int:
-    """Run `fastlt` with these arguments in `num_processes` processes; where all went well, more may follow.
+    """Run `fastlt` with these arguments in `num_processes` processes; may be called again after a success.
 
     Returns:
-        The exit status: 0, or that of the first process that failed, which has said why.
+        The exit status: 0, or that of the first process that failed, which has printed the reason.
 
     Raises:
         ValueError: A process was killed.
@@ -67,10 +68,10 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
     from torch.distributed.run import get_args_parser, run
 
     disabled = logging.root.manager.disable
-    handlers = {each: signal.getsignal(each) for each in TORCHRUN_CATCHES}
-    # The process that failed says why in a line; torchrun's report of it would bury that
+    handlers = {signum: signal.getsignal(signum) for signum in TORCHRUN_CATCHES}
+    # The process that failed prints the reason in one line, which torchrun's report would bury
     logging.disable(logging.ERROR)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, but without its warning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
     arguments = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "fastlt", *argv]
     try:
         run(get_args_parser().parse_args(arguments))  # type: ignore[no-untyped-call]
@@ -80,7 +81,8 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
             return failure.exitcode
         killer = signal.Signals(-failure.exitcode).name
         raise ValueError(
-            f"--gpus: process {rank} was killed by {killer} (out of memory?); go on from the last epoch with --resume"
+            f"--gpus: got process {rank} killed by {killer}, perhaps for lack of memory; go on from the last epoch "
+            "with --resume"
         ) from None
     except SignalException as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -88,6 +90,6 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
     finally:
         sys.stdout.flush()
     logging.disable(disabled)
-    for each, handler in handlers.items():
-        signal.signal(each, handler)
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
     return 0

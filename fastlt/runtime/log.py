@@ -12,7 +12,7 @@ log = logging.getLogger("fastlt")
 
 
 class ConsoleHandler(logging.Handler):
-    """Print messages as they are, one a line, above any progress bar; a warning only once."""
+    """A handler that prints messages as they are, above any progress bar, and each warning only once."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def configure_logging(console: Console) -> None:
 
 @contextlib.contextmanager
 def only(level: int) -> Iterator[None]:
-    """Say nothing below a level of logging meanwhile: for work that repeats what was told."""
+    """Log nothing below a level inside a block, whose messages another process or call has logged already."""
     before = log.level
     log.setLevel(level)
     try:
@@ -47,7 +47,7 @@ def only(level: int) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, its kind where it has none."""
+    """Return the first line of an error's message, or its type's name if it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -1,6 +1,6 @@
-"""What machine this is: processors, memory and control groups, and what a timing is quoted with.
+"""The machine: processors, memory, control groups, and the facts that a timing is quoted with.
 
-PyTorch is imported where it is asked: processes that only paint or decode do without.
+PyTorch is imported inside the functions that need it, so that processes that only draw or decode images start fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt parameters
 
 
 def available_bytes() -> int:
-    """Return the memory that this process may still take: what the machine and its control groups leave free."""
+    """Return the bytes of memory that this process may still take, under the limits of its control groups too."""
     free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2]
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -40,18 +40,18 @@ def available_bytes() -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory of a device that this process may still take."""
+    """Return the bytes of a device's memory that this process may still take."""
     import torch
 
     if device.type != "cuda":
         return available_bytes()
-    # What PyTorch keeps for itself without using it is free to it, and after a training that is most of the memory
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+    # PyTorch reuses the memory that it has reserved, which after a training is most of it
+    reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reusable
 
 
 def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the groups around this process and the files of their limit, usage, and what of it is cache that yields."""
+    """Yield (folder, limit file, usage file, entry of memory.stat for reclaimable cache) of this process's groups."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -69,22 +69,22 @@ def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return what a timing must be quoted with: the device, its driver and clocks, versions, and the code's commit."""
+    """Return the facts to quote a timing with: the device, its driver and clocks, versions, and the code's commit."""
     import torch
 
-    found: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    facts: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
         tf32 = {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
-        found |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
-        found |= gpu_state(device)
+        facts |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
+        facts |= gpu_state(device)
     root, commit = Path(__file__).parents[2], None
     if (root / ".git").exists():
         commit = run_command("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
-    return found | {"python": platform.python_version(), "commit": commit}
+    return facts | {"python": platform.python_version(), "commit": commit}
 
 
 def gpu_state(device: torch.device) -> dict[str, str]:
-    """Return driver, clocks and power limit of a GPU as nvidia-smi has them; nothing where it is absent."""
+    """Return driver, clocks and power limit of a GPU as nvidia-smi prints them; nothing without nvidia-smi."""
     import torch
 
     fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
@@ -95,16 +95,16 @@ def gpu_state(device: torch.device) -> dict[str, str]:
 
 
 def run_command(*command: str) -> str | None:
-    """Return what a command prints, None where it is absent or fails."""
+    """Return the output of a command, or None if it is absent, fails or prints nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def memory_in_use(device: torch.device) -> str:
-    """Say how much of a device's memory this process took at most, and what others have of it."""
+    """Return, as text, this process's peak use of a device's memory and that of other processes."""
     import torch
 
     gib = 2**30
@@ -120,7 +120,7 @@ def memory_in_use(device: torch.device) -> str:
 
 
 def processors() -> str:
-    """Return the usable processors' number and model."""
+    """Return the number and the model of the usable processors."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, IndexError):
         model = Path("/proc/cpuinfo").read_text().split("model name", 1)[1]
@@ -129,9 +129,9 @@ def processors() -> str:
 
 
 def resolve_threads(num_threads: int | None) -> int:
-    """Return the number of loader threads: as asked for, or one a usable processor, at most 16.
+    """Return `num_threads`, or by default one thread for each usable processor, at most 16.
 
-    Usable is what this process may run on, and no more than its container's share of the processors' time.
+    A processor is usable if this process may run on it; a container's quota of processor time limits their number.
     """
     if num_threads:
         return num_threads
@@ -140,7 +140,7 @@ def resolve_threads(num_threads: int | None) -> int:
 
 
 def processor_quota() -> int | None:
-    """Return how many processors' time the container may take, rounded up; None without a limit or off Linux."""
+    """Return the container's quota in processors, rounded up; None without a quota or off Linux."""
     with contextlib.suppress(OSError, ValueError):
         if (GROUPS / "cpu.max").exists():
             quota, period = (GROUPS / "cpu.max").read_text().split()
@@ -157,9 +157,9 @@ def has_dali() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks: a training step frees and asks for the same large buffers again and again.
+    """Let glibc keep freed blocks, since every training step allocates and frees the same large buffers.
 
-    Without this each one is unmapped and its pages are faulted in anew, a good part of a small network's step.
+    Else each buffer is unmapped and its pages are faulted in again, which takes a good part of a small network's step.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

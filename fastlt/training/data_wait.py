@@ -14,10 +14,10 @@ from ..data.loaders.loader import Loader
 class DataWait:
     """The share of an epoch's training time in which this process waits for its batches.
 
-    On a CPU that is the time in the loader. On a GPU the host's wait matters only where the GPU runs dry: two events
-    enclose every fetch on the stream, and the time between them is what training stands still there: for want of
-    images, or for copies and crops that the loader makes on the stream itself. They are read where a log step has
-    waited for the GPU anyway.
+    On a CPU that is the time in the loader. On a GPU the host's wait matters only where the GPU has nothing to do. So
+    two events on the stream enclose every fetch, and the time between them is what training loses: to missing images,
+    or to copies and crops that the loader makes on the stream itself. The events are read at log steps, which wait for
+    the GPU anyway.
 
     Args:
         device: Where the batches are trained on.
@@ -29,9 +29,9 @@ class DataWait:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Start the clock; val is not in it."""
+        """Start the clock, after validation."""
         self.waited_s = 0.0
-        self.began = time.perf_counter()
+        self.begin_s = time.perf_counter()
 
     def watch(self, loader: Loader) -> Iterator[Batch]:
         """Yield the loader's batches, timing each fetch."""
@@ -45,9 +45,9 @@ class DataWait:
     def timed_next(self, batches: Iterator[Batch]) -> Batch | None:
         """Return the next batch, None after the last one."""
         if self.device.type != "cuda":
-            began = time.perf_counter()
+            begin_s = time.perf_counter()
             batch = next(batches, None)
-            self.waited_s += time.perf_counter() - began
+            self.waited_s += time.perf_counter() - begin_s
             return batch
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         before.record(torch.cuda.current_stream(self.device))
@@ -57,10 +57,10 @@ class DataWait:
         return batch
 
     def read(self) -> None:
-        """Take the fetches up to the last step, which the device must have finished."""
+        """Add the fetches up to the last step, which the device must have finished."""
         self.waited_s += sum(before.elapsed_time(after) for before, after in self.fetches) / 1000
         self.fetches.clear()
 
     def share(self) -> float:
         """Return the share of the epoch so far, 0 to 1, as of the last `read`."""
-        return min(1.0, self.waited_s / max(time.perf_counter() - self.began, 1e-9))
+        return min(1.0, self.waited_s / max(time.perf_counter() - self.begin_s, 1e-9))

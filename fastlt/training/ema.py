@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights, and the head that stands in for cosines."""
+"""The exponential moving average of a network's weights, and the linear head that replaces a cosine head."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..models import LinearHead, Network
 
 
 class MovingAverage:
-    """A copy of a network whose every weight and running statistic follows the network's.
+    """A copy of a network whose weights and running statistics are moving averages of the network's.
 
     After step t (from 1) the average a becomes d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)), so that the
-    random start is soon forgotten.
+    random start soon loses its weight.
 
     Args:
         model: The network, whose tensors must stay where they are.
-        decay: What is kept of the average in a step.
+        decay: Weight of the old average in a step, 0 to 1.
 
     Attributes:
         network: The copy.
@@ -45,7 +45,7 @@ class MovingAverage:
 
 @contextlib.contextmanager
 def with_cosine_head(model: Network, *, enabled: bool) -> Iterator[None]:
-    """Give a network trained with cosine logits, for the time being, the linear head that decides as they do.
+    """Give a network trained with cosine logits, inside a block, the linear head that makes the same predictions.
 
     The cosine of x and w_j orders the classes as x . w_j / ||w_j|| does: rows of unit length, and no bias.
     """

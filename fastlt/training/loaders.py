@@ -1,4 +1,4 @@
-"""The images of a training run: the stream to train on and the val set, of which each process has its share."""
+"""The loaders of a training run: the training stream and this process's share of val."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..runtime.machine import resolve_threads
 
 
 def decoder_of(backend: str) -> str:
-    """Return which decoder's pixels a loader gives, as a loader's name."""
+    """Return the name of the loader that defines the pixels of a loader: dali, or pillow for all others."""
     return "dali" if backend == "dali" else "pillow"
 
 
 def input_format_of(config: TrainConfig) -> InputFormat | None:
-    """Return what the device loader does of the step's work: all before the network, unless there is more to do."""
+    """Return the format in which the device loader finishes images, None where the step augments them further."""
     if config.randaugment or config.mixup:
         return None
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -51,13 +51,13 @@ def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) 
 
 
 class Streams:
-    """Opens the loaders of a run.
+    """The loaders of a run, opened at any step, and what is drawn for each step.
 
     Args:
         config: Settings of the run.
         splits: Its data.
-        sampler: Says which images this process trains on.
-        world: Says which images this process validates on.
+        sampler: The order of this process's training images.
+        world: The processes, which divide val.
         device: Where the images go.
     """
 
@@ -74,34 +74,34 @@ class Streams:
     def open(self, step: int, decoder: str | None) -> tuple[Loader, Loader]:
         """Open the training stream from a step on, and this process's share of val.
 
-        The memory and the Pillow loader give the same pixels, DALI others within a decoder's tolerance: a resumed run
-        keeps to the decoder it began with, unless --loader says otherwise, and all processes use the same.
+        The memory and the Pillow loader give the same pixels; DALI's differ within a decoder's tolerance. So a resumed
+        run keeps its decoder unless --loader names another one, and all processes use the same.
 
         Args:
             step: Global step of the first batch.
-            decoder: What the run began with; None for a new run.
+            decoder: The decoder that the run began with; None for a new run.
         """
         training = self.open_training(step, self.config.loader)
-        wanted = self.world.gather(training.name)[0]
-        if decoder is not None and decoder_of(wanted) != decoder:
+        name = self.world.gather(training.name)[0]
+        if decoder is not None and decoder_of(name) != decoder:
             if self.config.loader == "auto":
-                wanted = decoder
+                name = decoder
             else:
                 log.warning(
-                    "the run began with images decoded by %s: with --loader %s it goes on, but not to the same bits",
+                    "the run began with images decoded by %s; with --loader %s its pixels will differ slightly",
                     decoder,
                     training.name,
                 )
-        if training.name != wanted:
+        if training.name != name:
             training.close()
-            training = self.open_training(step, wanted)
+            training = self.open_training(step, name)
         backend = self.config.loader if self.config.loader != "auto" or training.name == "memory" else training.name
         validation = eval_loader(
             self.splits["val"],
             eval_transform(self.config),
-            # A piece at a time: more may not fit, which would show at the end of the first epoch only
+            # A piece at a time: more may not fit, which would fail only at the end of the first epoch
             batch_size=self.sampler.local_batch_size // self.config.accumulate,
-            indices=self.validated,
+            indices=self.val_indices,
             **self.settings(backend),
         )
         return training, validation
@@ -119,7 +119,7 @@ class Streams:
         )
 
     def settings(self, backend: str) -> dict[str, Any]:
-        """Return what both loaders are opened with; the processes of a machine divide its processors."""
+        """Return the arguments of both loaders; the processes of a machine divide its processors."""
         threads = resolve_threads(self.config.num_threads)
         if self.config.num_threads is None:
             threads = max(1, threads // self.world.local_size)
@@ -134,8 +134,8 @@ class Streams:
         }
 
     @property
-    def validated(self) -> np.ndarray:
-        """The val images that this process predicts, int64 [*]: all of them where there are fewer than processes."""
+    def val_indices(self) -> np.ndarray:
+        """The val images that this process predicts, int64 [*]; all of them if there are more processes than images."""
         num_images, world = len(self.splits["val"]), self.world
         if num_images < world.size:
             return np.arange(num_images)
@@ -146,21 +146,21 @@ class Streams:
         if self.world.size == 1:
             return predictions
         merged = torch.full((len(self.splits["val"]),), -1)
-        merged[torch.from_numpy(self.validated)] = predictions
+        merged[torch.from_numpy(self.val_indices)] = predictions
         return self.world.largest(merged)
 
     def draws(self, step: int) -> tuple[Tensor | None, Tensor | None]:
-        """Return RandAugment's operations, uint8 [B, n], and mixup's share, [], of a step; None for what is off."""
+        """Return a step's RandAugment operations, uint8 [B, n], and mixup share, []; None for what is off."""
         config = self.config
-        operations = share = None
+        operations = mixup_share = None
         if config.randaugment:
-            drawn = draw_operations(
+            draws = draw_operations(
                 self.sampler.first_slot(step),
                 self.sampler.local_batch_size,
                 num_operations=config.randaugment,
                 seed=config.seed,
             )
-            operations = on_device(torch.from_numpy(drawn), self.device)
+            operations = on_device(torch.from_numpy(draws), self.device)
         if config.mixup:
-            share = on_device(torch.tensor(draw_share(step, alpha=config.mixup, seed=config.seed)), self.device)
-        return operations, share
+            mixup_share = on_device(torch.tensor(draw_share(step, alpha=config.mixup, seed=config.seed)), self.device)
+        return operations, mixup_share

@@ -1,4 +1,4 @@
-"""What a training tells: a progress bar or plain lines, metrics.jsonl always, TensorBoard if it is installed."""
+"""The log of a training: a progress bar or plain lines, metrics.jsonl, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def clock(seconds: float) -> str:
 
 
 class TrainingLog:
-    """The progress of a training run.
+    """The log of a training run.
 
     Args:
-        console: Where to write.
+        console: Where the bar is drawn.
         num_steps: Steps of the whole run.
         first_step: Steps done before this process began.
         batch_size: Images a step.
@@ -74,7 +74,7 @@ class TrainingLog:
             self.writer.close()
 
     def begin_epoch(self, step: int) -> None:
-        """Start the clock of the epoch's rate at `step`; val is not in it."""
+        """Start the clock of the epoch's rate at `step`, after validation."""
         self.mark(step)
         self.epoch_step, self.epoch_at = step, self.marked_at
 
@@ -92,8 +92,8 @@ class TrainingLog:
         num_images = (step - self.marked_step) * self.batch_size
         images_per_s = num_images / max(now - self.marked_at, 1e-9)
         self.mark(step)
-        left = (self.num_steps - step) * self.batch_size / max(images_per_s, 1e-9)
-        status = f"loss {loss:.3f}  {images_per_s:,.0f} img/s  {clock(left)} left"
+        left_s = (self.num_steps - step) * self.batch_size / max(images_per_s, 1e-9)
+        status = f"loss {loss:.3f}  {images_per_s:,.0f} img/s  {clock(left_s)} left"
         if self.interactive:
             self.bar.update(self.task, completed=step, description=f"epoch {epoch}", status=status)
         else:
@@ -128,13 +128,13 @@ class TrainingLog:
 
 
 def drop_records_after(metrics: Path, step: int) -> None:
-    """Remove the records of epochs that a resumed run will train again, and a last line that was cut short."""
+    """Remove the records of epochs that a resumed run will train again, and an incomplete last line."""
     if not metrics.exists():
         return
-    kept = []
+    lines = []
     for line in metrics.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["step"] <= step:
-                kept.append(line)
+                lines.append(line)
     with replacing(metrics) as partial:
-        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.write_text("".join(f"{line}\n" for line in lines))

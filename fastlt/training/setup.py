@@ -19,6 +19,7 @@ from ..run import Run
 from ..runtime.device import resolve_precision
 from ..runtime.distributed import World
 from ..runtime.log import log, name_some
+from ..runtime.machine import memory_in_use
 from .network import freeze
 
 
@@ -120,3 +121,18 @@ def check_shares(config: TrainConfig, world: World) -> None:
             f"--mixup: it blends pairs, but a process takes {piece} images at once (--batch-size {config.batch_size} "
             f"over {world.size} processes x {config.accumulate} pieces); choose an even number"
         )
+
+
+def out_of_memory(config: TrainConfig, device: torch.device, world: World) -> str:
+    """Return the message for a batch that did not fit: the memory in use, and settings that take less."""
+    pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
+    share = config.batch_size // world.size
+    more = [number for number in range(2 * config.accumulate, share + 1) if share % number == 0]
+    half = max(1, share // 2) * world.size
+    return (
+        f"--batch-size: got {config.batch_size} images of {config.image_size} pixels{pieces}, too many for the memory "
+        f"of {device} ({memory_in_use(device)}); "
+        + (f"take them in pieces (--accumulate {more[0]}), or give " if more else "give ")
+        + f"--batch-size {half} --lr {config.lr * half / config.batch_size:g}"
+        + (", or leave the images out of it (--loader auto)" if config.loader == "device" else "")
+    )

@@ -1,4 +1,4 @@
-"""Stopping on a signal: the step is finished, everything is saved, then training ends."""
+"""Stopping on a signal, after the step is finished and the state is saved."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ class InterruptedTrainingError(Exception):
         self.run, self.signum = run, signum
         super().__init__(
             f"stopped by {signal.Signals(signum).name} at step {step} of {num_steps}; everything is saved. "
-            f"Go on with: fastlt train --resume --out {run.path}"
+            f"Continue with: fastlt train --resume --out {run.path}"
         )
 
 
 @contextlib.contextmanager
 def catch_signals(*, patient: bool = False) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying.
+    """Collect SIGINT and SIGTERM in a list inside a block.
 
     Args:
-        patient: Take note of a second signal too, instead of letting it act as usual: torchrun passes on the signal
-            that a terminal has sent to every process already.
+        patient: Collect a second signal as well, which else acts as usual: torchrun repeats the signal that a terminal
+            sends to every process.
     """
-    caught: list[int] = []
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield caught
+        yield signals
         return
     previous: dict[int, Any] = {}
 
-    def remember(signum: int, _frame: FrameType | None) -> None:
-        caught.append(signum)
+    def collect(signum: int, _frame: FrameType | None) -> None:
+        signals.append(signum)
         if not patient:
             signal.signal(signum, previous[signum])
 
-    for each in (int(signal.SIGINT), int(signal.SIGTERM)):
-        previous[each] = signal.signal(each, remember)
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+        previous[number] = signal.signal(number, collect)
     try:
-        yield caught
+        yield signals
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What a run needs to go on to the bit: weights, momentum, moving averages, and how far it is."""
+"""The state of a training, with which it resumes to the bit: weights, momentum, moving averages, and progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..run import Run
 
 @dataclass
 class Progress:
-    """How far a run is: what a resumed run needs besides tensors. The sums are over all processes."""
+    """The progress of a run: the part of its state that is no tensor. The sums are over all processes."""
 
     step: int = 0
     best: float = -1.0
@@ -39,10 +39,11 @@ def pack(model: Network, optimizer: torch.optim.SGD, average: Network | None) ->
 
 
 def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the state that a run last saved: (what `pack` returned, the metadata beside it).
+    """Return (tensors, metadata) of the state that a run last saved.
 
     Raises:
-        ValueError: It is cut short or no checkpoint; the message says what the best checkpoint, if whole, is good for.
+        ValueError: The file is incomplete or no checkpoint; the message says how to use the best checkpoint, if that
+            is complete.
     """
     try:
         return native.load(run.checkpoint("last"))
@@ -53,8 +54,8 @@ def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except (ValueError, FileNotFoundError):
             raise error from None
         raise ValueError(
-            f"{error}; {best} is whole: rebalance or evaluate it (fastlt rebalance {run.path}), or begin a new run "
-            f"from it (--init {best})"
+            f"{error}; or use {best}, which is complete: rebalance it (fastlt rebalance {run.path}), or start a new "
+            f"run from it (--init {best})"
         ) from error
 
 
@@ -66,10 +67,17 @@ def unpack(
     *,
     source: Path,
 ) -> None:
-    """Load what `pack` returned.
+    """Load the tensors that `pack` returned.
+
+    Args:
+        tensors: The state.
+        model: The network.
+        optimizer: Its optimizer.
+        average: The network of moving averages, if there is one.
+        source: The file they come from, for messages.
 
     Raises:
-        ValueError: The tensors are of another network.
+        ValueError: The tensors belong to another network.
     """
 
     def under(prefix: str) -> dict[str, Tensor]:
@@ -81,5 +89,5 @@ def unpack(
     momentum = under("momentum.")
     for name, parameter in model.named_parameters():
         if name in momentum:
-            # empty_like keeps channels_last, in which the buffer was saved and the update runs
+            # empty_like keeps channels_last, the layout in which the buffer was saved
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])

@@ -1,4 +1,4 @@
-"""The training step: its learning rate, its loss, and when it is compiled."""
+"""The training step: its input, its loss, when it is compiled, and predictions on val."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..runtime.device import autocast
 
 # Shapes: B batch, H, W image size.
 
-MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # below this a CPU's faster step does not earn the half minute of compiling back
+MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # with fewer steps compiling takes longer than it saves
 
 
 class StepInput(NamedTuple):
@@ -59,7 +59,7 @@ LossFunction = Callable[[StepInput], tuple[Tensor, Tensor]]
 
 
 class TrainingLoss(nn.Module):
-    """From a uint8 batch to its loss: what is compiled, and what is differentiated.
+    """The part of a step that is compiled and differentiated: from a batch to its loss.
 
     LDAM's logits are cosines, as in its authors' code: features and rows of the head are normalised, without a bias.
 
@@ -68,7 +68,7 @@ class TrainingLoss(nn.Module):
         preprocess: Colour operations and normalisation.
         config: Has the loss, its options and the precision.
         device: Where it runs.
-        class_counts: Training images of each class, [C]; only cross entropy does without.
+        class_counts: Training images of each class, [C]; cross entropy needs none.
     """
 
     class_counts: Tensor | None
@@ -127,7 +127,7 @@ class TrainingLoss(nn.Module):
 
 
 def worth_compiling(config: TrainConfig, device: torch.device, num_steps: int) -> bool:
-    """Say whether compiling pays over `num_steps` steps: on a GPU always, on a CPU in a long run."""
+    """Return whether compiling pays over `num_steps` steps: on a GPU always, on a CPU in a long run."""
     return config.compile and (device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU)
 
 
@@ -140,7 +140,7 @@ def loss_function(
     class_counts: Tensor | None = None,
     wrap: Callable[[nn.Module], nn.Module] | None = None,
 ) -> LossFunction:
-    """Return the loss of a batch under the model.
+    """Return the function from a step's input to the loss under the model.
 
     Args:
         model: The network.
@@ -149,16 +149,16 @@ def loss_function(
         device: Where it runs.
         compiler: Compiles it.
         class_counts: Training images of each class, [C].
-        wrap: What the compiled module is wrapped into: data parallelism.
+        wrap: Wraps the compiled module, for data parallelism.
     """
     module = TrainingLoss(model, preprocess, config, device, class_counts)
-    # Inside the wrapper: data parallelism's own code does not compile
+    # Compiled inside the wrapper, since the code of data parallelism does not compile
     module.forward = compiler(module.forward)  # type: ignore[method-assign]
     return module if wrap is None else wrap(module)
 
 
 class ValidationPredictor:
-    """Predicts the classes of batches of one size; a smaller one is filled up, so that nothing is compiled for it.
+    """A predictor of classes; it pads a smaller last batch, so that only one batch size is compiled.
 
     Args:
         model: The network.
@@ -178,19 +178,20 @@ class ValidationPredictor:
     ) -> None:
         self.model, self.compiler = model, compiler
 
-        def predicted(images: Tensor) -> Tensor:
+        def predict_batch(images: Tensor) -> Tensor:
             with autocast(device, config.precision):
                 logits: Tensor = model(preprocess(images))
             return logits.argmax(1)
 
-        self.predicted = compiler(predicted)
+        self.predict_batch = compiler(predict_batch)
 
-    @torch.no_grad()  # in inference_mode a loader thread's batches and those filled up here would be compiled for apart
+    # Not inference_mode: there a loader thread's batches and those padded here would be compiled separately
+    @torch.no_grad()
     def predict(self, loader: Loader) -> Tensor:
         """Return the predicted class of every image, int64 [N] on the CPU; leaves the model in eval mode.
 
         Args:
-            loader: Its batches are as large as the first, but for the last.
+            loader: Batches of one size; the last may be smaller.
         """
         self.model.eval()
         predictions = []
@@ -201,5 +202,5 @@ class ValidationPredictor:
             images = batch.images
             if self.compiler.works and count < size:
                 images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
-            predictions.append(self.predicted(images)[:count])
+            predictions.append(self.predict_batch(images)[:count])
         return torch.cat(predictions).cpu()

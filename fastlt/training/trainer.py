@@ -29,7 +29,7 @@ from ..runtime.compiling import Compiler
 from ..runtime.device import algorithms, on_device, resolve_device
 from ..runtime.distributed import ReportedElsewhereError, World
 from ..runtime.log import log, only
-from ..runtime.machine import keep_freed_memory, memory_in_use
+from ..runtime.machine import keep_freed_memory
 from ..schedule import learning_rate
 from . import state
 from .data_wait import DataWait
@@ -37,7 +37,7 @@ from .ema import MovingAverage, with_cosine_head
 from .loaders import Streams, decoder_of, make_sampler
 from .log import TrainingLog, drop_records_after
 from .network import build_network, make_optimizer, set_training_mode
-from .setup import check_shares, open_run
+from .setup import check_shares, open_run, out_of_memory
 from .signals import InterruptedTrainingError, catch_signals
 from .state import Progress
 from .step import LossFunction, StepInput, ValidationPredictor, loss_function, worth_compiling
@@ -48,10 +48,13 @@ __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> Run:
-    """Train a network, or go on with a run (`config.resume`); with others, where torchrun started this process.
+    """Train a network, or continue a run that was stopped (`config.resume`).
+
+    Under torchrun all processes call it, and each trains on its share of every batch.
 
     Args:
-        config: The settings; those of a resumed run must be the run's own, but for the fields marked `changeable`.
+        config: The settings. Those of a resumed run must equal the run's own, but for the fields that `TrainConfig`
+            marks as `changeable`.
         console: Where progress is shown; by default standard output.
 
     Returns:
@@ -77,7 +80,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
 
         run, resolved = world.first(prepare)
         if not splits:
-            with only(logging.ERROR):  # the process that writes has told what is wrong with them
+            with only(logging.ERROR):  # the process that writes has logged the warnings
                 splits.update(open_data(resolved))
         try:
             with algorithms(benchmark=resolved.cudnn_benchmark, deterministic=resolved.deterministic):
@@ -87,23 +90,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
     return run
 
 
-def out_of_memory(config: TrainConfig, device: torch.device, world: World) -> str:
-    """Say what was in use when a batch did not fit, and which settings take less."""
-    pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
-    share = config.batch_size // world.size
-    more = [number for number in range(2 * config.accumulate, share + 1) if share % number == 0]
-    half = max(1, share // 2) * world.size
-    return (
-        f"--batch-size: {config.batch_size} images of {config.image_size} pixels{pieces} do not fit the memory of "
-        f"{device} ({memory_in_use(device)}); "
-        + (f"take them in pieces (--accumulate {more[0]}), or give " if more else "give ")
-        + f"--batch-size {half} --lr {config.lr * half / config.batch_size:g}"
-        + (", or leave the images out of it (--loader auto)" if config.loader == "device" else "")
-    )
-
-
 class Trainer:
-    """One stage-1 run in this process, its own share of it where there are several."""
+    """A stage-1 run in this process; of several processes each trains on its share of every batch."""
 
     def __init__(
         self,
@@ -119,8 +107,9 @@ class Trainer:
         self.world = world
         if device.type == "cpu":
             keep_freed_memory()
-        begun = config.resume and run.checkpoint("last").exists()  # its weights will be those of the run
-        self.model = build_network(config, splits["train"].num_classes, device, world, start=not begun, weights=weights)
+        # Else the weights come from the run's last checkpoint
+        start = not (config.resume and run.checkpoint("last").exists())
+        self.model = build_network(config, splits["train"].num_classes, device, world, start=start, weights=weights)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.preprocess = Preprocess(
             config.mean,
@@ -133,8 +122,7 @@ class Trainer:
         self.streams = Streams(config, splits, sampler, world, device)
         self.steps_per_epoch = len(sampler)
         self.num_steps = self.steps_per_epoch * config.epochs
-        # [loss summed over images, correct predictions] of the epoch so far, in this process: on the device, read at
-        # the epoch's end only
+        # [loss summed over images, correct predictions] of the epoch so far in this process; read at the epoch's end
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.class_counts = torch.from_numpy(splits["train"].class_counts).to(device)
         self.data_wait = DataWait(device)
@@ -157,10 +145,10 @@ class Trainer:
         return None if self.average is None else self.average.network
 
     def restore(self) -> None:
-        """Load the state of the last step saved, if the run got as far."""
+        """Load the run's last checkpoint, if there is one."""
         path = self.run.checkpoint("last")
         if not path.exists():
-            log.info("%s stopped before its first checkpoint: starting from the first step", self.run.path)
+            log.info("%s has no checkpoint yet: starting from the first step", self.run.path)
             self.world.first(lambda: drop_records_after(self.run.metrics, 0))
             return
         tensors, metadata = state.read_last(self.run)
@@ -173,7 +161,7 @@ class Trainer:
         state.unpack(tensors, self.model, self.optimizer, self.averaged, source=path)
         self.decoder = metadata.get("decoder")
         self.progress = Progress(**metadata["progress"])
-        if self.world.is_writer:  # the sums of all processes are in one of them
+        if self.world.is_writer:  # one process continues the sums over all
             self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
         self.world.first(lambda: drop_records_after(self.run.metrics, self.progress.step))
 
@@ -199,7 +187,7 @@ class Trainer:
             self.world.average_buffers(self.averaged)
 
     def parallelise(self, module: nn.Module) -> nn.Module:
-        """Average the module's gradients over all processes."""
+        """Return the module with gradients averaged over all processes."""
         self.parallel = self.world.parallel(module, self.device)
         return self.parallel
 
@@ -207,7 +195,7 @@ class Trainer:
         """Train from the current step to the last one."""
         config, progress, world = self.config, self.progress, self.world
         if progress.step >= self.num_steps:
-            log.info("%s is finished: nothing to resume", self.run.path)
+            log.info("%s is finished; nothing is left to train", self.run.path)
             return
         loss_and_hits = loss_function(
             self.model,
@@ -259,10 +247,12 @@ class Trainer:
                     self.save()
                     raise InterruptedTrainingError(self.run, signum, progress.step, self.num_steps)
         if training.replaced:
-            log.warning("%d images could not be read; others of their classes stood in", len(training.replaced))
+            log.warning(
+                "%d images could not be read and were replaced by others of their classes", len(training.replaced)
+            )
 
     def open_log(self, loader: str) -> TrainingLog:
-        """Say what is trained, and open the log."""
+        """Log what is trained, and return the training log."""
         config, train_split, world = self.config, self.splits["train"], self.world
         log.info(
             "training %s on %s: %s images, %d classes, imbalance ratio %.0f; "
@@ -289,7 +279,7 @@ class Trainer:
         )
 
     def set_learning_rate(self, epoch: int) -> float:
-        """Set the rate of the step to come, and return it."""
+        """Set the learning rate of the next step, and return it."""
         done = (self.progress.step % self.steps_per_epoch + 1) / self.steps_per_epoch
         rate = learning_rate(self.config, epoch, done)
         for group in self.optimizer.param_groups:
@@ -301,11 +291,12 @@ class Trainer:
         operations, mixup_share = self.streams.draws(self.progress.step)
         epoch_share = mean_weight = None
         if self.config.loss == "ldam":
-            # A tensor, so that the compiled step does not change with it
-            done = self.progress.step // self.steps_per_epoch / self.config.epochs
-            epoch_share = on_device(torch.tensor(done), self.device)
+            # A tensor, so that the step is not compiled again when the value changes
+            epoch_share = on_device(
+                torch.tensor(self.progress.step // self.steps_per_epoch / self.config.epochs), self.device
+            )
             weights = deferred_weights(self.class_counts, epoch_share).double()
-            # Of the whole batch: its pieces and processes weigh their images alike
+            # Over the whole batch, so that its pieces and processes weight their images alike
             mean_weight = self.world.total(weights[batch.labels].mean()) / self.world.size
         return StepInput(
             batch.images, batch.labels, batch.jitter, batch.order, operations, mixup_share, epoch_share, mean_weight
@@ -320,30 +311,30 @@ class Trainer:
         num_pieces = self.config.accumulate
         losses, hits = [], []
         for number, piece in enumerate(self.step_input(batch).pieces(num_pieces), 1):
-            with self.gradients_stay_here(number < num_pieces):
-                loss, right = loss_and_hits(piece)
+            with self.without_averaging(number < num_pieces):
+                loss, num_hits = loss_and_hits(piece)
                 (loss if num_pieces == 1 else loss / num_pieces).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach().double())
-            hits.append(right)
+            hits.append(num_hits)
         if num_pieces == 1:
             return losses[0], hits[0]
         return torch.stack(losses).mean(), torch.stack(hits).sum()
 
-    def gradients_stay_here(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
-        """Keep gradients from being averaged over the processes until the last piece of a batch."""
-        if wanted and isinstance(self.parallel, nn.parallel.DistributedDataParallel):
+    def without_averaging(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which gradients are not averaged over the processes, for all but a batch's last piece."""
+        if enabled and isinstance(self.parallel, nn.parallel.DistributedDataParallel):
             return self.parallel.no_sync()
         return contextlib.nullcontext()
 
     def check_loss(self, loss: float) -> None:
-        """Stop a run that has diverged, before it overwrites a good checkpoint."""
+        """Raise an error if the run has diverged, before it overwrites a good checkpoint."""
         if not math.isfinite(loss):
             if not self.world.is_writer:
                 raise ReportedElsewhereError
             raise ValueError(
-                f"--lr: the loss is {loss} by step {self.progress.step} with learning rate {self.config.lr:g} and "
-                f"batch size {self.config.batch_size}; lower --lr (it scales with the batch size: 512 -> 0.2) and "
-                "start a new run"
+                f"--lr: got a loss of {loss} by step {self.progress.step} with --lr {self.config.lr:g} and "
+                f"--batch-size {self.config.batch_size}; expected a finite one; lower --lr (0.2 suits a batch of 512, "
+                "others in proportion) and start a new run"
             )
 
     def end_epoch(self, epoch: int, rate: float, validation: Loader, logger: TrainingLog | None) -> None:
@@ -383,7 +374,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[Network]:
-        """The network that is evaluated and kept as `best`: the moving average, if there is one."""
+        """Give the network to evaluate and to keep as `best`: the moving average, if there is one."""
         network = self.averaged or self.model
         with with_cosine_head(network, enabled=self.config.loss == "ldam"):
             yield network
@@ -391,7 +382,7 @@ class Trainer:
     def validate(self, validation: Loader) -> ShotAccuracy:
         """Return the accuracy on val."""
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # val's decoder is another one, and wants memory that training has kept
+            torch.cuda.empty_cache()  # val has a decoder of its own, which needs memory that training has cached
         with self.evaluated():
             predictions = self.predictor.predict(validation)
         set_training_mode(self.model, self.config)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastlt.runtime import device, machine
-from fastlt.runtime.device import miss_triton, resolve_device, resolve_precision
+from fastlt.runtime.device import resolve_device, resolve_precision, warn_without_triton
 from fastlt.runtime.machine import MAX_THREADS, describe_machine, memory_in_use, resolve_threads, run_command
 
 CPU = torch.device("cpu")
@@ -97,9 +97,9 @@ def test_memory_in_use_tells_ours_from_others(free: float, others: str, monkeypa
 
 @pytest.fixture
 def _not_said_yet() -> Iterator[None]:
-    miss_triton.cache_clear()
+    warn_without_triton.cache_clear()
     yield
-    miss_triton.cache_clear()
+    warn_without_triton.cache_clear()
 
 
 @pytest.mark.usefixtures("_not_said_yet")
