@@ -90,18 +90,21 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), USER_ERROR)
-        where = f" while writing {error.filename}" if error.filename else ""
-        fail(f"the disk is full{where}; free some space and run the command again (train: add --resume)", USER_ERROR)
+        where = f"{error.filename}: " if error.filename else ""
+        fail(
+            f"{where}{os.strerror(error.errno)}; free some space and run the command again (train: add --resume)",
+            USER_ERROR,
+        )
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except Exception as error:
-        if str(error).startswith("DataLoader worker"):  # PyTorch raises it wherever the process is, in a step too
+        if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the midst of other work
             cause = str(error).strip().rstrip(".")
             fail(
                 f"{cause}, perhaps for lack of memory; try fewer --num-threads or --loader dali (train: with --resume)",
                 USER_ERROR,
             )
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for its sake
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which may not be imported here
             cause = str(error).partition(". GPU")[0].strip()
             fail(
                 f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR
@@ -109,7 +112,7 @@ def main() -> None:
         signum = getattr(error, "signum", None)
         if signum is None:
             raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: an impatient second Ctrl-C has nothing to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C has nothing to stop
         fail(str(error), 128 + signum)
 
 

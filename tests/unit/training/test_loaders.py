@@ -26,13 +26,13 @@ def streams(rank: int, size: int, num_val: int = 0, **settings: Any) -> Streams:
 
 @pytest.mark.parametrize(("num_images", "size"), [(10, 1), (10, 3), (3, 3), (11, 4)])
 def test_every_val_image_is_validated_once_and_in_order(num_images: int, size: int) -> None:
-    shares = [streams(rank, size, num_images).validated for rank in range(size)]
+    shares = [streams(rank, size, num_images).val_indices for rank in range(size)]
     assert np.concatenate(shares).tolist() == list(range(num_images))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_fewer_val_images_than_processes_are_validated_by_all() -> None:
-    assert [streams(rank, 3, 2).validated.tolist() for rank in range(3)] == [[0, 1]] * 3
+    assert [streams(rank, 3, 2).val_indices.tolist() for rank in range(3)] == [[0, 1]] * 3
 
 
 def test_predictions_are_put_where_they_belong() -> None:
