@@ -88,13 +88,11 @@ def main() -> None:
     except ValueError as error:
         fail(str(error), USER_ERROR)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), USER_ERROR)
         where = f"{error.filename}: " if error.filename else ""
-        fail(
-            f"{where}{os.strerror(error.errno)}; free some space and run the command again (train: add --resume)",
-            USER_ERROR,
-        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = os.strerror(error.errno)
+            fail(f"{where}{reason}; free some space and run the command again (train: add --resume)", USER_ERROR)
+        fail(f"{where}{error.strerror}" if where else str(error), USER_ERROR)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except Exception as error:
