@@ -36,8 +36,7 @@ WITH_EXAMPLE = (
 )
 """The promised names that need no files."""
 
-MISSING: set[str] = {
-}
+MISSING: set[str] = set()
 """Public names whose docstrings are still to be completed: take out what you have completed."""
 
 STRICT = {
