@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from rich.console import Console
 
-from ..config import Config
+from ..config import Config, TrainConfig
 from ..config.base import File
 
 if TYPE_CHECKING:
@@ -166,14 +166,14 @@ def undescribed(parsed: Any, command: type[T]) -> T:
 
 
 def docstrings(command: type[Any]) -> dict[str, str]:
-    """Return the docstring of every field, on one line."""
-    found = {}
+    """Return the docstring of every field, on one line; that of `TrainConfig` for a field without one."""
+    texts = {} if command is TrainConfig else docstrings(TrainConfig)
     for kind in filter(dataclasses.is_dataclass, reversed(command.__mro__)):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         for field, text in itertools.pairwise(definition.body):  # type: ignore[attr-defined]
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(field.target, ast.Name):
-                found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
-    return found
+                texts[field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return texts
 
 
 def metavar(hint: Any) -> str | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.table import Table
 
-from ..config.base import PUBLISHED, Folder, Root, one_of
+from ..config.base import Folder, Root, one_of
+from ..recipes import PUBLISHED_RECIPES
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class DataInfo(Output):
     """Folder with the images."""
     lists: Folder | None = None
     """Folder with the list files, if not in ROOT."""
-    dataset: Annotated[str, one_of(("folder", *PUBLISHED))] = "folder"
+    dataset: Annotated[str, one_of(("folder", *PUBLISHED_RECIPES))] = "folder"
     """Data set, for those with layouts of their own."""
     duplicates: bool = False
     """Also look for images that are there twice, within and across splits; this reads files."""

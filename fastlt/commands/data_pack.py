@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from ..config.base import Folder, Root
+from ..config.base import Folder, Root, one_of
+from ..recipes import PUBLISHED_RECIPES
 from .common import Output, console, parse, say, write_output
 
 
@@ -18,7 +19,7 @@ class DataPack(Output):
 
     root: tyro.conf.Positional[Root]
     """The data root; with --verify it may be a pack."""
-    dataset: Annotated[str, "{folder,imagenet_lt,places_lt,inat2018}"] = "folder"
+    dataset: Annotated[str, one_of(("folder", *PUBLISHED_RECIPES))] = "folder"
     """Data set, for those with layouts of their own."""
     lists: Folder | None = None
     """Folder with the list files, if not in ROOT."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from rich.table import Table
 
 from ..config import check_choice, check_range
-from ..config.base import PUBLISHED, File, Folder, one_of
+from ..config.base import File, Folder, one_of
+from ..recipes import PUBLISHED_RECIPES
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NUM_NAMED = 10
 class DataVerify(Output):
     """Check a published benchmark: its lists, counts, checksums, missing images."""
 
-    dataset: Annotated[str, one_of(PUBLISHED)]
+    dataset: Annotated[str, one_of(PUBLISHED_RECIPES)]
     """The benchmark."""
     data_root: Folder
     """Folder with the images, or with the public archive, or a pack."""

@@ -31,9 +31,7 @@ class Reproduce(Output):
     dataset: Annotated[str, one_of(RECIPES)]
     """Data set, and the recipe of its settings: see `fastlt recipes`."""
     data_root: Folder | None = None
-    """Folder with the images."""
     lists: Folder | None = None
-    """Folder with the list files, if not in --data-root."""
     synthetic: bool = False
     """Run on a made-up set of the data set's classes, images and long tail instead, to try the whole pipeline."""
     synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] | None = None
@@ -55,17 +53,12 @@ class Reproduce(Output):
     seeds: tuple[int, ...] = (0,)
     """Seeds; with two or more, intervals are over them."""
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
     precision: Precision = "auto"
-    """bf16 is by autocast; auto takes bf16 where the hardware multiplies it."""
     loader: Loader = "auto"
-    """Image loader."""
     num_threads: int | None = None
-    """Loader threads or workers; by default the number of processors, at most 16."""
+    """Loader threads or workers; by default one a processor, at most 16."""
     gpus: int | None = None
-    """Processes to train with in stage 1, a GPU each, started by torchrun; every batch is divided among them."""
     accumulate: int | None = None
-    """Pieces in which a process computes its share of a batch, to save memory."""
     out: Folder | None = None
     """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>[-synthetic]."""
 

@@ -33,7 +33,6 @@ SHOT_GROUPS = ("many", "medium", "few")
 """Classes by their training images, as `metrics.shot_groups` splits them."""
 GROUPS = ("all", "class_mean", *SHOT_GROUPS)
 """Whose accuracy is reported and may decide a choice."""
-PUBLISHED = ("imagenet_lt", "places_lt", "inat2018", "cifar10_lt", "cifar100_lt")
 
 
 def one_of(choices: Iterable[str]) -> str:

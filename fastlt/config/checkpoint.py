@@ -11,12 +11,13 @@ from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_cho
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Config):
-    """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
+    """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes.
+
+    The help of a field without a docstring is that of `TrainConfig`.
+    """
 
     data_root: Folder | None = None
-    """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files."""
     lists: Folder | None = None
-    """Folder with the list files, if not in --data-root."""
     backbone: Annotated[str, "NAME"] | None = None
     """The network, as for `fastlt train`; by default what the checkpoint's config.json says, or the ResNet whose
     tensors have these shapes."""

@@ -18,7 +18,10 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     recipe.__name__: recipe for recipe in (glyphs_lt, imagenet_lt, inat2018, places_lt, cifar10_lt, cifar100_lt, folder)
 }
 
-__all__ = ["RECIPES", "choices", "recipe", "sources"]
+PUBLISHED_RECIPES = tuple(name for name in RECIPES if name not in ("glyphs_lt", "folder"))
+"""The recipes of published data sets; `data.registry` has the sets themselves."""
+
+__all__ = ["PUBLISHED_RECIPES", "RECIPES", "choices", "recipe", "sources"]
 
 
 def recipe(name: str) -> TrainConfig:

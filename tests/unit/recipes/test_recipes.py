@@ -14,8 +14,9 @@ from fastlt.config import SAMPLINGS, RebalanceConfig, TrainConfig
 from fastlt.data import LongTailSampler
 from fastlt.data.published.listed import benchmark_counts
 from fastlt.data.published.specs import BENCHMARKS
+from fastlt.data.registry import PUBLISHED
 from fastlt.models.resnet import SPECS
-from fastlt.recipes import RECIPES, choices, recipe, sources
+from fastlt.recipes import PUBLISHED_RECIPES, RECIPES, choices, recipe, sources
 from fastlt.recipes.checks import check_start
 from fastlt.recipes.released import QUIRKS
 from fastlt.recipes.sources import AUTHOR, CAO, CODE, OURS, TABLE
@@ -86,6 +87,10 @@ def test_the_papers_benchmarks_have_its_settings(
     own = ((0.466, 0.471, 0.38), (0.195, 0.194, 0.192))
     assert (config.mean, config.std) == (own if name == "inat2018" else imagenet)
     assert (config.backbone_lr, config.train_only) == ((0.01, ("layer4", "fc")) if name == "places_lt" else (None, ()))
+
+
+def test_every_published_set_has_a_recipe() -> None:
+    assert set(PUBLISHED_RECIPES) == set(PUBLISHED)
 
 
 def test_both_cifars_have_the_usual_settings() -> None:
