@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastlt.reproduce import over_seeds
+from fastlt.report.reproduction import over_seeds
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,7 +18,7 @@ from .common import Output, console, parse, say, write_output
 from .train import warn_of_settings
 
 if TYPE_CHECKING:
-    from ..reproduce import Reproduction
+    from ..report.reproduction import Reproduction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

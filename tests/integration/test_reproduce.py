@@ -19,7 +19,8 @@ from fastlt.data.published.listed import ListedSet
 from fastlt.data.published.specs import BENCHMARKS, SplitSpec
 from fastlt.data.registry import PUBLISHED
 from fastlt.models import create_model
-from fastlt.reproduce import Reproduction, reproduce
+from fastlt.report.reproduction import Reproduction
+from fastlt.reproduce import reproduce
 
 STAGE2 = RebalanceConfig(method="all", device="cpu", num_threads=1)
 

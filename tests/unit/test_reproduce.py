@@ -15,7 +15,8 @@ from fastlt.config import METHODS, SAMPLINGS, RebalanceConfig, TrainConfig
 from fastlt.evaluation.results import Accuracy, Result, Results
 from fastlt.recipes import recipe
 from fastlt.recipes.published import published
-from fastlt.reproduce import Reproduction, finding, over_seeds, reproduce, tabulate
+from fastlt.report.reproduction import Reproduction, finding, over_seeds, tabulate
+from fastlt.reproduce import reproduce
 from fastlt.runtime.launch import flags
 
 PLAIN = "instance_balanced"
