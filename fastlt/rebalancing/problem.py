@@ -71,7 +71,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rebalanced:
+class RebalancedHead:
     """A rebalanced head, what it was made with, and the split on which that was chosen (None: it was given)."""
 
     head: LinearHead

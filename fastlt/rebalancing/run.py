@@ -26,7 +26,7 @@ from .engine.folds import cross_validated
 from .engine.live import retrain_live
 from .engine.sgd import Retraining
 from .methods.registry import REGISTRY, fit, uses_training_features
-from .problem import Problem, Rebalanced
+from .problem import Problem, RebalancedHead
 
 RELEASED = "released.json"
 
@@ -141,7 +141,7 @@ def live_retraining(config: RebalanceConfig) -> Retraining:
 
 
 def classifier_of(
-    store: FeatureStore, method: str, result: Rebalanced, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
+    store: FeatureStore, method: str, result: RebalancedHead, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
 ) -> Classifier:
     """Return the classifier of a run that a method made, with a temperature folded in if the settings say so.
 

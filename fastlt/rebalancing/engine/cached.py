@@ -11,14 +11,14 @@ from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...models import LinearHead
 from ...runtime.device import autocast, resolve_precision
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 from .batches import FeatureBatches
 from .grids import HeadGrid
 from .selection import select_head
 from .sgd import GridSGD, HeadTraining, Retraining
 
 
-def retrain(method: Retraining, problem: Problem, config: RebalanceConfig, **params: float) -> Rebalanced:
+def retrain(method: Retraining, problem: Problem, config: RebalanceConfig, **params: float) -> RebalancedHead:
     """Train a method's heads on cached features and return the best; `params` describe all of them.
 
     Raises:

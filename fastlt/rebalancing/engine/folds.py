@@ -14,13 +14,13 @@ from ...config import RebalanceConfig
 from ...evaluation.predictions import Predictions, predict
 from ...models import LinearHead
 from ...runtime.log import only
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 # Shapes: N samples of val, C classes.
 
 NUM_FOLDS = 5
 
-Fit = Callable[[Problem, RebalanceConfig], Mapping[str, Rebalanced]]
+Fit = Callable[[Problem, RebalanceConfig], Mapping[str, RebalancedHead]]
 Complete = Callable[[LinearHead, Tensor, Tensor], LinearHead]
 
 
@@ -46,7 +46,7 @@ def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, s
 
 
 def cross_validated(
-    problem: Problem, config: RebalanceConfig, results: Mapping[str, Rebalanced], fit: Fit, complete: Complete
+    problem: Problem, config: RebalanceConfig, results: Mapping[str, RebalancedHead], fit: Fit, complete: Complete
 ) -> dict[str, Predictions]:
     """Classify every val image with what the other four folds chose.
 

@@ -15,14 +15,16 @@ from ...models import Network
 from ...runtime.device import autocast, resolve_precision
 from ...runtime.log import log
 from ...schedule import cosine
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 from .batch_norm import batch_norms, fresh_model, training_images
 from .grids import HeadGrid
 from .selection import select_head
 from .sgd import MOMENTUM, GridSGD, HeadTraining, Retraining
 
 
-def retrain_live(store: FeatureStore, method: Retraining, config: RebalanceConfig) -> tuple[Rebalanced, FeatureStore]:
+def retrain_live(
+    store: FeatureStore, method: Retraining, config: RebalanceConfig
+) -> tuple[RebalancedHead, FeatureStore]:
     """Train a method's heads on images that pass the backbone anew each epoch, in class-balanced order.
 
     Under the paper's protocol BatchNorm stays in eval mode. Under the released code's its running statistics drift to

@@ -10,14 +10,14 @@ from ... import ops
 from ...config import RebalanceConfig
 from ...metrics import shot_accuracy
 from ...models import LinearHead
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 from .grids import HeadGrid
 from .sgd import Setting
 
 
 def select_head(
     grid: HeadGrid, settings: tuple[Setting, ...], problem: Problem, config: RebalanceConfig, **params: float
-) -> Rebalanced:
+) -> RebalancedHead:
     """Return the finite head that is the best on the selection split, the first of equals; `params` describe all.
 
     Raises:
@@ -31,9 +31,9 @@ def select_head(
             f"--lr: got {rates}, after which no classifier is finite; expected a rate that converges; lower it"
         )
     if len(settings) == 1:
-        return Rebalanced(head=heads[0], params=params, selected_on=None)
+        return RebalancedHead(head=heads[0], params=params, selected_on=None)
     best = max(finite, key=lambda index: selection_accuracy(heads[index], problem, config.select_by))
-    return Rebalanced(head=heads[best], params=params | settings[best]._asdict(), selected_on=problem.selected_on)
+    return RebalancedHead(head=heads[best], params=params | settings[best]._asdict(), selected_on=problem.selected_on)
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from ...models import LinearHead
 from ..engine.cached import retrain
 from ..engine.grids import CosineGrid, new_head
 from ..engine.sgd import Retraining
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 FIRST_SCALE = 16.0  # of the logits; learned from there
 
@@ -20,7 +20,7 @@ def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> Cosin
 COSINE = Retraining(start=start)
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Retrain on class-balanced draws with logits s cos(w_j, x), s learned (Gidaris and Komodakis, 2018).
 
     As a linear head it is (s w_j / ||w_j||, no bias): the length of x, left out, scales an image's logits alike.

@@ -15,7 +15,7 @@ from ..engine.cached import retrain
 from ..engine.grids import CosineGrid, HeadGrid, LinearGrid, new_head
 from ..engine.selection import check_single_setting
 from ..engine.sgd import Retraining
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 
 def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> HeadGrid:
@@ -29,7 +29,7 @@ def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> HeadG
 CRT = Retraining(start=start, uses_loss=True)
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Re-initialise the classifier and train it on class-balanced draws (Kang et al., 2020, section 4.1)."""
     result = retrain(CRT, problem, config)
     if config.loss == "ldam":  # the scale is the loss's: folded in, confidences are what was trained

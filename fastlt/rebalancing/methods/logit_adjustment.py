@@ -12,10 +12,10 @@ from ...config import RebalanceConfig
 from ...models import LinearHead
 from ...runtime.log import log
 from ..curve import prior_curve
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Return the adjusted head, with the strength as given or the best on the selection split, exactly."""
     strength, selected_on = config.fixed_strength(), None
     if strength is None:
@@ -27,7 +27,7 @@ def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
     if problem.head.bias is None:
         log.info("logit adjustment added a bias: the classifier had none")
     adjusted = adjust_logits(problem.head, problem.class_counts, strength)
-    return Rebalanced(head=adjusted, params={"strength": strength}, selected_on=selected_on)
+    return RebalancedHead(head=adjusted, params={"strength": strength}, selected_on=selected_on)
 
 
 def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -> LinearHead:

@@ -10,7 +10,7 @@ from ...models import LinearHead
 from ..engine.cached import retrain
 from ..engine.grids import LinearGrid
 from ..engine.sgd import Retraining
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 SAMPLE = 4096  # features that the curvature is taken from
 POWER_STEPS = 30
@@ -43,7 +43,7 @@ def inverse_curvature(problem: Problem) -> float:
 LOS = Retraining(start=start, uses_label_smoothing=True, default_lr=inverse_curvature)
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Retrain the classifier on class-balanced draws with nearly all of a label's mass spread over all classes.
 
     Label over-smoothing (Sun et al., 2025): logits stay so small that the norms of the weights no longer follow the

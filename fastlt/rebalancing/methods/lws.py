@@ -11,7 +11,7 @@ from ..engine.cached import retrain
 from ..engine.grids import ScaleGrid
 from ..engine.selection import check_single_setting
 from ..engine.sgd import Retraining
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 
 def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> ScaleGrid:
@@ -22,7 +22,7 @@ def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> Scale
 LWS = Retraining(start=start, epochs=lambda paper: paper.lws_epochs)
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Learn s in logit_j = s_j (w_j x + b_j) on class-balanced draws, from s = 1 (Kang et al., 2020, section 4.3).
 
     As in the released code the scales multiply the bias too, and are decayed.

@@ -7,7 +7,7 @@ from ...models import LinearHead
 from ..engine.cached import retrain
 from ..engine.grids import LinearGrid
 from ..engine.sgd import Retraining
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 
 def radius_of(head: LinearHead) -> float:
@@ -23,7 +23,7 @@ def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> Linea
 MAX_NORM = Retraining(start=start)
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Train the joint classifier on, on class-balanced draws, with weight decay and max-norm (Alshammari et al., 2022).
 
     After each step weights longer than the radius are brought back to it.

@@ -12,17 +12,17 @@ from ...config import RebalanceConfig
 from ...features.arrays import check_finite, chunks
 from ...models import LinearHead
 from ..engine.cached import check_features
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 # Shapes: N samples, C classes, D feature width.
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Return the cosine nearest class mean, the released default's twin that is a linear head."""
     check_features(problem.train[:1], problem.head)
     train, labels = problem.train[0].tensors(problem.device)
     head = nearest_class_mean(train, labels, problem.head.num_classes)
-    return Rebalanced(head=head, params={}, selected_on=None)
+    return RebalancedHead(head=head, params={}, selected_on=None)
 
 
 def nearest_class_mean(

@@ -10,7 +10,7 @@ from ...evaluation.classifier import Classifier
 from ...evaluation.results import Results
 from ...features.arrays import Features
 from ..engine.sgd import Retraining
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, released_ncm, tau
 
 
@@ -20,7 +20,7 @@ class Method:
 
     name: str
     """Its name in `config.METHODS`."""
-    fit: Callable[[Problem, RebalanceConfig], Rebalanced]
+    fit: Callable[[Problem, RebalanceConfig], RebalancedHead]
     """Makes the rebalanced head."""
     uses_training_features: Callable[[RebalanceConfig], bool] = lambda config: True
     """Whether it looks at the training images."""
@@ -52,7 +52,7 @@ def uses_training_features(config: RebalanceConfig) -> bool:
     return any(REGISTRY[name].uses_training_features(config) for name in config.methods)
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> dict[str, Rebalanced]:
+def fit(problem: Problem, config: RebalanceConfig) -> dict[str, RebalancedHead]:
     """Fit the method of a configuration, or all of them.
 
     Raises:

@@ -14,14 +14,14 @@ from ...models import LinearHead
 from ...runtime.log import log
 from ..curve import tau_curve
 from ..engine.cached import check_features
-from ..problem import Problem, Rebalanced
+from ..problem import Problem, RebalancedHead
 
 LARGEST_TAU = 2.0  # of the range that the paper searches
 GOLDEN = (math.sqrt(5) - 1) / 2
 TOLERANCE = 1e-3  # of a learned tau
 
 
-def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
+def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Return the tau-normalized head, with tau as given, the best on the selection split, or learned in training."""
     tau, selected_on = config.fixed_tau(), None
     if config.tau == "learned":
@@ -32,7 +32,7 @@ def fit(problem: Problem, config: RebalanceConfig) -> Rebalanced:
         tau = tau_curve(problem.head, features, labels, problem.class_counts).best(config.select_by).tau
         selected_on = problem.selected_on
         log.info("tau = %.3f, the best %s accuracy on %s", tau, config.select_by.replace("_", " "), selected_on)
-    return Rebalanced(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)
+    return RebalancedHead(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)
 
 
 def learn_tau(problem: Problem) -> float:

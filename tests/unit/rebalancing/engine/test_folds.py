@@ -10,7 +10,7 @@ from fastlt import RebalanceConfig
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.rebalancing.engine.folds import NUM_FOLDS, cross_validated, stratified_folds
-from fastlt.rebalancing.problem import Problem, Rebalanced
+from fastlt.rebalancing.problem import Problem, RebalancedHead
 
 CPU = torch.device("cpu")
 N, C = 43, 6
@@ -37,11 +37,11 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
     def classes_of(features: Tensor) -> set[int]:
         return set(features[:, -1].long().tolist())
 
-    def fit(problem: Problem, config: RebalanceConfig) -> Mapping[str, Rebalanced]:
+    def fit(problem: Problem, config: RebalanceConfig) -> Mapping[str, RebalancedHead]:
         assert config.method == "tau"  # the other chose nothing
         fitted.append(classes_of(problem.selection_tensors()[0]))
         head = LinearHead(torch.zeros(C, C + 1), torch.eye(C)[len(fitted) - 1])  # says the number of its fold
-        return {"tau": Rebalanced(head=head, params={}, selected_on="folds")}
+        return {"tau": RebalancedHead(head=head, params={}, selected_on="folds")}
 
     def complete(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
         assert np.array_equal(labels, LABELS[sorted(classes_of(features))])
@@ -49,8 +49,8 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
         return LinearHead(head.weight.detach() * 2, head.bias.detach() * 2)  # type: ignore[union-attr]
 
     choices = {
-        "tau": Rebalanced(head=PLAIN, params={}, selected_on="folds"),
-        "ncm": Rebalanced(head=PLAIN, params={}, selected_on=None),
+        "tau": RebalancedHead(head=PLAIN, params={}, selected_on="folds"),
+        "ncm": RebalancedHead(head=PLAIN, params={}, selected_on=None),
     }
     predictions = cross_validated(VAL, RebalanceConfig(method="all", seed=3), choices, fit, complete)
     folds = stratified_folds(LABELS, seed=3)
