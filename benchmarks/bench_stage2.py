@@ -54,8 +54,8 @@ def problem_of_shape(num_samples, num_classes, width, *, batch_size, dataset="",
     else:
         features = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(num_samples, width))
         for start in range(0, num_samples, BLOCK):
-            made = block(labels[start : start + BLOCK], centres, 1 + start)
-            features[start : start + BLOCK] = made.bfloat16().view(torch.int16).numpy().view(np.uint16)
+            rows = block(labels[start : start + BLOCK], centres, 1 + start)
+            features[start : start + BLOCK] = rows.bfloat16().view(torch.int16).numpy().view(np.uint16)
         features.flush()
         features = np.load(path, mmap_mode="c")
     val = np.repeat(np.arange(num_classes), 3)

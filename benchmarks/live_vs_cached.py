@@ -67,9 +67,9 @@ def measure(source: Path, folder: Path) -> dict[str, Any]:
             record["ways"].append({"method": method, "way": way, "seconds": seconds, **accuracies})
         for way, classifier in opened.items():
             if way != BASE:
-                (found,) = compare([classifier], opened[BASE], ["test"])
+                (comparison,) = compare([classifier], opened[BASE], ["test"])
                 record.setdefault("differences", []).append(
-                    {"method": method, "way": way, **found.to_json()["class_mean"]}
+                    {"method": method, "way": way, **comparison.to_json()["class_mean"]}
                 )
     return record
 

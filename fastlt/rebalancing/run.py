@@ -22,7 +22,7 @@ from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
 from .engine.batch_norm import reestimate
-from .engine.folds import cross_validated
+from .engine.folds import cross_validate
 from .engine.live import retrain_live
 from .engine.sgd import Retraining
 from .methods.registry import REGISTRY, fit, uses_training_features
@@ -89,7 +89,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
             uniform = np.full(len(counts), 1 / len(counts))
             return head if frequencies is None else adjust_to_prior(head, frequencies, uniform)
 
-        held_out = cross_validated(problem, config, results, fit, complete)
+        held_out = cross_validate(problem, config, results, fit, complete)
         classifiers = [
             dataclasses.replace(classifier, held_out=held_out[classifier.method]) for classifier in classifiers
         ]

@@ -61,8 +61,8 @@ class Net(nn.Module):
 
 net = Net().eval()
 net.load_state_dict(torch.load("new.pth", weights_only=True), strict=True)
-given = torch.load("given.pth", weights_only=True)
-torch.testing.assert_close(net(given["images"]), given["logits"], rtol=1e-5, atol=1e-5)
+reference = torch.load("given.pth", weights_only=True)
+torch.testing.assert_close(net(reference["images"]), reference["logits"], rtol=1e-5, atol=1e-5)
 assert "fastlt" not in sys.modules
 """
 
@@ -136,13 +136,13 @@ def test_a_checkpoint_comes_back_in_its_own_format(
     tensors, _ = load(trained.checkpoint("best"))
     source = tmp_path / "net.pth"
     torch.save({"state_dict": {f"module.{key}": value for key, value in tensors.items()}, "epoch": 3}, source)
-    given = source.read_bytes()
+    original = source.read_bytes()
     command = ["fastlt", "rebalance", str(source), "--data-root", str(data_root), "--backbone", "resnet8"]
     command += ["--image-size", "32", "--eval-resize", "32", "--mean", "0.5", "0.5", "0.5"]
     command += ["--std", "0.25", "0.25", "0.25", "--tau", "0.7", "--no-temperature", "--device", "cpu", "--force"]
     monkeypatch.setattr(sys, "argv", command)
     cli.main()
-    assert source.read_bytes() == given
+    assert source.read_bytes() == original
     written = tmp_path / "net.tau.pth"
     script = (
         "import sys, torch\n"

@@ -41,20 +41,20 @@ def test_features_are_the_backbones_on_the_decoded_images(run_copy: Run) -> None
     from PIL import Image
 
     config = run_copy.config
-    chosen = [0, 17, 79]
-    box = EvalTransform(size=config.image_size, resize=config.resize).boxes(dataset.sizes[chosen])
+    sample = [0, 17, 79]
+    box = EvalTransform(size=config.image_size, resize=config.resize).boxes(dataset.sizes[sample])
     images = np.stack(
         [
             np.asarray(
                 Image.fromarray(decode_rgb(dataset.path(i))).resize((32, 32), Image.Resampling.BILINEAR, tuple(box[j]))
             )
-            for j, i in enumerate(chosen)
+            for j, i in enumerate(sample)
         ]
     )
     x = (torch.from_numpy(images).float() / 255 - 0.5) / 0.25
     with torch.inference_mode():
         expected = store.model.features(x.permute(0, 3, 1, 2))
-    torch.testing.assert_close(torch.from_numpy(stored.features[chosen].copy()), expected, atol=2e-3, rtol=2e-2)
+    torch.testing.assert_close(torch.from_numpy(stored.features[sample].copy()), expected, atol=2e-3, rtol=2e-2)
 
 
 def test_features_are_computed_once_and_anew_when_stale(run_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +237,8 @@ def test_folds_fit_their_temperature_and_aim_without_what_they_score(run_copy: R
     store, counts = FeatureStore(run_copy, device=CPU), np.array(run_copy.data["class_counts"])
     features, labels = store.split("val").tensors(CPU)
     folds = torch.from_numpy(stratified_folds(labels.numpy()))
-    with np.load(run_copy.method("tau") / FOLDS) as said:
-        assert np.array_equal(said["labels"], labels)
+    with np.load(run_copy.method("tau") / FOLDS) as predictions:
+        assert np.array_equal(predictions["labels"], labels)
         for fold in range(5):
             rest = folds != fold
             tau = tau_curve(store.head, features[rest], labels[rest], counts).best("class_mean").tau
@@ -246,8 +246,8 @@ def test_folds_fit_their_temperature_and_aim_without_what_they_score(run_copy: R
             head = with_temperature(head, fit_temperature(head, features[rest], labels[rest]))
             head = adjust_to_prior(head, counts, np.ones(len(counts)))
             shares = head(features[~rest]).detach().softmax(1)
-            np.testing.assert_allclose(said["confidences"][~rest], shares.max(1).values, rtol=1e-4)
-            assert np.array_equal(said["classes"][~rest], shares.argmax(1))
+            np.testing.assert_allclose(predictions["confidences"][~rest], shares.max(1).values, rtol=1e-4)
+            assert np.array_equal(predictions["classes"][~rest], shares.argmax(1))
 
 
 def test_a_target_is_estimated_and_reported_under(run_copy: Run, data_root: Path) -> None:
@@ -280,5 +280,5 @@ def test_the_released_nearest_class_means_are_scored_beside_their_linear_twin(ru
     assert len(rows) == 2 * 3 * 2
     store = FeatureStore(run_copy, device=CPU)
     features, labels = store.split("test").tensors(CPU)
-    said = nearest_class_mean_predict(*store.split("train").tensors(CPU), features)
-    assert rows["test", "cl2n l2"].all.value == pytest.approx(100 * float((said == labels).float().mean()))
+    predictions = nearest_class_mean_predict(*store.split("train").tensors(CPU), features)
+    assert rows["test", "cl2n l2"].all.value == pytest.approx(100 * float((predictions == labels).float().mean()))

@@ -144,11 +144,11 @@ def test_paired_difference_by_hand() -> None:
     labels = np.array([0] * 4 + [1] * 2)
     a, b = np.array([1, 1, 1, 0, 1, 0], bool), np.array([1, 0, 0, 0, 1, 1], bool)
     masks = {"many": np.array([True, False]), "few": np.array([False, True]), "medium": np.zeros(2, bool)}
-    found = paired_difference(a, b, labels, masks)
-    assert found["medium"] is None
-    assert found["many"][0] == pytest.approx(0.5)
-    assert found["few"][0] == pytest.approx(-0.5)
-    assert found["all"][0] == pytest.approx(1 / 6)
+    differences = paired_difference(a, b, labels, masks)
+    assert differences["medium"] is None
+    assert differences["many"][0] == pytest.approx(0.5)
+    assert differences["few"][0] == pytest.approx(-0.5)
+    assert differences["all"][0] == pytest.approx(1 / 6)
     unseen = {"many": np.array([True, False, False]), "few": np.array([False, False, True])}  # of a class not here
     assert paired_difference(a, b, labels, unseen)["few"] is None
     same = paired_difference(a, a, labels, masks)

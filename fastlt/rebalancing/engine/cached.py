@@ -28,9 +28,7 @@ def retrain(method: Retraining, problem: Problem, config: RebalanceConfig, **par
     training = HeadTraining.of(method, problem, config)
     grid = method.start(problem.head, config, len(training.settings))
     train_grid(grid, training, problem)
-    if method.uses_label_smoothing:
-        params["smoothing"] = training.label_smoothing
-    return select_head(grid, training.settings, problem, config, **params)
+    return select_head(grid, training, problem, config, **params)
 
 
 def train_grid(grid: HeadGrid, training: HeadTraining, problem: Problem) -> None:

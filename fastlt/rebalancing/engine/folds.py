@@ -45,7 +45,7 @@ def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, s
     return folds
 
 
-def cross_validated(
+def cross_validate(
     problem: Problem, config: RebalanceConfig, results: Mapping[str, RebalancedHead], fit: Fit, complete: Complete
 ) -> dict[str, Predictions]:
     """Classify every val image with what the other four folds chose.

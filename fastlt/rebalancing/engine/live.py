@@ -29,8 +29,8 @@ def retrain_live(
 
     Under the paper's protocol BatchNorm stays in eval mode. Under the released code's its running statistics drift to
     class-balanced images, with its weights fixed; the drifted network is then the one that is scored and written. With
-    `fine_tune` the last stage, or all of the network, is trained besides (the paper's ablation), BatchNorm there in
-    train mode.
+    `fine_tune` the last stage, or all of the network, is trained as well (the paper's ablation), with BatchNorm there
+    in train mode.
 
     Args:
         store: The run's features.
@@ -53,12 +53,11 @@ def retrain_live(
     train_live(grid, training, model, store)
     moved = store.with_backbone(model.state_dict(), config.method)
     problem = dataclasses.replace(problem, selection=moved.split(config.selection_split))
-    params = {"smoothing": training.label_smoothing} if method.uses_label_smoothing else {}
-    return select_head(grid, training.settings, problem, config, **params), moved
+    return select_head(grid, training, problem, config), moved
 
 
 def train_live(grid: HeadGrid, training: HeadTraining, model: Network, store: FeatureStore) -> None:
-    """Train heads, and what of the backbone takes gradients, on augmented training images.
+    """Train heads, and the parameters of the backbone that require gradients, on augmented training images.
 
     Raises:
         ValueError: The loss of every head is no longer finite.
@@ -93,7 +92,7 @@ def train_live(grid: HeadGrid, training: HeadTraining, model: Network, store: Fe
 
 
 def report(epoch: int, training: HeadTraining, losses: Tensor) -> None:
-    """Log every head's last loss [K] of an epoch; a training that diverged ends here."""
+    """Log every head's last loss [K] of an epoch; raise a ValueError if training diverged."""
     training.check_losses(losses)
     for loss, setting in zip(losses.tolist(), training.settings, strict=True):
         log.info("epoch %d/%d: loss %.3f at learning rate %g", epoch, training.epochs, loss, setting.lr)
@@ -115,7 +114,7 @@ def trained_parts(model: Network, fine_tune: str) -> list[nn.Module]:
 
 
 def set_modes(model: Network, parts: list[nn.Module], *, drift: bool) -> None:
-    """Put everything in eval mode, but for the parts trained and, if they are to drift, BatchNorm's statistics."""
+    """Put a network in eval mode, except the parts that are trained and, with `drift`, its BatchNorm layers."""
     model.eval()
     model.requires_grad_(False)
     for part in parts:

@@ -12,17 +12,20 @@ from ...metrics import shot_accuracy
 from ...models import LinearHead
 from ..problem import Problem, RebalancedHead
 from .grids import HeadGrid
-from .sgd import Setting
+from .sgd import HeadTraining
 
 
 def select_head(
-    grid: HeadGrid, settings: tuple[Setting, ...], problem: Problem, config: RebalanceConfig, **params: float
+    grid: HeadGrid, training: HeadTraining, problem: Problem, config: RebalanceConfig, **params: float
 ) -> RebalancedHead:
     """Return the finite head that is the best on the selection split, the first of equals; `params` describe all.
 
     Raises:
         ValueError: No head is finite, or the group that decides has no images.
     """
+    settings = training.settings
+    if training.label_smoothing is not None:
+        params["smoothing"] = training.label_smoothing
     heads = {index: grid.head(index) for index in range(len(settings))}
     finite = [index for index, head in heads.items() if all(p.isfinite().all() for p in head.parameters())]
     if not finite:

@@ -61,7 +61,8 @@ class HeadTraining:
     settings: tuple[Setting, ...]
     """K of them."""
     loss: str = "cross_entropy"
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
+    """None for a method without."""
 
     @classmethod
     def of(cls, method: Retraining, problem: Problem, config: RebalanceConfig) -> HeadTraining:
@@ -84,7 +85,7 @@ class HeadTraining:
             seed=config.seed,
             settings=tuple(itertools.starmap(Setting, itertools.product(rates, decays))),
             loss=loss,
-            label_smoothing=config.label_smoothing if method.uses_label_smoothing else 0.0,
+            label_smoothing=config.label_smoothing if method.uses_label_smoothing else None,
         )
 
     def sampler(self, labels: ArrayLike, num_classes: int) -> LongTailSampler:
@@ -107,7 +108,7 @@ class HeadTraining:
             labels,
             class_counts,
             epoch_fraction=epoch / self.epochs,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.label_smoothing or 0.0,
         )
 
     def check_losses(self, losses: Tensor) -> None:

@@ -99,8 +99,8 @@ def test_the_accuracy_that_is_asked_for_chooses_tau_and_strength(select_by: str,
         ("logit_adjustment", "strength", prior_curve, lambda head, tau: adjust_logits(head, COUNTS, tau)),
     ):
         rebalanced = fit(tailed, RebalanceConfig(method=name, select_by=select_by))[name]
-        whole = curve(problem.head, x, y, COUNTS)
-        choices = {each: whole.best(each).tau for each in ("all", "class_mean", "few")}
+        accuracy = curve(problem.head, x, y, COUNTS)
+        choices = {each: accuracy.best(each).tau for each in ("all", "class_mean", "few")}
         assert len(set(choices.values())) == 3
         assert (rebalanced.params, rebalanced.selected_on) == ({key: choices[select_by]}, "val")
         expected = make(problem.head, choices[select_by])
@@ -213,7 +213,7 @@ def test_over_smoothing_does_without_a_tuned_rate() -> None:
     labels = torch.arange(6).repeat_interleave(torch.tensor([200, 80, 30, 12, 5, 2]))
     features = centres[labels] + torch.randn(len(labels), 512, generator=generator)
     head = LinearHead.initialised(6, 512, generator=generator)
-    given = Problem.of_features(head, Features.of(features, labels))
-    rebalanced = fit(given, RebalanceConfig(method="los", batch_size=256))["los"]
+    problem = Problem.of_features(head, Features.of(features, labels))
+    rebalanced = fit(problem, RebalanceConfig(method="los", batch_size=256))["los"]
     fresh = centres.repeat_interleave(20, 0) + torch.randn(120, 512, generator=generator)
     assert (rebalanced.head(fresh).argmax(1) == torch.arange(6).repeat_interleave(20)).float().mean() > 0.95

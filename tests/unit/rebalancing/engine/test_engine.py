@@ -136,7 +136,7 @@ def test_the_best_of_a_grid_is_chosen_where_it_is_scored() -> None:
     for index in range(len(settings)):
         right = (grid.head(index)(x).argmax(1).numpy() == LABELS).astype(float)
         scores.append(np.mean([right[c == LABELS].mean() for c in range(C)]))
-    result = select_head(grid, settings, problem(), RebalanceConfig(method="crt"), extra=1.0)
+    result = select_head(grid, TRAINING, problem(), RebalanceConfig(method="crt"), extra=1.0)
     best = settings[int(np.argmax(scores))]
     assert result.params == {"extra": 1.0, "lr": best.lr, "weight_decay": best.weight_decay}
     assert result.selected_on == "train"
@@ -145,7 +145,7 @@ def test_the_best_of_a_grid_is_chosen_where_it_is_scored() -> None:
 
 def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
     training = dataclasses.replace(TRAINING, settings=(Setting(1e30, 1.0), Setting(0.1, 0.0)), epochs=6)
-    result = select_head(trained("linear", training), training.settings, problem(), RebalanceConfig(method="crt"))
+    result = select_head(trained("linear", training), training, problem(), RebalanceConfig(method="crt"))
     assert result.params["lr"] == 0.1
     training = dataclasses.replace(training, settings=training.settings[:1])
     with pytest.raises(ValueError, match=r"^--lr: .*\b1e\+30\b"):

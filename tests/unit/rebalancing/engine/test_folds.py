@@ -9,7 +9,7 @@ from torch import Tensor
 from fastlt import RebalanceConfig
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine.folds import NUM_FOLDS, cross_validated, stratified_folds
+from fastlt.rebalancing.engine.folds import NUM_FOLDS, cross_validate, stratified_folds
 from fastlt.rebalancing.problem import Problem, RebalancedHead
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
         "tau": RebalancedHead(head=PLAIN, params={}, selected_on="folds"),
         "ncm": RebalancedHead(head=PLAIN, params={}, selected_on=None),
     }
-    predictions = cross_validated(VAL, RebalanceConfig(method="all", seed=3), choices, fit, complete)
+    predictions = cross_validate(VAL, RebalanceConfig(method="all", seed=3), choices, fit, complete)
     folds = stratified_folds(LABELS, seed=3)
     assert fitted == [set(np.flatnonzero(folds != fold).tolist()) for fold in range(NUM_FOLDS)]
     assert completed == {"tau": fitted, "ncm": fitted}
