@@ -1,4 +1,4 @@
-"""Tell a checkpoint that is read wrongly: accuracy near chance, and which of two mistakes explains it."""
+"""Detect a checkpoint that is read wrongly: its accuracy is near chance, and one of two mistakes explains it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 # Shapes: N images, C classes.
 
-_DEVIATIONS = 3.0
-_MARGIN = 0.1
+_DEVIATIONS = 3.0  # standard errors that count as more than luck
+_MARGIN = 0.1  # the most by which a matching must beat luck, for few classes
 
 
 class Suspicion(NamedTuple):
-    """What is likely wrong, and the numbers that say so, as fractions."""
+    """What is likely wrong with a checkpoint, and the numbers that show it, as fractions.
+
+    `cause` is `class order` or `preprocessing`; `accuracy` is that on val, and `limit` the highest that counts as
+    guessing; `matched` is the share of images that another class order explains.
+    """
 
     cause: str
     accuracy: float
@@ -26,8 +30,8 @@ class Suspicion(NamedTuple):
 def chance_limit(num_classes: int, num_images: int) -> float:
     """Return the accuracy up to which a network counts as guessing.
 
-    Twice chance, or three standard errors above it on a small val split; at most halfway from chance to 1, which
-    matters for two or three classes.
+    The limit is twice chance, or three standard errors above chance on a small val split; for two or three classes it
+    is at most halfway from chance to 1.
     """
     chance = 1 / num_classes
     error = math.sqrt(chance * (1 - chance) / num_images)
@@ -35,12 +39,12 @@ def chance_limit(num_classes: int, num_images: int) -> float:
 
 
 def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> Suspicion | None:
-    """Return what is likely wrong with a network near chance or in another order, or None for one that is not.
+    """Return what is likely wrong with a network that guesses or has another class order; None if nothing is.
 
-    With classes in another order a good network still puts every class's images into one class each, only another one:
-    a one-to-one matching of labels with predictions explains far more images than it would by luck. Wrong
-    preprocessing (or another network's weights) leaves no such pattern. Two usual orders, numbers sorted as numbers and
-    as text, agree in a few classes, so that accuracy may be above chance; half of what a matching explains is too few.
+    With another class order a good network still puts the images of a class into one class, but the wrong one: a
+    one-to-one matching of labels with predictions explains far more images than luck would. Wrong preprocessing, or
+    another network's weights, leaves no such pattern. Two usual orders (numbers sorted as numbers and as text) agree in
+    a few classes, so accuracy may be above chance: below half of what a matching explains it is suspect too.
 
     Args:
         predictions: [N].
@@ -62,10 +66,10 @@ def matched_share(predictions: NDArray[np.int64], labels: NDArray[np.int64], num
     """Return the share of images that a one-to-one matching of labels with predictions explains, matched greedily."""
     cells, counts = np.unique(labels * num_classes + predictions, return_counts=True)
     rows, columns, total = set(), set(), 0
-    for at in np.argsort(-counts, kind="stable"):
-        row, column = divmod(int(cells[at]), num_classes)
+    for place in np.argsort(-counts, kind="stable"):
+        row, column = divmod(int(cells[place]), num_classes)
         if row not in rows and column not in columns:
             rows.add(row)
             columns.add(column)
-            total += int(counts[at])
+            total += int(counts[place])
     return total / len(labels)

@@ -1,4 +1,4 @@
-"""Checkpoints and JSON records: written atomically, read without pickle."""
+"""Our own checkpoints: written atomically, read without pickle."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..files import replacing
 from ..models import in_head
+from .shards import read_safetensors
 
 METADATA_KEY = "fastlt"
 
@@ -32,9 +31,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] 
 
 
 def save_pickled(path: Path, content: Any, *, zipped: bool = True) -> None:
-    """Write what torch.save makes of `content`, atomically; `zipped` as other programs have written since 2020.
+    """Write `content` as torch.save does, atomically; `zipped` as other programs have written since 2020.
 
-    It is made in memory, since torch.save into a full disk fails with an error of its own that names no cause.
+    The bytes are made in memory, since torch.save to a full disk raises an error that does not name the cause.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
@@ -58,17 +57,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_hashed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Read a safetensors file once, as `load` does, and return the SHA-256 of its bytes as well."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    content = path.read_bytes()
-    try:
-        tensors = load_tensors(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: got a file that is incomplete or of another kind ({error}); expected a safetensors file; use "
-            "another checkpoint of the run, or train again"
-        ) from error
+    tensors, header, content = read_safetensors(path, remedy="use another checkpoint of the run, or train again")
     metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
     return tensors, metadata, hashlib.sha256(content).hexdigest()
 
@@ -89,13 +78,16 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) 
     ]
     if missing or extra:
         raise ValueError(
-            f"{source}: got a checkpoint of another network, {len(missing)} tensors missing "
-            f"({', '.join(missing[:3])}), {len(extra)} not expected ({', '.join(extra[:3])}); "
+            f"{source}: got the checkpoint of another network: {len(missing)} tensors missing "
+            f"({', '.join(missing[:3])}), {len(extra)} not expected ({', '.join(extra[:3])}); expected this network's; "
             "give the --backbone it was trained with"
         )
     if reshaped:
         kind = "with another number of classes" if all(map(in_head, reshaped)) else "of another size"
-        raise ValueError(f"{source}: got a checkpoint of a network {kind}: {', '.join(reshaped[:3])}")
+        raise ValueError(
+            f"{source}: got the checkpoint of a network {kind}: {'; '.join(reshaped[:3])}; expected this network's "
+            "shapes; give the settings it was trained with"
+        )
     with torch.no_grad():
         for key, tensor in wanted.items():
             tensor.copy_(tensors[key])

@@ -19,7 +19,7 @@ _LENGTH = 8  # bytes of the header's length, little endian
 
 @dataclass(frozen=True)
 class Shard:
-    """The content of one file: the header with its order, the raw bytes of all tensors, and the tensors."""
+    """The content of one file: the header in its order, the raw bytes of all tensors, and the tensors."""
 
     path: Path
     header: dict[str, Any]
@@ -34,33 +34,41 @@ def read_shard(path: Path) -> Shard:
         FileNotFoundError: There is no such file.
         ValueError: It is cut short or no safetensors file.
     """
+    tensors, header, content = read_safetensors(path, remedy="fetch it again")
+    ordered = {name: tensors[name] for name in header if name in tensors}
+    return Shard(path, header, content[_LENGTH + int.from_bytes(content[:_LENGTH], "little") :], ordered)
+
+
+def read_safetensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any], bytes]:
+    """Return a safetensors file's tensors on the CPU, its header, and all of its bytes; `remedy` ends an error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is cut short or no safetensors file.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: got no such file; expected a safetensors file; {remedy}")
     content = path.read_bytes()
     try:
-        tensors = load_tensors(content)
         length = int.from_bytes(content[:_LENGTH], "little")
-        header = json.loads(content[_LENGTH : _LENGTH + length])
+        return load_tensors(content), json.loads(content[_LENGTH : _LENGTH + length]), content
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path}: got a file that is incomplete or of another kind ({error}); expected a safetensors file; "
-            "fetch it again"
+            f"{path}: got a file that is incomplete or of another kind ({error}); expected a safetensors file; {remedy}"
         ) from error
-    ordered = {name: tensors[name] for name in header if name in tensors}
-    return Shard(path, header, content[_LENGTH + length :], ordered)
 
 
 def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
-    """Write a file whose `changed` tensors are new; every other one keeps its bytes and its place.
+    """Write a file with the tensors of `changed` replaced; every other tensor keeps its bytes and its place.
 
-    A name that the file lacks comes right behind the weight of the same layer. Tensors are in the dtype that the file
-    has them in, or its weight.
+    A name that the file lacks comes right behind the weight of the same layer. `changed` has the dtypes of the file; a
+    new tensor has that of its layer's weight.
     """
     names = [name for name in shard.header if name != "__metadata__"]
     for name in changed:
         if name not in names:
             names.insert(names.index(weight_of(name)) + 1, name)
-    # The header's order and the order of the bytes are two things: both stay
+    # The order of the header may differ from the order of the bytes: both stay
     by_place = sorted((name for name in names if name in shard.header), key=lambda n: shard.header[n]["data_offsets"])
     by_place += [name for name in names if name not in shard.header]
     header: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The network to train: its start, which parts are trained, by which optimizer, and what its batch norm does."""
+"""The network to train: its initial weights, which parts are trained, by which optimizer, and its batch norm."""
 
 from __future__ import annotations
 
@@ -44,12 +44,15 @@ def build_network(
         start_from(model, weights or read_initial_weights(config.init, config.backbone, model))
     freeze(model, config.train_only)
     if config.loss == "ldam" and model.fc.bias is not None:
-        nn.init.zeros_(model.fc.bias.requires_grad_(False))  # its logits are cosines, which have none
+        nn.init.zeros_(model.fc.bias.requires_grad_(False))  # its logits are cosines, without a bias
     if config.bn_group is not None:
         use_ghost_batch_norm(model, config.bn_group)
     if config.sync_bn and world.size > 1:
         if device.type != "cuda":
-            raise ValueError("--sync-bn: PyTorch synchronizes batch norm on CUDA devices only; drop it on a CPU")
+            raise ValueError(
+                f"--sync-bn: got it with --device {device.type}; expected CUDA, where PyTorch synchronizes batch norm; "
+                "drop it"
+            )
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     if config.accumulate > 1:
         soften_momentum(model, config.accumulate)
@@ -64,23 +67,23 @@ def is_part(name: str, parts: Iterable[str]) -> bool:
 
 
 def freeze(model: Network, parts: tuple[str, ...]) -> None:
-    """Leave only `parts` to be trained; none named means all.
+    """Freeze everything but `parts`; an empty `parts` freezes nothing.
 
     Raises:
         ValueError: A part is not one of the network's.
     """
-    known = {name for name, module in model.named_modules() if any(True for _ in module.parameters())} - {""}
-    top = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    modules = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
     for part in parts:
-        if part not in known:
-            raise ValueError(f"--train-only: got {part!r}; expected parts of the network: {', '.join(top)}")
+        if part not in modules:
+            choices = ", ".join(name for name in modules if "." not in name)
+            raise ValueError(f"--train-only: got {part!r}; expected parts of the network: {choices}; choose among them")
     if parts:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(is_part(name, parts))
 
 
 def set_training_mode(model: Network, config: TrainConfig) -> None:
-    """Put the network into training mode, but for the batch norm that `config` freezes."""
+    """Put the network into training mode, except the batch norm that `config` freezes."""
     model.train()
     if config.train_only and config.freezes_batch_norm:
         for name, module in model.named_modules():

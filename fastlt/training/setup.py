@@ -1,4 +1,4 @@
-"""Before the first step: settings against the run and the processes, the data, and the run folder."""
+"""What precedes the first step: settings are checked against the run and the processes, data and folder opened."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) 
     """Refuse data of one class; warn of classes that val lacks, and of a batch larger than the data.
 
     Raises:
-        ValueError: There is nothing to tell apart.
+        ValueError: There is one class.
     """
     train, val = splits["train"], splits["val"]
     if train.num_classes < 2:
         raise ValueError(
-            f"{train.root}: all {len(train):,} train images are of one class ({train.class_names[0]}); expected at "
-            "least two, to be told apart: check the labels, or the data root (--data-root)"
+            f"{train.root}: got {len(train):,} train images of one class ({train.class_names[0]}); expected at least "
+            "two classes; check the labels, or the data root (--data-root)"
         )
     absent = [train.class_names[at] for at in np.flatnonzero(val.class_counts == 0).tolist()]
     if absent:
         log.warning(
-            "val has no image of %d of %d classes (%s): its accuracies say nothing of them",
+            "val has no images of %d of %d classes (%s): its accuracies leave these out",
             len(absent),
             train.num_classes,
             name_some(absent),
@@ -101,25 +101,25 @@ def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
 
 
 def check_shares(config: TrainConfig, world: World) -> None:
-    """Raise a ValueError unless the batch divides among processes and pieces, and pieces into what is asked of them."""
+    """Raise a ValueError unless the batch divides among processes and pieces, and pieces into groups and pairs."""
     pieces = world.size * config.accumulate
     if config.batch_size % pieces:
         flag, what = ("--gpus", f"{world.size} processes") if world.size > 1 else ("--accumulate", "1 process")
         raise ValueError(
-            f"{flag}: got {what} x {config.accumulate} pieces, which do not divide --batch-size {config.batch_size}; "
-            "choose numbers whose product does"
+            f"{flag}: got {what} x {config.accumulate} pieces; expected a product that divides --batch-size "
+            f"{config.batch_size}; choose other numbers"
         )
     piece = config.batch_size // pieces
     if config.bn_group is not None and piece % config.bn_group:
         raise ValueError(
-            f"--bn-group: got {config.bn_group}, which does not divide the {piece} images that a process takes at once "
-            f"(--batch-size {config.batch_size} over {world.size} processes x {config.accumulate} pieces); "
-            "choose a group that does"
+            f"--bn-group: got {config.bn_group}; expected a divisor of the {piece} images that a process takes at once "
+            f"(--batch-size {config.batch_size} over {world.size} processes x {config.accumulate} pieces); choose one"
         )
     if config.mixup and piece % 2:
         raise ValueError(
-            f"--mixup: it blends pairs, but a process takes {piece} images at once (--batch-size {config.batch_size} "
-            f"over {world.size} processes x {config.accumulate} pieces); choose an even number"
+            f"--mixup: got {config.mixup:g} with {piece} images that a process takes at once (--batch-size "
+            f"{config.batch_size} over {world.size} processes x {config.accumulate} pieces); expected pairs to blend; "
+            "choose a batch size that gives an even number"
         )
 
 

@@ -74,14 +74,14 @@ def test_a_folder_that_timm_and_fastlt_read(rebalanced: Run, tmp_path: Path) -> 
 def test_the_crop_share_gives_the_size_back(trained: Run, size: int, resize: int) -> None:
     from fastlt.evaluation.classifier import joint_classifier
     from fastlt.features.store import FeatureStore
-    from fastlt.inference.exporting import description
+    from fastlt.inference.exporting import describe
 
     classifier = joint_classifier(FeatureStore(trained, device=torch.device("cpu")))
     run = dataclasses.replace(trained)
     run.__dict__["config"] = dataclasses.replace(trained.config, image_size=size, eval_resize=resize)
     other = dataclasses.replace(classifier, store=classifier.store.with_backbone(classifier.store.tensors, "x"))
     other.store.run = run
-    share = description(other, classifier.store.model)["pretrained_cfg"]["crop_pct"]
+    share = describe(other, classifier.store.model)["pretrained_cfg"]["crop_pct"]
     assert math.floor(size / share) == resize
 
 
@@ -112,7 +112,7 @@ def test_an_onnx_file_that_disagrees_is_not_written(rebalanced: Run, monkeypatch
             Path(path).write_bytes(b"x")
 
     monkeypatch.setattr(torch.onnx, "export", lambda *_args, **_options: Program())
-    monkeypatch.setattr("fastlt.inference.exporting.compare_onnx", lambda *_: 0.5)
+    monkeypatch.setattr("fastlt.inference.onnx_file.compare_onnx", lambda *_: 0.5)
     with pytest.raises(ValueError, match=r"tau\.onnx: .*\b5\.0e-01\b"):
         export(rebalanced, ExportConfig(format="onnx"))
     assert not list((rebalanced.path / "export").glob("tau*"))
