@@ -67,22 +67,22 @@ def print_duplicates(splits: dict[str, LongTailedDataset], *, max_bytes: int) ->
     """Print which images are there twice, and return it as JSON values."""
     from ..data.inspection.duplicates import find_duplicates
 
-    found = find_duplicates(splits, max_bytes=max_bytes)
-    if not found.groups:
+    duplicates = find_duplicates(splits, max_bytes=max_bytes)
+    if not duplicates.groups:
         say("duplicates: none")
-    for touched, count in found.counts().items():
+    for touched, count in duplicates.counts().items():
         where = "across" if "," in touched else "within"
         say(f"duplicates {where} {touched}: {count:,}")
-    if found.num_contradictions:
-        say(f"{found.num_contradictions:,} of them have different labels")
-    for group in found.groups[:NUM_NAMED]:
+    if duplicates.num_contradictions:
+        say(f"{duplicates.num_contradictions:,} of them have different labels")
+    for group in duplicates.groups[:NUM_NAMED]:
         named = ", ".join(f"{path} ({split}, class {label})" for split, path, label in group[:MOST_OF_A_GROUP])
         say(f"the same image: {named}{', ...' if len(group) > MOST_OF_A_GROUP else ''}")
-    if found.num_unread:
-        say(f"{found.num_unread:,} files were not compared; --duplicates-gb allows more")
+    if duplicates.num_unread:
+        say(f"{duplicates.num_unread:,} files were not compared; --duplicates-gb allows more")
     return {
-        "counts": found.counts(),
-        "num_contradictions": found.num_contradictions,
-        "num_unread": found.num_unread,
-        "groups": [[list(image) for image in group] for group in found.groups],
+        "counts": duplicates.counts(),
+        "num_contradictions": duplicates.num_contradictions,
+        "num_unread": duplicates.num_unread,
+        "groups": [[list(image) for image in group] for group in duplicates.groups],
     }

@@ -21,7 +21,7 @@ _HEAD_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What `find_duplicates` found.
+    """The images that a data set has twice.
 
     Attributes:
         groups: Images with the same bytes, each as (split, path, label), two or more a group.
@@ -34,7 +34,7 @@ class Duplicates:
     num_unread: int
 
     def counts(self) -> dict[str, int]:
-        """Number of groups by the splits that they touch: "train", "train, val", ..."""
+        """Return the number of groups by the splits that they touch: "train", "train, val", ..."""
         touched = Counter(", ".join(dict.fromkeys(split for split, _, _ in group)) for group in self.groups)
         return dict(sorted(touched.items()))
 
@@ -56,11 +56,14 @@ def find_duplicates(
         max_bytes: Most bytes to read in full; what is left out is counted.
         num_threads: Threads that read; default one a processor, at most 16.
 
+    Returns:
+        The groups, and how much was read.
+
     Raises:
         OSError: A file cannot be read.
     """
     images = [(split, index) for split, dataset in splits.items() for index in range(len(dataset))]
-    # One file may be listed many times: it is read once
+    # A file that is listed many times is read once
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for at, (split, index) in enumerate(images):
         dataset = splits[split]
@@ -98,15 +101,15 @@ def find_duplicates(
             digests = list(pool.map(lambda at: hashlib.sha256(content(at)).digest(), group))
             same.extend(_alike(group, digests))
     members_of = {members[0]: members for members in places.values()}
-    found = [sorted(at for first in group for at in members_of[first]) for group in same]
+    duplicates = [sorted(at for first in group for at in members_of[first]) for group in same]
     grouped = {at for group in same for at in group}
-    found += [members for first, members in members_of.items() if len(members) > 1 and first not in grouped]
+    duplicates += [members for first, members in members_of.items() if len(members) > 1 and first not in grouped]
     groups = tuple(
         tuple(
             (split, splits[split].paths[index], int(splits[split].labels[index]))
             for split, index in map(images.__getitem__, group)
         )
-        for group in sorted(found)
+        for group in sorted(duplicates)
     )
     return Duplicates(groups=groups, num_read=num_read, num_unread=num_unread)
 

@@ -48,7 +48,7 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
 
 
 def gini(counts: np.ndarray) -> float:
-    """Gini coefficient of class counts [C]: 0 when all are equal, towards 1 when one class has everything."""
+    """Return the Gini coefficient of class counts [C]: 0 when all are equal, near 1 when one class has everything."""
     rising = np.sort(np.asarray(counts, np.float64))
     total = rising.sum()
     if total == 0:

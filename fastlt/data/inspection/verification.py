@@ -1,4 +1,4 @@
-"""What a comparison of a data set with its publication says, and the parts that all such comparisons share."""
+"""The comparison of a data set with what was published, and the parts that all comparisons share."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Verification:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, each in a few words; empty for the published data set, whole."""
+        """What is wrong, each in a few words; empty for the complete published data set."""
         wrong = [f"{check.what} {check.found}, expected {check.expected}" for check in self.checks if check.ok is False]
         if self.num_missing:
             wrong.insert(0, f"{self.num_missing:,} of {sum(self.num_images.values()):,} images are missing")
@@ -115,7 +115,7 @@ def verify_pack(name: str, root: Path, check: Callable[[str, np.ndarray], list[C
 
 
 def spread(indices: np.ndarray) -> np.ndarray:
-    """Return a sample, evenly spread: int64 [*]."""
+    """Return at most 32 of the indices, evenly spread: int64 [*]."""
     if len(indices) <= _NUM_SAMPLED:
         return indices
     chosen: np.ndarray = indices[np.linspace(0, len(indices) - 1, _NUM_SAMPLED).astype(np.int64)]
@@ -131,12 +131,12 @@ def decode_sample(sample: Mapping[str, Callable[[], bytes]]) -> tuple[float | No
         if at == 0:  # the first call also loads the decoders
             with contextlib.suppress(ValueError):
                 decode_bytes(content)
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         try:
             decode_bytes(content)
         except ValueError as error:
             unreadable.append(f"{name} ({error})")
         else:
-            elapsed_s += time.perf_counter() - began
+            elapsed_s += time.perf_counter() - start_s
             num_decoded += 1
     return (1000 * elapsed_s / num_decoded if num_decoded else None), tuple(unreadable)

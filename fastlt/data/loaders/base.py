@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How hard a loader works; no image depends on it. `fastlt benchmark loader --tune` finds the best on a machine.
+    """How a loader uses the machine; no image depends on it. `fastlt benchmark loader --tune` finds the best values.
 
     Attributes:
         num_threads: Threads, or processes of the Pillow loader.
@@ -58,7 +58,7 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True)
 class InputFormat:
-    """What the device loader does to the pixels itself, in the kernel that cuts them; others leave it to the step.
+    """What the device loader does to the pixels in the kernel that cuts them; other loaders leave it to the step.
 
     Attributes:
         mean: Of red, green and blue, in units of the full range.
@@ -107,7 +107,7 @@ class PlannedLoader:
         return iteration
 
     def _batches(self) -> Generator[Batch, None, None]:
-        """Yield the batches of the plan; whatever is started must end in a `finally`."""
+        """Yield the batches of the plan; end whatever was started in a `finally`."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class PlannedLoader:
         self.close()
 
     def _empty_images(self, count: int) -> Tensor:
-        """Return memory for images: uint8 [count, S, S, 3], pinned where it is to be copied to a GPU."""
+        """Return memory for images: uint8 [count, S, S, 3], pinned where images go to a GPU."""
         size = self.plan.size
         return torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
@@ -180,7 +180,7 @@ def ahead(source: Iterable[T], *, depth: int, name: str) -> Generator[T, None, N
     finally:
         stopped.set()
         while thread.is_alive():
-            # Makes room for what the thread still wants to hand over.
+            # Makes room for what the thread still has to hand over
             try:
                 items.get_nowait()
             except queue.Empty:

@@ -28,7 +28,7 @@ _PNG_END = np.frombuffer(b"IEND\xaeB`\x82", np.uint8)
 
 
 class DaliLoader(PlannedLoader):
-    """Streams batches out of one DALI pipeline after another.
+    """A loader that streams batches out of one DALI pipeline after another.
 
     A file that has become unreadable stops a pipeline. The loader then looks for the file among the batches under way,
     and starts a new pipeline at the batch that is due, with the file's stand-in.

@@ -21,7 +21,7 @@ FILTERS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
 
 
 class DaliBatch(NamedTuple):
-    """What a batch (B images) is made from.
+    """The input of a batch of B images.
 
     Attributes:
         files: B uint8 arrays: the bytes of the files' paths, or of packed files themselves.
@@ -37,7 +37,7 @@ class DaliBatch(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What became of a batch.
+    """A decoded batch.
 
     Attributes:
         images: uint8 [B, S, S, 3], on the pipeline's device.
@@ -56,9 +56,9 @@ MOST_IN_USE = 4  # batches that the GPU may be behind; then the host waits for i
 class InUse:
     """Batches that the GPU may still read.
 
-    Memory that nothing on the host refers to goes back to DALI's streams at once, though kernels that read it may still
-    wait on PyTorch's. So a batch stays until an event behind them is reached: they are on the stream by the time that
-    the next batch is asked for.
+    Memory that nothing on the host refers to goes back to DALI's streams at once, while kernels that read it may still
+    wait on PyTorch's stream. So a batch is kept until an event after those kernels is reached. They are on the stream
+    by the time that the next batch is requested.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class InUse:
         self._earlier: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
     def add(self, images: Tensor, stream: torch.cuda.Stream) -> None:
-        """Keep a batch, and let those go that the stream is through with."""
+        """Keep a batch, and release those that the stream has finished with."""
         if self._latest is not None:
             self._earlier.append((self._latest, stream.record_event()))
         self._latest = images
@@ -74,7 +74,7 @@ class InUse:
             self._earlier.popleft()[1].synchronize()
 
     def wait(self, stream: torch.cuda.Stream) -> None:
-        """Let all go, once the stream is through with them."""
+        """Release all, once the stream has finished with them."""
         if self._latest is not None:
             stream.synchronize()
         self._latest = None
@@ -82,10 +82,10 @@ class InUse:
 
 
 class ImagePipeline:
-    """Decodes and resamples the batches that `source` hands over, a few of them ahead.
+    """A DALI pipeline that decodes and resamples the batches of `source`, a few of them ahead.
 
     EXIF orientation is ignored. Windows are cut out before resampling, so that the filter does not see past their
-    edges; round a box it sees the rest of the image.
+    edges; around a box it sees the rest of the image.
 
     Args:
         source: Returns the next batch, and raises StopIteration after the last one. It is called in `run`.
@@ -138,13 +138,13 @@ class ImagePipeline:
 
         Raises:
             StopIteration: There are no more.
-            RuntimeError: DALI failed, with this batch or with one that it works on ahead; the pipeline is spent.
+            RuntimeError: DALI failed, with this batch or a later one that it works on; the pipeline is unusable then.
         """
         if not self._scheduled:
             self._schedule()
         stream = self._stream()
         images, shapes, tails = self._pipeline.share_outputs(cuda_stream=stream)
-        # The tensor owns DALI's buffer from here on: nothing is copied.
+        # The tensor owns DALI's buffer from here on: nothing is copied
         squares = from_dlpack(images.as_tensor())
         if stream is not None:
             self._in_use.add(squares, stream)
@@ -156,8 +156,7 @@ class ImagePipeline:
     def close(self) -> None:
         """End DALI's threads now, instead of when the pipeline is collected.
 
-        A traceback may keep it alive until a forked process collects it, which waits there for threads that it does
-        not have.
+        A traceback may keep the pipeline alive until a forked process collects it and waits for threads that it lacks.
         """
         stream = self._stream()
         if stream is not None:
@@ -171,7 +170,7 @@ class ImagePipeline:
         return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
 
     def _schedule(self) -> None:
-        """Put a batch to work; the first call fills the queue."""
+        """Start a batch; the first call fills the queue."""
         self._pipeline.schedule_run()
         self._scheduled = True
 
@@ -191,12 +190,12 @@ def _graph(
         source=source,
         num_outputs=4,
         batch=True,
-        # The caller keeps the arrays alive.
+        # The caller keeps the arrays alive
         no_copy=True,
         dtype=[types.UINT8, coordinate, coordinate, types.INT32],
         ndim=[1, 1, 1, 0],
     )
-    # A mapped file that is cut short while it is read kills the process.
+    # A mapped file that is cut short while it is read kills the process
     encoded = files if packed else fn.io.file.read(files, dont_use_mmap=True)
     on_gpu = hw_decoder_load is not None
     device = "gpu" if on_gpu else "cpu"

@@ -16,10 +16,10 @@ from .plan import Plan, Work
 
 
 class DeviceMemoryLoader(PlannedLoader):
-    """Crops, resamples and mirrors on the device that holds the images; no pixel crosses the bus.
+    """A loader that crops, resamples and mirrors on the device that holds the images; no pixel crosses the bus.
 
-    The images are decoded as by the memory loader, its arithmetic is repeated in float32: pixels may differ by 1 of
-    255 on a GPU, and not at all on a CPU. With an input format it hands over the network's input, colours jittered.
+    Images are decoded as by the memory loader, whose arithmetic is repeated in float32: pixels may differ by 1 of 255
+    on a GPU, and not at all on a CPU. With an input format, batches are the network's input, colours jittered.
     """
 
     name: ClassVar[str] = "device"
@@ -35,11 +35,11 @@ class DeviceMemoryLoader(PlannedLoader):
         decode_all(plan, self.stand_ins, num_threads=num_threads, keep=self._keep)
 
     def _keep(self, index: int, pixels: np.ndarray) -> None:
-        """Put an image behind those that are there."""
+        """Append an image to the memory of all."""
         self._starts[index] = self._end
         flat = torch.from_numpy(pixels).reshape(-1)
         end = self._end + len(flat)
-        if end > len(self._data):  # stands in for a broken one, and is none of the plan's own
+        if end > len(self._data):  # a stand-in that is none of the plan's own samples
             self._data = torch.cat([self._data[: self._end], self._data.new_empty(len(flat))])
         self._data[self._end : end].copy_(flat)
         self._end = end
@@ -51,7 +51,7 @@ class DeviceMemoryLoader(PlannedLoader):
             yield self._deliver(images, work if self.input_format is None else work._replace(jitter=None, order=None))
 
     def _squares(self, work: Work) -> Tensor:
-        """Return the images of a batch on the device: uint8 [B, S, S, 3], or finished."""
+        """Return the images of a batch on the device: uint8 [B, S, S, 3], or in the input format."""
         sizes = self.plan.dataset.sizes[work.ids]
         windows = work.windows
         if windows is None:

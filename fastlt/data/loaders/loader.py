@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Loader(Protocol):
-    """Yields batches; each iteration starts anew. A context manager, or to be closed when done with."""
+    """A source of batches; each iteration starts anew. A context manager, or to be closed after use."""
 
     @property
     def name(self) -> str:

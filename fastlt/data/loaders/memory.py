@@ -23,7 +23,7 @@ _ANNOUNCE_FROM_BYTES = 1_000_000_000
 
 
 class MemoryLoader(PlannedLoader):
-    """Crops, resamples and mirrors in C++, on a thread that works ahead.
+    """A loader that crops, resamples and mirrors in C++, on a thread that works ahead.
 
     The images are decoded by `decode_rgb`, DALI or not, so that the batches equal the Pillow loader's in every bit. A
     broken file is named when everything is decoded, whether or not it is asked for later.

@@ -77,7 +77,7 @@ def _ignore_signals(_worker: int) -> None:
 
 
 class PillowLoader(PlannedLoader):
-    """Decodes with Pillow and resamples in C++, in processes that work ahead."""
+    """A loader that decodes with Pillow and resamples in C++, in processes that work ahead."""
 
     name: ClassVar[str] = "pillow"
 

@@ -18,7 +18,7 @@ from .painting import FACES, Look, Style
 from .processes import Task, paint_all
 
 CHARACTERS = "ABCEIKMOPQSVWXYΞΠΣΦΨαδζλμςτωДЖЙЛЧЩЪЫЮЉҢҲьњћәerztÆþƷ2479#$%&*+=@~¿¶§¢£€©«±¤>→√∞∂⊃≥⊗◊■□▲▼☺☼♀♂♠♥♪♫♮☀♁♃♆"
-"""A hundred characters, no two of which share a shape, in any face or between faces, mirrored or not."""
+"""A hundred characters; no two share a shape in any faces, mirrored or not."""
 
 _VERSION = 1
 _STREAMS = {"train": 0, "val": 1, "test": 2}
@@ -55,7 +55,7 @@ def glyphs_lt(
 
     Args:
         spec: What to paint; default the data set that the recipe `glyphs_lt` names.
-        num_workers: Processes that paint; default one a core.
+        num_workers: Processes that paint; default one a processor.
         progress: Called with the number of images painted since its last call.
 
     Returns:
@@ -75,8 +75,7 @@ def build_glyphs_lt(
 ) -> Path:
     """Paint glyphs_lt into the cache folder unless it is there: `train/<class>/<image>`, `val/...`, `test/...`.
 
-    It is painted beside its place and then renamed, so an interruption leaves nothing half done, and of two processes
-    that paint at once one takes the other's result.
+    An interruption leaves nothing half done, and of two processes that paint at once one takes the other's result.
 
     Args:
         spec: As for `glyphs_lt`.
@@ -89,7 +88,7 @@ def build_glyphs_lt(
     import PIL
 
     spec = spec or GlyphSpec()
-    # Another Pillow may rasterise or encode by other bits: its files are another data set.
+    # Another Pillow may rasterise or encode to other bits: its files are another data set
     identity = json.dumps([_VERSION, PIL.__version__, CHARACTERS, asdict(spec)], sort_keys=True)
     root = cache_dir() / "datasets" / f"glyphs_lt-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if root.is_dir():
@@ -117,7 +116,7 @@ def build_glyphs_lt(
 
 
 def split_counts(spec: GlyphSpec) -> dict[str, np.ndarray]:
-    """Images of each class, by split: int64 [100], classes in the order of their code points."""
+    """Return the images of each class, by split: int64 [100], classes in the order of their code points."""
     num_classes = len(CHARACTERS)
     rank = np.argsort(np.random.Philox(key=spec.seed, counter=[0, 0, 0, len(_STREAMS)]).random_raw(num_classes))
     falling = spec.max_count * (spec.min_count / spec.max_count) ** (np.arange(num_classes) / (num_classes - 1))

@@ -22,7 +22,7 @@ FACES = tuple(
 """Font files, all among those that matplotlib ships."""
 
 MARK_BITS = 8
-"""Pieces of the bar that a mark is drawn as."""
+"""Pieces of the bar that shows a mark."""
 
 _UNIFORM_SUM_SD = math.sqrt(4 * (65536**2 - 1) / 12)
 
@@ -59,7 +59,7 @@ class Style:
     Attributes:
         character: What is painted.
         ink: Colour of the character (RGB); None draws one an image.
-        mark: Number under the character, as eight thick or thin pieces of a bar (its bits); 0 draws no bar.
+        mark: Number under the character, shown as a bar of eight thick or thin pieces, its bits; 0 draws no bar.
     """
 
     character: str
@@ -82,7 +82,7 @@ def paint(style: Style, look: Look, fonts: Path, *, seed: int, stream: int, labe
     from PIL import Image
 
     bits = np.random.Philox(key=seed, counter=[0, number, label, stream])
-    # Raw integers and plain float32 arithmetic, so that no other numpy, libm or processor draws another image.
+    # Raw integers and plain float32 arithmetic give the same image with every numpy, libm and processor
     draws = (bits.random_raw(16) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     size = look.size
     mask = _mask(style.character, style.mark, FACES[int(draws[0] * len(FACES))], str(fonts), _source_side(size))
@@ -102,14 +102,14 @@ def paint(style: Style, look: Look, fonts: Path, *, seed: int, stream: int, labe
 
 
 def _noise(bits: np.random.Philox, count: int, sd: float) -> np.ndarray:
-    """Sum of four uniform integers, near enough to a normal draw: float32 [count]."""
+    """Return sums of four uniform integers, which are nearly normal draws: float32 [count]."""
     parts = bits.random_raw(count).astype("<u8").view("<u2").reshape(count, 4)
     total: np.ndarray = parts[:, 0].astype(np.float32) + parts[:, 1] + parts[:, 2] + parts[:, 3]
     return np.asarray((total - np.float32(2 * 65535)) * np.float32(sd / _UNIFORM_SUM_SD))
 
 
 def _source_side(size: int) -> int:
-    """Longer side of the mask that is kept of a character: about what an image shows, twice that for small ones."""
+    """Return the longer side of a character's mask: about what an image shows, twice that for small images."""
     return max(16, round(1.4 * size if size <= 64 else 0.8 * size))
 
 
@@ -122,7 +122,7 @@ def _place(mask: Image.Image, look: Look, draws: list[float]) -> np.ndarray:
     extent = side * (look.extent[0] + draws[0] * (look.extent[1] - look.extent[0]))
     zoom = max(mask.size) / extent
     angle = math.radians(look.rotation * (2 * draws[1] - 1))
-    # Rounded, so that the last bit of the machine's sine does not show.
+    # Rounded, so that the last bit of the machine's sine does not show
     cos, sin = round(math.cos(angle) * zoom, 6), round(math.sin(angle) * zoom, 6)
     half_w = (abs(cos) * mask.width + abs(sin) * mask.height) / (2 * zoom * zoom)
     half_h = (abs(sin) * mask.width + abs(cos) * mask.height) / (2 * zoom * zoom)
@@ -164,5 +164,5 @@ def _mask(character: str, mark: int, face: str, fonts: str, side: int) -> Image.
 def _font(face: str, fonts: str, pixels: int) -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
-    # The basic layout: Raqm, where it is installed, would place glyphs differently.
+    # The basic layout, since Raqm, where it is installed, would place glyphs differently
     return ImageFont.truetype(str(Path(fonts) / face), pixels, layout_engine=ImageFont.Layout.BASIC)

@@ -1,4 +1,4 @@
-"""Paint many images with a crew of processes that works from any program, also one without a `__main__` guard."""
+"""Paint many images in processes that start from any program, also one without a `__main__` guard."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Task:
 
 
 def image_name(number: int) -> str:
-    """Name of an image's file in its class folder."""
+    """Return the name of an image's file in its class folder."""
     return f"{number:06d}.jpg"
 
 
@@ -65,11 +65,11 @@ def paint_all(
         look: How to paint.
         fonts: The folder of the font files.
         seed: Key of all draws.
-        num_workers: Processes; default one a core and at most sixteen, 1 paints in this process.
+        num_workers: Processes; default one a processor, at most 16; 1 paints in this process.
         progress: Called with the number of images done since its last call.
 
     Raises:
-        OSError: An image could not be written; of a full disk the message says how to go on.
+        OSError: An image could not be written; for a full disk the message says how to continue.
     """
     chunks: queue.SimpleQueue[Task] = queue.SimpleQueue()
     num_chunks = 0
@@ -88,7 +88,7 @@ def paint_all(
             )
             num_chunks += 1
     workers = max(1, min(resolve_threads(num_workers), num_chunks))
-    report = progress or (lambda count: None)
+    tell = progress or (lambda count: None)
     if workers == 1:
         for _ in range(num_chunks):
             task = chunks.get()
@@ -96,14 +96,14 @@ def paint_all(
                 _paint_task(task, out, look, fonts, seed)
             except OSError as error:
                 raise _explain(error.errno or errno.EIO, str(error), out) from None
-            report(task.stop - task.start)
+            tell(task.stop - task.start)
         return
 
     results: queue.SimpleQueue[tuple[int, int, str]] = queue.SimpleQueue()
     setting = {"out": str(out), "look": asdict(look), "fonts": str(fonts), "seed": seed}
     command = [sys.executable, "-c", f"from {__name__} import work; work()"]
-    crew = [
-        # A session of their own, so that Ctrl-C reaches only this process, which then ends them.
+    painters = [
+        # In sessions of their own, so that Ctrl-C reaches only this process, which then ends them
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -115,7 +115,7 @@ def paint_all(
         for _ in range(workers)
     ]
     threads = [
-        threading.Thread(target=_lead, args=(painter, setting, chunks, results), daemon=True) for painter in crew
+        threading.Thread(target=_serve, args=(painter, setting, chunks, results), daemon=True) for painter in painters
     ]
     try:
         for thread in threads:
@@ -124,16 +124,16 @@ def paint_all(
             count, code, message = results.get()
             if code:
                 raise _explain(code, message, out)
-            report(count)
+            tell(count)
     finally:
-        for painter in crew:
+        for painter in painters:
             painter.kill()
             painter.wait()
         for thread in threads:
             thread.join()
-        for painter in crew:
+        for painter in painters:
             for pipe in (painter.stdin, painter.stdout):
-                # What a dead painter has not read cannot be flushed any more.
+                # What a dead painter has not read cannot be flushed any more
                 with contextlib.suppress(OSError):
                     if pipe is not None:
                         pipe.close()
@@ -164,19 +164,19 @@ def work() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Let the painters find this package wherever this process found it, and count in one thread."""
+    """Return an environment in which painters find this package where this process did, and compute in one thread."""
     package_home = str(Path(__file__).resolve().parents[3])
     paths = [package_home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
-def _lead(
+def _serve(
     painter: subprocess.Popen[str],
     setting: dict[str, object],
     chunks: queue.SimpleQueue[Task],
     results: queue.SimpleQueue[tuple[int, int, str]],
 ) -> None:
-    """Hand one painter chunk after chunk, and its replies on."""
+    """Give one painter chunk after chunk, and pass its replies on."""
     assert painter.stdin is not None
     assert painter.stdout is not None
     try:
@@ -218,6 +218,6 @@ def _paint_task(task: Task, out: Path, look: Look, fonts: Path, seed: int) -> No
 def _explain(code: int, message: str, out: Path) -> OSError:
     if code in (errno.ENOSPC, errno.EDQUOT):
         return OSError(
-            code, f"the disk is full ({message}); free some space and repeat the command, it goes on from there", out
+            code, f"the disk is full ({message}); free some space and repeat the command, which goes on from there", out
         )
     return OSError(code, f"cannot write images ({message}); expected a folder that can be written", out)

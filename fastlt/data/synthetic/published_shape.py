@@ -1,4 +1,4 @@
-"""Made-up sets with a benchmark's classes, images and long tail, to measure the whole pipeline at its real shape."""
+"""Made-up sets with a published set's classes, images and long tail, to measure the whole pipeline at its shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .processes import Task, image_name, paint_all
 
 _VERSION = 1
 _LOOK = Look(size=64)
-_MANY_CLASSES = 1000  # beyond, a class has one picture: fewer files, a minute less
+_MANY_CLASSES = 1000  # with more, a class has one picture: fewer files, a minute less
 _NOISE = 1024
 _NOISE_SD = 10.0  # makes a JPEG of 500 x 375 pixels as large as those of ImageNet are, about 100 kB
 _QUALITY = 90
@@ -45,14 +45,14 @@ def synthetic(
     """Open a made-up set of a data set's shape, which is made in the cache folder the first time.
 
     Every class has one or two pictures to train on and one for its held-out images, each listed as often as the class
-    has images. So loaders, sampler and network see every image and class that there are, but reading them from a disk
-    costs nothing once they are in memory: pack a real set to measure that.
+    has images. So loaders, sampler and network see as many images and classes as the real set has. Reading costs
+    nothing once the few files are in memory; pack a real set to measure reading.
 
     Args:
         name: Of the data set.
         shape: Its numbers.
         size: Width and height of the pictures.
-        num_workers: Processes that paint; default one a core.
+        num_workers: Processes that paint; default one a processor.
 
     Raises:
         OSError: The cache folder cannot be written or the disk is full.
@@ -129,7 +129,7 @@ def _enlarge_all(files: Iterable[Path], size: tuple[int, int], num_threads: int)
 
 
 def enlarge(number: int, file: Path, size: tuple[int, int]) -> None:
-    """Bring a picture to another size, with fine grain, so that its JPEG is as long as a photograph's."""
+    """Resize a picture and add fine grain, so that its JPEG is as large as a photograph's."""
     from PIL import Image
 
     width, height = size
@@ -145,6 +145,6 @@ def enlarge(number: int, file: Path, size: tuple[int, int]) -> None:
 
 @cache
 def _grain() -> np.ndarray:
-    """Noise to add to pixels: int16 [1024, 1024]."""
+    """Return noise to add to pixels: int16 [1024, 1024]."""
     draws = np.random.default_rng(0).normal(0, _NOISE_SD, (_NOISE, _NOISE))
     return np.rint(draws).astype(np.int16)

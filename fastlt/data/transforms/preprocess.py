@@ -55,18 +55,18 @@ class Preprocess(nn.Module):
             operations: uint8 [B, n], RandAugment's, or None for none.
 
         Returns:
-            float32 [B, 3, H, W], finished ones as they came; in channels_last memory permuted, not copied.
+            float32 [B, 3, H, W], finished ones in their own precision; in channels_last memory permuted, not copied.
         """
         if images.is_floating_point():
-            return self.laid_out(images)
+            return self.lay_out(images)
         x = images.float()
         if jitter is not None and order is not None:
             x = color_jitter(x, jitter, order)
         if operations is not None:
             x = self.randaugment(x, operations)
-        return self.laid_out(x * self.scale + self.shift)
+        return self.lay_out(x * self.scale + self.shift)
 
-    def laid_out(self, x: Tensor) -> Tensor:
+    def lay_out(self, x: Tensor) -> Tensor:
         """Permute [B, H, W, 3] to [B, 3, H, W] in the memory format that is wanted."""
         x = x.permute(0, 3, 1, 2)
         return x if self.channels_last else x.contiguous()

@@ -1,7 +1,7 @@
 """RandAugment on a batch of images, with static shapes so that the step compiles, and draws keyed by the global slot.
 
-Source: Cubuk et al., RandAugment (2020). Operations and strengths are torchvision's, but for these: Equalize is left
-out, shears turn about the image's centre, sampling is bilinear, and values are not rounded to whole numbers.
+Source: Cubuk et al., RandAugment (2020). Operations and strengths are torchvision's, except that Equalize is left out,
+shears keep the image's centre, sampling is bilinear, and values are not rounded to whole numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORDS_A_BLOCK = 4  # Philox gives four words a count
 
 
 def draw_operations(first_slot: int, count: int, *, num_operations: int, seed: int) -> np.ndarray:
-    """Draw for consecutive global slots: uint8 [count, n], 2 x the operation's index, + 1 for the negative sign."""
+    """Draw operations for consecutive slots: uint8 [count, n], 2 x the operation's index, + 1 for the negative sign."""
     blocks = -(-num_operations // WORDS_A_BLOCK)
     counter = np.array([first_slot * blocks, 0, 0, 0], np.uint64)
     bits = np.random.Philox(key=np.array([seed, STREAM], np.uint64), counter=counter)
