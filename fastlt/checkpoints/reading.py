@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ValueError: It is none of these, is cut short, or holds objects that would have to be run.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: got no such checkpoint; expected a .pth or .safetensors file, or a folder")
+        raise FileNotFoundError(f"{path}: no such checkpoint; expected a .pth or .safetensors file, or a folder")
     if path.is_dir():
         return read_folder(path)
     if path.suffix == ".safetensors":

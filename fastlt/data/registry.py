@@ -38,7 +38,7 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
         contents = "its images (train/<class>/*, val/<class>/*), or with list files"
         if published := PUBLISHED.get(config.dataset):
             contents = f"{published.contents}, or --synthetic for a made-up set of its shape"
-        raise ValueError(f"--data-root: missing; --dataset {config.dataset} needs the folder with {contents}")
+        raise ValueError(f"--data-root: got none with --dataset {config.dataset}; expected the folder with {contents}")
     return open_named(config.dataset, config.data_root, options)
 
 
