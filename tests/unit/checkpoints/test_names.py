@@ -1,0 +1,92 @@
+"""The names of a checkpoint's tensors, matched with ours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastlt.checkpoints.names import find_head, match, unmatched
+from fastlt.models import create_model
+
+HERE = Path("net.pth")
+
+
+def resnet(name: str = "resnet8", num_classes: int = 2) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return dict(create_model(name, num_classes).state_dict())
+
+
+def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
+    tensors = resnet()
+    plain = match(HERE, tensors, "resnet8", None, 2)
+    assert plain.head == "fc"
+    assert plain.names == {name: name for name in tensors}
+    assert plain.absent == ()
+    counters = {name: value for name, value in tensors.items() if name.endswith("num_batches_tracked")}
+    lean = {name: value for name, value in tensors.items() if name not in counters and name != "fc.bias"}
+    assert set(match(HERE, lean, "resnet8", None, 2).absent) == {*counters, "fc.bias"}
+    renamed = {name.replace("fc.", "last."): value for name, value in tensors.items()}
+    found = match(HERE, renamed, "resnet8", None, 2)
+    assert (found.head, found.names["fc.weight"], found.names["fc.bias"]) == ("last", "last.weight", "last.bias")
+    stem = "resnet.embedder.embedder.convolution.weight"
+    theirs = {stem if name == "conv1.weight" else name: value for name, value in tensors.items()}
+    assert match(HERE, theirs, "resnet8", None, 2).names["conv1.weight"] == stem
+
+
+@pytest.mark.parametrize(
+    ("change", "head", "pattern"),
+    [
+        ({"bn1.weight": None}, None, r"^net\.pth: .*resnet8.*\b1 missing \(bn1\.weight\).*--backbone"),
+        ({"bn1.weight": torch.zeros(3)}, None, r"^net\.pth: .*\(bn1\.weight .*\[3\].*\[32\]\)"),
+        (resnet("resnet10"), None, r"^net\.pth: .*--backbone resnet10\b"),
+        ({"aux": torch.zeros(3)}, None, r"^net\.pth: .*\b1 not expected \(aux\).*--head"),
+        ({"aux.weight": torch.zeros(2, 3)}, None, r"^net\.pth: .*fc, aux.*--head"),
+        ({"fc.weight": None, "fc.bias": None}, None, r"^net\.pth: .*linear layer.*--head"),
+        (
+            {"fc.weight": torch.zeros(2, 9)},
+            None,
+            r"^net\.pth: .*\bfc .*\b9 .*resnet8 .*\b128\b.*--backbone.*--head",
+        ),
+        ({"fc.weight": torch.zeros(3, 128)}, None, r"^net\.pth: .*\bfc .*\b3 classes.*\b2\b.*--data-root.*--head"),
+        (
+            {"fc.weight": torch.zeros(2, 128, dtype=torch.int8)},
+            None,
+            r"^net\.pth: .*\bfc .*torch\.int8\b",
+        ),
+        ({}, "nothing", r"^--head: .*\bnothing\b.*\bfc\b"),
+        ({}, "conv1", r"^--head: .*\bconv1\b.*\[32, 3, 3, 3\].*\bfc\b"),
+    ],
+)
+def test_what_does_not_match_is_refused(
+    change: dict[str, Tensor | None], head: str | None, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a long list goes
+    whole = {} if len(change) > 2 else resnet()
+    tensors = {name: value for name, value in {**whole, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=pattern) as caught:
+        match(HERE, tensors, "resnet8", head, 2)
+    assert "--image-size" not in str(caught.value)
+
+
+def test_a_named_head_leaves_the_others_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    tensors = resnet() | {"aux.weight": torch.zeros(5, 3), "aux.bias": torch.zeros(5)}
+    with caplog.at_level("INFO"):
+        assert match(HERE, tensors, "resnet8", "fc", 2).head == "fc"
+    assert "2 tensors are no part of resnet8 and stay as they are: aux.weight, aux.bias" in caplog.text
+    assert "aux.weight" not in match(HERE, tensors, "resnet8", "fc", 2).names.values()
+
+
+@pytest.mark.parametrize(("count", "named", "file"), [(10, 10, False), (11, 3, True)])
+def test_a_long_list_goes_into_a_file(
+    count: int, named: int, file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = unmatched(HERE, "resnet8", missing=[f"k{place:02}" for place in range(count)], remedy="--backbone")
+    assert (f"k{named - 1:02}" in text, f"k{named:02}" in text) == (True, False)
+    assert ((tmp_path / "net.unmapped.txt").is_file(), f"and {count - named} more" in text) == (file, file)
+
+
+def test_matrices_inside_the_backbone_are_no_last_layer() -> None:
+    with pytest.raises(ValueError, match=r"^net\.pth: .*\(inner\).*--head"):
+        find_head(HERE, {"inner.weight": torch.zeros(2, 2)}, [])
