@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a reader sees the old content or the new, never half of one."""
+"""Atomic writing: a reader sees the old content of a file or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a temporary name beside `file` to write to; it takes the file's place when the block succeeds.
+    """Give a temporary name beside `file` to write to, and rename it to `file` when the block succeeds.
 
-    The content is on the disk before it takes that place, so that not even a power cut leaves half a file.
+    The content is on the disk before the rename, so that a power cut leaves no incomplete file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
@@ -25,7 +25,7 @@ def replacing(file: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(file)
     except OSError as error:
-        # A failed write does not know its file, and nobody knows a temporary name
+        # Name the file in the error: a failed write names none, or the temporary one
         if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
             error.filename = str(file)
         raise
@@ -35,9 +35,9 @@ def replacing(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """Give the name of a folder beside `folder` to fill; it takes that place when the block succeeds.
+    """Give a temporary name beside `folder` for a folder to fill, and rename it to `folder` when the block succeeds.
 
-    Of two processes that make the same folder at once, one takes the other's.
+    If two processes make the same folder at once, the first one's is kept.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -67,8 +67,8 @@ class Run:
             )
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        # Absolute paths: the run is used from anywhere
-        root, lists = (place and place.resolve() for place in (config.data_root, config.lists))
+        # Absolute paths, since the run is used from other folders too
+        root, lists = (path and path.resolve() for path in (config.data_root, config.lists))
         write_json(path / "config.json", replace(config, out=path, data_root=root, lists=lists).to_json())
         write_json(path / "environment.json", environment())
         write_json(path / "data.json", describe_data(splits))
@@ -181,7 +181,7 @@ class Run:
 
 
 def describe_data(splits: Mapping[str, LongTailedDataset]) -> dict[str, Any]:
-    """Return what a run must remember of its data."""
+    """Return the record of a run's data: classes, training counts, and each split's fingerprint."""
     train = splits["train"]
     return {
         "class_names": list(train.class_names),
@@ -221,12 +221,12 @@ def point_last_at(path: Path) -> None:
 
 
 def stamp() -> str:
-    """Return the local time as it stands in a run's name."""
+    """Return the local time as a run's name has it."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 
 def unused(path: Path) -> Path:
-    """Make the folder `path`, or the first of `path-2`, `path-3` ... that nobody has; return which."""
+    """Make the folder `path`, or the first of `path-2`, `path-3` ... that does not exist; return its path."""
     candidate, number = path, 1
     while True:
         try:

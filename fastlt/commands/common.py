@@ -1,4 +1,4 @@
-"""What commands share: arguments, how they are parsed, and what is printed."""
+"""What all commands share: common arguments, parsing with help, and output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 console = Console()
 
-UNSAID = ("None", "''", "")
+EMPTY_DEFAULTS = ("None", "''", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,18 +62,18 @@ def open_run(argument: RunArgument) -> Run:
 
 
 def narrow(parsed: Config, kind: type[T]) -> T:
-    """Return the part of a command's arguments that makes up its settings."""
+    """Return the settings of one kind among a command's arguments."""
     return kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
 def print_results(results: Any, title: str, path: Path | None) -> None:
-    """Print a table of results and write them as JSON where asked."""
+    """Print a table of results, and write them as JSON if a file is given."""
     console.print(results.table(title))
     write_output(path, results.to_json())
 
 
 def write_output(path: Path | None, value: Any) -> None:
-    """Write a command's JSON output where it was asked for."""
+    """Write a command's output as JSON if a file is given."""
     if path is not None:
         from ..files import write_json
 
@@ -94,22 +94,21 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
             nearest = difflib.get_close_matches(flag, known, n=1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise ValueError(f"{flag}: unknown flag; {hint}see fastlt {name} --help")
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(message):
             parsed = tyro.cli(
-                described(command),
+                with_help(command),
                 prog=f"fastlt {name}",
                 args=list(argv),
-                default=None if default is None else described(command)(**vars(default)),
+                default=None if default is None else with_help(command)(**vars(default)),
             )
-            return undescribed(parsed, command)
+            return without_help(parsed, command)
     except SystemExit as error:
         if not error.code:
             raise
-        message = boxed_message(said.getvalue())
-        message = re.sub(r"^Error parsing (\w+: )?", "", message).rstrip(".")
-        raise ValueError(f"{message}; see fastlt {name} --help") from None
+        text = re.sub(r"^Error parsing (\w+: )?", "", boxed_message(message.getvalue())).rstrip(".")
+        raise ValueError(f"{text}; see fastlt {name} --help") from None
 
 
 def known_flags(command: type[Any]) -> Iterator[str]:
@@ -125,41 +124,40 @@ def known_flags(command: type[Any]) -> Iterator[str]:
 
 
 @functools.cache
-def described(command: type[Any]) -> type[Any]:
-    """Return a dataclass with the same fields, whose help is as tidy as a reader expects.
+def with_help(command: type[Any]) -> type[Any]:
+    """Return a dataclass with the same fields and the help that tyro shows of them.
 
-    tyro keeps the line breaks of an indented docstring, names None among the values of what may be left out, and says
-    that such a default is None or empty where the docstring says what that means. A dataclass inside it gets a panel
-    of its own, named in capitals, and its flags no prefix.
+    By itself tyro keeps the line breaks of an indented docstring, and prints None and empty defaults, whose meaning the
+    docstring says. A dataclass among the fields gets a panel of its own, named in capitals, and its flags no prefix.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     texts = docstrings(command)
     fields = []
     for field in dataclasses.fields(command):
         hint = hints[field.name]
-        again = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
+        copy = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
         if dataclasses.is_dataclass(hint):
-            panel: Any = described(hint)  # type: ignore[arg-type]
-            about = tyro.conf.arg(name=field.name.upper())
-            again = dataclasses.field(default_factory=panel, kw_only=True)
-            fields.append((field.name, Annotated[panel, about, tyro.conf.OmitArgPrefixes], again))
+            panel: Any = with_help(hint)  # type: ignore[arg-type]
+            title = tyro.conf.arg(name=field.name.upper())
+            copy = dataclasses.field(default_factory=panel, kw_only=True)
+            fields.append((field.name, Annotated[panel, title, tyro.conf.OmitArgPrefixes], copy))
             continue
-        about = tyro.conf.arg(
+        argument = tyro.conf.arg(
             help=field.metadata.get("help", texts.get(field.name)),
             metavar=metavar(hint),
-            help_behavior_hint=lambda default: "" if default in UNSAID else f"(default: {default})",
+            help_behavior_hint=lambda default: "" if default in EMPTY_DEFAULTS else f"(default: {default})",
         )
-        fields.append((field.name, Annotated[hint, about], again))
+        fields.append((field.name, Annotated[hint, argument], copy))
     return dataclasses.make_dataclass(
         command.__name__, fields, bases=(command,), namespace={"__doc__": command.__doc__}, frozen=True
     )
 
 
-def undescribed(parsed: Any, command: type[T]) -> T:
-    """Return the values of a `described` dataclass as the dataclass itself."""
+def without_help(parsed: Any, command: type[T]) -> T:
+    """Return an instance of `with_help(command)` as an instance of `command`."""
     hints = typing.get_type_hints(command)
     values = {
-        name: undescribed(value, hints[name]) if dataclasses.is_dataclass(value) else value
+        name: without_help(value, hints[name]) if dataclasses.is_dataclass(value) else value
         for name, value in vars(parsed).items()
     }
     return command(**values)
@@ -177,9 +175,9 @@ def docstrings(command: type[Any]) -> dict[str, str]:
 
 
 def metavar(hint: Any) -> str | None:
-    """Return what the help writes for a value of a type: the string in its annotation, or else what kind it is.
+    """Return what the help writes for a value: the string in the type's annotation, N or NUMBER.
 
-    None leaves it to tyro, for flags without a value and for literals.
+    None leaves the choice to tyro, for flags without a value and for literals.
     """
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is Annotated:
@@ -193,7 +191,7 @@ def metavar(hint: Any) -> str | None:
 
 
 def boxed_message(text: str) -> str:
-    """Return the first paragraph of a message that tyro has framed, with lines or, on a plain terminal, with dashes."""
+    """Return the first paragraph of a message that tyro printed in a frame of lines or, on a plain terminal, dashes."""
     lines = [line.strip(" │") for line in text.splitlines()]
     body = lines[1 if text.startswith("╭") else 2 :]
     return " ".join(itertools.takewhile(lambda line: not set(line) <= set("─-╰╯"), body))

@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
 def demo(
     *, seed: int, out: Path | None, console: Console, device: str = "auto", loader: str = "auto"
 ) -> tuple[Results, Path]:
-    """Train on glyphs_lt, rebalance by every method, what is chosen chosen on val, and write the report.
+    """Train on glyphs_lt, rebalance with every method, with settings chosen on val, and write the report.
 
     Args:
         seed: Seed of the run.

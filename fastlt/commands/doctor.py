@@ -1,4 +1,4 @@
-"""`fastlt doctor`: what is installed, what works, and what to do about the rest."""
+"""`fastlt doctor`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .common import Output, console, parse, write_output
 if TYPE_CHECKING:
     from torch import Tensor
 
-SLOWER = "training runs all the same, with slower steps (--no-compile hides the warning); install or mend g++"
+SLOWER = "training works, with slower steps (--no-compile hides the warning); install or repair g++"
 MAX_DIFFERENCE = 4.0  # levels of 255, mean over pixels: far above what two JPEG decoders differ by
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doctor(Output):
-    """Say what is installed, what works, and what to do about the rest."""
+    """Check what is installed and works, and advise on the rest."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -51,9 +51,13 @@ def run(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's table; `advice` is empty where nothing needs doing.
+    """A line of the doctor's table.
 
-    `state` is `ok`, `absent` (optional) or `broken`.
+    Attributes:
+        name: The library or device.
+        state: `ok`, `absent` (optional) or `broken`.
+        detail: The version, or what is wrong.
+        advice: What to do; empty where nothing is needed.
     """
 
     name: str
@@ -114,7 +118,7 @@ def check_compiler() -> Finding:
         return Finding("torch.compile", "absent", "no C++ compiler found", SLOWER)
     try:
         compiled(lambda x: torch.sin(x) + 1)(torch.zeros(3, device=resolve_device("auto")))
-    except Exception as error:  # whatever the compiler stack raises is the finding
+    except Exception as error:  # any error of the compiler stack is the finding
         reason = first_line(error)[:100]
         return Finding("torch.compile", "broken", reason, SLOWER)
     return Finding("torch.compile", "ok", f"with {compiler}")
@@ -130,8 +134,8 @@ def check_triton() -> Finding:
             "Triton",
             "absent",
             "not installed",
-            "a CPU needs none; on a GPU PyTorch's own operations run instead, slower and with more memory, and nothing "
-            "is compiled: pip install triton",
+            "a CPU needs none; on a GPU PyTorch's operations run instead, which are slower and take more memory, and "
+            "nothing is compiled: pip install triton",
         )
     return Finding("Triton", "ok", f"{version}; its kernels run on a GPU")
 
@@ -142,24 +146,24 @@ def check_dali() -> Finding:
         version = importlib.metadata.version("nvidia-dali-cuda130")
     except ImportError:
         advice = (
-            "Pillow decodes instead, on the processor, which may not feed a GPU; on Linux x86-64: pip install "
+            "Pillow decodes on the CPU instead, which may be too slow for a GPU; on Linux x86-64: pip install "
             "nvidia-dali-cuda130"
         )
         return Finding("DALI", "absent", "not installed", advice)
     try:
-        by_dali, by_pillow = load_test_image("dali"), load_test_image("pillow")
-    except Exception as error:  # whatever DALI raises is the finding
+        dali_image, pillow_image = load_test_image("dali"), load_test_image("pillow")
+    except Exception as error:  # any error of DALI is the finding
         reason = first_line(error.__cause__ or error)[:100]
         return Finding("DALI", "broken", f"{version}: {reason}", "train with --loader pillow")
-    difference = (by_dali.float() - by_pillow.float()).abs().mean().item()
+    difference = (dali_image.float() - pillow_image.float()).abs().mean().item()
     if difference > MAX_DIFFERENCE:
         detail = f"{version}: pixels differ from Pillow's by {difference:.0f} levels on average"
         return Finding("DALI", "broken", detail, "train with --loader pillow")
-    return Finding("DALI", "ok", f"{version}, loads what Pillow loads")
+    return Finding("DALI", "ok", f"{version}, loads the same images as Pillow")
 
 
 def load_test_image(backend: str) -> Tensor:
-    """Write a JPEG of a grey ramp and load it as training would, on a GPU if there is one: uint8 [1, 64, 64, 3]."""
+    """Write a JPEG of a grey ramp, and return it as training loads it: uint8 [1, 64, 64, 3]."""
     from PIL import Image
 
     from ..data.dataset import LongTailedDataset
@@ -206,9 +210,5 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def examine() -> list[Finding]:
-    """Run every check.
-
-    Returns:
-        The findings, in the order of the table.
-    """
+    """Return the findings of all checks, in the order of the table."""
     return [check() for check in CHECKS]

@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     run = open_run(parsed)
     from ..inference.exporting import export
 
-    made = export(run, narrow(parsed, ExportConfig))
-    compared = "" if made.difference is None else f"; logits in ONNX Runtime within {made.difference:.1e} of PyTorch's"
-    say(f"{made.format} file of {run.path} with {made.method}: {made.path}{compared}")
-    write_output(parsed.json, dataclasses.asdict(made) | {"path": str(made.path)})
+    result = export(run, narrow(parsed, ExportConfig))
+    check = "" if result.difference is None else f"; logits in ONNX Runtime within {result.difference:.1e} of PyTorch's"
+    say(f"{result.format} file of {run.path} with {result.method}: {result.path}{check}")
+    write_output(parsed.json, dataclasses.asdict(result) | {"path": str(result.path)})

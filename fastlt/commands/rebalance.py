@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def rebalance_run(parsed: Rebalance) -> None:
-    """Rebalance a run, print its table and say where the checkpoints are."""
+    """Rebalance a run, and print its table and the paths of the checkpoints."""
     if flags := parsed.checkpoint.given():
         raise ValueError(
             f"{flags[0]}: got it with {parsed.run or 'the last run'}, a run, which knows its own settings; expected a "
@@ -55,7 +55,7 @@ def rebalance_run(parsed: Rebalance) -> None:
 
 
 def rebalance_file(parsed: Rebalance) -> None:
-    """Rebalance a checkpoint, print its table and say what was written."""
+    """Rebalance a checkpoint, and print its table and the paths of the new checkpoints."""
     from ..rebalancing.checkpoint import rebalance_checkpoint
     from ..rebalancing.run import read_results
 
@@ -66,9 +66,9 @@ def rebalance_file(parsed: Rebalance) -> None:
 
 
 def names_checkpoint(text: str) -> bool:
-    """Say whether an argument names a checkpoint: a file, or a folder with weights that is no run."""
+    """Return whether an argument names a checkpoint: a file, or a folder with weights that is no run."""
     path = Path(text)
     if path.is_file() or path.suffix in CHECKPOINT_SUFFIXES:
         return True
-    holds = path.is_dir() and any(file.suffix in CHECKPOINT_SUFFIXES for file in path.iterdir())
-    return bool(text) and not (path / "data.json").is_file() and holds
+    has_weights = path.is_dir() and any(file.suffix in CHECKPOINT_SUFFIXES for file in path.iterdir())
+    return bool(text) and not (path / "data.json").is_file() and has_weights

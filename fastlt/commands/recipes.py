@@ -32,27 +32,28 @@ def run(argv: Sequence[str]) -> None:
 
 
 def print_recipe(name: str) -> dict[str, Any]:
-    """Print a recipe and return it: the settings, and about them `sources`, `choices`, `stage2`, `quirks`."""
+    """Print a recipe and return it: the settings, and with them `sources`, `choices`, `stage2` and `quirks`."""
     from ..recipes import choices, recipe, sources
     from ..recipes.released import QUIRKS
     from ..recipes.stage2 import PAPERS, stage2
 
     config, origins, published = recipe(name), sources(name), choices(name)
-    values, later = config.to_json(), stage2(name, batch_size=config.batch_size)
-    whole = (Column(name, no_wrap=True) for name in ("setting", "value", "source"))
-    also = ["also published"] if published else []
-    settings = Table(*whole, *also, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    values, second = config.to_json(), stage2(name, batch_size=config.batch_size)
+    columns = [Column(title, no_wrap=True) for title in ("setting", "value", "source")]
+    if published:
+        columns.append(Column("also published"))
+    settings = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for key, origin in origins.items():
         others = ", ".join(str(value) for value in published.get(key, ()) if value != values[key])
         settings.add_row(f"--{key.replace('_', '-')}", show(values[key]), origin, *([others] if published else []))
     settings.add_section()
     for flag, value in (
-        ("--epochs", f"{later.crt_epochs} (crt), {later.lws_epochs} (lws)"),
-        ("--batch-size", f"{later.batch_size}"),
-        ("--lr", f"{later.lr:g}"),
-        ("--weight-decay", f"{later.weight_decay:g}"),
+        ("--epochs", f"{second.crt_epochs} (crt), {second.lws_epochs} (lws)"),
+        ("--batch-size", f"{second.batch_size}"),
+        ("--lr", f"{second.lr:g}"),
+        ("--weight-decay", f"{second.weight_decay:g}"),
     ):
-        settings.add_row(f"rebalance {flag}", value, later.source)
+        settings.add_row(f"rebalance {flag}", value, second.source)
     console.print(settings)
     if name in PAPERS:
         differences = Table("the released code differs in", "here", "there", "switch", title="--protocol released")
@@ -62,14 +63,14 @@ def print_recipe(name: str) -> dict[str, Any]:
     say(f"next: fastlt train --dataset {name}{'' if name == 'glyphs_lt' else ' --data-root DIR'}")
     return values | {
         "sources": origins,
-        "choices": {key: list(each) for key, each in published.items()},
-        "stage2": dataclasses.asdict(later) | {"lr": later.lr},
+        "choices": {key: list(choices) for key, choices in published.items()},
+        "stage2": dataclasses.asdict(second) | {"lr": second.lr},
         "quirks": [dataclasses.asdict(quirk) for quirk in QUIRKS] if name in PAPERS else [],
     }
 
 
 def show(value: Any) -> str:
-    """Return a setting's value as it would be typed."""
+    """Return a setting's value as a user would type it."""
     if value in (None, [], ()):
         return "-"
     if isinstance(value, list | tuple):
@@ -78,18 +79,18 @@ def show(value: Any) -> str:
 
 
 def print_list() -> dict[str, Any]:
-    """Print what recipes there are, and return their settings by name."""
+    """Print a table of the recipes, and return their settings by name."""
     from ..recipes import RECIPES
 
     table = Table("recipe", "backbone", "epochs", "batch", "image size", "what it is for")
-    rows = {}
+    settings = {}
     for name, make in RECIPES.items():
         config = make()
-        rows[name] = config.to_json()
+        settings[name] = config.to_json()
         # The module's docstring begins with the names of its recipes
         words = (sys.modules[make.__module__].__doc__ or "").split(", ")
         purpose = ", ".join(word for word in words if word not in RECIPES)
         cells = (config.backbone, config.epochs, config.batch_size, config.image_size, purpose)
         table.add_row(name, *map(str, cells))
     console.print(table)
-    return rows
+    return settings

@@ -28,7 +28,7 @@ class Train(TrainConfig):
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """Return the value that `argv` gives a flag, before it is parsed."""
+    """Return the last value of a flag in unparsed arguments, or None."""
     value = None
     for index, argument in enumerate(argv):
         name, equals, rest = argument.partition("=")
@@ -80,11 +80,11 @@ def run(argv: Sequence[str]) -> None:
     except (distributed.ReportedElsewhereError, InterruptedTrainingError):
         if writes:
             raise
-        # Said by the process that writes. A status other than 0 would make torchrun end that one at once.
+        # The process that writes reports the error; a status other than 0 would make torchrun kill it at once
         raise SystemExit(0) from None
     except RuntimeError:
         if distributed.under_torchrun():
-            # The connection was lost: another process failed, and torchrun is about to end this one
+            # The connection broke since another process failed; torchrun will end this one
             time.sleep(GRACE_S)
         raise
     if writes:
@@ -92,19 +92,19 @@ def run(argv: Sequence[str]) -> None:
 
 
 def warn_of_settings(config: TrainConfig) -> None:
-    """Say when batch size and learning rate no longer match as the recipe's do, or parts would stay random."""
+    """Warn of a learning rate that does not suit the batch size, and of parts that would stay random."""
     from ..recipes.checks import check_linear_rule, check_start
 
     if config.resume:
         return
-    rate = check_linear_rule(config, recipe(config.dataset)) if config.dataset in RECIPES else None
-    for warning in (rate, check_start(config)):
+    rule = check_linear_rule(config, recipe(config.dataset)) if config.dataset in RECIPES else None
+    for warning in (rule, check_start(config)):
         if warning is not None:
             log.warning(warning)
 
 
 def start_processes(config: TrainConfig, argv: Sequence[str]) -> None:
-    """Let torchrun run the same command once a GPU; end as its processes do."""
+    """Run the same command under torchrun, once for each GPU, and exit with the status of its processes."""
     from ..runtime.distributed import World
     from ..runtime.launch import check_gpus, launch
     from ..training.setup import check_shares

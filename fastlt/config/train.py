@@ -57,7 +57,7 @@ class TrainConfig(Config):
 
     synthetic: bool = False
     """Train on a made-up set with the data set's classes, images and long tail instead, to measure the whole pipeline:
-    each class has a few pictures, listed again and again."""
+    each class has a few pictures, listed as often as it has images."""
     synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] = (64, 64)
     """Width and height of the made-up pictures, pixels; 500 375 is the size of a photograph on the web."""
     imbalance: float = 100.0
@@ -104,7 +104,7 @@ class TrainConfig(Config):
     """Batch norm in parts that --train-only leaves out: `frozen` keeps its running statistics, `train` normalises by
     the batch and lets them drift, as the released code does. Default: frozen, and train under --protocol released."""
     bn_group: int | None = None
-    """Ghost batch norm: take the statistics over groups of so many images, as if each group were on a GPU of its own;
+    """Ghost batch norm: take the statistics over groups of this many images, as if each group were on a GPU of its own;
     64 is the paper's 512 on 8 GPUs. By default over all images that a process sees at once."""
     sync_bn: bool = False
     """Take batch-norm statistics over the processes of all GPUs together."""
@@ -163,13 +163,13 @@ class TrainConfig(Config):
     """CUDA: replay the compiled step as CUDA graphs, which pays where launching kernels takes longer than running them
     (small networks and images), and takes more memory."""
     loader: Loader = changeable("auto")
-    """Image loader: memory (decoded once, for sets that fit), device (the same in the GPU's memory, where pixels may
-    differ by 1 of 255: auto never takes it), dali, pillow, or auto."""
+    """Image loader: memory decodes a set that fits once; device does so in the GPU's memory, where pixels may differ by
+    1 of 255, and auto never takes it; dali and pillow decode in every epoch."""
     num_threads: int | None = changeable(None)
     """Loader threads or workers; by default one a processor that the process and its container may use, at most 16.
     `fastlt benchmark loader --tune` finds the best number, and the next two settings, on a machine."""
     prefetch: int = changeable(PREFETCH)
-    """Batches that DALI works on at a time, or that each Pillow worker has ready; every one takes memory."""
+    """Batches that DALI works on at a time, or that each Pillow worker has ready; each takes memory."""
     hw_decoder_load: float = changeable(HW_DECODER_LOAD)
     """DALI on a GPU with a hardware JPEG decoder (A100, H100 and later): the share of the files that it takes."""
     memory_share: float = changeable(0.25)
@@ -179,7 +179,7 @@ class TrainConfig(Config):
     gpus: int | None = changeable(None)
     """Processes to train with, a GPU each, started by torchrun; every batch is divided among them. By default one."""
     accumulate: int = changeable(1)
-    """Pieces in which a process takes its share of a batch, one after the other: less memory for the same batch. Batch
+    """Number of pieces in which a process computes its share of a batch, one after the other, to save memory. Batch
     norm sees a piece at a time, as if each were on a GPU of its own."""
 
     out: Folder | None = changeable(None)

@@ -1,4 +1,4 @@
-"""One module per data set, each a function that returns its training configuration."""
+"""One module a data set, with a function that returns its training settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings about settings that rarely mean what was wanted: the linear rule, and a start that stays random."""
+"""Warnings of likely mistakes: a learning rate off the linear rule, and parts that stay random."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from ..config import TrainConfig
 
-TOLERANCE = 1.5  # a rate within this factor of the rule's is a choice, not a slip
+TOLERANCE = 1.5  # a rate within this factor of the rule's is taken for a choice
 
 
 def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
@@ -17,8 +17,8 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
     Source: Goyal et al., Accurate, large minibatch SGD (2017), section 2.1; the paper's 512 images at 0.2.
 
     Args:
-        config: The settings asked for.
-        recipe: The settings of its data set.
+        config: The user's settings.
+        recipe: The recipe's settings.
     """
     share = config.batch_size / recipe.batch_size
     expected = recipe.lr * share
@@ -33,14 +33,14 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
 
 
 def check_start(config: TrainConfig) -> str | None:
-    """Return a warning if what is not trained would stay random, else None.
+    """Return a warning if parts that are not trained would stay random, else None.
 
     Args:
-        config: The settings asked for, of a run that begins.
+        config: The settings of a new run.
     """
     if not config.train_only or config.init is not None or config.synthetic:
         return None
     return (
-        f"--train-only {' '.join(config.train_only)} without --init: all else keeps the random weights it begins with; "
+        f"--train-only {' '.join(config.train_only)} without --init: all other parts keep their random weights; "
         "give pretrained ones (--init FILE), or name more parts"
     )

@@ -5,8 +5,8 @@ import dataclasses
 from ..config import TrainConfig
 from .sources import CAO, OURS
 
-# The settings most work on CIFAR-LT has; but the network is one of ours, since theirs, ResNet-32, has blocks that no
-# other recipe needs, and crops are resized where theirs are shifted.
+# The usual settings of CIFAR-LT, with two differences: the network is resnet8 instead of ResNet-32, whose blocks no
+# other recipe needs, and crops are resized instead of shifted.
 SOURCES = dict.fromkeys(
     (
         "epochs",

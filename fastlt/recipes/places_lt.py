@@ -14,7 +14,7 @@ EPOCHS = (30, 90)
 def places_lt() -> TrainConfig:
     """Return the paper's settings: batch 256, rate 0.1 for the classifier and 0.01 for the last block, 30 epochs.
 
-    They are the author's word, since no configuration was released; give the ImageNet weights with --init.
+    They are the author's word, since no configuration was released. Give ImageNet weights with --init.
     """
     return TrainConfig(
         dataset="places_lt",

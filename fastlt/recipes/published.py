@@ -1,11 +1,11 @@
-"""The paper's published accuracies, to print beside ours and never as ours."""
+"""The paper's published accuracies, which tables print beside ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 # Source: Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition (ICLR 2020): tables of the
-# paper or of the authors' README. Top-1 accuracy, %. Only figures that are printed there stand here.
+# paper and of the authors' README. Top-1 accuracy, %. Figures that are not printed there are left out.
 
 Row = tuple[float | None, float | None, float | None, float]
 INSTANCE = "instance_balanced"

@@ -1,4 +1,4 @@
-"""What the released code does otherwise than the paper says, and the switch for each: the default follows the paper."""
+"""Where the released code differs from the paper, and the switch for each difference; the default is the paper's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Quirk:
-    """One difference between intent and code.
+    """A difference between the paper and the released code.
 
     Attributes:
-        name: What it is about.
-        paper: What is done here under `--protocol paper`, the default.
+        name: Its subject.
+        paper: What fastlt does under `--protocol paper`, the default.
         released: What the released code does.
-        switch: The flag that chooses it alone; empty where there is no choice.
+        switch: The flag for this difference alone; empty where there is none.
     """
 
     name: str

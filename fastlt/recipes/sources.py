@@ -1,4 +1,4 @@
-"""Where a recipe's values come from: the paper's released code, a published table, its authors' word, or us."""
+"""The sources of a recipe's values: released code, published tables, an author's word, or us."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ..config import TrainConfig
 from ..config.base import is_changeable
 
 CODE = "released code"
-"""Read in the configurations or the code that the paper's authors released, or run from them."""
+"""Read in the configurations or the code that the paper's authors released, or computed by that code."""
 TABLE = "published table"
 """Printed in the paper or in the authors' README, or confirmed by a second published source."""
 AUTHOR = "author's word"
-"""Said by an author where no configuration was released."""
+"""Told by an author where no configuration was released."""
 CAO = "code of Cao et al. 2019"
 """Read in the code of the paper that most work on CIFAR-LT follows (LDAM-DRW)."""
 OURS = "ours"
-"""Chosen here: nothing published says it."""
+"""Chosen here, since nothing is published."""
 
 PAPER: dict[str, str] = {
     "epochs": TABLE,
@@ -45,12 +45,12 @@ PAPER: dict[str, str] = {
 NOT_RECIPE = ("dataset", "strict", "synthetic", "synthetic_size")
 """Settings that no recipe is about, besides those that may change when a run is resumed."""
 
-OF_SOME = ("imbalance", "data_seed")
-"""Settings that only the recipes that name their source are about."""
+OF_CIFAR = ("imbalance", "data_seed")
+"""Settings of the recipes that name a source for them."""
 
 
 def complete(named: dict[str, str]) -> dict[str, str]:
-    """Return a source for every setting that a recipe is about: ours, where none is named."""
+    """Return a source for every setting that a recipe is about; `OURS` where `named` has none."""
     fields = [field for field in dataclasses.fields(TrainConfig) if not is_changeable(field)]
     names = [field.name for field in fields if field.name not in NOT_RECIPE]
-    return {name: named.get(name, OURS) for name in names if name in named or name not in OF_SOME}
+    return {name: named.get(name, OURS) for name in names if name in named or name not in OF_CIFAR}

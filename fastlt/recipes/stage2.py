@@ -9,18 +9,18 @@ from .sources import AUTHOR, CODE, OURS
 
 PAPERS = ("imagenet_lt", "inat2018", "places_lt")
 LR_PER_IMAGE = 0.2 / 512
-"""The learning rate goes with the batch, in stage 2 as in stage 1."""
+"""The learning rate is proportional to the batch size, as in stage 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage2:
-    """How the paper trains classifiers on frozen features, and where that comes from.
+    """The paper's settings for training classifiers on frozen features, and their source.
 
     Attributes:
         crt_epochs: Epochs of a retrained classifier.
         lws_epochs: Epochs of learned weight scaling.
         batch_size: Images a step: stage 1's.
-        weight_decay: On everything that is trained, scales too: stage 1's.
+        weight_decay: Of everything that is trained, scales too: stage 1's.
         source: One of `fastlt.recipes.sources`.
     """
 
@@ -45,10 +45,10 @@ _STAGE2 = {
 
 
 def stage2(dataset: str, *, batch_size: int = 512) -> Stage2:
-    """Return how the paper trains classifiers on a data set; others take ImageNet-LT's, with a batch of their own.
+    """Return the paper's stage-2 settings for a data set; for others ImageNet-LT's, with their own batch size.
 
     Args:
         dataset: Data set, as in `TrainConfig`.
-        batch_size: That of a data set that the paper has not.
+        batch_size: The batch size of a data set that the paper lacks.
     """
     return _STAGE2.get(dataset) or dataclasses.replace(_IMAGENET, batch_size=batch_size, source=OURS)
