@@ -18,9 +18,7 @@ def test_without_dali_or_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", absent)
     dali, triton = doctor.check_dali(), doctor.check_triton()
     assert (dali.state, triton.state) == ("absent", "absent")
-    assert "may not feed a GPU" in dali.advice
     assert "pip install nvidia-dali-cuda130" in dali.advice
-    assert "pip install triton" in triton.advice
     assert "pip install triton" in triton.advice
 
 
