@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...runtime.log import name_some
-from .layout import Layout, find_files
+from .layout import file_layout
 from .listing import Listing
-
-_FILE, _PATTERN = "{split}.json", "{split}*.json"
 
 
 def read_coco(
@@ -66,27 +64,10 @@ def read_coco(
     )
 
 
-def _find(root: Path) -> dict[str, Path]:
-    places = (find_files(folder, _FILE, _PATTERN) for folder in (root, root / "annotations"))
-    return next(filter(None, places), {})
-
-
 def _read(source: Path, root: Path, train: Listing | None) -> Listing:
     if train is None:
         return read_coco(source, root)
     return read_coco(source, root, categories=train.keys, class_names=train.class_names)
 
 
-def _explain_no_val(train: Path) -> str:
-    return f"{train.parent}: got {train.name} but no file for val; expected val*.json beside it; add it"
-
-
-COCO = Layout(
-    train="train*.json",
-    find=_find,
-    matches=lambda source: source.suffix.lower() == ".json",
-    read=_read,
-    explain_no_val=_explain_no_val,
-    file=_FILE,
-    pattern=_PATTERN,
-)
+COCO = file_layout("train*.json", file="{split}.json", pattern="{split}*.json", folders=("", "annotations"), read=_read)

@@ -8,9 +8,9 @@ from pathlib import Path
 from ...runtime.log import name_some
 from .coco import COCO
 from .folders import FOLDERS, count_images, subfolders
-from .layout import SPLITS, Layout
+from .layout import SPLITS, Layout, find_files
 from .listing import Listing
-from .lists import LISTS, ROOT_POINTER, find_lists, lists_folder
+from .lists import LISTS, ROOT_POINTER, lists_folder
 
 LAYOUTS = (LISTS, COCO, FOLDERS)
 """The layouts, in the order in which they are looked for."""
@@ -36,7 +36,7 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
         sources = {split: _find_named(root, lists, name) for split, name in named.items()}
     elif lists is not None:
         folder = lists_folder(root, lists)
-        sources = find_lists(folder)
+        sources = find_files(folder, LISTS.file, LISTS.pattern)
         if not sources:
             raise FileNotFoundError(f"--lists: got {folder}, which holds no train.txt; expected train.txt and val.txt")
     else:

@@ -11,6 +11,8 @@ from .listing import Listing
 
 SPLITS = ("train", "val", "test")
 
+Reader = Callable[[Path, Path, Listing | None], Listing]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -29,10 +31,38 @@ class Layout:
     train: str
     find: Callable[[Path], dict[str, Path]]
     matches: Callable[[Path], bool]
-    read: Callable[[Path, Path, Listing | None], Listing]
+    read: Reader
     explain_no_val: Callable[[Path], str]
     file: str = ""
     pattern: str = ""
+
+
+def file_layout(
+    train: str,
+    *,
+    file: str,
+    pattern: str,
+    folders: tuple[str, ...],
+    read: Callable[[Path, Path, Listing | None], Listing],
+) -> Layout:
+    """Return a layout of a file a split, in one of some folders of a data root; the rest is as in `Layout`."""
+
+    def find(root: Path) -> dict[str, Path]:
+        return next(filter(None, (find_files(root / folder, file, pattern) for folder in folders)), {})
+
+    def explain_no_val(source: Path) -> str:
+        names = " or ".join(name.format(split="val") for name in (file, pattern))
+        return f"{source.parent}: got {source.name} but no file for val; expected {names} beside it; add it"
+
+    return Layout(
+        train=train,
+        find=find,
+        matches=lambda source: source.suffix.lower() == Path(file).suffix,
+        read=read,
+        explain_no_val=explain_no_val,
+        file=file,
+        pattern=pattern,
+    )
 
 
 def find_files(folder: Path, file: str, pattern: str) -> dict[str, Path]:

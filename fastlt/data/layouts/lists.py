@@ -7,18 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .layout import Layout, find_files
+from .layout import file_layout
 from .listing import Listing, read_class_names
 
 ROOT_POINTER = "root.txt"
 """File in a folder of list files that names the folder their paths start from."""
-
-_FILE, _PATTERN = "{split}.txt", "*[_-]{split}.txt"
-
-
-def find_lists(folder: Path) -> dict[str, Path]:
-    """Find train.txt, val.txt and test.txt, or names that end so, as the lists of ImageNet-LT have."""
-    return find_files(folder, _FILE, _PATTERN) if folder.is_dir() else {}
 
 
 def lists_folder(root: Path, lists: Path) -> Path:
@@ -75,24 +68,8 @@ def _names_from_paths(paths: Sequence[str], labels: np.ndarray) -> tuple[str, ..
     return tuple(folder_of.get(label, str(label)) for label in range(len(numbers)))
 
 
-def _find(root: Path) -> dict[str, Path]:
-    return find_lists(root) or find_lists(root / "lists")
-
-
 def _read(source: Path, root: Path, train: Listing | None) -> Listing:
     return read_list(source, root, class_names=train.class_names if train else None)
 
 
-def _explain_no_val(train: Path) -> str:
-    return f"{train.parent}: got {train.name} but no list for val; expected val.txt or *_val.txt beside it; add it"
-
-
-LISTS = Layout(
-    train="train.txt",
-    find=_find,
-    matches=lambda source: source.suffix.lower() == ".txt",
-    read=_read,
-    explain_no_val=_explain_no_val,
-    file=_FILE,
-    pattern=_PATTERN,
-)
+LISTS = file_layout("train.txt", file="{split}.txt", pattern="*[_-]{split}.txt", folders=("", "lists"), read=_read)
