@@ -1,4 +1,4 @@
-"""Batch norm as the blocks use it: plain, fused with what follows it, or ghost (groups of images, each on its own)."""
+"""Batch norm as the blocks use it: plain, fused with the operations that follow, or ghost (over groups of images)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import ops
 
 
 def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Normalise images [B, C, H, W], add a residual, and set what is negative to 0."""
+    """Normalise images [B, C, H, W], add a residual, and rectify."""
     if isinstance(norm, FusedBatchNorm2d) and norm.training:
         return norm.fused(x, residual, relu=True)
     x = norm(x)
@@ -22,28 +22,19 @@ def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Ten
 
 
 class FusedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose training pass is `ops.batch_norm_relu`: what follows it is part of its kernels.
+    """Batch norm whose training pass is `ops.batch_norm_relu`, which adds the residual and rectifies as well.
 
     In evaluation, and in its state dict, it is `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [B, C, H, W]; nothing follows."""
+        """Normalise [B, C, H, W] alone."""
         return self.fused(x, None, relu=False) if self.training else super().forward(x)
 
     def fused(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
         """Normalise [B, C, H, W] by the batch's moments, add the residual, rectify, and move the running statistics."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         out, mean, variance = ops.batch_norm_relu(x, self.weight, self.bias, residual=residual, relu=relu, eps=self.eps)
-        count = x.numel() // x.shape[1]
-        with torch.no_grad():
-            unbiased = variance * (count / max(count - 1, 1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
+        move_statistics(self, mean, variance, x.numel() // x.shape[1])
         return out
 
 
@@ -70,26 +61,31 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         """
         if not self.training:
             return super().forward(x)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         batch, channels, height, width = x.shape
         if batch % self.group:
-            raise ValueError(f"--bn-group: got {self.group}, which does not divide a batch of {batch} images")
+            raise ValueError(
+                f"--bn-group: got {self.group}; expected a divisor of a batch of {batch} images; choose another"
+            )
         # [G, B / G * H * W, C]: no copy of a channels_last input
         grouped = x.permute(0, 2, 3, 1).reshape(batch // self.group, -1, channels)
         grouped = grouped.to(torch.promote_types(x.dtype, torch.float32))
         variance, mean = torch.var_mean(grouped, dim=1, correction=0)
-        count = grouped.shape[1]
-        with torch.no_grad():
-            assert self.momentum is not None
-            unbiased = variance.mean(0) * (count / max(count - 1, 1))
-            self.running_mean.lerp_(mean.mean(0).to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
+        move_statistics(self, mean.mean(0), variance.mean(0), grouped.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)  # [G, C]
         out = grouped * scale[:, None] + (self.bias - mean * scale)[:, None]
         return out.to(x.dtype).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Move running statistics [C] towards the moments [C] of `count` values a channel; their variance is biased."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+    norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), norm.momentum)
+    norm.num_batches_tracked.add_(1)
 
 
 def use_ghost_batch_norm(model: nn.Module, group: int) -> None:
@@ -103,7 +99,7 @@ def use_fused_batch_norm(model: nn.Module) -> None:
 
 
 def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) -> None:
-    """Put what `make` returns in the place of every plain `nn.BatchNorm2d`, with its parameters and buffers."""
+    """Replace every plain `nn.BatchNorm2d` by what `make` returns for its channels; parameters and buffers stay."""
     for name, module in model.named_children():
         if type(module) is nn.BatchNorm2d:
             other = make(module.num_features)
@@ -117,7 +113,7 @@ def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) 
 
 
 def soften_momentum(model: nn.Module, pieces: int) -> None:
-    """Let the running statistics move as far in `pieces` updates as they otherwise do in one."""
+    """Let the running statistics move as far in `pieces` updates as they do in one."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             module.momentum = 1 - (1 - module.momentum) ** (1 / pieces)
