@@ -58,8 +58,9 @@ def reproduce(
     """
     if distributed.under_torchrun():
         raise ValueError(
-            "reproduce: got started by torchrun, which it starts itself; give --gpus N, or on several machines train "
-            f"each run with `torchrun ... -m fastlt train --out {out}/<sampling>-seed<seed>`, which is then reused"
+            "reproduce: got a start by torchrun; expected one process, which starts the others; give --gpus N, or on "
+            f"several machines train each run with `torchrun ... -m fastlt train --out "
+            f"{out}/<sampling>-seed<seed>`, which is then reused"
         )
     base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a resumed run has it
     if has_processes(base):

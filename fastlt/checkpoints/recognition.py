@@ -79,7 +79,7 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
                 raise
             raise ValueError(
                 f"--backbone: got none, and {path} names {architecture!r}, which cannot be built ({error}); expected a "
-                f"network that can; its tensors are those of {like}: give --backbone {like} if it is one"
+                f"name that can be; its tensors are those of {like}: give --backbone {like} if it is one"
             ) from error
         return f"timm:{name}"
     if like is None:

@@ -47,7 +47,7 @@ def read_safetensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dic
         ValueError: It is cut short or no safetensors file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: got no such file; expected a safetensors file; {remedy}")
+        raise FileNotFoundError(f"{path}: no such file; expected a safetensors file; {remedy}")
     content = path.read_bytes()
     try:
         length = int.from_bytes(content[:_LENGTH], "little")

@@ -20,7 +20,7 @@ from .tar import TarImages
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is no complete image, relative to the root, and why."""
+    """A file that is not a complete image, relative to the root, and why."""
 
     path: str
     reason: str
@@ -39,7 +39,7 @@ class LongTailedDataset:
         class_names: C names.
         split: "train", "val", "test" or any other name.
         fingerprint: Hash of paths, labels, file sizes and times of modification.
-        skipped: The files left out because they are no complete images.
+        skipped: The files left out because they are not complete images.
         images: The images, where they are packed in a tar; then `root` is that tar.
     """
 
@@ -123,7 +123,7 @@ class LongTailedDataset:
             class_folders: The folders of classes 0 .. C - 1, for a split that shares another one's classes;
                 default all there are, sorted.
             class_names: Names to show; default the folders' names.
-            strict: Whether a file that is no complete image is an error instead of being skipped.
+            strict: Whether a file that is not a complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
 
         Returns:
@@ -171,7 +171,7 @@ class LongTailedDataset:
             split: Name of the split; default the list's name without its suffix.
             class_names: Names of classes 0 .. C - 1, for a split that shares another one's classes; default the
                 images' folder where it is one to one with the label, else the label.
-            strict: Whether a file that is no complete image is an error instead of being skipped.
+            strict: Whether a file that is not a complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
 
         Returns:
@@ -208,7 +208,7 @@ class LongTailedDataset:
             categories: Category ids of classes 0 .. C - 1, for a split that shares another one's classes; default
                 those of the file, sorted.
             class_names: Names to show; default the categories' names.
-            strict: Whether a file that is no complete image is an error instead of being skipped.
+            strict: Whether a file that is not a complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
 
         Returns:
@@ -224,7 +224,7 @@ class LongTailedDataset:
 
 
 def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool, cache: bool) -> LongTailedDataset:
-    """Index the files of a listing and leave out those that are no complete images.
+    """Index the files of a listing and leave out those that are not complete images.
 
     Args:
         listing: The images.
@@ -266,7 +266,7 @@ def _tell_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...]
     """Warn of the files that are left out, and write all their names to a file in the cache folder."""
     # Resolved, so that a command that opens the data again, by the path that its run remembers, says the same line
     source = listing.source.resolve()
-    fault = f"{len(skipped)} of {len(listing.paths)} {split} files that are no complete images"
+    fault = f"{len(skipped)} of {len(listing.paths)} {split} files that are not complete images"
     if strict:
         raise ValueError(
             f"{source}: got {fault}: {_name(skipped)}; replace or remove them, or drop --strict to skip them"

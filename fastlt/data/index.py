@@ -34,9 +34,9 @@ class FileIndex:
 
     Attributes:
         stats: int64 [N, 2], size in bytes and time of modification in ns.
-        sizes: int32 [N, 2], width and height in pixels; (0, 0) for a file that is no complete image.
+        sizes: int32 [N, 2], width and height in pixels; (0, 0) for a file that is not a complete image.
         native: bool [N], whether DALI decodes the file as `decode_rgb` does.
-        reasons: Why a file is no complete image, by its position.
+        reasons: Why a file is not a complete image, by its position.
     """
 
     stats: np.ndarray

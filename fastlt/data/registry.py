@@ -59,7 +59,7 @@ def _open_synthetic(config: TrainConfig, options: DataOptions) -> dict[str, Long
 
     if config.data_root is not None:
         raise ValueError(
-            f"--synthetic: got it with --data-root {config.data_root}; made-up data have no root; drop one"
+            f"--synthetic: got it with --data-root {config.data_root}; expected one of the two; drop the other"
         )
     if config.dataset not in PUBLISHED:
         raise ValueError(

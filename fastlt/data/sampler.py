@@ -295,8 +295,8 @@ class LongTailSampler:
         if changed:
             changes = ", ".join(f"{name} {settings.get(name)!r} (here {current[name]!r})" for name in changed)
             raise ValueError(
-                f"state: got {changes}; expected the same settings and labels, else the order changes; make the "
-                "sampler that saved it"
+                f"state: got {changes}; expected the same settings and labels, else the order changes; create the "
+                "sampler with those it was saved with"
             )
         if fingerprint != self.fingerprint:
             raise ValueError(

@@ -32,7 +32,7 @@ def open_splits(
         train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
         val: The same for val; needed when `train` is given.
         test: The same for test.
-        strict: Whether a file that is no complete image is an error instead of being skipped.
+        strict: Whether a file that is not a complete image is an error instead of being skipped.
         cache: Whether the index may come from and go to the cache folder.
 
     Returns:

@@ -23,7 +23,7 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         flag: The flag or argument that named the places, for messages.
 
     Returns:
-        The images, relative to the folder that all share; files that are no complete images are named in `skipped`.
+        The images, relative to the folder that all share; files that are not complete images are named in `skipped`.
 
     Raises:
         FileNotFoundError: A place does not exist.
@@ -36,7 +36,7 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         elif place.is_file():
             files.append(place)
         else:
-            raise FileNotFoundError(f"{flag}: got {place}, which is no file or folder; expected images or folders")
+            raise FileNotFoundError(f"{flag}: got {place}, which does not exist; expected images or folders")
     shown = name_some(places, 3)
     if not files:
         raise ValueError(f"{flag}: got {shown} without an image; expected .jpg, .png or other image files")
@@ -52,7 +52,7 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
             f"{flag}: got {shown} with {len(names)} files, none of which is a complete image: {names[at]} ({reason})"
         )
     if len(complete) < len(names):
-        log.warning("%s: %d of %d files are no complete images", flag, len(names) - len(complete), len(names))
+        log.warning("%s: %d of %d files are not complete images", flag, len(names) - len(complete), len(names))
     paths, labels = tuple(names[at] for at in complete), np.zeros(len(complete), dtype=np.int64)
     return LongTailedDataset(
         root=root,

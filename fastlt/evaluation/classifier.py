@@ -79,7 +79,7 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     again = f"fastlt rebalance {store.run.path} --method {method}"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{flag}: got {method}; {store.run.path} has no {method} classifier yet; make it with: {again}"
+            f"{flag}: got {method}, but {store.run.path} has no {method} classifier yet; make it with: {again}"
         )
     tensors, metadata = native.load(path)
     if metadata.get("weights") != store.weights_hash:
@@ -116,7 +116,9 @@ def default_method(run: Run, method: str = "") -> str:
     """
     methods = methods_of(run)
     if not method and len(methods) > 1:
-        raise ValueError(f"--method: got none; {run.path} has several classifiers; choose joint, {', '.join(methods)}")
+        raise ValueError(
+            f"--method: got none, but {run.path} has several classifiers; choose one of joint, {', '.join(methods)}"
+        )
     return method or (methods[0] if methods else "joint")
 
 

@@ -59,7 +59,7 @@ def image_folder(spec: str) -> Path:
     if spec == ESTIMATE:
         raise ValueError(f"--target: got {spec} without a folder; expected {ESTIMATE}DIR")
     if not folder.is_dir():
-        raise FileNotFoundError(f"--target: got {spec}, which is no folder; expected one of images")
+        raise FileNotFoundError(f"--target: got {spec}, which is not a folder; expected one of images")
     return folder
 
 
@@ -72,7 +72,7 @@ def normalized(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
 def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float64]:
     """Read the frequency of every class from a CSV file, scaled to sum to 1."""
     if not path.is_file():
-        raise FileNotFoundError(f"--target: got {path}, which is no file; expected uniform, train or FILE.csv")
+        raise FileNotFoundError(f"--target: got {path}, which does not exist; expected uniform, train or FILE.csv")
     indices = {name: index for index, name in enumerate(class_names)}
     frequencies = np.full(len(class_names), math.nan)
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:

@@ -43,7 +43,7 @@ class Features:
         y = torch.as_tensor(labels).detach().cpu().long().contiguous()
         if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
             raise ValueError(
-                f"{name}: got shapes {list(x.shape)} and labels {list(y.shape)}; expected [N, D] and [N], N at least 1"
+                f"{name}: got shapes {list(x.shape)} and {list(y.shape)}; expected [N, D] and [N], N at least 1"
             )
         check_finite(x, name)
         return cls(features=x.numpy(), labels=y.numpy())

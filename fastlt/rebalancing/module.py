@@ -206,7 +206,7 @@ def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: 
             return last[0]
         if last:
             raise ValueError(
-                f"head: got nothing, and {len(last)} layers could be the last linear layer; expected one of "
+                f"head: got none, and {len(last)} layers could be the last linear layer; expected one of "
                 f"{', '.join(last)}; give head="
             )
     raise ValueError(

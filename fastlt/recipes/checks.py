@@ -28,7 +28,7 @@ def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
     return (
         f"--lr {config.lr:g} with --batch-size {config.batch_size}: the recipe has {recipe.lr:g} with "
         f"{recipe.batch_size}, which by the linear rule is --lr {expected:.4g}{backbone} here; accuracies will"
-        " not compare"
+        " not be comparable"
     )
 
 

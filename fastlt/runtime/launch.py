@@ -81,7 +81,7 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
             return failure.exitcode
         killer = signal.Signals(-failure.exitcode).name
         raise ValueError(
-            f"--gpus: got process {rank} killed by {killer}, perhaps for lack of memory; go on from the last epoch "
+            f"--gpus: got {killer} in process {rank}, perhaps for lack of memory; go on from the last epoch "
             "with --resume"
         ) from None
     except SignalException as error:

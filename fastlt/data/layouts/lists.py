@@ -23,7 +23,7 @@ def lists_folder(root: Path, lists: Path) -> Path:
     for folder in (lists, root / lists):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"--lists: got {lists}, which is no folder; expected the folder of the list files")
+    raise FileNotFoundError(f"--lists: got {lists}, which is not a folder; expected the folder of the list files")
 
 
 def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = None) -> Listing:

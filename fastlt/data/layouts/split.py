@@ -25,7 +25,7 @@ class SplitSummary:
         num_classes: Number of classes.
         num_images: Images in "train", "val" and "test".
         num_reduced: Classes that gave fewer images to val and test than asked, so that most stay in train.
-        num_skipped: Files left out because they are no complete images.
+        num_skipped: Files left out because they are not complete images.
     """
 
     out: Path
@@ -74,7 +74,7 @@ def split_folder(
     reasons = {paths[at]: reason for at, reason in index_files(root, paths, source=str(root)).reasons.items()}
     if reasons:
         log.warning(
-            "%s: %d of %d files are no complete images and on no list: %s",
+            "%s: %d of %d files are not complete images and are left out: %s",
             root,
             len(reasons),
             len(paths),

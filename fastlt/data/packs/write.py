@@ -122,7 +122,7 @@ def write_pack(
         names: Names of the images in the tar, by split.
         labels: int64 [N], by split.
         makers: Returns image number n of a split; called from several threads.
-        skipped: Files left out because they are no complete images, by split.
+        skipped: Files left out because they are not complete images, by split.
         num_threads: Threads that make images.
         progress: Called with the number of images done since its last call.
     """

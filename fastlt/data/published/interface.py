@@ -17,7 +17,7 @@ class DataOptions:
 
     Attributes:
         lists: The folder of the list files, where it is not below the root.
-        strict: Whether a file that is no complete image is an error instead of being skipped.
+        strict: Whether a file that is not a complete image is an error instead of being skipped.
         imbalance: Images of the largest class over those of the smallest, where a tail is cut out of a balanced set.
         seed: Of the choice of images, where a tail is cut out of a balanced set; 0 is the usual one.
     """

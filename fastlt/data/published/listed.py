@@ -184,7 +184,7 @@ def _check_class_folders(benchmark: Benchmark, root: Path) -> None:
 
 
 def _warn_of_counts(benchmark: Benchmark, datasets: dict[str, LongTailedDataset]) -> None:
-    """Warn where splits do not have the benchmark's numbers of images: accuracies do not compare."""
+    """Warn where splits do not have the benchmark's numbers of images: accuracies are not comparable."""
     wrong = [
         f"{len(dataset):,} {split} images ({benchmark.splits[split].num_images:,} expected)"
         for split, dataset in datasets.items()
@@ -192,7 +192,7 @@ def _warn_of_counts(benchmark: Benchmark, datasets: dict[str, LongTailedDataset]
     ]
     if wrong:
         log.warning(
-            "%s has %s: accuracies do not compare; `fastlt data verify` says why", benchmark.title, ", ".join(wrong)
+            "%s has %s: accuracies are not comparable; `fastlt data verify` says why", benchmark.title, ", ".join(wrong)
         )
 
 

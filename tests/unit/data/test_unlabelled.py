@@ -21,7 +21,7 @@ def test_images_are_found_at_any_depth_and_broken_ones_named(
     assert (found.root, found.paths) == (tmp_path, ("x.png", "a/b/y.png"))
     assert [file.path for file in found.skipped] == ["broken.png"]
     assert found.sizes.tolist() == [[8, 6], [8, 6]]
-    assert caplog.messages == ["IMAGES: 1 of 3 files are no complete images"]
+    assert caplog.messages == ["IMAGES: 1 of 3 files are not complete images"]
     mixed = unlabelled_images([tmp_path / "a", tmp_path / "x.png"], NAMES, flag="IMAGES")
     assert (mixed.root, mixed.paths) == (tmp_path, ("a/b/y.png", "x.png"))
     monkeypatch.chdir(tmp_path)

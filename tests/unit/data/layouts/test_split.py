@@ -117,7 +117,7 @@ def test_broken_images_are_in_no_list_and_are_named(root, caplog):
     (root / "ant" / "ant 0.png").write_bytes(b"")
     assert split_folder(root, val_per_class=2, test_per_class=2).num_skipped == 1
     assert "ant 0.png" not in "".join(lists(root / "lists").values())
-    assert "files are no complete images and on no list: ant/ant 0.png (empty file)" in caplog.text
+    assert "files are not complete images and are left out: ant/ant 0.png (empty file)" in caplog.text
 
 
 def test_reduced_classes_keep_most_images_in_train(tmp_path):
