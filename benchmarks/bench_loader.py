@@ -1,8 +1,8 @@
 """Images a second out of the loaders, on a CPU: small pictures (48 to 32 pixels) and photographs (500 x 375 to 224).
 
-A round is a pass by a loader that has been opened before. Where files are decoded anew that
-includes starting its workers or its pipeline; where they are in memory, decoding them is not included and is reported
-as `decode_s`. `FASTLT_BENCH_THREADS` sets the threads (default 2). Results hold `images_per_s`.
+A round is a pass by a loader that has been opened before. Where files are decoded anew, a round includes starting
+workers or a pipeline. Where images are in memory, decoding them is reported as `decode_s` instead.
+`FASTLT_BENCH_THREADS` sets the threads (default 2). Results hold `images_per_s`.
 """
 
 import os
@@ -40,11 +40,11 @@ def test_train(benchmark, kind, backend):
     dataset, size, batch_size = kind
     num_steps = 4 * len(dataset) // batch_size
     sampler = LongTailSampler(dataset.labels, sampling="class_balanced", batch_size=batch_size)
-    started = time.perf_counter()
+    start_s = time.perf_counter()
     loader = train_loader(
         dataset, sampler, Augmentation(size=size), num_steps=num_steps, backend=backend, num_threads=NUM_THREADS
     )
-    benchmark.extra_info["decode_s"] = time.perf_counter() - started if backend == "memory" else 0.0
+    benchmark.extra_info["decode_s"] = time.perf_counter() - start_s if backend == "memory" else 0.0
     measure(benchmark, loader, num_steps * batch_size)
 
 

@@ -181,7 +181,7 @@ def interleaved_medians(functions: dict[str, Callable[[], object]], seconds: flo
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, function in functions.items():
             num_calls, num_warm = (1, 0) if name.startswith(("Python", "torch")) else (20, 3)
-            for _ in range(num_warm):  # whoever came before has emptied the caches
+            for _ in range(num_warm):  # the other contenders have emptied the caches
                 function()
             for _ in range(num_calls):
                 start = time.perf_counter()
@@ -190,7 +190,7 @@ def interleaved_medians(functions: dict[str, Callable[[], object]], seconds: flo
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def report(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def show(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print("\n" + "\n".join(lines))
 
@@ -209,7 +209,7 @@ def test_ratios(labels, capsys):
         aim = "" if target is None else f", target {target}"
         lines.append(f"{ours} over {theirs}: {medians[theirs] / medians[ours]:.2f}x{aim}")
     load = os.getloadavg()[0]
-    report([*lines, f"load of the machine: {load:.2f} on {os.cpu_count()} processors"], capsys)
+    show([*lines, f"load of the machine: {load:.2f} on {os.cpu_count()} processors"], capsys)
 
 
 def gather_from(*tables: np.ndarray) -> Callable[[], None]:
@@ -271,4 +271,4 @@ def test_scale(capsys):
         for name, value in ns.items():
             less = f", less N {value - ns['gather N']:5.1f}, less N, C {value - ns['gathers N, C']:5.1f}"
             lines.append(f"  {name:28} {value:5.1f} ns{less if name in ours else ''}")
-    report(lines, capsys)
+    show(lines, capsys)

@@ -39,21 +39,21 @@ def read_coco(
         bare = [path for image, path in images if image not in category_of]
         if bare:
             raise ValueError(f"{len(bare)} images without an annotation ({name_some(bare)})")
-        listed = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in content.get("categories", ())}
+        names_of = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in content.get("categories", ())}
     except (ValueError, KeyError, TypeError) as error:
         fault = f"an entry without the key {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{file}: got {fault}; expected COCO-style JSON, images (id, file_name) and annotations (image_id, "
             "category_id), one category an image; correct the file"
         ) from None
-    categories = categories or tuple(sorted(listed or set(category_of.values())))
+    categories = categories or tuple(sorted(names_of or set(category_of.values())))
     label_of = {category: label for label, category in enumerate(categories)}
     if unknown := sorted({category_of[image] for image, _ in images} - set(categories)):
         raise ValueError(
             f"{file}: got {len(unknown)} categories that are not among the {len(categories)} listed, "
             f"{name_some(unknown)}; expected those of train; add them to `categories` of the train file"
         )
-    names = tuple(listed.get(category, str(category)) for category in categories)
+    names = tuple(names_of.get(category, str(category)) for category in categories)
     return Listing(
         root=root,
         paths=tuple(path for _, path in images),

@@ -21,8 +21,8 @@ class Listing:
         paths: N files, with forward slashes.
         labels: int64 [N].
         class_names: C names.
-        source: The list, JSON file or folder it was read from.
-        keys: What the source calls classes 0 .. C - 1 (folders, category ids), for the other splits to follow.
+        source: The list, JSON file or folder that it was read from.
+        keys: The source's keys of classes 0 .. C - 1 (folders, category ids), which the other splits use too.
     """
 
     root: Path

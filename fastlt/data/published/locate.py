@@ -93,20 +93,20 @@ def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) ->
         FileNotFoundError: None of the images is there; the message says which root has them, if one near has.
         ValueError: A list of another benchmark, or one that cannot be read.
     """
-    first: Listing | None = None
+    train: Listing | None = None
     folders: list[str] = []
     for split, source in sources.items():
-        listing = read_benchmark_list(benchmark, split, source, root, first)
-        if first is None:
-            first, folders = listing, _class_folders(listing)
+        listing = read_benchmark_list(benchmark, split, source, root, train)
+        if train is None:
+            train, folders = listing, _class_folders(listing)
             named = listing.keys or read_class_names(source.parent) or read_class_names(root)
             if not named and len(set(folders)) == len(folders):
-                first = listing = replace(listing, class_names=tuple(folders))
+                train = listing = replace(listing, class_names=tuple(folders))
         yield split, locate(benchmark, listing, folders)
 
 
 def read_benchmark_list(
-    benchmark: Benchmark, split: str, source: Path, root: Path, first: Listing | None = None
+    benchmark: Benchmark, split: str, source: Path, root: Path, train: Listing | None = None
 ) -> Listing:
     """Read one list as it is, and refuse that of another benchmark; `read_lists` states the errors.
 
@@ -115,9 +115,9 @@ def read_benchmark_list(
         split: Its split.
         source: The list.
         root: The data root.
-        first: The listing of train, for the other splits to follow.
+        train: The listing of train, whose classes the other splits have.
     """
-    listing = layout_of(source).read(source, root, first)
+    listing = layout_of(source).read(source, root, train)
     if not listing.paths:
         raise ValueError(f"{source}: got an empty list; expected the {split} list of {benchmark.title}")
     title = _other_title(benchmark, listing, split)

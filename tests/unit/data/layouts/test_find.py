@@ -1,0 +1,47 @@
+"""A new layout is one object and one row of the table."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastlt.data import open_splits
+from fastlt.data.layouts import find
+from fastlt.data.layouts.layout import file_layout
+from fastlt.data.layouts.listing import Listing
+
+
+def read_csv(source: Path, root: Path, train: Listing | None) -> Listing:
+    with source.open() as stream:
+        rows = list(csv.reader(stream))
+    names = train.class_names if train else tuple(sorted({name for _, name in rows}))
+    labels = np.array([names.index(name) for _, name in rows], np.int64)
+    return Listing(root=root, paths=tuple(path for path, _ in rows), labels=labels, class_names=names, source=source)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    layout = file_layout("train.csv", file="{split}.csv", pattern="{split}-*.csv", folders=("",), read=read_csv)
+    monkeypatch.setattr(find, "LAYOUTS", (*find.LAYOUTS, layout))
+    for name in ("ant", "bee"):
+        Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")
+    (tmp_path / "train.csv").write_text("ant.png,ant\nbee.png,bee\nant.png,ant\n")
+    return tmp_path
+
+
+def test_a_layout_of_ones_own(root: Path) -> None:
+    (root / "val-2026.csv").write_text("bee.png,bee\n")
+    splits = open_splits(root, cache=False)
+    assert splits["train"].class_counts.tolist() == [2, 1]
+    assert (splits["val"].class_names, splits["val"].labels.tolist()) == (("ant", "bee"), [1])
+    assert len(open_splits(root, train="train.csv", val="val-2026.csv", cache=False)["train"]) == 3
+
+
+def test_its_errors_name_its_files(root: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^{root}: got train\.csv\b.*\bval\.csv\b"):
+        open_splits(root, cache=False)
+    (root / "train.csv").unlink()
+    with pytest.raises(ValueError, match=rf"^--data-root: got {root}, .*\btrain\.csv"):
+        open_splits(root, cache=False)
