@@ -21,7 +21,8 @@ FREE = {
     "interrupted": "by the user",
     "{cause}": "PyTorch's words",
     "{where}": "the system's words",
-    "{message}": "the words of the parser of flags, or of the check against chance",
+    "{text}": "the words of the parser of flags",
+    "{message}": "of the check against chance",
     "{error}": "another message of the form, with a way out added",
 }
 """Starts of messages of another form, and whose words they are."""
