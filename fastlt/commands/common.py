@@ -61,7 +61,7 @@ def open_run(argument: RunArgument) -> Run:
     return Run.open(Path(argument.run) if argument.run else None)
 
 
-def narrow(parsed: Config, kind: type[T]) -> T:
+def settings_of(parsed: Config, kind: type[T]) -> T:
     """Return the settings of one kind among a command's arguments."""
     return kind(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
@@ -94,9 +94,9 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
             nearest = difflib.get_close_matches(flag, known, n=1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise ValueError(f"{flag}: unknown flag; {hint}see fastlt {name} --help")
-    message = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(message):
+        with contextlib.redirect_stderr(stderr):
             parsed = tyro.cli(
                 with_help(command),
                 prog=f"fastlt {name}",
@@ -107,8 +107,8 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     except SystemExit as error:
         if not error.code:
             raise
-        text = re.sub(r"^Error parsing (\w+: )?", "", boxed_message(message.getvalue())).rstrip(".")
-        raise ValueError(f"{text}; see fastlt {name} --help") from None
+        message = re.sub(r"^Error parsing (\w+: )?", "", boxed_message(stderr.getvalue())).rstrip(".")
+        raise ValueError(f"{message}; see fastlt {name} --help") from None
 
 
 def known_flags(command: type[Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ..config import EvaluateConfig
-from .common import RunArgument, console, narrow, open_run, parse, print_results
+from .common import RunArgument, console, open_run, parse, print_results, settings_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     run = open_run(parsed)
     from ..evaluation.scoring import evaluate
 
-    results = evaluate(run, config=narrow(parsed, EvaluateConfig))
+    results = evaluate(run, config=settings_of(parsed, EvaluateConfig))
     print_results(results, str(run.path), parsed.json)
     console.print()
     console.print(results.details_table())

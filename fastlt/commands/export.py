@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ..config import ExportConfig
-from .common import RunArgument, narrow, open_run, parse, say, write_output
+from .common import RunArgument, open_run, parse, say, settings_of, write_output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     run = open_run(parsed)
     from ..inference.exporting import export
 
-    result = export(run, narrow(parsed, ExportConfig))
+    result = export(run, settings_of(parsed, ExportConfig))
     check = "" if result.difference is None else f"; logits in ONNX Runtime within {result.difference:.1e} of PyTorch's"
     say(f"{result.format} file of {run.path} with {result.method}: {result.path}{check}")
     write_output(parsed.json, dataclasses.asdict(result) | {"path": str(result.path)})

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..config import PredictConfig
 from ..config.base import File
-from .common import Output, console, narrow, parse, say, write_output
+from .common import Output, console, parse, say, settings_of, write_output
 
 if TYPE_CHECKING:
     from ..inference.prediction import ImagePredictions
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     run, images = split_arguments(parsed.paths)
     from ..inference.prediction import predict
 
-    predictions = predict(run, images, config=narrow(parsed, PredictConfig))
+    predictions = predict(run, images, config=settings_of(parsed, PredictConfig))
     if parsed.out is not None:
         predictions.write_csv(parsed.out)
     write_output(parsed.json, predictions.to_json())

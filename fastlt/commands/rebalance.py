@@ -11,7 +11,7 @@ import tyro
 
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
-from .common import RunArgument, console, narrow, open_run, parse, print_results, say
+from .common import RunArgument, console, open_run, parse, print_results, say, settings_of
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 
@@ -45,7 +45,7 @@ def rebalance_run(parsed: Rebalance) -> None:
     run = open_run(parsed)
     from ..rebalancing.run import read_released, read_results, rebalance
 
-    rebalance(run, narrow(parsed, RebalanceConfig))
+    rebalance(run, settings_of(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.methods), str(run.path), parsed.json)
     if released := read_released(run, parsed.method):
         console.print()
@@ -59,7 +59,7 @@ def rebalance_file(parsed: Rebalance) -> None:
     from ..rebalancing.checkpoint import rebalance_checkpoint
     from ..rebalancing.run import read_results
 
-    run, outputs = rebalance_checkpoint(Path(parsed.run), parsed.checkpoint, narrow(parsed, RebalanceConfig))
+    run, outputs = rebalance_checkpoint(Path(parsed.run), parsed.checkpoint, settings_of(parsed, RebalanceConfig))
     print_results(read_results(run, parsed.methods), parsed.run, parsed.json)
     for out in outputs.values():
         say(f"checkpoint: {out}")
