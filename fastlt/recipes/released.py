@@ -48,7 +48,7 @@ QUIRKS = (
         switch="train --bn-group 64",
     ),
     Quirk(
-        name="tau-normalisation's bias",
+        name="tau-normalization's bias",
         paper="none",
         released="none, so that tau = 0 is not the joint classifier",
         switch="",
