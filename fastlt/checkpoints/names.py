@@ -1,4 +1,4 @@
-"""Match a checkpoint's names with those of our networks: a table from ours to theirs, or what does not match."""
+"""Match a checkpoint's names with those of our networks, or name the tensors that do not match."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NUM_NAMED, NUM_EXAMPLES = 10, 3
 class NameMap:
     """How a checkpoint fills one of our networks.
 
-    `names` has their name for each of ours (the head's included); `head` is their last layer's name. `absent` are
-    ours that a checkpoint may lack: counters, and the bias of a layer without one.
+    `names` has the checkpoint's name for each of ours, the head's included; `head` is the name of its last layer.
+    `absent` are our names that it may lack: counters, and the bias of a layer without one.
     """
 
     backbone: str
@@ -61,7 +61,7 @@ def match(
     if extra and head is None:
         raise ValueError(
             unmatched(path, backbone, extra=extra, remedy="the --backbone that it was trained with")
-            + ", or, if they stand beside it (an auxiliary head), name the last layer with --head: they stay"
+            + ", or, if they belong to an auxiliary head, name the last layer with --head to keep them"
         )
     if extra:
         log.info(
@@ -120,7 +120,7 @@ def check_backbone(
         tensors: Its tensors by name.
         backbone: Name of our network.
         network: The network.
-        weights: What was found of its backbone, by our names.
+        weights: Those of the checkpoint's tensors that have a place in the backbone, by our names.
         rest: Names of the checkpoint that have no place in the backbone.
 
     Raises:

@@ -28,13 +28,13 @@ def settle_preprocessing(
         settings: Its config.json and preprocessor_config.json.
         pretrained: timm's configuration of the network; empty for other ones.
         options: The flags.
-        force: Whether to go on with bilinear resizing where the checkpoint wants what fastlt does not have.
+        force: Whether to resize bilinearly if the checkpoint needs an interpolation that fastlt does not have.
 
     Raises:
         ValueError: It wants an interpolation that fastlt does not have, or its files cannot be understood.
     """
     try:
-        own = read_settings(settings, pretrained)
+        described = read_settings(settings, pretrained)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: got a config.json or preprocessor_config.json that cannot be understood ({error}); expected the "
@@ -42,12 +42,12 @@ def settle_preprocessing(
             "--image-size, --eval-resize, --mean and --std"
         ) from error
     defaults = TrainConfig()
-    size = options.image_size or own.get("image_size") or defaults.image_size
+    size = options.image_size or described.get("image_size") or defaults.image_size
     resize = options.eval_resize
-    if resize is None and options.image_size in (None, own.get("image_size")):
-        resize = own.get("eval_resize")
+    if resize is None and options.image_size in (None, described.get("image_size")):
+        resize = described.get("eval_resize")
         resize = resize and max(resize, size)
-    interpolation = options.interpolation or own.get("interpolation") or defaults.interpolation
+    interpolation = options.interpolation or described.get("interpolation") or defaults.interpolation
     if interpolation not in INTERPOLATIONS:
         if not force:
             raise ValueError(
@@ -57,7 +57,7 @@ def settle_preprocessing(
             )
         log.warning("%s: %s interpolation asked for; bilinear is used instead (--force)", path, interpolation)
         interpolation = BILINEAR
-    if own.get("squeezed"):
+    if described.get("squeezed"):
         log.info(
             "%s: it squeezes images to a square; fastlt cuts out their centre, which differs if they are not square",
             path,
@@ -65,15 +65,15 @@ def settle_preprocessing(
     values: dict[str, Any] = {
         "image_size": int(size),
         "eval_resize": None if resize is None else int(resize),
-        "mean": options.mean or own.get("mean") or defaults.mean,
-        "std": options.std or own.get("std") or defaults.std,
+        "mean": options.mean or described.get("mean") or defaults.mean,
+        "std": options.std or described.get("std") or defaults.std,
         "interpolation": interpolation,
     }
     config = TrainConfig(**values)
     given = [name for name in PREPROCESSING if getattr(options, name) is not None]
     sources = ["flags"] if given else []
     if len(given) < len(PREPROCESSING):
-        sources.append("its own configuration" if own else "ImageNet's defaults")
+        sources.append("its own configuration" if described else "ImageNet's defaults")
     log.info(
         "%s: short side to %d (%s), centre %d, mean %s, std %s (%s)",
         path,

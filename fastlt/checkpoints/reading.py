@@ -146,14 +146,14 @@ def load_pickled(path: Path) -> Any:
 
 
 def harmless_types() -> list[Any]:
-    """Return the types that stand beside weights and only hold values: a script's command line, NumPy's numbers."""
+    """Return types that only hold values, as scripts save beside weights: their command line, NumPy's numbers."""
     scalar = np.float64(0).__reduce__()[0]
     numbers = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
     return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, *numbers]
 
 
 def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
-    """Find the state dict inside what torch.load returned, the averaged one where there are two.
+    """Find the state dict in what torch.load returned, the averaged one if there are two.
 
     Raises:
         ValueError: There is none.
@@ -201,6 +201,6 @@ def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
 
 
 def hints(content: Any) -> dict[str, Any]:
-    """Return what a training script says about its network beside the weights."""
+    """Return the name of the network if a training script saved it beside the weights, as config.json has it."""
     arch = content.get("arch") if isinstance(content, dict) else None
     return {"config": {"architecture": arch}} if isinstance(arch, str) else {}

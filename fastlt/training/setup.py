@@ -81,15 +81,15 @@ def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) 
         )
 
 
-def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
-    """Return the run's own settings with the execution settings asked for.
+def resumed_config(config: TrainConfig, run: Run) -> TrainConfig:
+    """Return the run's own settings with the settings of `config` that may change.
 
     Raises:
         ValueError: A setting that decides the result was asked to change.
     """
-    own, changes = run.config, {}
+    changes = {}
     for field in dataclasses.fields(TrainConfig):
-        before, now = getattr(own, field.name), getattr(asked, field.name)
+        before, now = getattr(run.config, field.name), getattr(config, field.name)
         if is_changeable(field):
             changes[field.name] = now or before if field.name in ("data_root", "lists") else now
         elif before != now and (field.name, now) != ("precision", "auto"):
@@ -97,7 +97,7 @@ def resumed_config(asked: TrainConfig, run: Run) -> TrainConfig:
             raise ValueError(
                 f"{flag}: got {now}; expected {before}, with which {run.path} was begun; drop it, or start a new run"
             )
-    return dataclasses.replace(own, **changes)
+    return dataclasses.replace(run.config, **changes)
 
 
 def check_shares(config: TrainConfig, world: World) -> None:
