@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from fastlt.evaluation.classifier import Classifier, open_classifier
 from fastlt.evaluation.scoring import compare
 from fastlt.features.store import FeatureStore
 from fastlt.report.markdown import rows
+from fastlt.runtime.machine import processors
 
 from . import records
 from .records import seeds_cell
@@ -116,7 +116,7 @@ def main() -> None:
     seeds = ", ".join(str(record["seed"]) for record in by_seed)
     page = (
         f"`python -m benchmarks.live_vs_cached RUN ...` on {config.dataset}, {config.sampling.replace('_', '-')} "
-        f"{config.backbone} after {config.epochs} epochs, seeds {seeds}; {os.cpu_count()} cores, PyTorch "
+        f"{config.backbone} after {config.epochs} epochs, seeds {seeds}; {processors()}, PyTorch "
         f"{torch.__version__}. Points of class mean on test, paired by seed, ± half the 95 % interval over seeds "
         f"(Student's t).\n\n{table(by_seed)}"
     )

@@ -206,7 +206,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
-        "num_cpus": os.cpu_count(),
+        "num_cpus": os.cpu_count(),  # the machine's, whatever share of it this process may use
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
 

@@ -217,9 +217,9 @@ class LongTailSampler:
             step += 1
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield this rank's batches to the end of the epoch; the next iteration goes on with the next epoch.
+        """Yield this rank's batches to the end of the epoch; the next iteration continues with the next epoch.
 
-        An iteration that is broken off starts again where it started: `load_state_dict` moves it.
+        An iteration that is broken off is repeated by the next one, unless `load_state_dict` moves it.
         """
         start = self._step
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch

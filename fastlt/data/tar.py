@@ -67,7 +67,7 @@ class TarImages:
 
 
 class TarWriter:
-    """A writer that appends images to a tar, and goes on where an earlier writer of the same file stopped.
+    """A writer that appends images to a tar, and continues where an earlier writer of the same file stopped.
 
     A journal beside the tar has a record an image. Images reach the disk before their records do, so that every image
     in the journal is complete, even after a power cut.
@@ -140,7 +140,7 @@ class TarWriter:
         self._journal.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Keep what was appended for another writer to go on from."""
+        """Keep what was appended, so that another writer can continue."""
         if not self._stream.closed:
             try:
                 self.commit()

@@ -86,7 +86,7 @@ class DaliLoader(PlannedLoader):
                 tuning=self._tuning,
                 packed=self._files.packed,
             )
-        except RuntimeError as error:  # its driver is too old for DALI's CUDA, for one
+        except RuntimeError as error:  # for example, its driver is too old for DALI's CUDA
             raise ValueError(
                 f"--loader: got dali, which does not work on {self.device} ({first_line(error)}); see fastlt doctor, "
                 "or choose --loader pillow"
@@ -105,7 +105,7 @@ class DaliLoader(PlannedLoader):
         return DaliBatch(files, np.ascontiguousarray(starts), np.ascontiguousarray(extents), flips)
 
     def _check(self, work: Work, decoded: Decoded) -> dict[int, str]:
-        """Return the broken samples of a batch that DALI decoded all the same.
+        """Return the broken samples of a batch that DALI decoded without an error.
 
         DALI decodes no more of a file than the window needs, so a file may be cut short after that. And in a file whose
         size has changed since it was indexed, the window is in the wrong place.

@@ -98,8 +98,8 @@ def train_loader(
 ) -> Loader:
     """Open the training batches of steps start_step .. start_step + num_steps - 1.
 
-    Samples, windows, flips and jitter of a step are the same in every backend, with any number of threads, from
-    whatever step one starts; a rank has its contiguous share of them.
+    Samples, windows, flips and jitter of a step are the same in every backend, with any number of threads and any
+    first step; a rank has its contiguous share of them.
 
     Args:
         dataset: The images.

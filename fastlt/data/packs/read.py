@@ -84,7 +84,7 @@ def open_pack(root: Path, *, dataset: str | None = None) -> dict[str, LongTailed
         state = ", ".join(f"{done[name]:,} of {planned:,} {name}" for name, planned in manifest["planned"].items())
         raise ValueError(
             f"{root}: got an interrupted pack ({state} images); repeat `fastlt data pack` with the same arguments, "
-            "which goes on from there, or give the original folder"
+            "which continues there, or give the original folder"
         )
     if dataset is not None and manifest["dataset"] not in (dataset, "folder"):
         raise ValueError(f"--dataset: got {dataset} for {root}, a pack of {manifest['dataset']}; give one or the other")

@@ -54,7 +54,7 @@ def pack(
 ) -> PackSummary:
     """Pack splits into a folder: for each a tar of its images, a list of them, and a file of offsets.
 
-    An interrupted call goes on where it stopped when it is repeated.
+    Repeat an interrupted call to continue where it stopped.
 
     Args:
         splits: By name.

@@ -37,7 +37,7 @@ class Benchmark:
         splits: By name.
         variants: The places where the image of a listed path may be: (path, folder of its class) -> paths relative to
             the data root, always as many, the path itself first.
-        containers: Folders that the archives put round the images.
+        containers: Folders in which the archives wrap the images.
     """
 
     name: str

@@ -68,7 +68,7 @@ def synthesize(
     """Write a glyph set of the given shape as `train/<class>/<image>`, `val/...` and `test/...`.
 
     Up to a hundred classes are characters in random colours; beyond that the colour, and beyond a thousand a mark
-    below the character, belong to the class. An interrupted call goes on where it stopped when it is repeated.
+    below the character, belong to the class. Repeat an interrupted call to continue where it stopped.
 
     Args:
         out: Folder of the data set: absent, empty, or begun by the same call.

@@ -218,6 +218,6 @@ def _paint_task(task: Task, out: Path, look: Look, fonts: Path, seed: int) -> No
 def _explain(code: int, message: str, out: Path) -> OSError:
     if code in (errno.ENOSPC, errno.EDQUOT):
         return OSError(
-            code, f"the disk is full ({message}); free some space and repeat the command, which goes on from there", out
+            code, f"the disk is full ({message}); free some space and repeat the command, which continues there", out
         )
     return OSError(code, f"cannot write images ({message}); expected a folder that can be written", out)
