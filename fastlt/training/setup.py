@@ -34,15 +34,14 @@ class OpenedRun(NamedTuple):
 
 def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
     """Make the run folder, or open the folder of the run to resume."""
+    config = dataclasses.replace(config, init=config.init and config.init.resolve())
     if config.resume:
         run = Run.open(config.out)
         config = resumed_config(config, run)
         splits = open_data(config)
         run.check_data(splits)
         return OpenedRun(run, config, splits, None)
-    config = dataclasses.replace(
-        config, precision=resolve_precision(config.precision, device), init=config.init and config.init.resolve()
-    )
+    config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     # Before the data are read: parts that the network lacks, and weights of another network
     model = create_model(config.backbone, 2, config.image_size)
     freeze(model, config.train_only)

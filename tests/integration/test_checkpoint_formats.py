@@ -1,8 +1,10 @@
 """Checkpoints of every format go through `fastlt rebalance` and come back in their own, with another last layer."""
 
 import argparse
+import dataclasses
 import json
 import re
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastlt import Run, TrainConfig, train
+from fastlt.checkpoints.reading import Checkpoint, read_checkpoint
 from fastlt.models import create_model
 
 FLAGS = ["--image-size", "32", "--eval-resize", "32", "--mean", *["0.5"] * 3, "--std", *["0.25"] * 3]
@@ -384,3 +388,22 @@ def test_a_size_that_a_checkpoint_of_timm_is_not_for_is_refused(
     with pytest.raises(SystemExit):
         rebalance_checkpoint("net.pth", "--backbone", "timm:vit_tiny_patch16_224", *FLAGS)
     assert re.search("net.pth: .*--backbone and --image-size", capsys.readouterr().err)
+
+
+def test_a_training_reads_its_initial_weights_once_and_resumes_with_the_same_flag(
+    trained: Run, small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(trained.checkpoint("best"), "start.safetensors")
+    paths: list[Path] = []
+
+    def read(path: Path) -> Checkpoint:
+        paths.append(path)
+        return read_checkpoint(path)
+
+    monkeypatch.setattr("fastlt.checkpoints.start.read_checkpoint", read)
+    config = dataclasses.replace(small_config, init=Path("start.safetensors"), epochs=1, out=Path("run"))
+    train(config)
+    assert paths == [tmp_path / "start.safetensors"]
+    train(dataclasses.replace(config, resume=True))
+    assert len(paths) == 1
