@@ -12,7 +12,7 @@ from fastlt.config import TrainConfig
 from fastlt.evaluation.calibration import calibration_error
 from fastlt.evaluation.classifier import Classifier
 from fastlt.evaluation.predictions import Predictions
-from fastlt.evaluation.scoring import compare, score
+from fastlt.evaluation.scoring import accuracies, compare, score
 from fastlt.evaluation.target import adjust_to_target
 from fastlt.models import LinearHead
 
@@ -52,6 +52,12 @@ def test_accuracies_and_their_images_by_hand() -> None:
         assert accuracy.n == np.isin(LABELS, members).sum()
         assert accuracy.ci95[0] < accuracy.value < accuracy.ci95[1]
     assert got.target is None
+
+
+def test_the_accuracy_of_all_images_is_not_rounded_below_its_decimals() -> None:
+    overall = accuracies(np.array([1769]), np.array([2000]), np.array([10]))["all"]
+    assert overall is not None
+    assert overall.value == 88.45
 
 
 def test_likelihood_f1_and_calibration_by_hand() -> None:
