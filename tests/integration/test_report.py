@@ -171,11 +171,17 @@ addEventListener("load", () => {
 </script>"""  # noqa: E501
 
 
+@pytest.fixture(scope="module")
+def page(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a run with a rebalanced classifier."""
+    run = Run(Path(shutil.copytree(trained.path, tmp_path_factory.mktemp("reported") / "run")))
+    rebalance(run, RebalanceConfig(tau="0.7"))
+    return report(run)[0]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page was not opened in a browser")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_browser_shows_it_on_a_phone(run_copy: Run, tmp_path: Path, dark: bool) -> None:
-    rebalance(run_copy, RebalanceConfig(tau="0.7"))
-    page, _ = report(run_copy)
+def test_a_browser_shows_it_on_a_phone(page: str, tmp_path: Path, dark: bool) -> None:
     copy = tmp_path / "probe.html"
     copy.write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     # A headless window cannot be as narrow as a phone, a frame can
