@@ -22,7 +22,7 @@ def cosine(epoch: int, epochs: int, protocol: str = "paper") -> float:
     return 0.5 * (1 + math.cos(math.pi * t / epochs))
 
 
-def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
+def learning_rate(config: TrainConfig, epoch: int, share: float = 0.0) -> float:
     """Return the learning rate in an epoch: the base rate times `cosine`.
 
     During the warm-up it is multiplied by the share of the warm-up's steps that are done, this one included.
@@ -30,7 +30,7 @@ def learning_rate(config: TrainConfig, epoch: int, done: float = 0.0) -> float:
     Args:
         config: Has the base rate, the schedule and the warm-up.
         epoch: From 0.
-        done: Share of the epoch's steps that are done, the current one included.
+        share: Share of the epoch's steps that are done, the current one included.
     """
     rate = config.lr * cosine(epoch, config.epochs, config.schedule or config.protocol)
-    return rate * (epoch + done) / config.warmup_epochs if epoch < config.warmup_epochs else rate
+    return rate * (epoch + share) / config.warmup_epochs if epoch < config.warmup_epochs else rate

@@ -87,11 +87,11 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
         ValueError: A flag is unknown (the message names the nearest) or a value has the wrong form.
     """
     assert dataclasses.is_dataclass(command)
-    known = [*known_flags(command), "--help"]
+    flags = [*known_flags(command), "--help"]
     for argument in argv:
         flag = argument.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and len(flag) > 2 and flag not in known:
-            nearest = difflib.get_close_matches(flag, known, n=1)
+        if flag.startswith("--") and len(flag) > 2 and flag not in flags:
+            nearest = difflib.get_close_matches(flag, flags, n=1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise ValueError(f"{flag}: unknown flag; {hint}see fastlt {name} --help")
     stderr = io.StringIO()

@@ -44,8 +44,10 @@ def print_recipe(name: str) -> dict[str, Any]:
         columns.append(Column("also published"))
     settings = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for key, origin in origins.items():
-        others = ", ".join(str(value) for value in published.get(key, ()) if value != values[key])
-        settings.add_row(f"--{key.replace('_', '-')}", show(values[key]), origin, *([others] if published else []))
+        alternatives = ", ".join(str(value) for value in published.get(key, ()) if value != values[key])
+        settings.add_row(
+            f"--{key.replace('_', '-')}", show(values[key]), origin, *([alternatives] if published else [])
+        )
     settings.add_section()
     for flag, value in (
         ("--epochs", f"{second.crt_epochs} (crt), {second.lws_epochs} (lws)"),

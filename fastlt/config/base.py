@@ -67,9 +67,9 @@ def check_range(
 ) -> None:
     """Raise a ValueError unless `value` is a finite number in [low, high], or in (low, high] with `low_open`."""
     if not math.isfinite(value) or value < low or value > high or (low_open and value == low):
-        left = f"more than {low:g}" if low_open else f"at least {low:g}"
-        right = "" if high == math.inf else f" and at most {high:g}"
-        raise ValueError(f"{name}: got {value}; expected a finite number, {left}{right}{unit and ' ' + unit}")
+        lower = f"more than {low:g}" if low_open else f"at least {low:g}"
+        upper = "" if high == math.inf else f" and at most {high:g}"
+        raise ValueError(f"{name}: got {value}; expected a finite number, {lower}{upper}{unit and ' ' + unit}")
 
 
 def changeable(default: T) -> T:
@@ -79,7 +79,7 @@ def changeable(default: T) -> T:
 
 
 def is_changeable(field: dataclasses.Field[Any]) -> bool:
-    """Say whether a field may change when a run is resumed."""
+    """Return whether a field may change when a run is resumed."""
     return "changeable" in field.metadata
 
 

@@ -199,7 +199,7 @@ class TrainConfig(Config):
         check_choice("--precision", self.precision, PRECISIONS)
         check_choice("--interpolation", self.interpolation, INTERPOLATIONS)
         check_choice("--loader", self.loader, LOADERS)
-        for flag, whole in (
+        for flag, value in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
             ("--image-size", self.image_size),
@@ -212,7 +212,7 @@ class TrainConfig(Config):
             ("--samples-per-class", 1 if self.samples_per_class is None else self.samples_per_class),
             ("--eval-resize", self.image_size if self.eval_resize is None else self.eval_resize),
         ):
-            check_range(flag, whole, low=1)
+            check_range(flag, value, low=1)
         check_range("--lr", self.lr, low=0, low_open=True)
         check_range("--backbone-lr", self.lr if self.backbone_lr is None else self.backbone_lr, low=0, low_open=True)
         check_range("--warmup-epochs", self.warmup_epochs, low=0, high=self.epochs)

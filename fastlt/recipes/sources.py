@@ -49,8 +49,8 @@ OF_CIFAR = ("imbalance", "data_seed")
 """Settings of the recipes that name a source for them."""
 
 
-def complete(named: dict[str, str]) -> dict[str, str]:
-    """Return a source for every setting that a recipe is about; `OURS` where `named` has none."""
+def complete(sources: dict[str, str]) -> dict[str, str]:
+    """Return a source for every setting that a recipe is about; `OURS` where `sources` has none."""
     fields = [field for field in dataclasses.fields(TrainConfig) if not is_changeable(field)]
     names = [field.name for field in fields if field.name not in NOT_RECIPE]
-    return {name: named.get(name, OURS) for name in names if name in named or name not in OF_CIFAR}
+    return {name: sources.get(name, OURS) for name in names if name in sources or name not in OF_CIFAR}

@@ -63,7 +63,7 @@ class Compiler:
     fast.
 
     Args:
-        wanted: Whether to compile at all.
+        enabled: Whether to compile at all.
         channels_last: Whether all convolutions get their images in channels_last memory. Inductor itself would leave
             out grouped ones.
         cuda_graphs: Whether to replay compiled code as CUDA graphs; gradients must be freed before the next call.
@@ -72,8 +72,8 @@ class Compiler:
         works: Whether functions are compiled.
     """
 
-    def __init__(self, wanted: bool = True, *, channels_last: bool = True, cuda_graphs: bool = False) -> None:
-        self.works, self.cuda_graphs = wanted, cuda_graphs
+    def __init__(self, enabled: bool = True, *, channels_last: bool = True, cuda_graphs: bool = False) -> None:
+        self.works, self.cuda_graphs = enabled, cuda_graphs
         self.options: dict[str, str | int | bool | Callable[..., Any]] = {
             "layout_optimization": channels_last,
             "force_layout_optimization": channels_last,

@@ -114,8 +114,8 @@ def memory_in_use(device: torch.device) -> str:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return f"peak {peak / gib:.1f} of {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / gib:.1f} GiB"
     free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device)
-    taken = f", {others / gib:.1f} GiB by others" if others > gib else ""  # below that it is CUDA's own
+    others_bytes = total - free - torch.cuda.memory_reserved(device)
+    taken = f", {others_bytes / gib:.1f} GiB by others" if others_bytes > gib else ""  # below that it is CUDA's own
     return f"peak {torch.cuda.max_memory_allocated(device) / gib:.1f} of {total / gib:.1f} GiB{taken}"
 
 

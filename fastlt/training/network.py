@@ -62,7 +62,7 @@ def build_network(
 
 
 def is_part(name: str, parts: Iterable[str]) -> bool:
-    """Say whether a parameter or module is one of `parts` or inside one, by its dotted name."""
+    """Return whether a parameter or module is one of `parts` or inside one, by its dotted name."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 

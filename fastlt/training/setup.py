@@ -84,7 +84,7 @@ def resumed_config(config: TrainConfig, run: Run) -> TrainConfig:
     """Return the run's own settings with the settings of `config` that may change.
 
     Raises:
-        ValueError: A setting that decides the result was asked to change.
+        ValueError: The request changes a setting that decides the result.
     """
     changes = {}
     for field in dataclasses.fields(TrainConfig):
@@ -126,12 +126,12 @@ def out_of_memory(config: TrainConfig, device: torch.device, world: World) -> st
     """Return the message for a batch that did not fit: the memory in use, and settings that take less."""
     pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
     share = config.batch_size // world.size
-    more = [number for number in range(2 * config.accumulate, share + 1) if share % number == 0]
+    divisors = [number for number in range(2 * config.accumulate, share + 1) if share % number == 0]
     half = max(1, share // 2) * world.size
     return (
         f"--batch-size: got {config.batch_size} images of {config.image_size} pixels{pieces}, too many for the memory "
         f"of {device} ({memory_in_use(device)}); "
-        + (f"take them in pieces (--accumulate {more[0]}), or give " if more else "give ")
+        + (f"take them in pieces (--accumulate {divisors[0]}), or give " if divisors else "give ")
         + f"--batch-size {half} --lr {config.lr * half / config.batch_size:g}"
         + (", or leave the images out of it (--loader auto)" if config.loader == "device" else "")
     )

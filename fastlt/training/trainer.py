@@ -280,8 +280,8 @@ class Trainer:
 
     def set_learning_rate(self, epoch: int) -> float:
         """Set the learning rate of the next step, and return it."""
-        done = (self.progress.step % self.steps_per_epoch + 1) / self.steps_per_epoch
-        rate = learning_rate(self.config, epoch, done)
+        share = (self.progress.step % self.steps_per_epoch + 1) / self.steps_per_epoch
+        rate = learning_rate(self.config, epoch, share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_share"]
         return rate

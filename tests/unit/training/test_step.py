@@ -41,7 +41,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_compiled_and_eager_agree() -> None:
     config = dataclasses.replace(recipe("glyphs_lt"), precision="fp32")
     losses, gradients = [], []
-    for compiler in (Compiler(wanted=False), Compiler()):
+    for compiler in (Compiler(enabled=False), Compiler()):
         torch.manual_seed(0)
         model = create_model("resnet8", 5).to(memory_format=torch.channels_last)
         loss_and_hits = loss_function(model, Preprocess(config.mean, config.std), config, CPU, compiler)
@@ -78,8 +78,8 @@ def test_a_smaller_last_batch_is_filled_up_where_it_would_be_compiled_for(monkey
     images, _ = batch()
     loader = [SimpleNamespace(images=piece) for piece in images.split(3)]
     predictions = [
-        ValidationPredictor(model, preprocess, config, CPU, Compiler(wanted=wanted)).predict(loader)  # type: ignore[arg-type]
-        for wanted in (False, True)
+        ValidationPredictor(model, preprocess, config, CPU, Compiler(enabled=enabled)).predict(loader)  # type: ignore[arg-type]
+        for enabled in (False, True)
     ]
     assert shapes == [3, 3, 3]
     assert predictions[0].equal(predictions[1])
