@@ -169,7 +169,7 @@ def test_a_decompression_bomb_is_an_error_not_a_warning(tmp_path):
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="20000 x 5000 pixels"):
             probe(file)
-        with pytest.raises(ValueError, match=r"bomb\.png: 20000 x 5000 pixels"):
+        with pytest.raises(ValueError, match=r"/bomb\.png: got .*\b20000 x 5000 pixels"):
             decode_rgb(file)
 
 
