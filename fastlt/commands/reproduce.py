@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..config import SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
-from ..config.base import Device, File, Folder, Loader, Precision, Protocol, Sampling, one_of
+from ..config.base import Device, Folder, Loader, Precision, Protocol, Sampling, one_of
 from ..recipes import RECIPES, recipe
 from .common import Output, console, parse, say, write_output
 from .train import warn_of_settings
@@ -44,7 +44,7 @@ class Reproduce(Output):
     """Epochs of stage 1; by default the recipe's."""
     batch_size: int | None = None
     """Images a step; by default the recipe's. The learning rates follow in proportion."""
-    init: File | None = None
+    init: Annotated[Path, "FILE|DIR"] | None = None
     """Pretrained weights to start from."""
     protocol: Protocol | None = None
     """As for `fastlt train`; by default the recipe's."""

@@ -11,11 +11,9 @@ from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_cho
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Config):
-    """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes.
+    """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
 
-    The help of a field without a docstring is that of `TrainConfig`.
-    """
-
+    # The help of a field without a docstring is that of `TrainConfig`
     data_root: Folder | None = None
     lists: Folder | None = None
     backbone: Annotated[str, "NAME"] | None = None
