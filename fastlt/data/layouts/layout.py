@@ -76,11 +76,14 @@ def find_files(folder: Path, file: str, pattern: str) -> dict[str, Path]:
     Raises:
         ValueError: Several files match.
     """
-    files = {
-        split: find_file(folder, (file.format(split=split),), (pattern.format(split=split),), split=split)
-        for split in SPLITS
-    }
-    return {split: path for split, path in files.items() if path} if files["train"] else {}
+    files: dict[str, Path] = {}
+    for split in SPLITS:
+        found = find_file(folder, (file.format(split=split),), (pattern.format(split=split),), split=split)
+        if found is None and split == "train":
+            break
+        if found is not None:
+            files[split] = found
+    return files
 
 
 def find_file(

@@ -1,6 +1,7 @@
 """A new layout is one object and one row of the table."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,21 @@ def test_its_errors_name_its_files(root: Path) -> None:
     (root / "train.csv").unlink()
     with pytest.raises(ValueError, match=rf"^--data-root: got {root}, .*\btrain\.csv"):
         open_splits(root, cache=False)
+
+
+def test_other_files_named_like_a_split_do_not_hide_class_folders(root: Path) -> None:
+    for name in ("train/ant/1.png", "train/bee/1.png", "val/ant/1.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(root / name)
+    for name in ("val_notes.json", "val_scores.json"):
+        (root / name).write_text("{}")
+    (root / "train.csv").unlink()
+    assert open_splits(root, cache=False)["train"].class_names == ("ant", "bee")
+
+
+def test_only_lists_start_from_the_folder_of_root_txt(root: Path) -> None:
+    (root / "root.txt").write_text("elsewhere\n")
+    for name in ("train.json", "val.json"):
+        images = [{"id": 1, "file_name": "ant.png"}]
+        (root / name).write_text(json.dumps({"images": images, "annotations": [{"image_id": 1, "category_id": 7}]}))
+    assert len(open_splits(root, cache=False)["val"]) == 1
