@@ -101,7 +101,7 @@ class Run:
             raise ValueError(f"{path}: got a file; expected a run folder; give one that `fastlt train` wrote")
         if not path.is_dir():
             raise FileNotFoundError(
-                f"{path}: got a name without a folder; expected a run folder; give one that `fastlt train` wrote"
+                f"{path}: no such folder; expected a run folder; give one that `fastlt train` wrote"
             )
         if not (path / "config.json").is_file():
             raise FileNotFoundError(

@@ -207,7 +207,7 @@ def test_damage_is_found_and_named(splits: dict[str, LongTailedDataset], tmp_pat
 
 def test_a_folder_with_something_else_is_left_alone(splits: dict[str, LongTailedDataset], tmp_path: Path) -> None:
     pack(splits, tmp_path / "pack")
-    with pytest.raises(ValueError, match=rf"(?=.*--out\b).*{tmp_path}/pack\b.*other"):
+    with pytest.raises(ValueError, match=f"^--out: got {tmp_path}/pack,.*other"):
         pack(splits, tmp_path / "pack", short_side=48)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
