@@ -401,5 +401,7 @@ def test_all_kinds_of_images_train(tmp_path: Path, fastlt: Callable[..., Outcome
         losses[loader] = [json.loads(line)["loss"] for line in records]
     assert losses["device"] == losses["memory"] == losses["pillow"]  # whoever jitters and normalises
     refused(
-        fastlt(*train_arguments(Path("images"), "--strict", "--out", "strict")), "images/train: got 2 of ", "broken.jpg"
+        fastlt(*train_arguments(Path("images"), "--strict", "--out", "strict")),
+        f"{Path.cwd()}/images/train: got 2 of ",
+        "broken.jpg",
     )
