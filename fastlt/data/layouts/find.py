@@ -10,7 +10,7 @@ from .coco import COCO
 from .folders import FOLDERS, count_images, subfolders
 from .layout import SPLITS, Layout, find_files
 from .listing import Listing
-from .lists import LISTS, lists_folder
+from .lists import LISTS, ROOT_POINTER, lists_folder
 
 LAYOUTS = (LISTS, COCO, FOLDERS)
 """The layouts, in the order in which they are looked for."""
@@ -51,8 +51,12 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
             else layout_of(train).explain_no_val(train)
         )
     train_listing: Listing | None = None
+    pointer = root / ROOT_POINTER
     for split, source in sources.items():
-        listing = layout_of(source).read(source, root, train_listing)
+        layout, start = layout_of(source), root
+        if layout is LISTS and pointer.is_file():
+            start = root / pointer.read_text(encoding="utf-8").strip()
+        listing = layout.read(source, start, train_listing)
         train_listing = train_listing or listing
         yield split, listing
 

@@ -69,9 +69,7 @@ def _names_from_paths(paths: Sequence[str], labels: np.ndarray) -> tuple[str, ..
 
 
 def _read(source: Path, root: Path, train: Listing | None) -> Listing:
-    pointer = root / ROOT_POINTER
-    start = root / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else root
-    return read_list(source, start, class_names=train.class_names if train else None)
+    return read_list(source, root, class_names=train.class_names if train else None)
 
 
 LISTS = file_layout("train.txt", file="{split}.txt", pattern="*[_-]{split}.txt", folders=("", "lists"), read=_read)
