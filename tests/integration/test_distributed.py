@@ -197,7 +197,7 @@ def test_what_does_not_divide_the_batch_is_refused(size: int, settings: dict[str
 
 
 def test_more_gpus_than_there_are_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^--gpus: got 999\b.*\b\d+ CUDA"):
+    with pytest.raises(ValueError, match=r"^--gpus: got 999\b.*\b\d+ .*CUDA"):
         check_gpus(TrainConfig(gpus=999))
     with pytest.raises(ValueError, match=r"^--device: got cuda:1\b.*--gpus 2\b"):
         check_gpus(TrainConfig(gpus=2, device="cuda:1"))
