@@ -118,7 +118,11 @@ class Run:
     @cached_property
     def data(self) -> dict[str, Any]:
         """Classes, training counts, and the fingerprint of every split."""
-        return read_json(self.path / "data.json")
+        source = self.path / "data.json"
+        data = read_json(source)
+        if missing := [key for key in ("class_names", "class_counts", "splits") if key not in data]:
+            raise ValueError(f"{source}: got no {missing[0]}; expected the record of a run's data; restore the file")
+        return data
 
     def checkpoint(self, name: str) -> Path:
         """Return the path of a checkpoint, which need not exist.

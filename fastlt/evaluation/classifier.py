@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,11 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
         # Live training and --reestimate-batch-norm change the backbone
         store=store.with_backbone(tensors, method, backbone_hash=metadata.get("backbone")),
         path=path,
-        params=metadata["params"],
-        selected_on=metadata["selected_on"],
+        params=metadata.get("params", {}),
+        selected_on=metadata.get("selected_on"),
         selection=metadata.get("selection"),
         prior=None if prior is None else np.array(prior),
-        held_out=read_held_out(folder) if metadata["selected_on"] == "folds" else None,
+        held_out=read_held_out(folder) if metadata.get("selected_on") == "folds" else None,
     )
 
 
@@ -133,9 +134,19 @@ def write_held_out(folder: Path, predictions: Predictions | None) -> None:
 
 
 def read_held_out(folder: Path) -> Predictions | None:
-    """Read the folds' predictions of val; None where there are none."""
+    """Read the folds' predictions of val; None where there are none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = folder / FOLDS
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
-        return Predictions(**arrays)
+    try:
+        with np.load(path) as arrays:
+            return Predictions(**arrays)
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: got a damaged file ({error}); expected the predictions of folds; delete it, and make the "
+            "classifier again with fastlt rebalance"
+        ) from error
