@@ -1,4 +1,4 @@
-"""What all settings share: their checks, JSON in, JSON out."""
+"""What all settings share: their checks, and reading and writing them as JSON."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ METHODS = {
     "max_norm": "retrained within a ball, with weight decay",
     "cosine": "retrained on unit vectors",
 }
-"""The rebalancing methods, and what help says of them; `rebalancing.methods.registry` has the code of each."""
-RENAMED = {"trunk_lr": "backbone_lr"}  # in config.json files of before
+"""The rebalancing methods, and how the help describes them; `rebalancing.methods.registry` has the code of each."""
+RENAMED = {"trunk_lr": "backbone_lr"}  # as older config.json files call it
 LOSSES = ("cross_entropy", "balanced_softmax", "cb_focal", "ldam")
 SHOT_GROUPS = ("many", "medium", "few")
-"""Classes by their training images, as `metrics.shot_groups` splits them."""
+"""Groups of classes by their number of training images, as `metrics.shot_groups` splits them."""
 GROUPS = ("all", "class_mean", *SHOT_GROUPS)
-"""Whose accuracy is reported and may decide a choice."""
+"""What an accuracy can be taken over, for reports and to choose settings by."""
 
 
 def one_of(choices: Iterable[str]) -> str:
@@ -93,7 +93,7 @@ def number_from_zero(text: str) -> float:
 
 
 class Config:
-    """What all settings share: JSON in, JSON out."""
+    """Settings that can be written and read as JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; paths become strings."""
@@ -105,7 +105,7 @@ class Config:
         """Rebuild settings from `to_json`'s values.
 
         Args:
-            values: Field values by name; the default stands for what is left out.
+            values: Field values by name; those left out keep their defaults.
             source: The file they were read from, for messages.
 
         Returns:

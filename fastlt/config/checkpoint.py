@@ -1,4 +1,4 @@
-"""The settings with which somebody else's checkpoint is read."""
+"""The settings for reading somebody else's checkpoint."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class CheckpointConfig(Config):
     """Name of the checkpoint's last linear layer, for example fc; by default the only matrix that is not part of the
     backbone."""
     classes: File | None = None
-    """A file with the checkpoint's class names in its own order, one a line; by default what its config.json says, or
+    """A file with the checkpoint's class names in its own order, one per line; by default what its config.json says, or
     the data's order (class folders sorted by name)."""
     image_size: int | None = None
-    """Side of the network's input, pixels; by default its own configuration's, or 224."""
+    """Side of the network's input, pixels; by default the one in its configuration, or 224."""
     eval_resize: int | None = None
-    """Short side before the centre crop, pixels; by default its own configuration's, or image size x 256 / 224."""
+    """Short side before the centre crop, pixels; by default the one in its configuration, or image size x 256 / 224."""
     mean: Annotated[tuple[float, float, float], "R G B"] | None = None
-    """Mean of each channel, in units of the full range; by default its configuration's or ImageNet's."""
+    """Mean of each channel, in units of the full range; by default the checkpoint's own or ImageNet's."""
     std: Annotated[tuple[float, float, float], "R G B"] | None = None
-    """Standard deviation of each channel; by default its configuration's or ImageNet's."""
+    """Standard deviation of each channel; by default the checkpoint's own or ImageNet's."""
     interpolation: Interpolation | None = None
     """How the checkpoint's training resized images, antialiased; by default what its configuration says, or
     bilinear."""

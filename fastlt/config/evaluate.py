@@ -17,8 +17,8 @@ class EvaluateConfig(Config):
     against: Annotated[str, one_of(("joint", *METHODS))] = ""
     """The classifier that the others are compared with, image by image; by default joint."""
     target: Target = ""
-    """Class frequencies where the network will be used, to adjust to and report under: uniform, train, FILE.csv
-    (class,frequency), or estimate:DIR from unlabelled images (the first of several classifiers estimates)."""
+    """Class frequencies where the network will be used, to adjust to and to report under: uniform, train, FILE.csv
+    (class,frequency), or estimate:DIR from unlabelled images (with several classifiers, by the first one)."""
     split: Literal["val", "test", "all"] = "all"
     """The split to report, or all of them."""
     device: Device = "auto"

@@ -13,15 +13,15 @@ FORMATS = ("torchvision", "safetensors", "onnx")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(Config):
-    """Write a run's network, with a classifier of it folded in, as a file for other programs."""
+    """Write a run's network, with one of its classifiers folded in, as a file for other programs."""
 
     method: Annotated[str, one_of(("joint", *METHODS))] = ""
     """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
     format: Annotated[str, one_of(FORMATS)] = "torchvision"
-    """torchvision: a .pth state dict with its names (a timm network's own for timm:NAME); safetensors: a folder of
+    """torchvision: a .pth state dict with torchvision's names (timm's for timm:NAME); safetensors: a folder with
     config.json and model.safetensors, as timm reads them; onnx: a graph from normalised images to logits."""
     out: Annotated[Path, "FILE|DIR"] | None = None
-    """Where to; by default RUN/export/<method>.pth, <method>/ or <method>.onnx."""
+    """File or folder to write; by default RUN/export/<method>.pth, <method>/ or <method>.onnx."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""

@@ -44,27 +44,27 @@ class RebalanceConfig(Config):
     select_by: Annotated[str, one_of(GROUPS)] = "class_mean"
     """The accuracy that a choice maximises."""
     select_on: Annotated[str, one_of(SELECT_ON)] = "val"
-    """Where settings are chosen: val; folds (five folds of val, each scored with what the others chose); test only with
-    --force, since its accuracies are then no longer honest."""
+    """Where settings are chosen: val; folds (five folds of val, each scored with the settings chosen on the others); or
+    test, only with --force, since its accuracies are then no longer honest."""
 
     epochs: int | None = None
     """Epochs of a trained method; by default the paper's: 10 (iNaturalist 30), and 5 for lws."""
     batch_size: int | None = None
-    """Images a step; by default stage 1's."""
+    """Images per step; by default as in stage 1."""
     lr: tuple[float, ...] = ()
-    """Learning rates to try, the best on val wins; by default one: 0.2 for a batch of 512, in proportion (los: what the
-    curvature of its loss allows)."""
+    """Learning rates to try; the best on val wins. By default one: 0.2 x batch size / 512 (los: what the curvature of
+    its loss allows)."""
     weight_decay: tuple[float, ...] = ()
-    """Weight decays to try, the best on val wins; by default one, the paper's: 5e-4 (iNaturalist 1e-4)."""
+    """Weight decays to try; the best on val wins. By default one, the paper's: 5e-4 (iNaturalist 1e-4)."""
     loss: Annotated[str, one_of(LOSSES)] = "cross_entropy"
-    """Loss of crt; ldam re-weights late; all but cross_entropy draw instance-balanced."""
+    """Loss of crt. ldam re-weights classes late in training; all but cross_entropy use instance-balanced draws."""
     label_smoothing: float = 0.98
-    """Smoothing of los, as a share of the label's mass."""
+    """Label smoothing of los, as a share of the label's mass."""
     seed: int = 0
-    """Seed of new classifiers, draws and folds."""
+    """Seed for new classifiers, draws and folds."""
     protocol: Protocol = "paper"
-    """paper follows the paper's intent; released the released code: BatchNorm drifts in stage 2 (--features live), its
-    learning-rate list, four images a class."""
+    """paper follows the paper's intent; released follows the released code: BatchNorm drifts in stage 2 (--features
+    live), its list of learning rates, four images in a row per class."""
 
     features: Annotated[str, one_of(FEATURES)] = "cached"
     """cached: features computed once; live: images through the backbone each epoch, augmented as in stage 1."""
@@ -75,13 +75,13 @@ class RebalanceConfig(Config):
     reestimate_batch_norm: bool = False
     """Re-estimate BatchNorm's statistics on class-balanced batches before features are computed."""
     fine_tune: Annotated[str, one_of(FINE_TUNE)] = "classifier"
-    """What crt trains: classifier, or, for the ablation, last_block or all besides it (both need --features live)."""
+    """What crt trains: classifier, or, for the ablation, also last_block or all (both need --features live)."""
 
     temperature: bool = True
-    """Fold a temperature, fitted on val, into the rebalanced classifier: its confidences mean something again."""
+    """Fold a temperature, fitted on val, into the rebalanced classifier, to calibrate its confidences."""
     target: Target = "uniform"
     """The class frequencies where the network will be used: uniform, train, FILE.csv (class,frequency), or
-    estimate:DIR from unlabelled images (for several methods, by the first)."""
+    estimate:DIR from unlabelled images (with several methods, by the first one)."""
 
     device: Device = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
@@ -90,7 +90,7 @@ class RebalanceConfig(Config):
     num_threads: int | None = None
     """Loader threads or workers; by default the number of processors, at most 16."""
     force: bool = False
-    """Go on where fastlt would stop: selecting on test, a checkpoint near chance on val."""
+    """Go on where fastlt would stop: when selecting on test, or with a checkpoint near chance on val."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -143,7 +143,7 @@ class RebalanceConfig(Config):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that are fitted: the one that is named, or all."""
+        """The methods to fit: the one named, or all."""
         return tuple(METHODS) if self.method == "all" else (self.method,)
 
     @property
@@ -165,7 +165,7 @@ class RebalanceConfig(Config):
         """Return logit adjustment's strength, or None if it is to be chosen.
 
         Raises:
-            ValueError: It is neither `auto` nor a finite number that is not negative.
+            ValueError: The strength is neither `auto` nor a finite number that is not negative.
         """
         return fixed("--strength", self.strength, "1 fits balanced test data), or auto")
 

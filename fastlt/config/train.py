@@ -48,30 +48,30 @@ class TrainConfig(Config):
     dataset: str = "folder"
     """Data set, and the recipe of its settings: see `fastlt recipes`."""
     data_root: Folder | None = changeable(None)
-    """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with list files beside them."""
+    """Folder with the images (train/<class>/*, val/<class>/*, optional test/), or with images and list files."""
     lists: Folder | None = changeable(None)
-    """Folder with the list files (train.txt, val.txt, optional test.txt: `path label` a line), if not in
+    """Folder with the list files (train.txt, val.txt, optional test.txt; each line is `path label`), if not in
     --data-root."""
     strict: bool = False
     """Stop when an image cannot be read; by default it is skipped, counted and reported."""
 
     synthetic: bool = False
     """Train on a made-up set with the data set's classes, images and long tail instead, to measure the whole pipeline:
-    each class has a few pictures, listed as often as it has images."""
+    each class has a few pictures, repeated in the list to match its number of images."""
     synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] = (64, 64)
     """Width and height of the made-up pictures, pixels; 500 375 is the size of a photograph on the web."""
     imbalance: float = 100.0
-    """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest."""
+    """cifar10_lt and cifar100_lt: images in the largest class divided by those in the smallest."""
     data_seed: int = 0
-    """cifar10_lt and cifar100_lt: seed of the choice of images; 0 is the usual one."""
+    """cifar10_lt and cifar100_lt: seed for choosing the images; 0 is the usual one."""
 
     backbone: Annotated[str, "NAME"] = "resnext50_32x4d"
     """Network: resnet8 (small images), resnet10/50/101/152, resnext50_32x4d, resnext101_32x4d, resnext152_32x4d, or
     timm:NAME."""
     epochs: int = 90
-    """Number of epochs; one is floor(images / batch size) steps under every sampling."""
+    """Number of epochs; an epoch is floor(images / batch size) steps under every sampling."""
     batch_size: int = 512
-    """Images a step. When you change it, scale --lr in proportion."""
+    """Images per step. When you change it, scale --lr in proportion."""
     lr: float = 0.2
     """Base learning rate; it follows a cosine to 0, stepped per epoch."""
     momentum: float = 0.9
@@ -83,31 +83,31 @@ class TrainConfig(Config):
     samples_per_class: int | None = None
     """Consecutive draws of a class under class_balanced; by default 1, and 4 under --protocol released."""
     protocol: Protocol = "paper"
-    """`paper` follows the paper's intent, `released` the released code's quirks, each of which has a setting of its
-    own: --schedule, --samples-per-class and, where parts are frozen, --batch-norm."""
+    """`paper` follows the paper's intent, `released` the released code's quirks, each of which also has its own
+    setting: --schedule, --samples-per-class and, where parts are frozen, --batch-norm."""
     schedule: Protocol | None = None
     """`paper` starts the cosine at --lr; `released` steps it before the first epoch, so that the last one runs at rate
-    0. By default --protocol's."""
+    0. By default as --protocol says."""
     warmup_epochs: int = 0
-    """Epochs in which the learning rate rises linearly, step by step, to the schedule's; 0 is the paper's."""
+    """Epochs in which the learning rate rises linearly, step by step, to the schedule's value; the paper has none."""
     seed: int = 0
-    """Seed of weights, order and augmentation."""
+    """Seed for weights, order and augmentation."""
 
     init: Annotated[Path, "FILE|DIR"] | None = None
-    """Start from these weights: a .pth or .safetensors file or a folder, of any form that `fastlt rebalance CHECKPOINT`
-    reads; averaged weights are taken before plain ones. A head for another number of classes is left out."""
+    """Start from these weights: a .pth or .safetensors file or a folder, in any form that `fastlt rebalance CHECKPOINT`
+    reads. Averaged weights are preferred to plain ones; a head for another number of classes is left out."""
     train_only: tuple[Annotated[str, "PART"], ...] = ()
     """Train only these parts, for example layer4,fc; the rest keeps the weights it starts with. Default: everything."""
     backbone_lr: float | None = None
-    """Base learning rate of everything but the classifier fc; by default --lr. Places-LT: 0.01 against 0.1."""
+    """Base learning rate of everything but the classifier fc; by default --lr. Places-LT uses 0.01, and 0.1 for fc."""
     batch_norm: Annotated[str, one_of(BATCH_NORMS)] | None = None
     """Batch norm in parts that --train-only leaves out: `frozen` keeps its running statistics, `train` normalises by
-    the batch and lets them drift, as the released code does. Default: frozen, and train under --protocol released."""
+    the batch and lets them drift, as the released code does. Default: frozen, or train under --protocol released."""
     bn_group: int | None = None
     """Ghost batch norm: take the statistics over groups of this many images, as if each group were on a GPU of its own;
-    64 is the paper's 512 on 8 GPUs. By default over all images that a process sees at once."""
+    64 is the paper's 512 on 8 GPUs. By default, over all images that a process sees at once."""
     sync_bn: bool = False
-    """Take batch-norm statistics over the processes of all GPUs together."""
+    """Take batch-norm statistics over all GPUs together."""
 
     loss: Annotated[str, one_of(LOSSES)] = "cross_entropy"
     """cb_focal: Cui 2019; ldam: Cao 2019, with deferred re-weighting and a cosine classifier; balanced_softmax:
@@ -115,14 +115,13 @@ class TrainConfig(Config):
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     mixup: float = 0.0
-    """Mixup's alpha: a step blends pairs of images and their labels with a share drawn from Beta(alpha, alpha); 0 is
-    off."""
+    """Mixup's alpha: each step blends pairs of images and labels by a share drawn from Beta(alpha, alpha); 0 is off."""
     randaugment: int = 0
-    """RandAugment: number of operations an image; 0 is off. All of the original's but Equalize."""
+    """RandAugment: number of operations per image; 0 is off. All of the original operations but Equalize."""
     randaugment_magnitude: float = 9.0
     """RandAugment: strength of the operations, 0 to 30."""
     ema: float = 0.0
-    """Keep an exponential moving average of the weights with this decay a step, and evaluate it; 0 is off."""
+    """Keep an exponential moving average of the weights with this decay per step, and evaluate it; 0 is off."""
 
     image_size: int = 224
     """Side of the square network input, pixels."""
@@ -137,21 +136,21 @@ class TrainConfig(Config):
     eval_resize: int | None = None
     """Short side before the centre crop in evaluation, pixels; by default image size x 256 / 224."""
     interpolation: Interpolation = "bilinear"
-    """How images are resized, antialiased: bilinear, as torchvision and the paper, or bicubic."""
+    """How images are resized, antialiased: bilinear, as in torchvision and the paper, or bicubic."""
     mean: Annotated[tuple[float, float, float], "R G B"] = (0.485, 0.456, 0.406)
-    """Mean of the red, green and blue channel, in units of the full range."""
+    """Mean of the red, green and blue channels, in units of the full range."""
     std: Annotated[tuple[float, float, float], "R G B"] = (0.229, 0.224, 0.225)
-    """Standard deviation of the red, green and blue channel, in units of the full range."""
+    """Standard deviation of the red, green and blue channels, in units of the full range."""
 
     device: Device = changeable("auto")
     """Where to train; auto takes a CUDA device if there is one."""
     precision: Precision = "auto"
-    """bf16 is by autocast; auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
+    """bf16 uses autocast; auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
     compile: bool = True
     """Compile the step with torch.compile: always on CUDA, on a CPU when the run is long enough to pay for it."""
     deterministic: bool = False
-    """Compute with algorithms that give the same bits every time on one kind of GPU, whatever they cost: `fastlt
-    benchmark step` measures that (variant `fastlt deterministic`). Order and augmentation never depend on it."""
+    """Compute with algorithms that give the same bits every time on one kind of GPU, at some cost in speed: `fastlt
+    benchmark step` measures it (variant `fastlt deterministic`). Order and augmentation never depend on it."""
     channels_last: bool = changeable(True)
     """Keep images and weights in channels_last memory. This and the next three change the speed only: `fastlt benchmark
     step` times each on your machine."""
@@ -160,32 +159,32 @@ class TrainConfig(Config):
     fused_sgd: bool = changeable(True)
     """CUDA: update all weights in one kernel."""
     cuda_graphs: bool = changeable(False)
-    """CUDA: replay the compiled step as CUDA graphs, which pays where launching kernels takes longer than running them
-    (small networks and images), and takes more memory."""
+    """CUDA: replay the compiled step as CUDA graphs; worthwhile where launching kernels takes longer than running them
+    (small networks and images). It takes more memory."""
     loader: Loader = changeable("auto")
-    """Image loader: memory decodes a set that fits once; device does so in the GPU's memory, where pixels may differ by
-    1 of 255, and auto never takes it; dali and pillow decode in every epoch."""
+    """Image loader: memory decodes a set that fits once; device does so in GPU memory, where pixels may differ by 1 of
+    255 (auto never takes it); dali and pillow decode in every epoch."""
     num_threads: int | None = changeable(None)
-    """Loader threads or workers; by default one a processor that the process and its container may use, at most 16.
-    `fastlt benchmark loader --tune` finds the best number, and the next two settings, on a machine."""
+    """Loader threads or workers; by default one per processor that the process and its container may use, at most
+    16. `fastlt benchmark loader --tune` finds the best value, and those of the next two settings, on a machine."""
     prefetch: int = changeable(PREFETCH)
     """Batches that DALI works on at a time, or that each Pillow worker has ready; each takes memory."""
     hw_decoder_load: float = changeable(HW_DECODER_LOAD)
-    """DALI on a GPU with a hardware JPEG decoder (A100, H100 and later): the share of the files that it takes."""
+    """DALI on a GPU with a hardware JPEG decoder (A100, H100 and later): the decoder's share of the files."""
     memory_share: float = changeable(0.25)
-    """Share of the free memory that a decoded set may take for the memory loader to be chosen by auto."""
+    """auto takes the memory loader if the decoded set needs at most this share of the free memory."""
     log_every: int = changeable(50)
-    """Steps between log lines; the loss stays on the device in between."""
+    """Steps between log lines; in between, the loss stays on the device."""
     gpus: int | None = changeable(None)
-    """Processes to train with, a GPU each, started by torchrun; every batch is divided among them. By default one."""
+    """Processes to train with, one per GPU, started by torchrun; they share every batch. By default one."""
     accumulate: int = changeable(1)
-    """Number of pieces in which a process computes its share of a batch, one after the other, to save memory. Batch
-    norm sees a piece at a time, as if each were on a GPU of its own."""
+    """Number of pieces in which a process computes its share of a batch, one after another, to save memory. Batch norm
+    sees one piece at a time, as if each were on its own GPU."""
 
     out: Folder | None = changeable(None)
     """Run folder; by default runs/<dataset>/<backbone>-<time>."""
     resume: bool = changeable(False)
-    """Continue the run in --out (by default the last one) where it stopped, with the settings it has."""
+    """Continue the run in --out (by default the last one) where it stopped, with its own settings."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
