@@ -43,7 +43,7 @@ def calibration_error(
 
 
 def confidence_bins(confidences: NDArray[np.float64], num_bins: int = NUM_BINS) -> list[NDArray[np.int64]]:
-    """Return the samples of each bin of equal mass, from the lowest confidences up; at most a bin a sample."""
+    """Return the samples of each bin of equal mass, from the lowest confidences up; at most one bin per sample."""
     return np.array_split(np.argsort(confidences, kind="stable"), min(num_bins, len(confidences)))
 
 
@@ -51,7 +51,7 @@ def calibration_errors(predictions: Predictions, groups: Mapping[str, NDArray[np
     """Return the calibration error of all samples and, by their true class, of every shot group.
 
     Args:
-        predictions: Of N samples.
+        predictions: Predictions of N samples.
         groups: Named sets of classes, bool [C].
 
     Returns:
@@ -114,7 +114,7 @@ def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weigh
 
 
 def with_temperature(head: LinearHead, temperature: float) -> LinearHead:
-    """Return the head with weight and bias divided by a temperature; its predictions stay, its confidences change.
+    """Return the head with weight and bias divided by a temperature; predictions stay the same, confidences change.
 
     Raises:
         ValueError: The temperature is not a finite number above 0.

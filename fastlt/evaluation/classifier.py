@@ -38,11 +38,11 @@ class Classifier:
     selected_on: str | None = None
     """Where they were chosen: val, folds (of val) or test; None if they were given."""
     selection: str | None = None
-    """What was maximised where: `class_mean on val`; None if nothing was chosen."""
+    """What was maximised, and where, as in `class_mean on val`; None if nothing was chosen."""
     prior: NDArray[np.float64] | None = None
     """[C] the class frequencies that it is adjusted to; None without a target."""
     held_out: Predictions | None = None
-    """Predictions of every val image by heads that were chosen without it; None if all of val chose."""
+    """Predictions of every val image by heads chosen without it; None if settings were chosen on all of val."""
     cache: dict[str, Predictions] = dataclasses.field(default_factory=dict)
     """Split -> predictions made so far."""
 
@@ -52,7 +52,7 @@ class Classifier:
         return self.method.replace("_", " ")
 
     def predictions(self, split: str) -> Predictions:
-        """Return the predictions of a split, computed once; on val those of cross-validation where folds chose."""
+        """Return the predictions of a split, computed once; on val, cross-validated ones where folds were used."""
         if split == "val" and self.held_out is not None:
             return self.held_out
         if split not in self.cache:
@@ -70,7 +70,7 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     """Read a classifier of a run: the joint one, or a rebalanced one from its checkpoint.
 
     Raises:
-        FileNotFoundError: The run has none by that method.
+        FileNotFoundError: The run has no classifier of that method.
         ValueError: It was made from other weights, or cannot be read.
     """
     if method == "joint":
@@ -110,10 +110,10 @@ def methods_of(run: Run) -> list[str]:
 
 
 def default_method(run: Run, method: str = "") -> str:
-    """Return `method`; if it is empty that of the run's only rebalanced classifier, or joint where it has none.
+    """Return `method`; if empty, that of the run's only rebalanced classifier, or `joint` if there is none.
 
     Raises:
-        ValueError: The run has several.
+        ValueError: The run has several rebalanced classifiers.
     """
     methods = methods_of(run)
     if not method and len(methods) > 1:

@@ -22,7 +22,7 @@ class Predictions(NamedTuple):
     labels: NDArray[np.int64]
     """[N] the true classes."""
     classes: NDArray[np.int64]
-    """[N] the predicted classes; of a tie the lower index."""
+    """[N] the predicted classes; a tie goes to the lower index."""
     confidences: NDArray[np.float64]
     """[N] the probability of the predicted class."""
     log_likelihoods: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Accuracies with their intervals, classifiers side by side: as values, as JSON, as tables."""
+"""Accuracies of several classifiers with their intervals: as values, as JSON, as tables."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Accuracy:
         return (self.ci95[1] - self.ci95[0]) / 2
 
     def __str__(self) -> str:
-        """Return `value±half the interval`, so short that five of them and a name fit 80 columns."""
+        """Return `value±half the interval`, short enough for five of them and a name to fit 80 columns."""
         return f"{self.value:.1f}±{self.half_width:.1f}"
 
 
@@ -86,7 +86,7 @@ class Result:
     nll: float | None = None
     """Mean negative log likelihood of the labels, in nats."""
     selection: str | None = None
-    """What was maximised where: `class_mean on val`; None if nothing was chosen."""
+    """What was maximised, and where, as in `class_mean on val`; None if nothing was chosen."""
     config: str | None = None
     """Fingerprint of stage 1's settings."""
 
@@ -169,7 +169,7 @@ class Results:
         raise KeyError((method, split))
 
     def selections(self) -> Iterator[str]:
-        """Yield a phrase for each accuracy that settings were chosen by, with the methods."""
+        """Yield a phrase for each accuracy by which settings were chosen, naming the methods."""
         methods: dict[str, list[str]] = {}
         for method, selection in {row.method: row.selection or row.selected_on for row in self.rows}.items():
             if selection:
@@ -198,7 +198,7 @@ class Results:
         """Return the accuracies in percent as a table for `rich`, one row a classifier and split.
 
         Args:
-            title: Of the table.
+            title: The table's title.
         """
         table = plain_table(title, ACCURACIES)
         previous = None

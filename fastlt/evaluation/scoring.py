@@ -39,7 +39,7 @@ def score(classifier: Classifier, split: str) -> Result:
     config, counts = run.config, np.asarray(run.data["class_counts"])
     predictions = classifier.predictions(split)
     hits, totals = class_hits(predictions.right, predictions.labels, len(counts))
-    # Under a target confidences hold for frequencies that the split does not have
+    # Under a target, confidences hold for class frequencies that the split does not have
     errors = None
     if "target" not in classifier.params:
         fractions = calibration_errors(predictions, shot_groups(counts))
@@ -78,7 +78,7 @@ def accuracies(
     masks = class_masks(class_counts)
     num_hits, num_images = int(hits.sum()), int(totals.sum())
     overall = Accuracy.from_fractions(num_hits / num_images, wilson_interval(num_hits, num_images), num_images)
-    # 1769 of 2000 are 88.45 %, which a fraction in between would make 88.4499... and print as 88.4
+    # 1769 of 2000 are 88.45 %; computed by way of a fraction, that becomes 88.4499... and prints as 88.4
     values: dict[str, Accuracy | None] = {"all": dataclasses.replace(overall, value=100 * num_hits / num_images)}
     for name, interval in class_mean_intervals(hits, totals, masks).items():
         seen = masks[name] & (totals > 0)
@@ -94,7 +94,7 @@ def class_masks(class_counts: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]
 
 
 def accuracy_under(hits: NDArray[np.int64], totals: NDArray[np.int64], prior: NDArray[np.float64]) -> Accuracy | None:
-    """Return the accuracy under class frequencies [C]; None if no class above 0 has images."""
+    """Return the accuracy under class frequencies [C]; None if no class with a frequency above 0 has images."""
     value = weighted_class_accuracy(hits, totals, prior)
     return value and Accuracy.from_fractions(*value, int(totals[prior > 0].sum()))
 
@@ -117,8 +117,8 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
 
     Returns:
         A `Result` for each split and classifier, top-1 accuracies in percent: `all` over images with Wilson's interval;
-        `class_mean`, `many`, `medium` and `few` means of class accuracies with a stratified bootstrap's, None for a
-        group without images. The comparisons have a paired bootstrap's interval.
+        `class_mean`, `many`, `medium` and `few` are means of class accuracies with stratified bootstrap intervals, None
+        for a group without images. Comparisons have paired bootstrap intervals.
 
     Raises:
         ValueError, FileNotFoundError: There is no such classifier or split, a checkpoint cannot be read, or the target

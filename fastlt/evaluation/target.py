@@ -31,7 +31,7 @@ def source_frequencies(classifier: Classifier) -> NDArray[np.float64]:
 
 
 def target_frequencies(classifier: Classifier, target: NDArray[np.float64] | LongTailedDataset) -> NDArray[np.float64]:
-    """Return the class frequencies of a target, [C]; the classifier estimates them where they are not given.
+    """Return the class frequencies of a target, [C]; the classifier estimates them if they are not given.
 
     Args:
         classifier: The classifier.

@@ -28,7 +28,7 @@ def rebalance_checkpoint(
         config: Method and settings.
 
     Returns:
-        (the run that was made of it, with its results; method -> the file or folder that was written).
+        (the run that was made from it, with its results; method -> the file or folder that was written).
 
     Raises:
         FileNotFoundError: The checkpoint, or something that it needs, does not exist.
@@ -53,10 +53,10 @@ def rebalance_checkpoint(
 
 
 def check_above_chance(imported: ImportedCheckpoint, config: RebalanceConfig) -> None:
-    """Stop where the checkpoint guesses on val: its preprocessing or its class order is not what was settled on.
+    """Raise a ValueError if the checkpoint only guesses on val: its preprocessing or its class order must be wrong.
 
     Raises:
-        ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more, and
+        ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more images, and
             `config.force` is not set.
     """
     store = FeatureStore(

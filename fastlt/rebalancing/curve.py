@@ -51,9 +51,9 @@ class TauChoice(NamedTuple):
 class TauCurve:
     """Accuracy at every tau: sample i is classified right exactly on the open interval (low_i, high_i).
 
-    The groups: `all` is the share of images; `class_mean` the mean of class accuracies; `many`, `medium` and `few` that
-    mean over classes with more than `many`, `few` to `many`, and fewer than `few` training images. A class that has no
-    sample in this split belongs to no group. Values are fractions.
+    The groups: `all` is the share of all images; `class_mean` is the mean of class accuracies; `many`, `medium` and
+    `few` are that mean over classes with more than `many`, `few` to `many`, and fewer than `few` training images. A
+    class that has no sample in this split belongs to no group. Values are fractions.
     """
 
     low: _Floats
@@ -209,7 +209,7 @@ class TauCurve:
         return lower, upper
 
     def _weights(self, name: str) -> list[_Floats]:
-        """Return the sample weights [N] of a group, or of each group whose harmonic mean it is."""
+        """Return the sample weights [N] of a group, or of each group that enters the harmonic mean."""
         check_choice("group", name, (*GROUPS, HARMONIC))
         present = [group for group in (SHOT_GROUPS if name == HARMONIC else (name,)) if group in self.groups]
         if not present:
@@ -220,7 +220,7 @@ class TauCurve:
 
 
 def _combine(rows: list[_Floats]) -> _Floats:
-    """Return the harmonic mean of non-negative rows; a single row is its own."""
+    """Return the harmonic mean of non-negative rows; a single row is returned unchanged."""
     if len(rows) == 1:
         return rows[0]
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""Rebalance any nn.Module: its features are what goes into its last linear layer."""
+"""Rebalance any nn.Module: its features are the inputs of its last linear layer."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def rebalance_model(
 ) -> nn.Module:
     """Return a copy of a network in which only the last linear layer is changed.
 
-    Every image goes through the network once, in eval mode; what enters its last linear layer are the features. The
+    Every image goes through the network once, in eval mode; the inputs of its last linear layer are the features. The
     copy is on the same device, in the same dtype and in the same training or eval mode.
 
     Args:
         model: Any network that ends in a linear layer; it stays as it is.
         train: Training images: a DataLoader or any iterable of (images, labels [B]) batches, or a map-style data set.
-        val: Validation images, on which settings are chosen; likewise.
+        val: Validation images, on which settings are chosen; in the same forms.
         head: Name of the last linear layer, as in `model.named_modules()`; by default the one whose output the network
             returns.
         method: A rebalancing method, one of `fastlt.config.METHODS`.
@@ -49,8 +49,8 @@ def rebalance_model(
         The copy.
 
     Raises:
-        ValueError: There is no last linear layer or a choice of two, data and layer do not fit, or a setting is unknown
-            or does not fit.
+        ValueError: There is no last linear layer or more than one candidate, data and layer do not fit, or a setting is
+            unknown or does not fit.
 
     Example:
         >>> import torch
@@ -179,7 +179,7 @@ def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: 
     """Return the name of the linear layer whose output the network returns.
 
     Raises:
-        ValueError: No layer or more than one can be meant, or the one that is named is no linear layer.
+        ValueError: No layer or more than one qualifies, or the named one is not a linear layer.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LINEAR)}
     if head is not None:
@@ -219,7 +219,7 @@ def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: 
 def features_of(
     model: nn.Module, layer: nn.Module, batches: Iterable[tuple[Any, Tensor]], device: torch.device, what: str
 ) -> Features:
-    """Return the features of batches: what enters a layer of the network."""
+    """Return the features of batches: the inputs of a layer of the network."""
     features: list[Tensor] = []
     labels: list[Tensor] = []
     inputs: list[Tensor] = []

@@ -24,17 +24,17 @@ class Problem:
 
     head: LinearHead
     train: tuple[Features, ...]
-    """Views of the training images, the first under the evaluation transform; none where nothing looks at them."""
+    """Views of the training images, the first under the evaluation transform; none if no method needs them."""
     selection: Features
     """The split on which settings are chosen."""
     selected_on: str
-    """What results call it."""
+    """Its name in the results."""
     class_counts: NDArray[np.int64]
     """[C] the training images of every class."""
     device: torch.device
     """Where the arithmetic runs."""
     batch_size: int = 512
-    """Stage 1's, the default of trained methods."""
+    """Stage 1's batch size, the default of trained methods."""
     dataset: str = ""
     """Stage 1's data set, which decides the defaults of trained methods."""
 
@@ -72,7 +72,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class RebalancedHead:
-    """A rebalanced head, what it was made with, and the split on which that was chosen (None: it was given)."""
+    """A rebalanced head, its settings, and the split on which they were chosen (None if they were given)."""
 
     head: LinearHead
     params: dict[str, Any]

@@ -149,7 +149,7 @@ def classifier_of(
         store: The features that the head was made for.
         method: The method.
         result: Its head.
-        config: Says whether to fit a temperature, and what settings were chosen by.
+        config: Says whether to fit a temperature, and by which accuracy settings were chosen.
         selection: Features and labels to which the temperature is fitted.
     """
     head, params = result.head, dict(result.params)

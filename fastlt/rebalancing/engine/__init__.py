@@ -1,1 +1,1 @@
-"""What trains classifiers: many at once on cached features, or on live images, and how settings are chosen."""
+"""The training of classifiers, many at once, on cached features or live images, and the choice of settings."""

@@ -19,7 +19,7 @@ from ...models import Network
 from ...runtime.device import exact_fp32
 from ...runtime.log import log
 
-NUM_BATCHES = 100  # statistics of 100 batches vary by a tenth of one batch's
+NUM_BATCHES = 100  # the mean over 100 batches varies a tenth as much as one batch
 FOLDER = "reestimated"
 
 
@@ -29,7 +29,7 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def training_images(store: FeatureStore, sampler: LongTailSampler, *, num_steps: int) -> Loader:
-    """Open stage 1's training images, augmented as there, in a sampler's order."""
+    """Open stage 1's training images, augmented as in stage 1, in a sampler's order."""
     train = store.run.config
     return train_loader(
         store.splits["train"],
@@ -76,7 +76,7 @@ def reestimate(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
 
 @torch.inference_mode()
 def estimate(store: FeatureStore, seed: int, batch_size: int) -> dict[str, Tensor]:
-    """Return the mean of BatchNorm's batch statistics over class-balanced batches: an epoch's, at most 100."""
+    """Return the mean of BatchNorm's batch statistics over one epoch of class-balanced batches, at most 100."""
     model = fresh_model(store)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     layers = batch_norms(model)

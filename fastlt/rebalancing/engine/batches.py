@@ -1,4 +1,4 @@
-"""Batches of cached training features: from the device where they fit, else row by row from their files."""
+"""Batches of cached training features: from the device if they fit, else row by row from their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...runtime.machine import free_bytes
 # Shapes: B batch, D feature width.
 
 RESIDENT_SHARE = 0.5  # of the free memory that training features may take to stay on the device
-VIEWS_STREAM = 0x76696577  # keys the choice of views apart from every other draw
+VIEWS_STREAM = 0x76696577  # separates the random choice of views from all other draws
 
 
 class FeatureBatches:

@@ -1,4 +1,4 @@
-"""Cross-validated accuracy on val: every fold is scored with what the other folds chose."""
+"""Cross-validated accuracy on val: every fold is scored with the settings chosen on the other folds."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, s
 def cross_validate(
     problem: Problem, config: RebalanceConfig, results: Mapping[str, RebalancedHead], fit: Fit, complete: Complete
 ) -> dict[str, Predictions]:
-    """Classify every val image with what the other four folds chose.
+    """Classify every val image under the settings chosen on the other four folds.
 
     Args:
         problem: The problem, its `selection` all of val.
         config: Method and settings.
-        results: What all of val chose; the head of a method that chose nothing is taken as it is.
+        results: The heads with settings chosen on all of val; a method without a choice keeps its head.
         fit: Fits the methods of a configuration.
-        complete: Folds into a head what comes after its fit, given features and labels of the other folds.
+        complete: Applies what follows the fit (a temperature) to a head, given features and labels of the other folds.
 
     Returns:
         method -> predictions of all N samples, in their order.
@@ -66,7 +66,7 @@ def cross_validate(
     for fold in range(NUM_FOLDS):
         rest = dataclasses.replace(problem, selection=problem.selection.take(np.flatnonzero(folds != fold)))
         chosen = dict(results)
-        with only(logging.WARNING):  # what all of val chose is in the log already
+        with only(logging.WARNING):  # the choices on all of val are in the log already
             for name in choosing:
                 chosen |= fit(rest, dataclasses.replace(config, method=name))
         inside = problem.selection.take(np.flatnonzero(folds == fold)).tensors(problem.device)

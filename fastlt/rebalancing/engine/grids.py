@@ -1,4 +1,4 @@
-"""Grids of linear heads that train side by side, one head a setting: free, on unit vectors, or one scale a class."""
+"""Grids of linear heads trained side by side, one head per setting: free, on unit vectors, or one scale per class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HeadGrid(Protocol):
         ...
 
     def project(self) -> None:
-        """Bring the parameters back to where they may be, after a step."""
+        """Bring the parameters back into their allowed range after a step."""
         ...
 
     def head(self, index: int) -> LinearHead:
@@ -54,7 +54,7 @@ def new_head(like: LinearHead, seed: int) -> LinearHead:
 
 
 class LinearGrid:
-    """Free linear heads; with `radius` no class's weights are longer than that."""
+    """Free linear heads; with a `radius`, no class's weight vector is longer than it."""
 
     def __init__(self, head: LinearHead, num_settings: int, *, radius: float | None = None) -> None:
         bias = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
@@ -82,9 +82,9 @@ class LinearGrid:
 
 
 class CosineGrid:
-    """Heads on unit vectors: logit_j = s w_j x / ||w_j||, and, while they train, with x / ||x|| for x.
+    """Heads on unit vectors: logit_j = s w_j x / ||w_j||, with x / ||x|| in place of x during training.
 
-    Folded to a linear head, ||x|| is left out: it scales all of an image's logits alike, so predictions are the same.
+    The folded linear head leaves out ||x||, which scales all of an image's logits alike, so predictions are the same.
     """
 
     def __init__(self, head: LinearHead, num_settings: int, *, scale: float, learn_scale: bool = True) -> None:
@@ -111,7 +111,7 @@ class CosineGrid:
 
 
 class ScaleGrid:
-    """Learnable weight scaling: a frozen head and one scale a class, logit_j = s_j (w_j x + b_j), from s = 1."""
+    """Learnable weight scaling: a frozen head and one scale per class, logit_j = s_j (w_j x + b_j), from s = 1."""
 
     def __init__(self, head: LinearHead, num_settings: int) -> None:
         self.weight = head.weight.detach()

@@ -25,12 +25,12 @@ from .sgd import MOMENTUM, GridSGD, HeadTraining, Retraining
 def retrain_live(
     store: FeatureStore, method: Retraining, config: RebalanceConfig
 ) -> tuple[RebalancedHead, FeatureStore]:
-    """Train a method's heads on images that pass the backbone anew each epoch, in class-balanced order.
+    """Train a method's heads on images that go through the backbone again each epoch, in class-balanced order.
 
-    Under the paper's protocol BatchNorm stays in eval mode. Under the released code's its running statistics drift to
-    class-balanced images, with its weights fixed; the drifted network is then the one that is scored and written. With
-    `fine_tune` the last stage, or all of the network, is trained as well (the paper's ablation), with BatchNorm there
-    in train mode.
+    Under the paper's protocol BatchNorm stays in eval mode. Under the released code's protocol its running statistics
+    drift to class-balanced images, with its weights fixed; the drifted network is then the one that is scored and
+    written. With `fine_tune` the last stage, or all of the network, is trained as well (the paper's ablation), with
+    BatchNorm there in train mode.
 
     Args:
         store: The run's features.

@@ -50,7 +50,7 @@ def selection_accuracy(head: LinearHead, problem: Problem, select_by: str) -> fl
     ranks = ops.label_rank(
         features, head.weight.detach(), labels, bias=None if head.bias is None else head.bias.detach()
     )
-    # A right answer's prediction is its label; what a wrong one's is does not matter
+    # A right prediction equals the label; for a wrong one, the class does not matter
     predictions = torch.where(ranks == 0, labels, (labels + 1) % max(head.num_classes, 2))
     accuracy = shot_accuracy(predictions.cpu().numpy(), problem.selection.labels, problem.class_counts)
     value: float | None = getattr(accuracy, select_by)
@@ -63,7 +63,7 @@ def selection_accuracy(head: LinearHead, problem: Problem, select_by: str) -> fl
 
 
 def check_single_setting(config: RebalanceConfig) -> None:
-    """Raise a ValueError if the settings leave a choice, which takes a split to choose on."""
+    """Raise a ValueError if the settings leave a choice, since there is no split to choose on."""
     for name, values in (("lr", config.lr), ("weight_decay", config.weight_decay)):
         if len(values) > 1:
             raise ValueError(

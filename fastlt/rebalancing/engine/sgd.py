@@ -36,7 +36,7 @@ class Retraining:
     uses_label_smoothing: bool = False
     """Whether `config.label_smoothing` applies; else there is none."""
     epochs: Callable[[Stage2], int] = lambda paper: paper.crt_epochs
-    """The paper's epochs, the default."""
+    """The default number of epochs, as in the paper."""
     default_lr: Callable[[Problem], float] | None = None
     """The default learning rate; None: the paper's, in proportion to the batch."""
 
@@ -59,16 +59,16 @@ class HeadTraining:
     protocol: str
     seed: int
     settings: tuple[Setting, ...]
-    """K of them."""
+    """K settings, one for each head."""
     loss: str = "cross_entropy"
     label_smoothing: float | None = None
-    """None for a method without."""
+    """None for a method without label smoothing."""
 
     @classmethod
     def of(cls, method: Retraining, problem: Problem, config: RebalanceConfig) -> HeadTraining:
-        """Return the paper's training of a method, with what the settings change.
+        """Return the paper's training of a method, as changed by the settings.
 
-        With another loss than cross entropy the draws are instance-balanced: the loss does the balancing.
+        With a loss other than cross entropy the draws are instance-balanced: the loss does the balancing.
         """
         batch_size = min(config.batch_size or problem.batch_size, int(problem.class_counts.sum()))
         paper = stage2(problem.dataset)
@@ -135,7 +135,7 @@ class GridSGD:
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
-        """Update the heads by their gradients, which are used up."""
+        """Update the heads by their gradients, and clear the gradients."""
         share = cosine(epoch, self.training.epochs, self.training.protocol)
         for parameter, momentum in zip(self.parameters, self.momenta, strict=True):
             assert parameter.grad is not None

@@ -1,4 +1,4 @@
-"""A cosine classifier: retrained on unit vectors, so that no class is longer than another."""
+"""A cosine classifier: retrained on unit vectors, so that no class has a longer weight vector than another."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ COSINE = Retraining(start=start)
 def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Retrain on class-balanced draws with logits s cos(w_j, x), s learned (Gidaris and Komodakis, 2018).
 
-    As a linear head it is (s w_j / ||w_j||, no bias): the length of x, left out, scales an image's logits alike.
+    The linear head is (s w_j / ||w_j||, no bias); it leaves out the length of x, which scales an image's logits alike.
     """
     return retrain(COSINE, problem, config)

@@ -19,7 +19,7 @@ from ..problem import Problem, RebalancedHead
 
 
 def start(head: LinearHead, config: RebalanceConfig, num_settings: int) -> HeadGrid:
-    """Return new heads; those for LDAM are on unit vectors, as its authors have it."""
+    """Return new heads; those for LDAM are on unit vectors, as in its paper."""
     new = new_head(head, config.seed)
     if config.loss == "ldam":
         return CosineGrid(new, num_settings, scale=1.0, learn_scale=False)
@@ -32,7 +32,7 @@ CRT = Retraining(start=start, uses_loss=True)
 def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Re-initialise the classifier and train it on class-balanced draws (Kang et al., 2020, section 4.1)."""
     result = retrain(CRT, problem, config)
-    if config.loss == "ldam":  # the scale is the loss's: folded in, confidences are what was trained
+    if config.loss == "ldam":  # the scale belongs to the loss; folding it in keeps the trained confidences
         return dataclasses.replace(result, head=LinearHead(result.head.weight.detach() * LDAM_SCALE))
     return result
 
@@ -53,7 +53,7 @@ def retrain_classifier(
             decay (5e-4), loss and seed; one learning rate and one weight decay.
 
     Returns:
-        The new head, weight [C, D] and, but for the loss `ldam`, bias [C].
+        The new head, weight [C, D] and, except for the loss `ldam`, bias [C].
 
     Raises:
         ValueError: Shapes do not fit, features are not finite, or a class has none; or there are several learning

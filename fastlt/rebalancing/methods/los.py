@@ -12,7 +12,7 @@ from ..engine.grids import LinearGrid
 from ..engine.sgd import Retraining
 from ..problem import Problem, RebalancedHead
 
-SAMPLE = 4096  # features that the curvature is taken from
+SAMPLE = 4096  # features from which the curvature is estimated
 POWER_STEPS = 30
 
 

@@ -1,4 +1,4 @@
-"""Learnable weight scaling: one learned scale a class, the directions of the weights stay."""
+"""Learnable weight scaling: one learned scale per class; the directions of the weights stay."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
 def learn_weight_scaling(
     head: LinearHead, features: Tensor, labels: Tensor, *, config: RebalanceConfig | None = None
 ) -> LinearHead:
-    """Learn one scale a class on class-balanced draws and fold the scales into weights and bias.
+    """Learn one scale per class on class-balanced draws and fold the scales into weights and bias.
 
     This is learnable weight scaling, LWS (Kang et al., 2020, section 4.3): logit_j = s_j (w_j x + b_j), from s = 1.
 

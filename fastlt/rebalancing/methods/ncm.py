@@ -1,4 +1,4 @@
-"""Nearest class mean: the closest centroid in feature space, as a linear head or as the released code has it."""
+"""Nearest class mean: the closest centroid in feature space, as a linear head or as in the released code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..problem import Problem, RebalancedHead
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
-    """Return the cosine nearest class mean, the released default's twin that is a linear head."""
+    """Return the cosine nearest class mean, the linear counterpart of the released code's default."""
     check_features(problem.train[:1], problem.head)
     train, labels = problem.train[0].tensors(problem.device)
     head = nearest_class_mean(train, labels, problem.head.num_classes)
@@ -74,7 +74,7 @@ def nearest_class_mean_predict(
     normalize: bool = True,
     metric: Literal["l2", "cos"] = "l2",
 ) -> Tensor:
-    """Predict as the nearest class mean of Kang et al.'s released code does, exactly as coded.
+    """Predict with the nearest class mean of Kang et al.'s released code, exactly as coded.
 
     Its centroids are not scaled to unit length again. The six variants are raw (`center=False, normalize=False`),
     normalised (`center=False`) and centred and normalised features, by Euclidean distance (`l2`) or by the product with

@@ -1,4 +1,4 @@
-"""Every method: one row each, and how one or all of them are fitted."""
+"""The registry of methods, one row each, and the fitting of one or all of them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Method:
     uses_training_features: Callable[[RebalanceConfig], bool] = lambda config: True
     """Whether it looks at the training images."""
     live: Retraining | None = None
-    """How it trains on live images; None: it has no such form."""
+    """How it trains on live images; None if it cannot."""
     released_live: bool = False
     """Whether the released code trains it on live images, with BatchNorm drifting."""
     score_released: Callable[[Classifier, Features, Iterable[str]], Results] | None = None
-    """Scores the released code's variants that no linear head stands for, which are written beside its results."""
+    """Scores the released code's variants that no linear head represents; they are written beside its results."""
 
 
 REGISTRY = {

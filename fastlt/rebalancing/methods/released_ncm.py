@@ -1,4 +1,4 @@
-"""The released code's nearest class mean in all its variants, scored beside the linear head that stands for it."""
+"""The released code's nearest class mean in all its variants, scored beside the linear head that represents it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def score_released(classifier: Classifier, train: Features, splits: Iterable[str
     """Score the six variants, exactly as coded; they have a term that no linear head has, so none of them is written.
 
     Args:
-        classifier: The linear head that stands for them, for the rest of what a result says.
+        classifier: The linear head that represents them; it supplies the other fields of a result.
         train: The training features.
         splits: The splits to classify.
     """
