@@ -147,6 +147,6 @@ def read_held_out(folder: Path) -> Predictions | None:
             return Predictions(**arrays)
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path}: got a damaged file ({error}); expected the predictions of folds; delete it, and make the "
+            f"{path}: got a damaged file; expected the predictions of folds; delete it, and make the "
             "classifier again with fastlt rebalance"
         ) from error
