@@ -71,7 +71,7 @@ class Features:
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """Return stored features as a tensor in their own precision, in which they travel to a device."""
+    """Return stored features as a tensor in their own precision, in which they are copied to a device."""
     if not array.flags.writeable:
         array = np.array(array)
     if array.dtype == np.uint16:

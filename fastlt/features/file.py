@@ -68,7 +68,7 @@ class FeatureWriter:
             self.save()
 
     def save(self) -> None:
-        """Flush the file to the disk, then record its progress: the record never promises too much."""
+        """Flush the file to the disk, then record its progress: the record never claims more than is stored."""
         sync(self.file)
         if self.num_done < self.shape[0]:
             self.write_record()

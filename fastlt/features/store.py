@@ -38,14 +38,14 @@ class FeatureStore:
 
     They are computed in fp32, without TF32, on first use, and kept in the run folder with a key made of the weights,
     the data, the transform, the view and the precision; under any other key they are computed again. View 0 is the
-    evaluation transform; every other view is cut, flipped and jittered as in stage 1, without RandAugment. An
+    evaluation transform; every other view is cropped, flipped and jittered as in stage 1, without RandAugment. An
     interrupted extraction continues where it stopped.
 
     Args:
         run: The run.
         device: Where the backbone runs.
         loader: The image loader's name.
-        num_threads: Loader threads, or None for one a processor.
+        num_threads: Loader threads, or None for one per processor.
         precision: fp32 or bf16, of the training features; those of val and test stay fp32, so that accuracies do not
             depend on it.
     """
@@ -199,7 +199,7 @@ class FeatureStore:
         log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
 
     def through_backbone(self, loader: Loader) -> Iterator[Tensor]:
-        """Yield the features of every batch of a loader, float32 [B, D]; callers hold `exact_fp32` meanwhile."""
+        """Yield the features of every batch of a loader, float32 [B, D]; callers must hold `exact_fp32`."""
         preprocess = Preprocess(self.run.config.mean, self.run.config.std).to(self.device)
         model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         for batch in loader:
@@ -220,7 +220,7 @@ class FeatureStore:
 
     @property
     def loader_settings(self) -> dict[str, Any]:
-        """The settings of every loader; batches are stage 1's, in its pieces under --accumulate."""
+        """The settings of every loader; its batch size is stage 1's, in pieces as there under --accumulate."""
         config = self.run.config
         return {
             "batch_size": max(1, config.batch_size // config.accumulate),
@@ -245,7 +245,7 @@ def load_model(config: TrainConfig, tensors: dict[str, Tensor], num_classes: int
     """Build the network of a run and fill it with weights, in eval mode.
 
     Raises:
-        ValueError: The weights are another network's.
+        ValueError: The weights belong to another network.
     """
     model = create_model(config.backbone, num_classes, config.image_size)
     native.load_into(model, tensors, source=source)

@@ -25,7 +25,7 @@ SUFFIXES = {"torchvision": ".pth", "safetensors": "", "onnx": ".onnx"}
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The file that was written; `difference` is the largest of an ONNX file's logits, None if none was compared."""
+    """The file that was written; `difference` is the largest of its logits from PyTorch's, None if not compared."""
 
     method: str
     format: str
@@ -41,14 +41,14 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
 
     Args:
         run: The run; its data are not needed.
-        config: Which classifier, which format, where to.
+        config: The classifier, the format and the destination.
 
     Returns:
         The classifier and the file that was written.
 
     Raises:
         FileNotFoundError: The run has no such classifier.
-        ValueError: The place is taken, something is not installed, or ONNX Runtime disagrees with PyTorch.
+        ValueError: The destination exists, something is not installed, or ONNX Runtime disagrees with PyTorch.
     """
     config = config or ExportConfig()
     method = default_method(run, config.method)
@@ -89,11 +89,11 @@ def exported_tensors(network: Network) -> dict[str, Tensor]:
 
 
 def describe(classifier: Classifier, network: Network) -> dict[str, Any]:
-    """Return the network's name, classes and preprocessing in timm's words, and how the classifier was made."""
+    """Return the network's name, classes and preprocessing under timm's keys, and how the classifier was made."""
     config, class_names = classifier.store.run.config, classifier.store.run.data["class_names"]
     crop = config.image_size / config.resize
     if math.floor(config.image_size / crop) != config.resize:
-        crop = math.nextafter(crop, 0.0)  # readers divide and round down
+        crop = math.nextafter(crop, 0.0)  # readers divide by it and round down
     return {
         "architecture": config.backbone.removeprefix("timm:"),
         "num_classes": len(class_names),

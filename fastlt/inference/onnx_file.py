@@ -19,7 +19,7 @@ from ..runtime.log import log
 
 # Shapes: N images, C classes, S image size.
 
-AGREEMENT = 1e-4  # of logits in ONNX Runtime with PyTorch's, relative to the largest
+AGREEMENT = 1e-4  # largest difference of ONNX Runtime's logits from PyTorch's, relative to the largest logit
 OPSET = 18
 
 
@@ -87,7 +87,7 @@ def quiet_exporter() -> Iterator[None]:
 def compare_onnx(path: Path, network: nn.Module, images: Tensor) -> float | None:
     """Return by how much ONNX Runtime's logits differ from PyTorch's, relative to the largest; None if not installed.
 
-    It runs the images and one more, so that a graph for one number of images is found out.
+    It runs the images and one more, to detect a graph that accepts only one number of images.
     """
     try:
         import onnxruntime

@@ -68,7 +68,7 @@ class ImagePredictions:
         }
 
     def write_csv(self, path: Path) -> None:
-        """Write a row an image: file, class, probability, class_2, probability_2, ..."""
+        """Write one row per image: file, class, probability, class_2, probability_2, ..."""
         num_named = self.classes.shape[1]
         header = ["file", "class", "probability"]
         header += [f"{name}_{rank}" for rank in range(2, num_named + 1) for name in ("class", "probability")]
@@ -90,8 +90,8 @@ def predict(
 
     Args:
         run: The run; its data are not needed.
-        images: Image files, and folders whose images, at any depth, are taken.
-        config: Which classifier, how many classes an image.
+        images: Image files, and folders that are searched for images at any depth.
+        config: The classifier, and the number of classes per image.
 
     Returns:
         The most probable classes of every image that decodes, the most probable first, with their probabilities.

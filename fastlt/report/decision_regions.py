@@ -1,4 +1,4 @@
-"""Three classes of a linear head in two dimensions, exactly: which three, and which plane."""
+"""The choice of three classes of a linear head, and of the plane that shows their borders exactly."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .plots.geometry import Plane
 
 # Shapes: N samples, D feature width, C classes.
 
-MAX_IMAGES = 120  # a class
+MAX_IMAGES = 120  # per class
 
 
 def choose_classes(
     predictions: Predictions, counts: NDArray[np.int64], groups: dict[str, NDArray[np.bool_]]
 ) -> tuple[int, int, int] | None:
-    """Choose a head, a medium and a tail class: the two of the most frequent mistake of few for many, and a medium one.
+    """Choose a head and a tail class, those of the most frequent mistake of few for many, and a medium class.
 
-    Where no image of the tail is predicted as the head they are the largest, the middle and the smallest class.
+    If no tail image is predicted as a head class, they are the largest, the middle and the smallest class.
 
     Args:
-        predictions: Of the joint classifier.
+        predictions: The joint classifier's predictions.
         counts: [C] training images.
         groups: "many", "medium", "few" -> classes [C].
 
@@ -48,9 +48,9 @@ def choose_classes(
 def planes(classifiers: list[Classifier], classes: tuple[int, int, int], split: str) -> list[Plane]:
     """Return the plane of every classifier that decides among three classes.
 
-    The winner depends on two differences of logits, so on the projection of a feature to the span of two differences of
-    weight vectors: in an orthonormal basis of that plane the borders are exact for every image. The bases are turned
-    (orthogonal Procrustes) so that the images lie as in the first classifier's plane.
+    The winner depends on two differences of logits, and so on the projection of a feature onto the span of two
+    differences of weight vectors: in an orthonormal basis of that plane the borders are exact for every image. The
+    bases are turned (orthogonal Procrustes) so that the images lie as in the first classifier's plane.
     """
     ids = list(classes)
     results: list[Plane] = []

@@ -46,10 +46,10 @@ class Material:
     classifiers: list[Classifier]
     """Joint first."""
     after: Classifier | None
-    """The rebalanced classifier of the pictures before and after, or None."""
+    """The rebalanced classifier of the before-and-after figures, or None."""
     results: Results
     split: str
-    """The split that accuracies are of."""
+    """The split whose accuracies are shown."""
     counts: NDArray[np.int64]
     """[C] training images."""
     groups: dict[str, NDArray[np.bool_]]
@@ -88,7 +88,7 @@ def draw_figures(material: Material) -> list[Figure]:
 
 
 def accuracy_by_group(material: Material) -> Figure:
-    """Accuracy by shot group and classifier."""
+    """Draw accuracy by shot group and classifier."""
     rows = {
         classifier.label: material.results.find(classifier.method, material.split)
         for classifier in material.classifiers
@@ -109,7 +109,7 @@ def accuracy_by_group(material: Material) -> Figure:
 
 
 def accuracy_by_class_size(material: Material) -> Figure:
-    """Accuracy of every class against its size."""
+    """Draw the accuracy of every class against its size."""
     accuracies = {
         classifier.label: classifier.predictions(material.split).class_accuracy(len(material.counts))
         for classifier in material.pair
@@ -118,16 +118,16 @@ def accuracy_by_class_size(material: Material) -> Figure:
     return Figure(
         title="Accuracy by class size",
         path=path,
-        alt=f"A dot a class: accuracy on {material.split} against the number of training images for {material.versus}; "
+        alt=f"A dot per class: accuracy on {material.split} against training images for {material.versus}; "
         "lines are means over classes of similar size.",
-        caption=f"Every class as a dot, on {material.split}; the lines are means over classes of similar size.",
+        caption=f"Each dot is a class, on {material.split}; the lines are means over classes of similar size.",
     )
 
 
 def weight_norms(material: Material) -> Figure:
-    """Weight norm against class rank."""
+    """Draw weight norm against class rank."""
     norms = {classifier.label: classifier.head.norms().detach().cpu().numpy() for classifier in material.classifiers}
-    # Up to the factor of a temperature
+    # Equal up to a factor, that of a temperature
     shapes = {name: values / (values.mean() or 1) for name, values in norms.items()}
     same = [name for name in norms if name != "joint" and np.allclose(shapes[name], shapes["joint"], rtol=1e-4)]
     drawn = {name: values for name, values in norms.items() if name not in same}
@@ -143,7 +143,7 @@ def weight_norms(material: Material) -> Figure:
 
 
 def accuracy_by_tau(material: Material) -> Figure:
-    """Accuracy against tau, exactly."""
+    """Draw the exact accuracy against tau."""
     store = material.before.store
     split = "val" if "val" in store.names else material.split
     features, labels = store.split(split).tensors(store.device)
@@ -164,12 +164,12 @@ def accuracy_by_tau(material: Material) -> Figure:
 
 
 def tail_errors(material: Material) -> Figure:
-    """What images of the smallest classes are mistaken for."""
+    """Draw what images of the smallest classes are mistaken for."""
     title = "What tail images are mistaken for"
     labels = material.before.predictions(material.split).labels
     present = [name for name in SHOT_GROUPS if material.groups[name][labels].any()]
     if len(present) < 2:
-        return Figure(title=title, caption=f"Not drawn: all images of {material.split} are of classes of one group.")
+        return Figure(title=title, caption=f"Not drawn: all images of {material.split} belong to classes of one group.")
     group = present[-1]
     shares = {}
     for classifier in material.classifiers:
@@ -194,7 +194,7 @@ def tail_errors(material: Material) -> Figure:
 
 
 def confusions(material: Material) -> Figure:
-    """True against predicted class, by class rank."""
+    """Draw true against predicted class, by class rank."""
     title = "Confusions by class size"
     if len(material.counts) < 2:
         return Figure(title=title, caption="Not drawn: there is only one class.")
@@ -221,11 +221,11 @@ def confusions(material: Material) -> Figure:
 
 
 def decision_regions(material: Material) -> Figure:
-    """Decision regions of three classes."""
+    """Draw the decision regions of three classes."""
     title = "Decision borders of a large, a medium and a small class"
     classes = choose_classes(material.before.predictions(material.split), material.counts, material.groups)
     if classes is None or material.before.head.weight.shape[1] < 2:
-        return Figure(title=title, caption="Not drawn: it needs three classes with images, and two features.")
+        return Figure(title=title, caption="Not drawn: this needs three classes with images, and two features.")
     names = [f"{shorten(material.run.data['class_names'][index])} ({material.counts[index]:,})" for index in classes]
     path = plots.decision_regions(material.folder, planes(material.pair, classes, material.split), names)
     return Figure(
@@ -241,7 +241,7 @@ def decision_regions(material: Material) -> Figure:
 
 
 def reliability(material: Material) -> Figure:
-    """Accuracy against confidence."""
+    """Draw accuracy against confidence."""
     points, errors = {}, []
     for classifier in material.pair:
         predictions = classifier.predictions(material.split)
@@ -262,7 +262,7 @@ def reliability(material: Material) -> Figure:
 
 
 def training(material: Material) -> Figure:
-    """Loss and accuracies over stage 1."""
+    """Draw loss and accuracies over stage 1."""
     records = read_records(material.run.metrics)
     if not records:
         return Figure(title="Training", caption="Not drawn: the run has no records of its training (metrics.jsonl).")

@@ -9,9 +9,9 @@ def rows(heads: Sequence[str], lines: Iterable[Sequence[object]], left: Sequence
     """Yield the lines of a table; None is a dash.
 
     Args:
-        heads: One of each column.
+        heads: One per column.
         lines: The cells of each line.
-        left: Columns of text; figures stand to the right.
+        left: Columns of text, aligned left; the others are aligned right.
     """
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join('---' if column in left else '---:' for column in range(len(heads)))}|"

@@ -17,7 +17,7 @@ from ..recipes.published import Published, published
 from .markdown import rows
 
 SCHEMA = 1
-# 97.5 % points of Student's t, by degrees of freedom from 1; beyond the last the normal's is within 4 %
+# 97.5 % points of Student's t, by degrees of freedom from 1; beyond the last, the normal point is within 4 %
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 Z975 = 1.96
 RETRAINED = tuple(method.name for method in REGISTRY.values() if method.released_live)
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published top-1 over all images, points."""
+        """Our top-1 over all images minus the published one, points."""
         ours = self.cells["all"]
         return None if self.published is None or ours is None else ours.value - self.published.all
 
@@ -126,7 +126,7 @@ class Reproduction:
         return "\n".join([title, "", *table, "", note, "", *self.finding, ""])
 
     def csv(self) -> str:
-        """Return the table as CSV: a value and a half interval a column."""
+        """Return the table as CSV: one column for each value and each half interval."""
         text = io.StringIO()
         writer = csv.writer(text)
         halves = [column for name in ACCURACIES for column in (name, f"{name}_half95")]
@@ -169,8 +169,8 @@ def over_seeds_cell(rows: Sequence[Result], name: str) -> Cell | None:
 def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
     """Return sentences that compare class means on test (on val where there is no test split), paired by seed.
 
-    First each classifier with the joint one of its own run; then plain training with the rebalanced classifier that is
-    the best on val, with the joint classifier of every sampling.
+    First, each classifier is compared with the joint one of its own run; then plain training with the rebalanced
+    classifier that is best on val is compared with the joint classifier of every sampling.
     """
     plain = "instance_balanced"
     table = {(row.split, row.sampling, row.method, row.seed): row.class_mean.value for row in results}

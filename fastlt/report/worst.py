@@ -17,7 +17,7 @@ from ..evaluation.predictions import Predictions
 from ..features.store import FeatureStore
 
 NUM_CLASSES = 12
-NUM_IMAGES = 4  # a class
+NUM_IMAGES = 4  # per class
 SIDE = 72  # pixels of a thumbnail
 MAX_NAME = 40  # characters
 
@@ -65,7 +65,7 @@ def worst_classes(
     old = before.predictions(split).class_accuracy(len(counts))
     new = last.class_accuracy(len(counts))
     mistaken = np.flatnonzero(new < 1)  # NaN, a class without images, is not below 1
-    # Of two equally bad classes the one that lost more comes first
+    # Of two equally bad classes, the one that lost more comes first
     order = mistaken[np.lexsort((-old[mistaken], new[mistaken]))][:NUM_CLASSES]
     if not len(order):
         return Worst(classes=(), note=f"No class has an error on {split}.")

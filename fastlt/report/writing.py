@@ -1,4 +1,4 @@
-"""Opens what a report is made of, and writes its figures and its page."""
+"""Collects the contents of a report, and writes its figures and its page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .worst import worst_classes
 def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
     """Write `report/index.html` and its figures into the run: the joint classifier beside every rebalanced one.
 
-    In place of what is missing (a split, the images, the records of training, a method) the page has a sentence.
+    The page has a sentence in place of anything missing (a split, the images, the records of training, a method).
 
     Args:
         run: The run.

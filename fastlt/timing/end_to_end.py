@@ -1,4 +1,4 @@
-"""Loader and step together: ours, and the plain PyTorch trainer that a first script would be."""
+"""Loader and step together: ours, and those of a plain PyTorch trainer, as in a first script."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PlainLoader:
 
 
 class OurLoader:
-    """The batches of a loader of ours as a step of ours takes them."""
+    """The batches of our loader, in the form that our step takes."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -66,7 +66,7 @@ def train_on(step: Callable[..., Tensor], batches: Iterable[StepInput]) -> int:
 
 
 def rate(step: Callable[..., Tensor], batches: Iterable[StepInput], device: torch.device, *, num_steps: int) -> float:
-    """Return the images per second of `num_steps` steps after as many to warm up, over several passes if need be."""
+    """Return the images per second of `num_steps` steps after as many warm-up steps, over several passes if needed."""
     done = num_images = 0
     began = time.perf_counter()
     while True:

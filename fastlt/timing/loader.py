@@ -1,4 +1,4 @@
-"""The image loaders on this machine: each stage, each backend whole, and a plain DataLoader with Pillow beside them."""
+"""The image loaders on this machine: each stage, each whole backend, and a plain DataLoader with Pillow."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def loader_rate(
         image_size: Side of the crops, pixels.
         num_steps: Batches a pass.
         repeats: Timed passes.
-        settings: Others of `train_loader`.
+        settings: Other arguments of `train_loader`.
     """
     sampler, augmentation = LongTailSampler(dataset.labels, batch_size=batch_size), Augmentation(size=image_size)
     with train_loader(dataset, sampler, augmentation, num_steps=num_steps, device=device, **settings) as loader:

@@ -29,7 +29,7 @@ class Peer:
     channels_last: bool = True
     """Images and weights in channels_last memory."""
     bf16: bool = True
-    """bf16 autocast, where the hardware multiplies it."""
+    """bf16 autocast, where the hardware multiplies in bf16."""
     compile: bool = True
     """torch.compile over network and loss."""
     tuned: bool = True

@@ -125,7 +125,7 @@ def measure(
 
 
 def algorithms_of(variant: str) -> contextlib.AbstractContextManager[None]:
-    """Choose, for a block, the algorithms that a variant's step runs with."""
+    """Select, within a `with` block, the algorithms that a variant's step uses."""
     if variant in PEERS:
         return algorithms(benchmark=PEERS[variant].tuned)
     config = settings(variant)
@@ -159,9 +159,9 @@ def build(
 ) -> tuple[Callable[..., Tensor], str]:
     """Return a training step and the precision it computes in.
 
-    The step takes a batch, by default always the same random one, and returns its mean loss. A batch of ours is uint8
-    images [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as in `Batch`; one of a peer is
-    normalised float images [B, 3, S, S] and labels.
+    The step takes a batch, by default always the same random one, and returns its mean loss. Our batch is uint8 images
+    [B, S, S, 3], labels [B] and, if colours are jittered, factors and orders, as in `Batch`; a peer's is normalised
+    float images [B, 3, S, S] and labels.
 
     Args:
         backbone: Name of the network.

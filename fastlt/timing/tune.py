@@ -47,13 +47,13 @@ def tune(
 ) -> Iterator[tuple[Trial, float]]:
     """Try the settings one after the other, each with the best values of those before it.
 
-    A value replaces the best one only if its rate is more than 3 % higher. So the first of equals stays: the one with
+    A value replaces the best one only if its rate is more than 3 % higher. So among equals the first wins: the one with
     fewer threads, or the default.
 
     Args:
         rate: Measures images per second.
         loader: dali or pillow.
-        most_threads: Threads to go up to.
+        most_threads: The largest number of threads to try.
         device: Where the images go.
 
     Yields:

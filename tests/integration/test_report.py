@@ -102,7 +102,7 @@ def test_missing_parts_leave_a_sentence(run_copy: Run) -> None:
     assert "The images are not where the run found them" in page
     assert "no records of its training" in page
     assert "The data have no test split" in page
-    assert "all images of val are of classes of one group" in page
+    assert "all images of val belong to classes of one group" in page
     assert not (path.parent / "tail_errors.png").exists()
 
 

@@ -21,7 +21,7 @@ NUM_BINS = 8
 
 @themed(3.9)
 def accuracy_by_group(figure: Figure, theme: Theme, results: Mapping[str, Result]) -> None:
-    """Draw a row a classifier, and in it a dot with a 95 % interval for every shot group and for all images.
+    """Draw one row per classifier: a dot with a 95 % interval for every shot group and for all images.
 
     Args:
         figure: Where to draw.
@@ -89,7 +89,7 @@ def accuracy_by_tau(
 def accuracy_by_class_size(
     figure: Figure, theme: Theme, class_counts: NDArray[Any], accuracies: Mapping[str, NDArray[np.float64]]
 ) -> None:
-    """Draw a dot a class, its accuracy against its number of training images, and means over classes of similar size.
+    """Draw each class's accuracy against its number of training images, and means over classes of similar size.
 
     Args:
         figure: Where to draw.
@@ -108,7 +108,7 @@ def accuracy_by_class_size(
         means = [(np.exp(np.log(sizes[part]).mean()), 100 * values[part].mean()) for part in bins]
         axes.plot(*zip(*means, strict=True), color=color, marker="o", markersize=4, label=name)
     axes.set(xscale="log", xlabel="training images of the class", ylabel="accuracy, %", ylim=(-3, 103))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))  # powers of ten would be mathematics
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))  # powers of ten would be set as formulas
     axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
@@ -120,7 +120,7 @@ def training(figure: Figure, theme: Theme, records: Sequence[Mapping[str, Any]])
     Args:
         figure: Where to draw.
         theme: The colours.
-        records: A record an epoch: `epoch`, `loss`, `val`.
+        records: One record per epoch: `epoch`, `loss`, `val`.
     """
     above, below = figure.subplots(2, sharex=True, height_ratios=(2, 3))
     marker = "o" if len(records) == 1 else ""

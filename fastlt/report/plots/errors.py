@@ -16,7 +16,7 @@ from .theme import Theme, themed
 
 @themed(3.4)
 def tail_errors(figure: Figure, theme: Theme, shares: Mapping[str, Mapping[str, float]], group: str) -> None:
-    """Draw a row a classifier: what the images of a group of classes are predicted as.
+    """Draw one row per classifier: what the images of a group of classes are predicted as.
 
     Args:
         figure: Where to draw.
@@ -48,7 +48,7 @@ def tail_errors(figure: Figure, theme: Theme, shares: Mapping[str, Mapping[str, 
 
 @themed(3.1)
 def confusions(figure: Figure, theme: Theme, tables: Mapping[str, NDArray[np.float64]]) -> None:
-    """Draw how images of classes of one size are predicted as classes of another, a panel a classifier.
+    """Draw how images of classes of one size are predicted as classes of another, one panel per classifier.
 
     Args:
         figure: Where to draw.
@@ -75,7 +75,7 @@ def confusions(figure: Figure, theme: Theme, tables: Mapping[str, NDArray[np.flo
 def reliability(
     figure: Figure, theme: Theme, bins: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 ) -> None:
-    """Draw accuracy against confidence, a line a classifier.
+    """Draw accuracy against confidence, one line per classifier.
 
     Args:
         figure: Where to draw.

@@ -15,14 +15,14 @@ from .theme import Theme, themed
 
 # Shapes: C classes, N points.
 
-MAX_POINTS = 150  # on a line
+MAX_POINTS = 150  # per line
 GRID = 240
 MARKERS = ("o", "s", "^")
 
 
 @themed(4.0)
 def weight_norms(figure: Figure, theme: Theme, norms: Mapping[str, NDArray[Any]], class_counts: NDArray[Any]) -> None:
-    """Draw weight norm against class rank, head to tail, one line a classifier, and the class sizes behind them.
+    """Draw weight norm against class rank, head to tail, one line per classifier, and the class sizes behind them.
 
     Args:
         figure: Where to draw.
@@ -72,12 +72,12 @@ class Plane:
 
 @themed(3.4)
 def decision_regions(figure: Figure, theme: Theme, planes: Sequence[Plane], names: Sequence[str]) -> None:
-    """Draw the regions in which three classes win, and images of these classes as points, a panel a classifier.
+    """Draw the regions in which three classes win, and images of these classes as points, one panel per classifier.
 
     Args:
         figure: Where to draw.
         theme: The colours.
-        planes: One a classifier.
+        planes: One per classifier.
         names: The three classes, largest first.
     """
     colors = theme.groups["many"], theme.groups["medium"], theme.groups["few"]

@@ -113,11 +113,11 @@ def themed(
     """Turn a function that draws on a figure into one that writes both pictures into a folder.
 
     Args:
-        height: Of the figure, inches.
+        height: Height of the figure, inches.
 
     Returns:
         A decorator: `draw(figure, theme, ...)` becomes `draw(folder, ...)`, which returns the path of the light
-        picture, named as the function.
+        picture, named after the function.
     """
 
     def decorate(draw: Callable[Concatenate[Figure, Theme, P], None]) -> Callable[Concatenate[Path, P], Path]:
