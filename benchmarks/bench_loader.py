@@ -1,4 +1,4 @@
-"""Images a second out of the loaders, on a CPU: small pictures (48 to 32 pixels) and photographs (500 x 375 to 224).
+"""Images per second from the loaders, on a CPU: small pictures (48 to 32 pixels) and photographs (500 x 375 to 224).
 
 A round is a pass by a loader that has been opened before. Where files are decoded anew, a round includes starting
 workers or a pipeline. Where images are in memory, decoding them is reported as `decode_s` instead.

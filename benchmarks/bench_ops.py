@@ -49,7 +49,7 @@ def released_loop(x: Tensor, w: Tensor, y: Tensor) -> list[Tensor]:
 
 
 def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple[str, str, Run]]:
-    """Yield (group, method, run) of what the accuracy of tau-normalization takes."""
+    """Yield (group, method, run) for each way to compute the accuracy of tau-normalization."""
     prior = torch.linspace(-8, -1, w.shape[0], device=w.device)
     yield "tau curve", "product", lambda: x @ w.T
     yield "tau curve", "fastlt tau_intervals", lambda: ops.tau_intervals(x, w, y)
@@ -67,7 +67,7 @@ def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[t
 
 
 def loss_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple[str, str, Run]]:
-    """Yield (group, method, run) of a step of each use of the loss: forward, and the gradients that it needs."""
+    """Yield (group, method, run) for a step of each use of the loss: forward, and the gradients that it needs."""
     scale, bias = (torch.full((w.shape[0],), v, device=w.device) for v in (1.0, 0.0))
 
     def eager(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...
 
 
 def measure(run: Run, device: str, min_time_s: float = 0.5) -> tuple[float, float]:
-    """Return the median time of at least three runs, ms, and the peak of memory above that before, MB."""
+    """Return the median time of at least three runs, ms, and how far memory rose above its level before, MB."""
     run()
     if device == "cuda":
         torch.cuda.synchronize()

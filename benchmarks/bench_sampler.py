@@ -1,7 +1,7 @@
 """The sampler against NumPy, torch.utils.data.WeightedRandomSampler and a Python class-aware sampler, in one process.
 
-`pytest benchmarks/bench_sampler.py` prints the ratios as well. At 10^8 samples and 10^6 classes, which takes a few
-minutes and 3 GB: FASTLT_BENCH_SCALE=1.
+`pytest benchmarks/bench_sampler.py` prints the ratios as well. FASTLT_BENCH_SCALE=1 adds 10^8 samples and 10^6 classes,
+which takes a few minutes and 3 GB.
 """
 
 import itertools
@@ -22,7 +22,7 @@ SCALE = bool(os.environ.get("FASTLT_BENCH_SCALE"))
 
 
 def inaturalist_counts() -> np.ndarray:
-    """Counts of the shape of iNaturalist 2018: 437,513 images of 8142 classes, 2 to 1000 each."""
+    """Return counts shaped like iNaturalist 2018's: 437,513 images of 8142 classes, 2 to 1000 each."""
     many, medium, few = (np.linspace(0, 1, k, endpoint=False) for k in (842, 4076, 3224))
     low, high = 0.2, 5.0
     for _ in range(60):
@@ -52,18 +52,18 @@ class NumpyDraws:
         self.rng = np.random.default_rng(0)
 
     def with_replacement(self) -> np.ndarray:
-        """Classes, then images of them, each uniform."""
+        """Draw classes, then images of them, each uniformly."""
         c = self.rng.integers(0, len(self.counts), NUM_DRAWS)
         return self.order[self.start[c] + (self.rng.random(NUM_DRAWS) * self.counts[c]).astype(np.int64)]
 
     def start_cycles(self) -> None:
-        """Shuffle every class; a run does it once, and then again for each class that is used up."""
+        """Shuffle every class; a run does so once, and again for each class that is used up."""
         self.shuffled, self.used = self.order.copy(), np.zeros(len(self.counts), dtype=np.int64)
         self.reshuffle(np.arange(len(self.counts)))
         self.cycle, self.at = self.rng.permutation(len(self.counts)), 0
 
     def without_replacement(self) -> np.ndarray:
-        """Classes in shuffled cycles, images in shuffled cycles: one cycle of the classes at a time."""
+        """Draw classes and images in shuffled cycles, one cycle of the classes at a time."""
         parts, left = [], NUM_DRAWS
         while left:
             c = self.cycle[self.at : self.at + left]
@@ -102,7 +102,7 @@ class PythonCycle:
 
 
 def python_class_aware(labels: np.ndarray, samples_per_class: int) -> Iterator[int]:
-    """One index at a time, from lists of shuffled cycles: how class-aware sampling is usually written."""
+    """Yield one index at a time from lists of shuffled cycles, as class-aware sampling is usually written."""
     rng = random.Random(0)
     images: list[list[int]] = [[] for _ in range(labels.max() + 1)]
     for i, label in enumerate(labels.tolist()):
@@ -175,7 +175,7 @@ RATIOS = [
 
 
 def interleaved_medians(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median seconds of each function, all measured in turns, so that a busy machine disturbs them alike."""
+    """Return the median seconds of each function, all measured in turns, so that a busy machine disturbs them alike."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
@@ -202,7 +202,7 @@ def test_draws(benchmark, labels, name):
 
 
 def test_ratios(labels, capsys):
-    """Everything in turns; prints nanoseconds a sample and how often each is faster than its baseline."""
+    """Measure everything in turns; print nanoseconds per sample and how many times faster each is than its baseline."""
     medians = interleaved_medians(contenders(labels), seconds=30)
     lines = [f"{name:40} {seconds / NUM_DRAWS * 1e9:8.2f} ns a sample" for name, seconds in medians.items()]
     for ours, theirs, target in RATIOS:
@@ -213,7 +213,7 @@ def test_ratios(labels, capsys):
 
 
 def gather_from(*tables: np.ndarray) -> Callable[[], None]:
-    """Random entries of each table, read the fastest way NumPy has: no checks of bounds, nothing allocated."""
+    """Read random entries of each table in NumPy's fastest way: no checks of bounds, nothing allocated."""
     rng = np.random.default_rng(3)
     places = [itertools.cycle(rng.integers(0, len(table), (200, NUM_DRAWS))) for table in tables]
     out = np.empty(NUM_DRAWS, dtype=np.uint32)
@@ -229,7 +229,7 @@ SHAPES = [(10_000, 10), (100_000, 1000), (1_000_000, 10_000), (10_000_000, 100_0
 
 
 def test_scale(capsys):
-    """Nanoseconds a sample, less gathers from tables as large, memory a sample, and time to construct.
+    """Measure nanoseconds per sample, also less gathers from equally large tables, memory per sample, and construction.
 
     A class-balanced draw reads one entry of a table of the classes and one of a table of the samples. "less N" is what
     it costs beyond one plain random gather from as many entries as there are samples; "less N, C" beyond that and one

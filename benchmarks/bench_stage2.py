@@ -2,7 +2,7 @@
 
 `FASTLT_BENCH_DEVICE` (cpu, cuda) sets where. The demo's shape is 8,716 x 128 with 100 classes. With
 FASTLT_BENCH_SCALE=1 also 437,513 x 2048 with 8142 classes in bf16 (1.8 GB on disk): a few steps of crt and lws or, on a
-GPU, every method whole. Results hold `peak_rss_mib`, the process's peak so far, and `gpu_peak_mib`.
+GPU, every method in full. Results hold `peak_rss_mib`, the process's peak so far, and `gpu_peak_mib`.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def labels_of(num_samples, num_classes):
 
 
 def block(labels, centres, seed):
-    """Features as a ReLU network has them: a centre a class, and noise."""
+    """Make features like those of a ReLU network: one centre per class, and noise."""
     noise = torch.randn(len(labels), centres.shape[1], generator=torch.Generator().manual_seed(seed))
     return (centres[torch.from_numpy(labels)] + noise).clamp(min=0)
 
@@ -128,7 +128,7 @@ def test_method(benchmark, demo, method):
 def test_inaturalist_steps(benchmark, inaturalist, method, monkeypatch):
     """Five steps from the file, row by row, as where memory is short."""
     monkeypatch.setattr(batches, "free_bytes", lambda device: 0)
-    monkeypatch.setattr(LongTailSampler, "__len__", lambda self: 1)  # a step an epoch
+    monkeypatch.setattr(LongTailSampler, "__len__", lambda self: 1)  # one step per epoch
     config = RebalanceConfig(method=method, epochs=5)
 
     def run():

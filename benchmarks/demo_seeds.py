@@ -38,7 +38,7 @@ class Arguments:
 
 
 def run_demo(seed: int, folder: Path) -> dict[str, Any]:
-    """Run one demo and return its results and what it took."""
+    """Run one demo and return its results and its cost."""
     results, run = folder / f"{seed}.json", folder / f"run-{seed}"
     command = [sys.executable, "-m", "fastlt", "demo", "--seed", str(seed), "--json", str(results), "--out", str(run)]
     began = time.perf_counter()

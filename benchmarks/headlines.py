@@ -14,7 +14,7 @@ Medians = dict[str, float]
 
 
 class Ratio(NamedTuple):
-    """What was timed, against what, and the names of benchmarks: theirs over each of ours is a ratio."""
+    """What was timed, against what, and the names of the benchmarks; the ratios are theirs over each of ours."""
 
     what: str
     against: str
@@ -146,7 +146,7 @@ def table(folder: Path) -> str:
 
 
 def refresh(readme: Path, folder: Path) -> None:
-    """Put the table between README's markers; raises as `table`, and where there are none."""
+    """Put the table between README's markers; raise as `table` does, and if there are no markers."""
     before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):

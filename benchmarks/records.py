@@ -21,7 +21,7 @@ def newest(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
 
 
 def write(name: str, date: str, record: dict[str, Any], page: str = "", *, folder: Path = RESULTS) -> None:
-    """Write a record, and its page if it has one, which is printed too."""
+    """Write a record and, if it has one, its page, which is also printed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}-{date}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if page:

@@ -1,11 +1,11 @@
 """Estimate what a run costs: `python -m benchmarks.scaling` writes results/scaling.md from the newest records.
 
 A step takes the longest of three times: its own, that of decoding on the processors and, on several GPUs, that of
-sending the gradients. Its own time is a law fitted to timed steps: images x (bytes / R + operations / F) + c, where R
-is the memory's rate, F the arithmetic's and c what a step costs whatever its size. `--measure cpu` (or `cuda`) times
-steps of many sizes on this machine and writes such a record. For a machine without one, the time is the bytes that a
-step moves (`fastlt.timing.traffic`) over a share of the memory's bandwidth. The rates are in MACHINES and
-DECODE_PER_CORE.
+sending the gradients. Its own time follows a law fitted to timed steps: images x (bytes / R + operations / F) + c,
+where R is the memory's rate, F the arithmetic's and c what a step costs whatever its size. `--measure cpu` (or `cuda`)
+times steps of many sizes on this machine and writes a record with the law. For a machine without a record, the time is
+the bytes that a step moves (`fastlt.timing.traffic`) over a share of the memory's bandwidth. The rates are in MACHINES
+and DECODE_PER_CORE.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 FILE is pytest-benchmark's, or what `benchmarks/bench_ops.py --out FILE` wrote. Writes results/NAME-<date>.json
 (statistics, rates, hardware, versions, clock, commit; no raw rounds, no host name) and the table, which sets every
-median against the last saved record of that name. README's table of ratios is then written again from the newest ones.
+median against the last saved record of that name. README's table of ratios is then rewritten from the newest records.
 """
 
 from __future__ import annotations

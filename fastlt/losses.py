@@ -45,11 +45,11 @@ def batch_loss(
         name: The loss.
         logits: [..., B, C], float32; cosines for ldam.
         labels: [..., B] or [B].
-        class_counts: [C] training images of every class; cross entropy does without.
+        class_counts: [C] training images of every class; cross entropy does not need it.
         epoch_fraction: Share of the epochs done, for ldam.
         label_smoothing: Share of the label's mass that is spread over all classes; not for cb_focal.
-        mean_weight: What ldam's weighted mean is divided by where this is a piece of a batch: the mean weight of the
-            whole batch's images, []; the mean over equal pieces is then the loss of the whole.
+        mean_weight: Divisor of ldam's weighted mean for a piece of a batch: the mean weight of the whole batch's
+            images, []; the mean over equal pieces is then the loss of the whole batch.
 
     Returns:
         [...], one mean a classifier.
@@ -101,7 +101,7 @@ def margins(
 
 
 def deferred_weights(class_counts: Tensor, epoch_fraction: Tensor | float | None) -> Tensor:
-    """Return LDAM's class weights, [C]: ones, from 80 % of the epochs on those of the effective number of samples."""
+    """Return LDAM's class weights, [C]: ones; from 80 % of the epochs on, those of the effective number of samples."""
     weights = effective_weights(class_counts)
     fraction = 0.0 if epoch_fraction is None else epoch_fraction
     if not isinstance(fraction, Tensor):

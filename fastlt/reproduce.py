@@ -41,7 +41,7 @@ def reproduce(
     continues where it stopped. With `base.gpus` torchrun trains each in that many processes; stage 2 runs in this one.
 
     Args:
-        base: Settings of stage 1 but for sampling, seed and run folder.
+        base: Settings of stage 1 except sampling, seed and run folder.
         stage2: Settings of stage 2; its method is all.
         samplings: Samplings of stage 1.
         seeds: Seeds; with two or more, intervals are over them.
@@ -135,7 +135,7 @@ def settings_by_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
 
 
 def is_current(run: Run, config: RebalanceConfig) -> bool:
-    """Return whether the run has a classifier of these settings, made from its present weights."""
+    """Return whether the run has a classifier with these settings, made from its current weights."""
     folder, weights = run.method(config.method), run.checkpoint("best")
     files = (folder / "config.json", folder / "results.json", folder / "model.safetensors")
     if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in files):

@@ -1,8 +1,8 @@
-"""Batch norm over pixels with what follows it, forward and backward: moments, then one pass that adds and rectifies.
+"""Batch norm, addition and rectifier over pixels, forward and backward: moments, then one pass that adds and rectifies.
 
-Legend: M pixels (batch x height x width) of C channels, [M, C] contiguous, as channels_last memory is; P shares of the
+Legend: M pixels (batch x height x width) of C channels, [M, C] contiguous, as in channels_last memory; P shares of the
 rows. A program takes one share and BC channels, BM rows at a time. The shares' results are stored and merged in a fixed
-order, never by atomics: every run gives the same bits.
+order, never by atomics, so every run gives bitwise equal results.
 """
 
 import triton
@@ -18,7 +18,7 @@ def normaliser(mean_ptr, variance_ptr, channels, inside, eps):
 
 @triton.jit
 def pixel_tile(M, C, BM: tl.constexpr, BC: tl.constexpr):
-    """Return a program's channels, which of them there are, the offsets of its pixels, and which of those there are."""
+    """Return a program's channels with a mask of those that exist, and its pixels' offsets with such a mask."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     channels = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = channels < C

@@ -2,7 +2,7 @@
 
 If the squares are to be the network's input, the same kernel jitters their colours and normalises them.
 
-Legend: B images, one behind the other in one array of bytes; S the side of a square.
+Legend: B images, one after another in one array of bytes; S the side of a square.
 """
 
 import triton
@@ -114,7 +114,7 @@ def blend(value, other, factor):
 
 @triton.jit
 def operation(order, PLACE: tl.constexpr):
-    """Return which operation is first, second or third: 0 brightness, 1 contrast, 2 saturation (`ops.colours`)."""
+    """Return which operation comes first, second or third: 0 brightness, 1 contrast, 2 saturation (`ops.colours`)."""
     first = order // 2
     lower = tl.where(first == 0, 1, 0)
     upper = tl.where(first == 2, 1, 2)

@@ -32,7 +32,7 @@ class Tile(NamedTuple):
 
     @staticmethod
     def of(num_classes: int, dtype: torch.dtype) -> "Tile":
-        """Return the tile for a class count and type; it ignores the batch, so that a row's result does as well.
+        """Return the tile for a class count and type; it ignores the batch, so a row's result does not depend on it.
 
         All compile without a spill for sm_80, sm_90 and sm_100. Small heads get small tiles, to fill the machine, and
         so does float32, whose three TF32 products need more registers.
@@ -103,13 +103,13 @@ class _Product:
         return out
 
     def label_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Each row's score at its label [N], by the tile arithmetic of its rivals."""
+        """Return each row's score at its label [N], in the same tile arithmetic as its rivals'."""
         label_scores = self.new(self.x.shape[0])
         self.launch(reducers.label_kernel, scale, shift, labels, label_scores, grid=self.row_tiles)
         return label_scores
 
     def add_gradients(self, dz: Tensor, dx: Tensor | None, dw: Tensor | None) -> None:
-        """Set dx = dz @ W and add dz.T @ X to dw in float32: plain products, the vendor's."""
+        """Set dx = dz @ W and add dz.T @ X to dw in float32, by the vendor's plain products."""
         w, x = self.w[:, : self.width], self.x[:, : self.width]
         with torch.autocast(dz.device.type, enabled=False):
             if dx is not None:
@@ -205,7 +205,7 @@ def intervals(
     product.launch(reducers.interval_kernel, shift, slope, labels, label_scores, low, high, LOG=log, FAST=FAST)
     low, high = low.amax(0), high.amin(0)
     if log:
-        # Rows in which neither the label nor a rival is positive are rare; their number is not read, not to wait.
+        # Rows in which neither the label nor a rival is positive are rare; their number is not read, to avoid waiting.
         signed = ~(label_scores >= torch.finfo(torch.float32).tiny)
         is_open = signed & torch.isneginf(low) & torch.isposinf(high)
         low.masked_fill_(signed & ~is_open, float("inf"))

@@ -1,7 +1,8 @@
 """The kernels of a linear head: each computes the shared tile of scores and reduces it; only one stores all of [M, C].
 
-Partial results of column (or row) tiles are stored and merged afterwards, never by atomics: every run gives the same
-bits. Besides, float atomics in an epilogue make ptxas serialise wgmma on sm_90 under Triton 3.6.0 (warning C7515).
+Partial results of column (or row) tiles are stored and merged afterwards, never by atomics, so every run gives bitwise
+equal results. Besides, float atomics in an epilogue make ptxas serialise wgmma on sm_90 under Triton 3.6.0 (warning
+C7515).
 """
 
 import triton

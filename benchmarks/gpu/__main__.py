@@ -7,9 +7,9 @@
 Each part is a process of its own with a time limit, and writes its JSON into --out as its figures come, so that figures
 survive a later failure; summary.md shows them as tables. Compiling would take most of the time, so all steps are
 compiled first, several at once, while the kernels are checked. A wrong kernel stops everything: only correct code is
-timed. Then the parts are timed one by one, the most wanted first; the same command continues with the parts that have
-not succeeded in DIR. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI its loader
-and the tuning are left out; with torchvision its networks are timed in the same run.
+timed. Then the parts are timed one by one, the most important first; the same command continues with the parts that
+have not succeeded in DIR. Works with torch 2.11 and triton 3.6, and with torch 2.13 and triton 3.7. Without DALI its
+loader and the tuning are left out; with torchvision its networks are timed in the same run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUCCEEDED = "succeeded.txt"
 WRITING = threading.Lock()
 RUNNING: set[subprocess.Popen[bytes]] = set()
 CACHE = Path(tempfile.gettempdir()) / "fastlt-benchmarks"  # what is compiled ahead
-LIMIT_S, LEAST_S = 530, 20  # of a run; and what must be left for a part to be started
+LIMIT_S, LEAST_S = 530, 20  # of a run; and the least time left in which a part is started
 CHECKS = ("loss_curve", "compile")  # run at once, beside the kernels' checks: nothing is timed in them
 
 
@@ -94,7 +94,7 @@ def run_part(name: str, args: Arguments) -> None:
 
 
 def jobs(args: Arguments) -> list[tuple[str, list[str], float]]:
-    """Return (name, Python command, seconds it may take) of all parts, the most wanted first."""
+    """Return (name, Python command, seconds it may take) of all parts, the most important first."""
     common = ["--out", str(args.out), "--device", args.device, *(["--quick"] if args.quick else [])]
     parts = {name: ["-m", "benchmarks.gpu", *common, "--part", name] for name in PARTS}
     ops = ["benchmarks/bench_ops.py", "--device", args.device, "--quick", "--out", str(args.out / "ops.json")]

@@ -1,8 +1,8 @@
 """Rewritings of a network that compute the same, to be measured on a GPU before any of them enters the product.
 
-Memory traffic bounds these networks, not arithmetic, so more of it may cost nothing where a kernel moves fewer bytes or
-reaches more of the bandwidth. Each candidate changes a network in place and keeps its parameters, or is a setting of
-Inductor.
+Memory traffic bounds these networks, not arithmetic, so extra arithmetic may cost nothing where a kernel moves fewer
+bytes or reaches more of the bandwidth. Each candidate changes a network in place and keeps its parameters, or is a
+setting of Inductor.
 
 On a CPU (`make benchmark`, ResNeXt-50, bf16, eager) 1 x 1 convolutions as products made a training step 1.37x as fast
 at 64 pixels but 1.03x at 224, and inference 3.1x slower; merged groups and recomputed blocks were slower everywhere. So
@@ -33,7 +33,7 @@ class PointwiseAsProduct(nn.Module):
     """A convolution of 1 x 1 as one matrix product over the pixels of channels_last images [B, C, H, W].
 
     Args:
-        convolution: What it stands for; 1 x 1, one group, no padding.
+        convolution: The convolution that it replaces; 1 x 1, one group, no padding.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -48,12 +48,12 @@ class PointwiseAsProduct(nn.Module):
 
 
 class MergedGroups(nn.Module):
-    """A grouped convolution with `merge` groups in one: zeros stand where a group does not see another's channels.
+    """A grouped convolution with `merge` groups in one: weights between channels of different groups are zero.
 
     It takes `merge` times the arithmetic, in fewer and larger products.
 
     Args:
-        convolution: What it stands for; its number of groups is a multiple of `merge`.
+        convolution: The convolution that it replaces; its number of groups is a multiple of `merge`.
         merge: Groups in one.
     """
 
@@ -80,7 +80,7 @@ class MergedGroups(nn.Module):
 def replace_convolutions(
     network: nn.Module, wanted: Callable[[nn.Conv2d], bool], by: Callable[[nn.Conv2d], nn.Module]
 ) -> None:
-    """Replace the convolutions of a network that are wanted, in place."""
+    """Replace the wanted convolutions of a network, in place."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Conv2d) and wanted(child):
@@ -101,7 +101,7 @@ def merge_groups(network: nn.Module, width: int) -> None:
 
     Args:
         network: Changed in place.
-        width: Channels that a merged group has at least, as far as there are so many.
+        width: The least number of channels of a merged group, if there are that many.
     """
 
     def merged(conv: nn.Conv2d) -> MergedGroups:
@@ -114,7 +114,7 @@ class KernelGroups(nn.Module):
     """A grouped 3 x 3 convolution by fastlt's own kernel, which merges narrow groups as it goes.
 
     Args:
-        convolution: What it stands for; padding 1, no bias, as many channels out as in.
+        convolution: The convolution that it replaces; padding 1, no bias, as many channels out as in.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -151,7 +151,7 @@ class RecomputedBottleneck(Bottleneck):
 
 
 def recompute_blocks(network: nn.Module) -> None:
-    """Keep only what enters each bottleneck; its batch norm sees each batch twice, and moves half as far each time."""
+    """Keep only the input of each bottleneck; its batch norm sees each batch twice, and moves half as far each time."""
     for module in network.modules():
         if type(module) is Bottleneck:
             soften_momentum(module, 2)
@@ -182,7 +182,7 @@ INDUCTOR: dict[str, dict[str, Any]] = {
 
 
 def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
-    """Return what makes a network the short one of a candidate; nothing changes without a name."""
+    """Return a function that shortens a network and rewrites it as a candidate; None without a name."""
     if not candidate:
         return None
 
@@ -196,6 +196,6 @@ def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
 
 
 def inductor_of(candidate: str) -> contextlib.AbstractContextManager[None]:
-    """Set for a block what a candidate sets in Inductor, for most nothing."""
+    """Apply, within a `with` block, a candidate's settings of Inductor; most have none."""
     settings: contextlib.AbstractContextManager[None] = inductor_config.patch(INDUCTOR.get(candidate, {}))
     return settings

@@ -38,7 +38,7 @@ class Step:
 def compile_all(
     steps: Sequence[Step], device: str, batch_size: int, image_size: int
 ) -> Iterator[tuple[Step, float, str]]:
-    """Yield each compiled step with the seconds that took and the error, empty if there was none.
+    """Yield each compiled step with the seconds that it took and the error, empty if there was none.
 
     Each has a process of its own, since an interpreter compiles one step at a time.
     """
@@ -62,7 +62,7 @@ def room(device: str) -> int:
 
 
 def compile_one(step: Step, device: str, batch_size: int, image_size: int) -> float:
-    """Run a training step once, which compiles it; return the seconds that took."""
+    """Run a training step once, which compiles it; return the seconds that it took."""
     began = time.perf_counter()
     with algorithms_of(step.variant), inductor_of(step.candidate):
         torch.backends.cudnn.benchmark = False  # cuDNN times its algorithms later, when nothing else runs

@@ -1,4 +1,4 @@
-"""The parts of `python -m benchmarks.gpu` that are no commands of their own; each yields the figures it has so far."""
+"""The parts of `python -m benchmarks.gpu` that are not commands of their own; each yields the figures it has so far."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def time_ms(step: Callable[[], Any], repeats: int = 200) -> float:
 
 
 def part_compile(args: Arguments) -> Iterator[dict[str, Any]]:
-    """Compile the steps of the parts that `--ahead` names, before any is timed: the seconds each took."""
+    """Compile the steps of the parts that `--ahead` names, before any is timed; yield the seconds that each took."""
     from .candidates import CANDIDATES, INDUCTOR
     from .compile_ahead import Step, compile_all
 

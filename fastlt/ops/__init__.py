@@ -1,6 +1,6 @@
 """Fused operations: each a PyTorch reference, a Triton kernel, a fake and autograd.
 
-The reference runs on every device, and is what the tests hold the kernels to. This is the only importer of kernels/.
+The reference runs on every device, and the tests compare the kernels with it. Only this package imports kernels/.
 """
 
 from .batch_norm import batch_norm_relu

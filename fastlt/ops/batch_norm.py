@@ -61,10 +61,10 @@ def batch_norm_relu(
     images and output twice and writes once (twice with a residual). Moments are float32 (float64 for float64).
 
     Args:
-        images: [B, C, H, W] in channels_last memory (another is copied), float32, bfloat16, float16 or float64.
+        images: [B, C, H, W] in channels_last memory (other layouts are copied), float32, bfloat16, float16 or float64.
         weight: [C], float32 (float64 for float64).
         bias: [C], as `weight`.
-        residual: [B, C, H, W], added before the rectifier; None for none.
+        residual: [B, C, H, W], added before the rectifier, or None.
         relu: Whether there is a rectifier.
         eps: Added to the variance.
 

@@ -16,12 +16,12 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def readable(tensor: Tensor, *, wait: bool) -> bool:
-    """Return whether a check may read values: in eager mode, on the CPU or where the caller accepts to wait."""
+    """Return whether a check may read values: in eager mode, on the CPU or where the caller accepts the wait."""
     return not torch.compiler.is_compiling() and (wait or tensor.device.type == "cpu")
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Return whether all values are finite: from their sum, and one by one only if that is not (it may overflow)."""
+    """Return whether all values are finite: from their sum, and one by one only if the sum is not (it may overflow)."""
     tensor = tensor.detach()
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 

@@ -10,7 +10,7 @@ from . import backend
 # Shapes: B images, H, W their size, C channels, G groups, K blocks of BC channels.
 
 BLOCK = 64
-"""Channels of a block, if there are as many: a tile of the tensor cores' products."""
+"""Channels of a block, if there are that many: a tile of the tensor cores' products."""
 
 
 def _as_convolution(weight: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def grouped_conv(images: Tensor, weight: Tensor, *, groups: int, stride: int = 1
     """Convolve in groups, 3 x 3 with padding 1, as many channels out as in, without a bias.
 
     Args:
-        images: [B, C, H, W] in channels_last memory (another is copied), of a floating-point type.
+        images: [B, C, H, W] in channels_last memory (other layouts are copied), of a floating-point type.
         weight: [C, C / G, 3, 3] in the type of the images.
         groups: G.
         stride: 1 or 2.

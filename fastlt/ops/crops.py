@@ -1,4 +1,4 @@
-"""Squares cut out of decoded images that lie one behind the other in memory: the batches of a cache."""
+"""Squares cut out of decoded images that lie one after another in memory: the batches of a cache."""
 
 from collections.abc import Sequence
 
@@ -76,8 +76,8 @@ def squares(
     """Crop, resize and mirror B images, antialiased as Pillow does: bit for bit on a CPU, within 1 of 255 on a GPU.
 
     Args:
-        data: uint8 [T], images of RGB rows without padding, one behind the other.
-        starts: int64 [B], where each begins.
+        data: uint8 [T], images of RGB rows without padding, one after another.
+        starts: int64 [B], where each image begins.
         widths: int32 [B], their widths, pixels.
         windows: int32 [B, 4], x, y, width, height, pixels: the part that exists for the filter.
         boxes: float32 [B, 4], left, top, right, bottom in the window, pixels: what is resampled.
@@ -137,11 +137,11 @@ def network_inputs(
         flips: bool [B].
         factors: float32 [B, 3], of brightness, contrast and saturation; None leaves colours alone.
         order: uint8 [B] in 0..5, the order of the three as `itertools.permutations` counts it; None without factors.
-        mean: Of red, green and blue, as shares of 255.
-        std: Of red, green and blue, as shares of 255.
+        mean: Means of red, green and blue, as shares of 255.
+        std: Standard deviations of red, green and blue, as shares of 255.
         size: S, pixels.
         interpolation: bilinear or bicubic.
-        dtype: Of the result: float32 or bfloat16.
+        dtype: Type of the result: float32 or bfloat16.
 
     Returns:
         [B, S, S, 3] in `dtype`; permuted to [B, 3, S, S] its memory is channels_last.

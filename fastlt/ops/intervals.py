@@ -2,7 +2,7 @@ r"""For every sample the exact interval of tau on which it is classified right: 
 
 tau-normalization divides each class's logit by a power of its weight's norm: `score_j(tau) = z_j / n_j^tau` with
 `z_j = x . w_j` and `n_j = ||w_j||`. tau is usually chosen by running the classifier for each value of a grid. One
-product answers for every tau at once:
+product gives the answer for every tau at once:
 
     log score                                  each class is a straight line in tau:
     |\                                         height log z_j, slope -log n_j
@@ -21,8 +21,8 @@ Proof.
 2. For z_j > 0 take logarithms: the label wins if and only if log z_y - tau log n_y > log z_j - tau log n_j.
 3. That is tau (log n_j - log n_y) > log z_j - log z_y, which is linear in tau. The two lines cross at
    t_j = (log z_j - log z_y) / (log n_j - log n_y).
-4. n_j > n_y asks for tau > t_j, and n_j < n_y for tau < t_j. If n_j = n_y, z_j and z_y decide for every tau.
-5. So the label is right exactly on (max of t_j over n_j > n_y, min of t_j over n_j < n_y): one interval, found by a
+4. n_j > n_y requires tau > t_j, and n_j < n_y requires tau < t_j. If n_j = n_y, z_j and z_y decide for every tau. 5. So
+the label is right exactly on (max of t_j over n_j > n_y, min of t_j over n_j < n_y): one interval, found by a
    running maximum and a running minimum.
 6. If z_y < 0, any rival with z_j >= 0 beats the label at every tau. If all logits are negative, the lines are
    -(log |z_j| - tau log n_j): the crossings t_j are the same, and the two sides are exchanged.
@@ -30,16 +30,16 @@ Proof.
 
 Conventions.
 - Intervals are open: an end is a crossing, where either answer is right, and belongs to no interval.
-- Identical lines (equal norm and equal logit, as of duplicated classes) tie at every tau. The lower index wins, as in
+- Identical lines (equal norm and equal logit, as for duplicated classes) tie at every tau. The lower index wins, as in
   argmax. To tie to the last bit, the label's logit must come out of the same arithmetic as its rivals': a kernel takes
   both from one tile, and on a CPU, where BLAS may round the last columns of a product differently, duplicated classes
   share one logit.
 - A class of zero norm scores 0 at every tau. Logits below the smallest normal number count as 0.
 - A sample that is never right has the interval (inf, -inf). Finite input gives no NaN.
 
-The maximum and the minimum do not depend on the order of the rivals: tiles and chunks merge exactly, with the same bits
-in every run, and nothing of size [N, C] is kept. The accuracy at tau is the weighted number of intervals that hold tau
-(`fastlt.rebalancing.tau_curve`).
+The maximum and the minimum do not depend on the order of the rivals: tiles and chunks merge exactly, bit for bit the
+same in every run, and nothing of size [N, C] is kept. The accuracy at tau is the weighted number of intervals that hold
+tau (`fastlt.rebalancing.tau_curve`).
 
 Logit adjustment, z_j + b_j - tau log prior_j, is a line in tau to begin with: steps 3 to 5 without the logarithms. (A
 bias outside the scale would bend the lines of tau-normalization, which has none.)

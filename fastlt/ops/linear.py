@@ -51,7 +51,7 @@ def line(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the scale and shift of z * scale + shift = (z + bias) * scale + offset, in the accumulator's type.
 
-    So every body of an operation has two vectors to apply, and the gradients of all three come from two column sums.
+    So every kernel has only two vectors to apply, and the gradients of all three come from two column sums.
     """
     scale, bias, offset = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
     shift = bias if bias is None or scale is None else bias * scale
@@ -68,7 +68,7 @@ def scaled_logits(
     bias: Tensor | None = None,
     offset: Tensor | None = None,
 ) -> Tensor:
-    """Return `(features @ weight.T + bias) * scale + offset`, its vectors applied in float32 before rounding.
+    """Return `(features @ weight.T + bias) * scale + offset`, with its vectors applied in float32 before rounding.
 
     Differentiable once, for every argument. The gradient of scale needs no [N, C] product kept from the forward pass.
 
@@ -146,7 +146,7 @@ def centroid_logits(
 
     With x' = x - center and r = ||x'|| (1 unless `normalize`), the row x' / r is nearest to the class j that maximises
     `x . c_j - center . c_j - r ||c_j||^2 / 2`: a linear head plus a rank-one term, so that x' is never stored. The
-    metric "cos" leaves out the last term and does not normalise the centroids, as the released code. No gradients.
+    metric "cos" leaves out the last term and does not normalise the centroids, as in the released code. No gradients.
 
     Args:
         features: [N, D].
