@@ -61,7 +61,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's module on first use, so that importing the package costs nothing."""
+    """Import a public name's module on first use, so that importing the package is cheap."""
     import importlib
 
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""One split of a long-tailed data set: which image files, their labels, and how many of each class there are."""
+"""One split of a long-tailed data set: its image files, their labels, and the class counts."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class LongTailedDataset:
         native: bool [N], whether DALI decodes the file to the pixels of `decode_rgb`.
         class_names: C names.
         split: "train", "val", "test" or any other name.
-        fingerprint: Hash of paths, labels, file sizes and times of modification.
+        fingerprint: Hash of paths, labels, file sizes and modification times.
         skipped: The files left out because they are not complete images.
-        images: The images, where they are packed in a tar; then `root` is that tar.
+        images: The images if they are packed in a tar, which is then `root`.
     """
 
     root: Path
@@ -62,7 +62,7 @@ class LongTailedDataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes C, those without an image in this split included."""
+        """Number of classes C, including those without an image in this split."""
         return len(self.class_names)
 
     @property
@@ -72,16 +72,16 @@ class LongTailedDataset:
 
     @property
     def imbalance_ratio(self) -> float:
-        """Images of the largest class over those of the smallest one."""
+        """Images in the largest class divided by those in the smallest one."""
         counts = self.class_counts
         return float(counts.max() / counts.min()) if counts.min() > 0 else float("inf")
 
     def shot_groups(self, many: int = 100, few: int = 20) -> dict[str, np.ndarray]:
-        """Classes by their count in this split, as Liu et al. (CVPR 2019) group them.
+        """Group classes by their count in this split, as Liu et al. (CVPR 2019) group them.
 
         Args:
-            many: A class of more images than this is "many".
-            few: A class of fewer images than this is "few"; the rest, both ends included, is "medium".
+            many: A class with more images than this is "many".
+            few: A class with fewer images than this is "few"; all others, at both limits too, are "medium".
 
         Returns:
             The class ids (int64) of "many", "medium" and "few".
@@ -89,7 +89,7 @@ class LongTailedDataset:
         return {name: np.flatnonzero(mask) for name, mask in shot_groups(self.class_counts, many, few).items()}
 
     def path(self, index: int) -> Path:
-        """Return the file of a sample. For a packed one, that is its path below the tar.
+        """Return the file of a sample; for a packed one, its path below the tar.
 
         Args:
             index: Number of the sample.
@@ -118,10 +118,10 @@ class LongTailedDataset:
         """Read a folder of class folders.
 
         Args:
-            folder: Holds a folder a class, which holds the images, at any depth.
+            folder: Holds one folder per class, with the class's images at any depth.
             split: Name of the split; default the folder's name.
             class_folders: The folders of classes 0 .. C - 1, for a split that shares another one's classes;
-                default all there are, sorted.
+                by default all that exist, sorted.
             class_names: Names to show; default the folders' names.
             strict: Whether a file that is not a complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
@@ -131,7 +131,7 @@ class LongTailedDataset:
 
         Raises:
             FileNotFoundError: No such folder, or no class folder in it.
-            ValueError: A class without an image, a class folder that is not among `class_folders`.
+            ValueError: A class without an image, or a class folder that is not among `class_folders`.
 
         Example:
             >>> import tempfile
@@ -163,14 +163,14 @@ class LongTailedDataset:
         strict: bool = False,
         cache: bool = True,
     ) -> LongTailedDataset:
-        """Read a list file: a line `path label` an image, the path relative to `root`, spaces in it allowed.
+        """Read a list file: one line `path label` per image. Paths are relative to `root` and may contain spaces.
 
         Args:
             file: The list.
             root: The folder the paths start from.
             split: Name of the split; default the list's name without its suffix.
-            class_names: Names of classes 0 .. C - 1, for a split that shares another one's classes; default the
-                images' folder where it is one to one with the label, else the label.
+            class_names: Names of classes 0 .. C - 1, for a split that shares another one's classes; by default
+                the images' folders where these match the labels one to one, else the labels.
             strict: Whether a file that is not a complete image is an error instead of being skipped.
             cache: Whether the index may come from and go to the cache folder.
 
@@ -199,7 +199,7 @@ class LongTailedDataset:
         strict: bool = False,
         cache: bool = True,
     ) -> LongTailedDataset:
-        """Read COCO-style JSON with one category an image, as iNaturalist 2018 comes.
+        """Read COCO-style JSON with one category per image, as in iNaturalist 2018.
 
         Args:
             file: Holds `images` (id, file_name), `annotations` (image_id, category_id) and, optionally, `categories`.
@@ -216,7 +216,7 @@ class LongTailedDataset:
 
         Raises:
             FileNotFoundError: No such file, no such root, or images that do not exist.
-            ValueError: No annotations, several categories of an image, an unknown category.
+            ValueError: No annotations, several categories for an image, or an unknown category.
         """
         file = Path(file)
         listing = read_coco(file, Path(root), categories=categories, class_names=class_names)
@@ -264,7 +264,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
 
 def _tell_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...], *, strict: bool) -> None:
     """Warn of the files that are left out, and write all their names to a file in the cache folder."""
-    # Resolved, so that a command that opens the data again, by the path that its run remembers, says the same line
+    # Resolved, so that a command that reopens the data by the path recorded in its run logs the same line
     source = listing.source.resolve()
     fault = f"{len(skipped)} of {len(listing.paths)} {split} files that are not complete images"
     if strict:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 89_478_485
-"""Pixels (width * height) above which a file is refused as a decompression bomb; where Pillow starts to warn."""
+"""Pixels (width * height) above which a file is refused as a decompression bomb; Pillow warns from there on."""
 
 _HEAD_BYTES = 16384
 _TAIL_BYTES = 4096
@@ -28,7 +28,7 @@ _LUMA_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x41})
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a header says of an image file.
+    """What a header tells about an image file.
 
     Attributes:
         width: Pixels, EXIF orientation ignored.
@@ -56,7 +56,7 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is empty, truncated, corrupt, too large or no image; the message names it.
+        ValueError: The file is empty, truncated, corrupt, too large or not an image; the message names it.
 
     Example:
         >>> import io
@@ -76,7 +76,7 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
 
 
 def probe(path: Path | str) -> ImageInfo:
-    """Read size and kind of an image file from its header, and check that the file is complete.
+    """Read the size and kind of an image file from its header, and check that the file is complete.
 
     A JPEG or PNG whose end marker stands near the end of the file is taken to be complete; any other file is decoded
     to find out.
@@ -105,7 +105,7 @@ def probe(path: Path | str) -> ImageInfo:
 
 
 def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInfo | None:
-    """Judge a JPEG by its header; None where only a full decode can tell."""
+    """Judge a JPEG by its header; return None where only a full decode can tell."""
     if not head.startswith(b"\xff\xd8"):
         return None
     scan = _scan_jpeg(head)
@@ -157,7 +157,7 @@ def _scan_jpeg(data: bytes) -> tuple[ImageInfo, int] | None:
 
 
 def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
-    """Read a frame header (SOFn); None when it is malformed or leaves the height to a later marker."""
+    """Read a frame header (SOFn); return None when it is malformed or leaves the height to a later marker."""
     if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
         return None
     height, width, num_components = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5]), frame[5]
@@ -165,7 +165,7 @@ def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
         return None
     native = marker in _HUFFMAN_DCT_FRAMES and frame[0] == 8
     if num_components == 3:
-        # libjpeg takes components named R, G, B for untransformed RGB, which other decoders need not do
+        # libjpeg takes components named R, G, B for untransformed RGB; other decoders may not
         ids, samplings = frame[6::3][:3], frame[7::3][:3]
         native &= ids != b"RGB" and samplings[0] in _LUMA_SAMPLINGS and samplings[1:] == b"\x11\x11"
     else:
@@ -174,7 +174,7 @@ def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
 
 
 def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
-    """Judge a PNG by its header; None where only a full decode can tell."""
+    """Judge a PNG by its header; return None where only a full decode can tell."""
     if not head.startswith(_PNG_SIGNATURE) or head[12:16] != b"IHDR" or b"IEND" not in tail:
         return None
     width, height = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
@@ -199,7 +199,7 @@ def _probe_decoding(file: BinaryIO) -> ImageInfo:
 
 
 def _refuse_bomb(data: bytes) -> None:
-    """Refuse a huge JPEG or PNG by its header, before Pillow opens it with no more than a warning."""
+    """Refuse a huge JPEG or PNG by its header, before Pillow, which only warns, opens it."""
     if data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
         _refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
     elif data.startswith(b"\xff\xd8") and (scan := _scan_jpeg(data)) is not None:
@@ -235,7 +235,7 @@ def decode_bytes(data: bytes) -> np.ndarray:
         raise ValueError(f"not an image (starts with {data[:8]!r})") from None
     except Image.DecompressionBombError:
         raise ValueError(f"more than the {MAX_PIXELS} pixels allowed") from None
-    # What a damaged file raises depends on where in which decoder it is damaged
+    # The type of the error depends on the decoder and on where the file is damaged
     except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError) as error:
         raise ValueError(f"corrupt or truncated image ({error})") from None
 

@@ -1,4 +1,4 @@
-"""Size and kind of every image file of a split, probed in parallel once and remembered in a cache folder."""
+"""Size and kind of every image file of a split, probed once, in parallel, and stored in a cache folder."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileIndex:
-    """What an index knows of N files.
+    """What an index holds about N files.
 
     Attributes:
-        stats: int64 [N, 2], size in bytes and time of modification in ns.
+        stats: int64 [N, 2], size in bytes and modification time in ns.
         sizes: int32 [N, 2], width and height in pixels; (0, 0) for a file that is not a complete image.
         native: bool [N], whether DALI decodes the file as `decode_rgb` does.
         reasons: Why a file is not a complete image, by its position.
@@ -56,18 +56,18 @@ def cache_dir() -> Path:
 def index_files(
     root: Path, paths: Sequence[str], *, source: str, cache: bool = True, num_threads: int | None = None
 ) -> FileIndex:
-    """Probe the files, taking from the cache those whose size and time of modification have not changed.
+    """Probe the files, taking from the cache those whose size and modification time have not changed.
 
     Args:
         root: What `paths` are relative to.
         paths: N files.
-        source: What names the files (a list, a folder), for messages.
+        source: The list or folder that names the files, for messages.
         cache: Whether to read and write the cache. A cache folder that cannot be written is not an error.
-        num_threads: Threads that probe. By default one, while a file takes no longer than its header takes to parse,
-            and eight a processor once files have to be waited for (a cold disk, a network) or decoded.
+        num_threads: Threads that probe. By default one while a file takes no longer than parsing its header, eight per
+            processor once files must be decoded or waited for (a cold disk, a network).
 
     Raises:
-        FileNotFoundError: Some of the files are absent; the message names the first few and counts them.
+        FileNotFoundError: Files are missing; the message counts them and names the first few.
     """
     prefix = f"{root}{os.sep}"
     stats = _stat(prefix, paths, source=source)
@@ -100,14 +100,14 @@ def index_files(
 
 
 def index_key(root: Path, paths: Sequence[str]) -> str:
-    """Return a hash of the files' paths, the name of their entry in the cache."""
+    """Return a hash of the files' paths, which names their entry in the cache."""
     digest = hashlib.sha256(f"{_VERSION}\n{root.resolve()}\n".encode())
     _hash_paths(digest, paths)
     return digest.hexdigest()[:32]
 
 
 def fingerprint(paths: Sequence[str], labels: np.ndarray, stats: np.ndarray) -> str:
-    """Return a hash of a split: paths, labels, sizes and times of modification, the same in every process.
+    """Return a hash of a split's paths, labels, sizes and modification times, the same in every process.
 
     Args:
         paths: N files, relative to their root.
@@ -141,7 +141,7 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
             else:
                 absent.append(path)
             continue
-        # Opening a pipe or a device may wait for ever
+        # Opening a pipe or a device may block forever
         size = status.st_size if stat.S_ISREG(status.st_mode) else _NO_FILE
         stats[at] = size, status.st_mtime_ns
     if absent:
@@ -157,7 +157,7 @@ def _probe_all(
 ) -> Iterator[tuple[int, int, bool, str]]:
     chunks = iter([pending[start : start + _CHUNK] for start in range(0, pending.size, _CHUNK)])
     if num_threads is None or num_threads == 1:
-        # Python parses one header at a time whatever the number of threads: more pay only where they wait
+        # Python parses one header at a time in any case, so more threads help only where they wait
         for chunk in chunks:
             start_s = time.perf_counter()
             yield from _probe_chunk(prefix, paths, chunk)

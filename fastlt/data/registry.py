@@ -1,4 +1,4 @@
-"""From a name or settings to data: the published sets by their names, any other set as it lies on the disk."""
+"""Open data by name or settings: the published sets by their names, any other set by its layout on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED: dict[str, PublishedSet] = {
 def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
     """Open train, val and, where there is one, test.
 
-    The embedded data set and synthetic ones are made on first use; every other needs `data_root`.
+    The embedded data set and synthetic ones are made on first use; all others need `data_root`.
 
     Raises:
         ValueError, FileNotFoundError: The data are absent or cannot be used; the message says what to do.
@@ -43,7 +43,7 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
 
 
 def open_named(dataset: str, root: Path, options: DataOptions | None = None) -> dict[str, LongTailedDataset]:
-    """Open a data set by its name: a published one as what it is, any other as it lies.
+    """Open a data set by its name: a published one as such, any other by its layout on disk.
 
     Raises:
         ValueError, FileNotFoundError: The data are absent or cannot be used; the message says what to do.

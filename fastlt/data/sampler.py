@@ -23,7 +23,7 @@ from .sampler_arguments import (
     power_weights,
 )
 
-_STREAM_VERSION = 1  # of the draws themselves: a state of another version would continue with other samples
+_STREAM_VERSION = 1  # of the draws themselves: a state saved under another version would continue with other samples
 
 
 class LongTailSampler:
@@ -31,11 +31,11 @@ class LongTailSampler:
 
     With n_c samples in class c, N in all, and C classes, a slot of a batch holds class c with probability p_c:
 
-    - `instance_balanced`: p_c = n_c / N. Every sample at most once an epoch: a permutation of all N for each epoch, of
-      which the first floor(N / batch_size) * batch_size are used.
-    - `class_balanced`: p_c = 1 / C. Classes come in shuffled cycles, each class once a cycle with `samples_per_class`
-      consecutive draws, without replacement from shuffled cycles through its own samples. All cycles go on across
-      epochs. With samples_per_class > 1 the slots of each batch are shuffled in addition.
+    - `instance_balanced`: p_c = n_c / N. Every sample occurs at most once per epoch: of a permutation of all N, each
+      epoch uses the first floor(N / batch_size) * batch_size.
+    - `class_balanced`: p_c = 1 / C. Classes come in shuffled cycles, each class once per cycle with `samples_per_class`
+      consecutive draws, without replacement, from shuffled cycles through its own samples. All cycles continue across
+      epochs. With samples_per_class > 1 the slots of each batch are shuffled as well.
     - `square_root`: p_c = sqrt(n_c) / sum_i sqrt(n_i), classes and samples of a class drawn with replacement.
     - `progressively_balanced`: p_c = (1 - l) n_c / N + l / C with l = (E - 1) / (T - 1) in epoch E of T (0 if T = 1),
       or l = step / (num_steps - 1) with progress="step"; classes and samples of a class drawn with replacement.
@@ -44,21 +44,21 @@ class LongTailSampler:
 
     These are the samplings of Kang et al., ICLR 2020, section 3; DistributedSampler and WeightedRandomSampler in one.
     Slot i of step s has the global number s * batch_size + i; a rank holds a contiguous share of each batch, so the
-    batches are the same for every world size. Nothing is stored but the class index (4 bytes a sample; none at all for
+    batches are the same for every world size. Only the class index is stored (4 bytes per sample; nothing for
     instance_balanced), and the state is the number of steps done.
 
-    It is also a batch_sampler for a torch DataLoader, one epoch an iteration:
+    It is also a batch_sampler for a torch DataLoader, with one epoch per iteration:
     `DataLoader(dataset, batch_sampler=sampler, num_workers=8)`.
 
     Attributes:
         num_samples: N.
         num_classes: C.
         class_counts: int64 [C].
-        batch_size: Samples of a batch over all ranks.
-        local_batch_size: Samples of a batch on this rank.
+        batch_size: Samples per batch over all ranks.
+        local_batch_size: Samples per batch on this rank.
         steps_per_epoch: floor(N / batch_size), at least 1; also len().
-        seed: Of every draw.
-        rank: Of this process.
+        seed: Seed of every draw.
+        rank: Rank of this process.
         world_size: Number of processes that share each batch.
 
     Example:
@@ -102,9 +102,9 @@ class LongTailSampler:
             labels: Integers [N] from 0 to C - 1: a numpy array (memory-mapped or not), a torch tensor, a sequence, or
                 the path of a .npy file, which is memory-mapped.
             sampling: A name or a power, see above.
-            batch_size: Samples of a batch over all ranks.
+            batch_size: Samples per batch over all ranks.
             seed: 0 to 2^64 - 1.
-            rank: Of this process.
+            rank: Rank of this process.
             world_size: Number of processes; must divide batch_size.
             samples_per_class: Consecutive draws of a class, for class_balanced without replacement.
             replacement: Draw with replacement under every sampling.
@@ -112,11 +112,11 @@ class LongTailSampler:
             num_epochs: Epochs of the whole training; progressively_balanced needs it or num_steps.
             num_classes: C; by default the largest label + 1.
             class_weights: C numbers, in place of a sampling; see `fastlt.data.effective_number_weights`.
-            progress: What the progressively balanced mixture moves with: "epoch" or "step".
-            unique_batches: Replace a sample that is in the batch already by another of its class (of all, under
-                instance_balanced), unless all are in it.
+            progress: When the progressively balanced mixture moves: every "epoch" or every "step".
+            unique_batches: Replace a sample that is already in the batch by another of its class (of any class, under
+                instance_balanced), unless all are in the batch.
             shuffle_batches: Shuffle the slots of each batch; by default only if samples_per_class > 1.
-            num_threads: Threads that index and draw; they change no result.
+            num_threads: Threads that index and draw; the result does not depend on them.
 
         Raises:
             ValueError: A label is out of range, a class is empty, or a setting does not fit the others.
@@ -157,7 +157,7 @@ class LongTailSampler:
 
     @property
     def local_batch_size(self) -> int:
-        """Samples of a batch on this rank."""
+        """Samples per batch on this rank."""
         return self.batch_size // self.world_size
 
     def __len__(self) -> int:
@@ -209,7 +209,7 @@ class LongTailSampler:
 
         Args:
             start_step: The first step.
-            num_steps: Number of steps; by default without end.
+            num_steps: Number of steps; by default unlimited.
         """
         step = start_step
         while num_steps is None or step < start_step + num_steps:
@@ -219,7 +219,7 @@ class LongTailSampler:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield this rank's batches to the end of the epoch; the next iteration continues with the next epoch.
 
-        An iteration that is broken off is repeated by the next one, unless `load_state_dict` moves it.
+        An iteration that is broken off starts again next time, unless `load_state_dict` sets another step.
         """
         start = self._step
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
@@ -235,7 +235,7 @@ class LongTailSampler:
             epoch: Number of the epoch, counted from 0.
 
         Raises:
-            ValueError: It is negative.
+            ValueError: The epoch is negative.
         """
         self._step = check_whole("epoch", epoch, least=0) * self.steps_per_epoch
 
@@ -260,7 +260,7 @@ class LongTailSampler:
         return (1 - balance) * by_count + balance / self.num_classes
 
     def state_dict(self, *, step: int) -> dict[str, Any]:
-        """Return what another sampler needs to go on.
+        """Return what another sampler needs to continue.
 
         Args:
             step: Number of batches trained on, which only the caller knows: loaders fetch batches ahead.
@@ -281,8 +281,7 @@ class LongTailSampler:
             state: What `state_dict` returned.
 
         Raises:
-            ValueError: The state comes from other labels or settings, under which the batches would be others. Rank
-                and world size may differ.
+            ValueError: The state comes from labels or settings that give other batches. Rank and world size may differ.
         """
         try:
             step, settings, fingerprint = state["step"], dict(state["settings"]), state["fingerprint"]
@@ -328,7 +327,7 @@ class LongTailSampler:
         )
 
     def _settings(self) -> dict[str, Any]:
-        """Return everything that decides the order, as JSON can hold it."""
+        """Return everything that decides the order, as JSON values."""
         weights = None if self._weights is None else hashlib.sha256(self._weights.tobytes()).hexdigest()[:16]
         return {
             "stream": _STREAM_VERSION,
@@ -347,7 +346,7 @@ class LongTailSampler:
         }
 
     def _find_weights(self, class_weights: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
-        """Return the class weights, those of a power where none are given; refuse empty classes that would be drawn."""
+        """Return the class weights, by default those of a power; refuse empty classes that would be drawn."""
         weights = None
         if class_weights is not None:
             weights = check_weights(class_weights, self.num_classes)
@@ -363,7 +362,7 @@ class LongTailSampler:
         return weights
 
     def _find_ramp(self) -> tuple[int, int]:
-        """Return after how many steps the mixture moves, and the number of moves until it is class-balanced."""
+        """Return the number of steps between moves of the mixture, and of moves until it is class-balanced."""
         if self._law != _C.Law.mixture:
             return 1, 0
         num_steps, num_epochs = self.num_steps, self.num_epochs
@@ -387,7 +386,7 @@ class LongTailSampler:
             law=self._law,
             seed=self.seed,
             batch_size=self.batch_size,
-            # An epoch smaller than a batch has no end of its own: one permutation follows the other
+            # An epoch smaller than a batch does not end at a step: one permutation follows another
             epoch_slots=min(slots, self.num_samples),
             samples_per_class=self.samples_per_class,
             ramp_slots=self._ramp_steps * self.batch_size,

@@ -13,15 +13,15 @@ import numpy as np
 from .. import _C
 
 SAMPLINGS = {"instance_balanced": 1.0, "class_balanced": 0.0, "square_root": 0.5, "progressively_balanced": None}
-"""Named samplings and the power q of each; progressively_balanced moves from 1 to 0."""
+"""The named samplings and their powers q; progressively_balanced moves from 1 to 0."""
 
 
 def effective_number_weights(class_counts: Sequence[int] | np.ndarray, *, beta: float = 0.9999) -> np.ndarray:
     """Return class weights that draw each sample in proportion to 1 / E_n, the effective number of its class's samples.
 
-    Cui et al., CVPR 2019, equation 1: E_n = (1 - beta^n) / (1 - beta). A class then has the probability n_c / E_{n_c}
-    over the sum of these: beta = 0 is instance-balanced, beta -> 1 class-balanced. (The paper's weights for a loss are
-    these divided by the class counts.)
+    Cui et al., CVPR 2019, equation 1: E_n = (1 - beta^n) / (1 - beta). A class then has the probability n_c / E_{n_c},
+    divided by the sum over classes: beta = 0 is instance-balanced, beta -> 1 class-balanced. (The paper's weights for
+    a loss are these divided by the class counts.)
 
     Args:
         class_counts: n_c, C numbers; an empty class gets weight 0.
@@ -68,7 +68,7 @@ def check_whole(name: str, value: Any, *, least: int, most: int | None = None) -
 
 
 def check_sampling(sampling: str | float, class_weights: Any) -> str | float | None:
-    """Return the sampling's name or power, None where class weights take its place."""
+    """Return the sampling's name or power, or None if class weights replace it."""
     if class_weights is not None:
         if sampling != "instance_balanced":
             raise ValueError(f"class_weights: got them with sampling={sampling!r}; give one of the two")
@@ -87,7 +87,7 @@ def check_sampling(sampling: str | float, class_weights: Any) -> str | float | N
 
 
 def check_samples_per_class(value: Any, *, sampling: str | float | None, replacement: bool, batch_size: int) -> int:
-    """Return the number of consecutive draws of a class, which only cycles through the classes can have."""
+    """Return the number of consecutive draws of a class; more than 1 only if classes are drawn in cycles."""
     number = check_whole("samples_per_class", value, least=1, most=batch_size)
     if number > 1 and (replacement or sampling not in ("class_balanced", 0)):
         raise ValueError(
@@ -113,7 +113,7 @@ def power_weights(class_counts: np.ndarray, sampling: str | float | None) -> np.
     """Return class counts [C] to a sampling's power, up to a factor: float64 [C]."""
     power = SAMPLINGS[sampling] if isinstance(sampling, str) else sampling
     assert power is not None
-    if power == 0.5:  # the square root rounds alike everywhere
+    if power == 0.5:  # the square root is rounded alike on all machines
         return np.asarray(np.sqrt(class_counts))
     reference = class_counts.max() if power > 0 else class_counts.min()  # keeps large powers finite
     return np.asarray((class_counts / reference) ** power)

@@ -20,8 +20,8 @@ def open_splits(
 ) -> dict[str, LongTailedDataset]:
     """Open the splits of a data set, whatever its layout.
 
-    In this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; a pack, as
-    `fastlt data pack` writes it; list files `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`,
+    Tried in this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; a pack
+    written by `fastlt data pack`; list files `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`,
     `root` or `root/lists`; `train*.json`, `val*.json` in `root` or `root/annotations`; class folders in `root/train`,
     `root/val`, `root/test`.
 

@@ -1,4 +1,4 @@
-"""A tar of images with their offsets: any `tar` reads it, an image takes one read, an interruption loses none."""
+"""A tar of images with their offsets: any `tar` reads it, an image takes one read, interrupted writing can continue."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 RECORD = np.dtype(
     [("offset", "<i8"), ("length", "<i8"), ("crc", "<u4"), ("width", "<i4"), ("height", "<i4"), ("native", "?")]
 )
-"""An image in a tar: where its bytes start, how many there are, their CRC-32, its pixels, whether DALI decodes it as
+"""An image in a tar: the offset, number and CRC-32 of its bytes, its size in pixels, and whether DALI decodes it as
 `decode_rgb` does."""
 
 _COMMIT_BYTES = 64 << 20
-_COMMIT_S = 2.0  # what a killed process loses at most
+_COMMIT_S = 2.0  # the most that a killed process loses
 
 
 class Item(NamedTuple):
-    """An image to be packed: the bytes of its file, its size in pixels, whether DALI decodes it as Pillow does."""
+    """An image to be packed: the bytes of its file, its size in pixels, and whether DALI decodes it as Pillow does."""
 
     content: bytes
     width: int
@@ -48,7 +48,7 @@ class TarImages:
     lengths: np.ndarray
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the open file, which another process opens for itself."""
+        """Leave out the open file; another process opens its own."""
         return {"file": self.file, "offsets": self.offsets, "lengths": self.lengths}
 
     @cached_property
@@ -69,11 +69,11 @@ class TarImages:
 class TarWriter:
     """A writer that appends images to a tar, and continues where an earlier writer of the same file stopped.
 
-    A journal beside the tar has a record an image. Images reach the disk before their records do, so that every image
+    A journal beside the tar has one record per image. Images reach the disk before their records, so that every image
     in the journal is complete, even after a power cut.
 
     Args:
-        file: The name of the finished tar; until then it has another one.
+        file: The name of the finished tar; the unfinished one has a temporary name.
     """
 
     def __init__(self, file: Path) -> None:
@@ -118,7 +118,7 @@ class TarWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Put on the disk what was appended, then its records."""
+        """Write the appended images to the disk, then their records."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         with self._journal.open("ab") as stream:
@@ -128,14 +128,14 @@ class TarWriter:
         self._pending, self._pending_bytes, self._committed_s = [], 0, time.monotonic()
 
     def finish(self) -> np.ndarray:
-        """End the tar and return its records: RECORD [N]; call `place` once they are stored."""
+        """Finish the tar and return its records, RECORD [N]; call `place` once they are stored."""
         self._stream.write(bytes(2 * tarfile.BLOCKSIZE))
         self._stream.write(bytes(-self._stream.tell() % tarfile.RECORDSIZE))
         self.close()
         return np.array(self.records, RECORD)
 
     def place(self) -> None:
-        """Give a finished tar its name, and remove the journal."""
+        """Give a finished tar its final name, and remove the journal."""
         self._partial.replace(self._file)
         self._journal.unlink(missing_ok=True)
 
@@ -159,7 +159,7 @@ def journal_length(file: Path) -> int:
 
 
 def damage(file: Path, record: np.ndarray) -> str | None:
-    """Return what is wrong with an image in a tar, or None, by its header and its bytes' CRC-32."""
+    """Check an image in a tar by its header and CRC-32; return what is wrong, or None."""
     with file.open("rb") as stream:
         start, length = int(record["offset"]), int(record["length"])
         stream.seek(start - tarfile.BLOCKSIZE)

@@ -15,15 +15,15 @@ from .layouts.folders import list_images
 
 
 def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, flag: str) -> LongTailedDataset:
-    """Return images as a split whose labels are all 0 and mean nothing.
+    """Return images as a split whose labels are all 0, without meaning.
 
     Args:
         places: Image files, and folders whose images, at any depth, are taken in order of their names.
-        class_names: The classes that a classifier of them has.
+        class_names: The classes of the classifier that will see them.
         flag: The flag or argument that named the places, for messages.
 
     Returns:
-        The images, relative to the folder that all share; files that are not complete images are named in `skipped`.
+        The images, relative to their common folder; files that are not complete images are named in `skipped`.
 
     Raises:
         FileNotFoundError: A place does not exist.

@@ -1,1 +1,1 @@
-"""What there is to know of a data set before training: its tail, its faults, its duplicates."""
+"""What to know about a data set before training: its tail, its faults, its duplicates."""

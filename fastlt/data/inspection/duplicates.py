@@ -1,4 +1,4 @@
-"""Find images that a data set has twice, within a split and across splits, by the bytes of their files."""
+"""Find duplicate images in a data set, within a split and across splits, by the bytes of their files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HEAD_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """The images that a data set has twice.
+    """The duplicate images of a data set.
 
     Attributes:
-        groups: Images with the same bytes, each as (split, path, label), two or more a group.
+        groups: Groups of two or more images with the same bytes, each image as (split, path, label).
         num_read: Files that had to be read in full.
-        num_unread: Files of a size that others have too which were left out, since the limit was reached.
+        num_unread: Files that share their size with others but were not compared, since the limit was reached.
     """
 
     groups: tuple[tuple[tuple[str, str, int], ...], ...]
@@ -34,7 +34,7 @@ class Duplicates:
     num_unread: int
 
     def counts(self) -> dict[str, int]:
-        """Return the number of groups by the splits that they touch: "train", "train, val", ..."""
+        """Return the number of groups by the splits they occur in: "train", "train, val", ..."""
         touched = Counter(", ".join(dict.fromkeys(split for split, _, _ in group)) for group in self.groups)
         return dict(sorted(touched.items()))
 
@@ -47,14 +47,14 @@ class Duplicates:
 def find_duplicates(
     splits: Mapping[str, LongTailedDataset], *, max_bytes: int = 20_000_000_000, num_threads: int | None = None
 ) -> Duplicates:
-    """Find images whose files have the same bytes, also where one file is listed twice.
+    """Find images whose files have the same bytes, and files that are listed twice.
 
-    Files of different sizes differ; of those with equal sizes first the beginnings are compared, then all bytes.
+    Only files of equal size are compared: first their beginnings, then all bytes.
 
     Args:
-        splits: By name.
-        max_bytes: Most bytes to read in full; what is left out is counted.
-        num_threads: Threads that read; default one a processor, at most 16.
+        splits: The splits by name.
+        max_bytes: Limit on the bytes of the files read in full; those left out are counted.
+        num_threads: Threads that read; by default one per processor, at most 16.
 
     Returns:
         The groups, and how much was read.
@@ -121,7 +121,7 @@ def _size(dataset: LongTailedDataset, index: int) -> int:
 
 
 def _alike(items: Sequence[T], keys: Iterable[Hashable]) -> Iterator[list[T]]:
-    """Yield the groups, of two or more, of items with the same key."""
+    """Yield groups of two or more items with the same key."""
     groups: dict[Hashable, list[T]] = defaultdict(list)
     for item, key in zip(items, keys, strict=True):
         groups[key].append(item)

@@ -14,14 +14,14 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
     """Describe the splits of a data set, in values that JSON can hold.
 
     Args:
-        splits: By name; "train" must be among them.
+        splits: The splits by name, with "train" among them.
         many: As for `LongTailedDataset.shot_groups`.
         few: As for `LongTailedDataset.shot_groups`.
 
     Returns:
         num_classes; imbalance_ratio, gini and groups (number of classes) of train; largest and smallest classes
-        (name, count); and for each split num_images, min and max images a class, num_skipped, num_native (images that
-        DALI decodes itself) and its fingerprint.
+        (name, count); and for each split num_images, min and max images per class, num_skipped, num_native (images
+        that DALI decodes itself) and its fingerprint.
     """
     train = splits["train"]
     counts = train.class_counts

@@ -1,4 +1,4 @@
-"""The comparison of a data set with what was published, and the parts that all comparisons share."""
+"""The comparison of a data set with its published numbers, and what all comparisons share."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Check:
 
     Attributes:
         what: Split and quantity.
-        expected: As published.
-        found: Here.
-        ok: Whether they agree; None where a difference is worth telling but no fault.
+        expected: The published value.
+        found: The value here.
+        ok: Whether they agree; None where a difference is worth a note but not a fault.
     """
 
     what: str
@@ -44,12 +44,12 @@ class Verification:
         root: The data root.
         num_images: Images listed, by split.
         checks: Everything that was compared.
-        missing: Listed files that are not there or are empty, relative to the root, by split.
+        missing: Listed files that do not exist or are empty, relative to the root, by split.
         unreadable: Files of the sample that cannot be decoded, and why.
-        num_bytes: Size of all files that are there.
-        decode_ms: Mean time to decode one on one core, over a sample; None where there is nothing to decode.
+        num_bytes: Size of all files that exist.
+        decode_ms: Mean time to decode a file on one core, over a sample; None where there is nothing to decode.
         num_sampled: Size of that sample.
-        indices: Hash of the images that were chosen, where a long tail was cut out of a balanced set.
+        indices: Hash of the chosen images, where a long tail was cut out of a balanced set.
     """
 
     dataset: str
@@ -65,7 +65,7 @@ class Verification:
 
     @property
     def num_missing(self) -> int:
-        """Number of files that are not there, or are empty."""
+        """Number of files that do not exist or are empty."""
         return sum(map(len, self.missing.values()))
 
     @property
@@ -94,7 +94,7 @@ def verify_pack(name: str, root: Path, check: Callable[[str, np.ndarray], list[C
     Args:
         name: The data set.
         root: The pack.
-        check: Compares a split, given its name and labels (int64 [N]).
+        check: A function that compares a split, given its name and labels (int64 [N]).
     """
     splits = open_pack(root, dataset=name)
     checks = [compared for split, dataset in splits.items() for compared in check(split, dataset.labels)]
@@ -123,7 +123,7 @@ def spread(indices: np.ndarray) -> np.ndarray:
 
 
 def decode_sample(sample: Mapping[str, Callable[[], bytes]]) -> tuple[float | None, tuple[str, ...]]:
-    """Decode a sample: mean milliseconds an image on one core, and what cannot be decoded."""
+    """Decode a sample; return the mean milliseconds per image on one core, and the files that cannot be decoded."""
     unreadable: list[str] = []
     elapsed_s, num_decoded = 0.0, 0
     for at, (name, read) in enumerate(sample.items()):

@@ -1,4 +1,4 @@
-"""COCO-style JSON with one category an image, as iNaturalist 2018 comes."""
+"""COCO-style JSON with one category per image, as in iNaturalist 2018."""
 
 from __future__ import annotations
 

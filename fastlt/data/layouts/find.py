@@ -1,4 +1,4 @@
-"""Find the splits of a data set on disk, and say what is wrong where there are none."""
+"""Find the splits of a data set on disk, or explain why there are none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .listing import Listing
 from .lists import LISTS, ROOT_POINTER, lists_folder
 
 LAYOUTS = (LISTS, COCO, FOLDERS)
-"""The layouts, in the order in which they are looked for."""
+"""The layouts, in the order in which they are tried."""
 
 
 def layout_of(source: Path) -> Layout:
-    """Return the layout of a split's source; a file of another suffix is taken for a list."""
+    """Return the layout of a split's source; a file with any other suffix is taken for a list."""
     return next((layout for layout in LAYOUTS if layout.matches(source)), LISTS)
 
 
@@ -27,7 +27,7 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
     Args:
         root: The data root.
         named: List or JSON files by split, where the caller names them.
-        lists: The folder of the list files, if it is not one of those that are looked into anyway.
+        lists: The folder of the list files, if it is not one that is searched anyway.
     """
     if not root.is_dir():
         seen, error = ("is a file", ValueError) if root.exists() else ("does not exist", FileNotFoundError)
@@ -70,7 +70,7 @@ def _find_named(root: Path, lists: Path | None, name: str) -> Path:
 
 
 def _explain_no_train(root: Path) -> str:
-    """Say why a root without a train split is none, and which folder would be one where that can be seen."""
+    """Return the message for a root without a train split; name the folder that would do, if one is near."""
     expected = f"expected one with {' or '.join(layout.train for layout in LAYOUTS)}"
     starts = [layout.train.partition("/")[0] for layout in LAYOUTS]
     names = subfolders(root)

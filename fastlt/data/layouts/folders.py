@@ -1,4 +1,4 @@
-"""Class folders: a folder a class, its images at any depth below."""
+"""Class folders: one folder per class, with the class's images at any depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
 )
-"""Suffixes that make a file in a class folder an image; what it really holds is found out when it is indexed."""
+"""Suffixes by which a file in a class folder counts as an image; indexing checks what it really holds."""
 
 _OTHER_NAMES = {"val": ("valid", "validation")}
 
@@ -107,7 +107,7 @@ def _names_for(folder: Path, given: tuple[str, ...] | None, class_folders: Seque
 
 
 def _is_image(name: str) -> bool:
-    """Say whether a file is taken for an image by its name."""
+    """Return whether a file counts as an image by its name."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 

@@ -1,4 +1,4 @@
-"""What a layout is: one way in which the splits of a data set lie on a disk."""
+"""What a layout is: one way to store the splits of a data set on disk."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Reader = Callable[[Path, Path, Listing | None], Listing]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way in which the splits of a data set lie on a disk.
+    """One way to store the splits of a data set on disk.
 
     Attributes:
-        train: Where its train split is below a data root, for messages.
+        train: Where the train split is below a data root, for messages.
         find: Returns the source (a file or a folder) of each split of a data root; nothing without one for train.
         matches: Says whether a source has this layout.
         read: Lists the images of a source, given the data root and, for splits other than train, train's listing.
         explain_no_val: Returns the error for a train source that has no val beside it.
-        file: The usual name of a split's file, with `{split}` in it; empty for a layout of folders.
-        pattern: What a file of another name matches, with `{split}` in it.
+        file: The usual name of a split's file, with `{split}` in it; empty for folders.
+        pattern: The pattern that a file with another name must match, with `{split}` in it.
     """
 
     train: str
@@ -45,7 +45,7 @@ def file_layout(
     folders: tuple[str, ...],
     read: Callable[[Path, Path, Listing | None], Listing],
 ) -> Layout:
-    """Return a layout of a file a split, in one of some folders of a data root; the rest is as in `Layout`."""
+    """Return a layout with one file per split, in one of some folders of a data root; the rest is as in `Layout`."""
 
     def find(root: Path) -> dict[str, Path]:
         return next(filter(None, (find_files(root / folder, file, pattern) for folder in folders)), {})
@@ -66,7 +66,7 @@ def file_layout(
 
 
 def find_files(folder: Path, file: str, pattern: str) -> dict[str, Path]:
-    """Find the file of each split in a folder; nothing without one for train.
+    """Find the file of each split in a folder; return nothing if train has none.
 
     Args:
         folder: The folder.
@@ -89,7 +89,7 @@ def find_files(folder: Path, file: str, pattern: str) -> dict[str, Path]:
 def find_file(
     folder: Path, names: tuple[str, ...], patterns: tuple[str, ...], *, split: str, others: Container[str] = ()
 ) -> Path | None:
-    """Find the file of a split: by its name, or else the only one that matches a pattern and is none of `others`.
+    """Find the file of a split: by its name, or else the only match of a pattern that is not among `others`.
 
     Raises:
         ValueError: Several files match.

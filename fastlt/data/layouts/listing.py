@@ -1,4 +1,4 @@
-"""The images of one split as a layout lists them, before any is looked at."""
+"""The images of one split as a layout lists them, before any file is read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _NUM_NAMED = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Listing:
-    """The images of a split before any of them is looked at.
+    """The images of a split before any file is read.
 
     Attributes:
         root: What `paths` are relative to.
         paths: N files, with forward slashes.
         labels: int64 [N].
         class_names: C names.
-        source: The list, JSON file or folder that it was read from.
-        keys: The source's keys of classes 0 .. C - 1 (folders, category ids), which the other splits use too.
+        source: The list, JSON file or folder that the listing comes from.
+        keys: What the source calls classes 0 .. C - 1 (folders, category ids); the other splits use the same.
     """
 
     root: Path
@@ -61,6 +61,6 @@ def check_labels(listing: Listing, *, complete: bool) -> None:
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
-    """Read the names that a folder's `classes.txt` gives to the classes, None where there is none."""
+    """Read the class names in a folder's `classes.txt`; return None where there is none."""
     file = folder / "classes.txt"
     return tuple(file.read_text("utf-8-sig", errors="surrogateescape").splitlines()) if file.is_file() else None

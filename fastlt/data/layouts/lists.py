@@ -1,4 +1,4 @@
-"""List files: a line `path label` an image."""
+"""List files: one line `path label` per image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .layout import file_layout
 from .listing import Listing, read_class_names
 
 ROOT_POINTER = "root.txt"
-"""File in a folder of list files that names the folder their paths start from."""
+"""A file beside list files that names the folder their paths start from."""
 
 
 def lists_folder(root: Path, lists: Path) -> Path:
@@ -55,7 +55,7 @@ def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = N
 
 
 def _names_from_paths(paths: Sequence[str], labels: np.ndarray) -> tuple[str, ...]:
-    """Name each class after its images' folder where that is one to one, else after its label."""
+    """Name each class after its images' folder where folders and labels match one to one, else after its label."""
     num_classes = int(labels.max()) + 1
     numbers = tuple(str(label) for label in range(min(num_classes, 10 * len(labels) + 1)))
     folder_of: dict[int, str] = {}

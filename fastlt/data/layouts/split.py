@@ -1,4 +1,4 @@
-"""Divide class folders into train, val and test lists: stratified, seeded, and nothing is moved."""
+"""Divide class folders into train, val and test lists: stratified and seeded, without moving any file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SplitSummary:
         out: Folder of the lists.
         num_classes: Number of classes.
         num_images: Images in "train", "val" and "test".
-        num_reduced: Classes that gave fewer images to val and test than asked, so that most stay in train.
+        num_reduced: Classes that gave fewer images to val and test than asked for, so that most stay in train.
         num_skipped: Files left out because they are not complete images.
     """
 
@@ -46,13 +46,13 @@ def split_folder(
     """Write train.txt, val.txt, test.txt and classes.txt for a folder of class folders.
 
     Every class gives the same number of images to val and to test, drawn at random; a class that would keep no more
-    than half of its images gives fewer, in the same proportion, but at least one. What a class gives depends on its
-    own files and the seed only.
+    than half of its images gives fewer, in the same proportion, but at least one. The choice in a class depends
+    only on its own files and the seed.
 
     Args:
-        root: Holds a folder a class, which holds the images, at any depth.
-        out: Where the lists go; default `root/lists`, where `open_splits(root)` finds them. Elsewhere a `root.txt`
-            is written with them, so that `open_splits(out)` finds the images.
+        root: Holds one folder per class, with the class's images at any depth.
+        out: Where the lists go; by default `root/lists`, where `open_splits(root)` finds them. In any other folder a
+            `root.txt` is written beside them, so that `open_splits(out)` finds the images.
         val_per_class: Val images of each class, at least 1.
         test_per_class: Test images of each class; 0 writes no test list.
         seed: Key of the draws.
@@ -62,8 +62,8 @@ def split_folder(
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: A class too small to keep most of its images in train, other lists in `out`, `root` is divided
-            into train and val already, or a number out of range.
+        ValueError: A class is too small to keep most of its images in train, `out` holds other lists, `root` is
+            already divided into train and val, or a number is out of range.
     """
     root = Path(root)
     out = root / "lists" if out is None else Path(out)
@@ -113,7 +113,7 @@ def split_folder(
 def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected one that holds a folder a class")
-    # A folder of lists, from this or an earlier split, is no class
+    # A folder of lists, from this or an earlier split, is not a class
     classes = [
         name
         for name in subfolders(root)
@@ -127,7 +127,7 @@ def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
-    """Return how many of a class's images go to val and test: fewer than half together, at least one each."""
+    """Return how many of a class's images go to val and test: at least one each, and together fewer than half."""
     room = (count - 1) // 2
     if num_val + num_test <= room:
         return num_val, num_test
@@ -138,7 +138,7 @@ def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
 
 
 def _shuffle(paths: list[str], name: str, seed: int) -> list[str]:
-    """Return paths in a random order that depends on the class's name and the seed only."""
+    """Return paths in a random order that depends only on the class's name and the seed."""
     key = hashlib.sha256(f"{seed}\n{name}".encode("utf-8", "surrogateescape")).digest()
     draws = np.random.Philox(key=int.from_bytes(key[:16], "little")).random_raw(len(paths))
     return [paths[at] for at in np.argsort(draws, kind="stable").tolist()]

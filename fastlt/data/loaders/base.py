@@ -25,11 +25,11 @@ class Batch(NamedTuple):
     """B images of S x S pixels; permuted to [B, 3, S, S] the images are channels_last without a copy.
 
     Attributes:
-        images: uint8 [B, S, S, 3], on the device; [B, S, S, 3] in an `InputFormat`'s precision where one was applied.
+        images: uint8 [B, S, S, 3], on the device; of an `InputFormat`'s dtype where one was applied.
         labels: int64 [B], on the device.
-        ids: int64 [B], the samples really used: another one of the class in place of a broken one.
-        jitter: float32 [B, 3], factors of brightness, contrast, saturation that are to be applied, on the device; None
-            leaves colours alone.
+        ids: int64 [B], the samples really used: a broken one is replaced by another of its class.
+        jitter: float32 [B, 3], factors of brightness, contrast and saturation to apply, on the device; None leaves
+            colours alone.
         order: uint8 [B], order of the three, on the device; None with `jitter`.
     """
 
@@ -42,11 +42,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How a loader uses the machine; no image depends on it. `fastlt benchmark loader --tune` finds the best values.
+    """How a loader uses the machine, which changes no image. `fastlt benchmark loader --tune` finds the best values.
 
     Attributes:
         num_threads: Threads, or processes of the Pillow loader.
-        prefetch: Batches that DALI works on at a time, or that each process has ready; each takes memory.
+        prefetch: Batches that DALI works on at a time, or that each process keeps ready; each takes memory.
         hw_decoder_load: Share of the JPEG files that a GPU's hardware decoder takes, where it has one (A100, H100 and
             later data-centre cards); its other units decode the rest. 0.65 is DALI's own default.
     """
@@ -58,12 +58,12 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True)
 class InputFormat:
-    """What the device loader does to the pixels in the kernel that cuts them; other loaders leave it to the step.
+    """How the device loader finishes pixels in the kernel that cuts them; other loaders leave this to the step.
 
     Attributes:
-        mean: Of red, green and blue, in units of the full range.
-        std: As `mean`.
-        dtype: Of the images.
+        mean: Means of red, green and blue, in units of the full range.
+        std: Their standard deviations.
+        dtype: Type of the images.
     """
 
     mean: tuple[float, float, float]
@@ -75,11 +75,11 @@ class PlannedLoader:
     """A loader that yields the batches of a plan; subclasses say how.
 
     Every iteration starts at the plan's first batch. The loader is a context manager; closing it ends its iterations
-    and what they started, any number of times.
+    and what they started, and may be repeated.
 
     Attributes:
         name: The backend.
-        replaced: The files that could not be read so far, and what stood in for them.
+        replaced: The files that could not be read so far, and their stand-ins.
     """
 
     name: ClassVar[str]
@@ -93,7 +93,7 @@ class PlannedLoader:
 
     @property
     def replaced(self) -> list[Replacement]:
-        """The files that could not be read so far, and what stood in for them."""
+        """The files that could not be read so far, and their stand-ins."""
         return self.stand_ins.replaced
 
     def __len__(self) -> int:
@@ -107,11 +107,11 @@ class PlannedLoader:
         return iteration
 
     def _batches(self) -> Generator[Batch, None, None]:
-        """Yield the batches of the plan; end whatever was started in a `finally`."""
+        """Yield the batches of the plan; a `finally` ends whatever was started."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End all iterations with their threads and processes, and give back memory."""
+        """End all iterations with their threads and processes, and free memory."""
         self._closed = True
         for iteration in list(self._iterations):
             iteration.close()
@@ -152,7 +152,7 @@ _END = object()
 
 
 def ahead(source: Iterable[T], *, depth: int, name: str) -> Generator[T, None, None]:
-    """Yield the items of `source`, which a thread takes from it up to `depth` items ahead.
+    """Yield the items of `source`, which a thread fetches up to `depth` items ahead.
 
     An error in the source is raised here, after the items before it. The thread ends with the generator.
     """
@@ -180,7 +180,7 @@ def ahead(source: Iterable[T], *, depth: int, name: str) -> Generator[T, None, N
     finally:
         stopped.set()
         while thread.is_alive():
-            # Makes room for what the thread still has to hand over
+            # Makes room for the item that the thread still has to hand over
             try:
                 items.get_nowait()
             except queue.Empty:

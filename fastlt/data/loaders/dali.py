@@ -22,7 +22,7 @@ from .base import Batch, PlannedLoader, Tuning
 from .dali_graph import DaliBatch, Decoded, ImagePipeline
 from .plan import EvalPlan, Plan, Work, read_or_reason
 
-# What a complete file ends with: a JPEG's end marker; the length, name and checksum of a PNG's last chunk.
+# The end of a complete file: a JPEG's end marker; the length, name and checksum of a PNG's last chunk.
 _JPEG_END = np.frombuffer(b"\xff\xd9", np.uint8)
 _PNG_END = np.frombuffer(b"IEND\xaeB`\x82", np.uint8)
 
@@ -30,8 +30,8 @@ _PNG_END = np.frombuffer(b"IEND\xaeB`\x82", np.uint8)
 class DaliLoader(PlannedLoader):
     """A loader that streams batches out of one DALI pipeline after another.
 
-    A file that has become unreadable stops a pipeline. The loader then looks for the file among the batches under way,
-    and starts a new pipeline at the batch that is due, with the file's stand-in.
+    A file that has become unreadable stops a pipeline. The loader then looks for it among the batches under way, and
+    starts a new pipeline at the next batch due, with a stand-in for the file.
     """
 
     name: ClassVar[str] = "dali"
@@ -64,8 +64,8 @@ class DaliLoader(PlannedLoader):
                     position += 1
 
     def _start(self, position: int, under_way: deque[Work]) -> ImagePipeline:
-        """Start a pipeline at a batch; it appends what it works on to `under_way`."""
-        # DALI reads the arrays later, without a copy: they stay here until it must be done with them
+        """Start a pipeline at a batch; it appends the batches in work to `under_way`."""
+        # DALI reads the arrays later, without a copy: they are kept here until it has certainly read them
         alive: deque[DaliBatch] = deque(maxlen=2 * self._tuning.prefetch + 2)
         positions = iter(range(position, len(self.plan)))
 
@@ -86,7 +86,7 @@ class DaliLoader(PlannedLoader):
                 tuning=self._tuning,
                 packed=self._files.packed,
             )
-        except RuntimeError as error:  # for example, its driver is too old for DALI's CUDA
+        except RuntimeError as error:  # for example, the driver is too old for DALI's CUDA
             raise ValueError(
                 f"--loader: got dali, which does not work on {self.device} ({first_line(error)}); see fastlt doctor, "
                 "or choose --loader pillow"
@@ -107,8 +107,8 @@ class DaliLoader(PlannedLoader):
     def _check(self, work: Work, decoded: Decoded) -> dict[int, str]:
         """Return the broken samples of a batch that DALI decoded without an error.
 
-        DALI decodes no more of a file than the window needs, so a file may be cut short after that. And in a file whose
-        size has changed since it was indexed, the window is in the wrong place.
+        DALI decodes only as much of a file as the window needs, so the file may be cut short after that. And if the
+        image's size has changed since it was indexed, the window is in the wrong place.
         """
         complete = (decoded.tails[:, -2:] == _JPEG_END).all(axis=1) | (decoded.tails == _PNG_END).all(axis=1)
         complete &= (decoded.sizes == self.plan.dataset.sizes[work.ids]).all(axis=1)
@@ -149,7 +149,7 @@ class DaliLoader(PlannedLoader):
 
 
 def _reasons(reason: Callable[[int], str], indices: list[int], *, num_threads: int) -> dict[int, str]:
-    """Ask for every sample, in threads, why it is broken; leave out those that are not."""
+    """Find, in threads, why each sample is broken; leave out those that are not."""
     with ThreadPoolExecutor(num_threads) as pool:
         return {index: text for index, text in zip(indices, pool.map(reason, indices), strict=True) if text}
 
@@ -158,7 +158,7 @@ class NativeFiles:
     """Files that DALI decodes to the pixels of `decode_rgb`: the data set's own, or PNG files in the cache folder.
 
     Attributes:
-        packed: Whether DALI is given their bytes, out of a tar, instead of their names.
+        packed: Whether DALI gets their bytes, from a tar, instead of their names.
     """
 
     def __init__(self, dataset: LongTailedDataset) -> None:
@@ -168,17 +168,17 @@ class NativeFiles:
         self.packed = dataset.images is not None
 
     def path(self, index: int) -> str:
-        """Return the file that DALI is to read for a sample."""
+        """Return the file that DALI reads for a sample."""
         if self._dataset.native[index]:
             return self._root + self._dataset.paths[index]
         return str(self._png(index))
 
     def encoded_path(self, index: int) -> np.ndarray:
-        """Return the name of the file that DALI is to read for a sample: uint8 [*]."""
+        """Return the name of the file that DALI reads for a sample: uint8 [*]."""
         return np.frombuffer(os.fsencode(self.path(index)), np.uint8)
 
     def encoded(self, index: int) -> np.ndarray:
-        """Return the bytes that DALI is to decode for a sample: uint8 [*]."""
+        """Return the bytes that DALI decodes for a sample: uint8 [*]."""
         if self._dataset.images is not None and self._dataset.native[index]:
             return self._dataset.images.view(index)
         return np.fromfile(self.path(index), np.uint8)
@@ -187,7 +187,7 @@ class NativeFiles:
         return self._folder / f"{index}.png"
 
     def convert(self, indices: np.ndarray, *, num_threads: int) -> dict[int, str]:
-        """Make the PNG files of those samples that need one and have none yet.
+        """Make the PNG files of samples that need one and do not have one yet.
 
         Returns:
             The samples that cannot be decoded, with the reasons.

@@ -24,7 +24,7 @@ class DaliBatch(NamedTuple):
     """The input of a batch of B images.
 
     Attributes:
-        files: B uint8 arrays: the bytes of the files' paths, or of packed files themselves.
+        files: B uint8 arrays: the bytes of the files' paths, or of the files themselves if packed.
         starts: [B, 2], int32 x and y of the windows, or float32 top and left of the boxes.
         extents: [B, 2], int32 width and height of the windows, or float32 bottom and right of the boxes.
         flips: int32 [B], 1 mirrors.
@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         images: uint8 [B, S, S, 3], on the pipeline's device.
-        sizes: int64 [B, 2], width and height that the files' headers state.
+        sizes: int64 [B, 2], width and height from the files' headers.
         tails: uint8 [B, TAIL_BYTES], the last bytes of the files.
     """
 
@@ -50,15 +50,15 @@ class Decoded(NamedTuple):
     tails: np.ndarray
 
 
-MOST_IN_USE = 4  # batches that the GPU may be behind; then the host waits for it
+MOST_IN_USE = 4  # batches that the GPU may lag behind before the host waits for it
 
 
 class InUse:
     """Batches that the GPU may still read.
 
-    Memory that nothing on the host refers to goes back to DALI's streams at once, while kernels that read it may still
-    wait on PyTorch's stream. So a batch is kept until an event after those kernels is reached. They are on the stream
-    by the time that the next batch is requested.
+    Memory without a reference on the host returns to DALI's streams at once, while kernels that read it may still wait
+    on PyTorch's stream. So a batch is kept until an event after those kernels is reached. The kernels are on the stream
+    by the time the next batch is requested.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class InUse:
         self._earlier: deque[tuple[Tensor, torch.cuda.Event]] = deque()
 
     def add(self, images: Tensor, stream: torch.cuda.Stream) -> None:
-        """Keep a batch, and release those that the stream has finished with."""
+        """Keep a batch, and release those that the stream has finished reading."""
         if self._latest is not None:
             self._earlier.append((self._latest, stream.record_event()))
         self._latest = images
@@ -74,7 +74,7 @@ class InUse:
             self._earlier.popleft()[1].synchronize()
 
     def wait(self, stream: torch.cuda.Stream) -> None:
-        """Release all, once the stream has finished with them."""
+        """Wait until the stream has finished reading, then release all batches."""
         if self._latest is not None:
             stream.synchronize()
         self._latest = None
@@ -88,11 +88,11 @@ class ImagePipeline:
     edges; around a box it sees the rest of the image.
 
     Args:
-        source: Returns the next batch, and raises StopIteration after the last one. It is called in `run`.
+        source: A function, called in `run`, that returns the next batch and raises StopIteration after the last.
         boxes: Whether the batches have boxes instead of windows.
         size: S, the side of the squares.
         interpolation: bilinear or bicubic.
-        batch_size: Most images a batch.
+        batch_size: Largest number of images in a batch.
         device: A CPU, or the GPU that decodes.
         tuning: Threads that decode, batches that DALI works on at a time, and the hardware decoder's share.
         packed: Whether the batches have the files' bytes instead of their paths.
@@ -138,13 +138,13 @@ class ImagePipeline:
 
         Raises:
             StopIteration: There are no more.
-            RuntimeError: DALI failed, with this batch or a later one that it works on; the pipeline is unusable then.
+            RuntimeError: DALI failed, on this batch or one in preparation; the pipeline is then unusable.
         """
         if not self._scheduled:
             self._schedule()
         stream = self._stream()
         images, shapes, tails = self._pipeline.share_outputs(cuda_stream=stream)
-        # The tensor owns DALI's buffer from here on: nothing is copied
+        # The tensor owns DALI's buffer from here on, without a copy
         squares = from_dlpack(images.as_tensor())
         if stream is not None:
             self._in_use.add(squares, stream)
@@ -156,7 +156,7 @@ class ImagePipeline:
     def close(self) -> None:
         """End DALI's threads now, instead of when the pipeline is collected.
 
-        A traceback may keep the pipeline alive until a forked process collects it and waits for threads that it lacks.
+        A traceback may keep the pipeline alive until a forked process collects it and waits for threads it lacks.
         """
         stream = self._stream()
         if stream is not None:
@@ -166,7 +166,7 @@ class ImagePipeline:
             shutdown()
 
     def _stream(self) -> torch.cuda.Stream | None:
-        """Return the stream on which PyTorch reads the batches, None on a CPU."""
+        """Return the stream on which PyTorch reads the batches, or None on a CPU."""
         return torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
 
     def _schedule(self) -> None:
@@ -184,7 +184,7 @@ def _graph(
     hw_decoder_load: float | None,
     packed: bool,
 ) -> tuple[Any, Any, Any]:
-    """Return (images, shapes, tails); a share for the hardware decoder means that a GPU decodes."""
+    """Return (images, shapes, tails); a GPU decodes if the hardware decoder has a share."""
     coordinate = types.FLOAT if boxes else types.INT32
     files, starts, extents, flips = fn.external_source(
         source=source,
@@ -195,7 +195,7 @@ def _graph(
         dtype=[types.UINT8, coordinate, coordinate, types.INT32],
         ndim=[1, 1, 1, 0],
     )
-    # A mapped file that is cut short while it is read kills the process
+    # Mapping a file would kill the process if the file were cut short while being read
     encoded = files if packed else fn.io.file.read(files, dont_use_mmap=True)
     on_gpu = hw_decoder_load is not None
     device = "gpu" if on_gpu else "cpu"

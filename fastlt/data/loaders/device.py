@@ -1,4 +1,4 @@
-"""The loader of a set that fits into the GPU's memory: decoded once, and resampled there by one kernel a batch."""
+"""The loader for a set that fits into GPU memory: decoded once, and resampled there by one kernel per batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .plan import Plan, Work
 
 
 class DeviceMemoryLoader(PlannedLoader):
-    """A loader that crops, resamples and mirrors on the device that holds the images; no pixel crosses the bus.
+    """A loader that crops, resamples and mirrors on the device that holds the images, so no pixel crosses the bus.
 
-    Images are decoded as by the memory loader, whose arithmetic is repeated in float32: pixels may differ by 1 of 255
-    on a GPU, and not at all on a CPU. With an input format, batches are the network's input, colours jittered.
+    Images are decoded as in the memory loader. Its arithmetic is repeated in float32: pixels may differ by 1 of 255 on
+    a GPU, and not at all on a CPU. With an input format, batches are the network's finished input, colours jittered.
     """
 
     name: ClassVar[str] = "device"
@@ -35,11 +35,11 @@ class DeviceMemoryLoader(PlannedLoader):
         decode_all(plan, self.stand_ins, num_threads=num_threads, keep=self._keep)
 
     def _keep(self, index: int, pixels: np.ndarray) -> None:
-        """Append an image to the memory of all."""
+        """Append an image to the memory that holds all images."""
         self._starts[index] = self._end
         flat = torch.from_numpy(pixels).reshape(-1)
         end = self._end + len(flat)
-        if end > len(self._data):  # a stand-in that is none of the plan's own samples
+        if end > len(self._data):  # a stand-in that is not among the plan's samples
             self._data = torch.cat([self._data[: self._end], self._data.new_empty(len(flat))])
         self._data[self._end : end].copy_(flat)
         self._end = end
@@ -81,6 +81,6 @@ class DeviceMemoryLoader(PlannedLoader):
         )
 
     def close(self) -> None:
-        """End all iterations and give back the memory."""
+        """End all iterations and free the memory."""
         super().close()
         self._data = self._data.new_empty(0)

@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Loader(Protocol):
-    """A source of batches; each iteration starts anew. A context manager, or to be closed after use."""
+    """A source of batches; each iteration starts anew. Use it as a context manager, or close it after use."""
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class Loader(Protocol):
 
     @property
     def replaced(self) -> list[Replacement]:
-        """The files that could not be read so far, and what stood in for them."""
+        """The files that could not be read so far, and their stand-ins."""
         ...
 
     def __iter__(self) -> Iterator[Batch]: ...
@@ -58,12 +58,12 @@ class Loader(Protocol):
     ) -> None: ...
 
     def close(self) -> None:
-        """Stop what was started; any number of times."""
+        """Stop what was started; may be called repeatedly."""
         ...
 
 
 class LoaderSettings(TypedDict, total=False):
-    """How a loader is opened; which samples, windows, flips and jitter it yields does not depend on it.
+    """How a loader is opened; its samples, windows, flips and jitter do not depend on these settings.
 
     Attributes:
         device: Where the batches go; by default the CPU.
@@ -71,7 +71,7 @@ class LoaderSettings(TypedDict, total=False):
             `device` and resamples there; "dali" decodes them anew each time, on the GPU if `device` is one; "pillow"
             does so in processes; "auto", the default, takes "memory" if the decoded images fit into `memory_share` of
             the free memory, else "dali" if it is installed, else "pillow".
-        num_threads: Threads or processes; by default one a usable processor, at most 16.
+        num_threads: Threads or processes; by default one per usable processor, at most 16.
         prefetch: As in `Tuning`.
         hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory that the decoded images of this process may take; by default 0.25.
@@ -96,21 +96,21 @@ def train_loader(
     num_steps: int,
     **settings: Unpack[LoaderSettings],
 ) -> Loader:
-    """Open the training batches of steps start_step .. start_step + num_steps - 1.
+    """Open a loader of the training batches of steps start_step .. start_step + num_steps - 1.
 
     Samples, windows, flips and jitter of a step are the same in every backend, with any number of threads and any
     first step; a rank has its contiguous share of them.
 
     Args:
         dataset: The images.
-        sampler: Says which samples, for this rank.
-        augmentation: Says which windows, flips and jitter.
+        sampler: Chooses the samples of this rank.
+        augmentation: Draws windows, flips and jitter.
         start_step: Global step of the first batch.
         num_steps: Number of batches.
-        settings: How it is opened.
+        settings: How the loader is opened.
 
     Raises:
-        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+        ValueError: The backend is unknown or not installed, or the memory does not suffice.
     """
     plan = TrainPlan(
         dataset=dataset, sampler=sampler, augmentation=augmentation, start_step=start_step, num_steps=num_steps
@@ -126,17 +126,17 @@ def eval_loader(
     indices: np.ndarray | None = None,
     **settings: Unpack[LoaderSettings],
 ) -> Loader:
-    """Open every sample once, in order; the last batch may be smaller.
+    """Open a loader of every sample once, in order; the last batch may be smaller.
 
     Args:
         dataset: The images.
         transform: Resizing and central crop.
         batch_size: Images of a full batch.
         indices: The samples to load instead of all, in this order: int [*].
-        settings: How it is opened.
+        settings: How the loader is opened.
 
     Raises:
-        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+        ValueError: The backend is unknown or not installed, or the memory does not suffice.
     """
     chosen = np.arange(len(dataset)) if indices is None else np.asarray(indices, np.int64)
     plan = EvalPlan(dataset=dataset, transform=transform, batch_size=batch_size, indices=chosen)
@@ -153,19 +153,19 @@ def view_loader(
     start: int = 0,
     **settings: Unpack[LoaderSettings],
 ) -> Loader:
-    """Open every sample from `start` on once, in order, augmented as in training; the last batch may be smaller.
+    """Open a loader of the samples from `start` on, in order, augmented as in training; the last batch may be smaller.
 
     Args:
         dataset: The images.
-        augmentation: Says which windows, flips and jitter.
-        view: Number of the view, from 1 up; each has draws of its own.
-        seed: Of the draws.
+        augmentation: Draws windows, flips and jitter.
+        view: Number of the view, from 1 up; each has its own draws.
+        seed: Seed of the draws.
         batch_size: Images of a full batch.
         start: The first sample.
-        settings: How it is opened.
+        settings: How the loader is opened.
 
     Raises:
-        ValueError: An unknown backend, one that is not installed, or memory that does not suffice.
+        ValueError: The backend is unknown or not installed, or the memory does not suffice.
     """
     plan = ViewPlan(
         dataset=dataset, augmentation=augmentation, batch_size=batch_size, seed=seed, view=view, start=start

@@ -1,4 +1,4 @@
-"""The loader of a set that fits into memory: every image is decoded once, batches are resampled from there."""
+"""The loader for a set that fits into memory: images are decoded once, and batches resampled from memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .base import Batch, PlannedLoader, ahead
 from .plan import Plan, StandIns, Work, read_or_reason
 
 _DEPTH = 2
-_BLOCK = 32  # images a task: the threads' hand-overs cost as much as decoding a small image
+_BLOCK = 32  # images per task: handing a task to a thread costs as much as decoding a small image
 _ANNOUNCE_FROM_BYTES = 1_000_000_000
 
 
 class MemoryLoader(PlannedLoader):
     """A loader that crops, resamples and mirrors in C++, on a thread that works ahead.
 
-    The images are decoded by `decode_rgb`, DALI or not, so that the batches equal the Pillow loader's in every bit. A
-    broken file is named when everything is decoded, whether or not it is asked for later.
+    All images are decoded by `decode_rgb`, so that the batches equal the Pillow loader's in every bit. Broken files are
+    reported when everything is decoded, whether or not they are used later.
     """
 
     name: ClassVar[str] = "memory"
@@ -57,19 +57,19 @@ class MemoryLoader(PlannedLoader):
             yield images, work
 
     def close(self) -> None:
-        """End all iterations and give back the memory."""
+        """End all iterations and free the memory."""
         super().close()
         self._images = {}
 
 
 def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Callable[[int, np.ndarray], None]) -> None:
-    """Decode a plan's samples, and those that have to stand in for broken ones.
+    """Decode a plan's samples, and the stand-ins for broken ones.
 
     Args:
-        plan: Says which samples.
-        stand_ins: Takes note of the broken ones.
+        plan: Has the samples.
+        stand_ins: Records the broken ones.
         num_threads: Threads that decode.
-        keep: Called with every sample and its pixels, in this thread.
+        keep: Called in this thread with every sample and its pixels.
     """
     num_bytes, start_s = decoded_bytes(plan), time.perf_counter()
     announced = num_bytes >= _ANNOUNCE_FROM_BYTES
@@ -96,11 +96,11 @@ def decode_all(plan: Plan, stand_ins: StandIns, *, num_threads: int, keep: Calla
 
 
 def _read(plan: Plan, indices: list[int]) -> list[np.ndarray | str]:
-    """Return the samples' pixels, or why there are none."""
+    """Return the samples' pixels, or the reason for each one without pixels."""
     return [read_or_reason(plan.dataset, index) for index in indices]
 
 
 def decoded_bytes(plan: Plan) -> int:
-    """Return the size of all the plan's images in memory."""
+    """Return the size of all the plan's images in memory, in bytes."""
     sizes = plan.dataset.sizes[plan.samples].astype(np.int64)
     return 3 * int((sizes[:, 0] * sizes[:, 1]).sum())

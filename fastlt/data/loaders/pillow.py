@@ -22,7 +22,7 @@ class _Result(NamedTuple):
 
 
 class _Batches(Dataset[_Result | ValueError]):
-    """The batches of a plan by position; one process makes all of a batch, so that nothing depends on their number."""
+    """The batches of a plan by position; one process makes a whole batch, so that nothing depends on their number."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -32,7 +32,7 @@ class _Batches(Dataset[_Result | ValueError]):
         return len(self._plan)
 
     def __getitem__(self, position: int) -> _Result | ValueError:
-        """Make a batch; an error that is the user's is returned, since the DataLoader would bury its message."""
+        """Make a batch; return an error that the user can fix, since the DataLoader would bury its message."""
         try:
             return self._make(position)
         except ValueError as error:
@@ -93,7 +93,7 @@ class PillowLoader(PlannedLoader):
             num_workers=min(self._tuning.num_threads, max(1, len(self.plan))),
             prefetch_factor=self._tuning.prefetch,
             pin_memory=self.device.type == "cuda",
-            # Else the workers' seed would come from the global generator, and the run would depend on the loader
+            # Otherwise the workers' seed would come from the global generator, and the run would depend on the loader
             generator=torch.Generator(),
             collate_fn=_unchanged,
             worker_init_fn=_ignore_signals,

@@ -1,4 +1,4 @@
-"""What every step of a loader has to load: a pure function of the step, shared by all the loaders."""
+"""What to load in each step: a pure function of the step, shared by all loaders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..image import decode_bytes
 from ..sampler import LongTailSampler
 from ..transforms.augmentation import Augmentation, EvalTransform
 
-VIEW_SLOT_BITS = 44  # a training of 10^13 images would reach the draws of the first view
+VIEW_SLOT_BITS = 44  # only a training of 10^13 images would reach the draws of the first view
 
 # Errors of this machine, not of a broken file
 _MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -22,7 +22,7 @@ _MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 @dataclass(frozen=True)
 class Replacement:
-    """A file that could not be read, relative to the root, why, and the file of its class that stood in for it."""
+    """A file that could not be read, relative to the root, the reason, and its stand-in, a file of the same class."""
 
     path: str
     reason: str
@@ -30,14 +30,14 @@ class Replacement:
 
 
 class UnreadableImageError(Exception):
-    """An image of the data set cannot be read any more; the message is the reason."""
+    """An image of the data set can no longer be read; the message is the reason."""
 
 
 class Work(NamedTuple):
-    """What one batch is made of (B images).
+    """The content of one batch (B images).
 
     Attributes:
-        ids: int64 [B], the samples, those that stand in for broken ones included.
+        ids: int64 [B], the samples, with stand-ins in place of broken ones.
         windows: int32 [B, 4], x, y, width, height to crop before resampling; None takes whole images.
         boxes: float64 [B, 4], left, top, right, bottom in the whole image to resample; None takes all of the window.
         flips: bool [B], whether to mirror.
@@ -54,10 +54,10 @@ class Work(NamedTuple):
 
 
 class StandIns:
-    """The samples of a data set that turned out to be broken, and those that stand in for them.
+    """The samples of a data set that turned out to be broken, and their stand-ins.
 
-    The rule is fixed: the next sample of the class, by index and cyclically, that is not known to be broken. So the
-    choice depends on the files alone, not on the loader, its threads or what was loaded before.
+    The stand-in is the next sample of the class, by index and cyclically, that is not known to be broken. So the choice
+    depends on the files alone, not on the loader, its threads or what was loaded before.
     """
 
     def __init__(self, dataset: LongTailedDataset) -> None:
@@ -76,7 +76,7 @@ class StandIns:
         return np.array([self.stand_in(index) for index in ids.tolist()], np.int64)
 
     def stand_in(self, index: int) -> int:
-        """Return the sample itself, or the one that stands in for it."""
+        """Return the sample itself, or its stand-in."""
         if index not in self.reasons:
             return index
         members = np.flatnonzero(self.dataset.labels == self.dataset.labels[index])
@@ -91,11 +91,11 @@ class StandIns:
         )
 
     def mark(self, reasons: dict[int, str]) -> None:
-        """Take note of broken samples, and name those that are new in a warning and in `replaced`."""
+        """Record broken samples; report new ones in a warning and in `replaced`."""
         new = [index for index in reasons if index not in self.reasons]
         self.reasons.update({index: reasons[index] for index in new})
         paths = self.dataset.paths
-        # A stand-in of earlier ones may be among the new ones
+        # A stand-in for an earlier sample may be among the new ones
         self.replaced = [
             Replacement(paths[index], reason, paths[self.stand_in(index)]) for index, reason in self.reasons.items()
         ]
@@ -123,7 +123,7 @@ class Plan(Protocol):
 
     @property
     def interpolation(self) -> str:
-        """How they are resampled: bilinear or bicubic."""
+        """How images are resampled: bilinear or bicubic."""
         ...
 
     @property
@@ -145,7 +145,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedPlan:
-    """The images that training sees: each in a random crop, flip and jitter."""
+    """Images as training sees them: each with a random crop, flip and jitter."""
 
     dataset: LongTailedDataset
     augmentation: Augmentation
@@ -161,7 +161,7 @@ class AugmentedPlan:
         return self.augmentation.interpolation
 
     def augment(self, ids: np.ndarray, *, slot: int, seed: int) -> Work:
-        """Return a batch of samples [B] with the windows, flips and jitter of the slots from `slot` on."""
+        """Return a batch of the samples [B], with the windows, flips and jitter of the slots from `slot` on."""
         draws = self.augmentation.draw(slot, self.dataset.sizes[ids], seed=seed)
         jittered = self.augmentation.jitter > 0
         return Work(
@@ -176,7 +176,7 @@ class AugmentedPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan(AugmentedPlan):
-    """The steps from start_step on, as the sampler orders and the augmentation draws them."""
+    """The steps from `start_step` on, with the sampler's order and the augmentation's draws."""
 
     sampler: LongTailSampler
     start_step: int
@@ -204,10 +204,10 @@ class TrainPlan(AugmentedPlan):
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPlan(AugmentedPlan):
-    """The samples from `start` on, once and in order, each in one random crop, flip and jitter; `view` says which.
+    """The samples from `start` on, once and in order, each with one random crop, flip and jitter for this `view`.
 
-    The draws of a view are those of slots that no training reaches: keyed by seed, view and sample, whatever the batch
-    size or the start.
+    A view uses the draws of slots that no training reaches. They are keyed by seed, view and sample, independent of the
+    batch size and the start.
     """
 
     batch_size: int
@@ -269,7 +269,7 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
     """Decode a sample: uint8 [height, width, 3].
 
     Raises:
-        UnreadableImageError: The file has gone, is broken, or is no longer of the size it had when it was indexed.
+        UnreadableImageError: The file is missing or broken, or the image's size has changed since it was indexed.
     """
     try:
         pixels = decode_bytes(dataset.read(index))

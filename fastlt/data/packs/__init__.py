@@ -1,1 +1,1 @@
-"""A data set packed into plain tars with offsets: writing and reading one."""
+"""Data sets packed into plain tars with offsets: how to write and read them."""

@@ -17,7 +17,7 @@ from ..dataset import LongTailedDataset
 from ..tar import RECORD, TarImages, damage, journal_length
 
 MANIFEST = "pack.json"
-"""File that makes a folder a pack."""
+"""The file that marks a folder as a pack."""
 
 FORMAT = 1
 
@@ -28,8 +28,8 @@ class Packing:
 
     Attributes:
         dataset: Data set, as in `--dataset`.
-        short_side: Pixels to which larger images were brought; None: every file is as it was.
-        quality: Of the JPEG files made.
+        short_side: Short side to which larger images were resized, pixels; None if every file was kept as it is.
+        quality: Quality of re-encoded JPEG files.
         sources: Fingerprint of each split's source.
     """
 
@@ -44,15 +44,15 @@ class Packing:
 
 
 def is_pack(root: Path) -> bool:
-    """Say whether a folder is a pack, finished or not."""
+    """Return whether a folder is a pack, finished or not."""
     return (root / MANIFEST).is_file()
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Return what a pack says of itself.
+    """Return the manifest of a pack.
 
     Raises:
-        ValueError: It is damaged, or of another version.
+        ValueError: The manifest is damaged, or of another version.
     """
     try:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def open_pack(root: Path, *, dataset: str | None = None) -> dict[str, LongTailedDataset]:
-    """Open the splits of a pack; nothing but its index is read.
+    """Open the splits of a pack, reading only its index.
 
     Args:
         root: The folder.
@@ -75,7 +75,7 @@ def open_pack(root: Path, *, dataset: str | None = None) -> dict[str, LongTailed
         The splits by name.
 
     Raises:
-        ValueError: It was interrupted, is damaged, or holds another data set.
+        ValueError: The pack is incomplete or damaged, or holds another data set.
     """
     manifest = read_manifest(root)
     if not manifest["complete"]:
@@ -126,13 +126,13 @@ def verify_pack(root: Path, *, num_threads: int | None = None) -> int:
 
     Args:
         root: The folder.
-        num_threads: Threads that read; default one a processor, at most 16.
+        num_threads: Threads that read; by default one per processor, at most 16.
 
     Returns:
         The number of images.
 
     Raises:
-        ValueError: It was interrupted, or images are damaged; the message names the first few.
+        ValueError: The pack is incomplete, or images are damaged; the message names the first few.
     """
     splits = open_pack(root)
     damaged: list[str] = []

@@ -1,4 +1,4 @@
-"""Pack a data set into one tar a split with offsets, for fast random access; optionally with smaller images."""
+"""Pack a data set into one tar per split with offsets, for fast random access; optionally with smaller images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..image import decode_rgb
 from ..tar import RECORD, Item, TarWriter
 from .read import FORMAT, MANIFEST, Packing, read_manifest
 
-_AHEAD = 4  # images a thread that are read ahead of the one that writes
+_AHEAD = 4  # images per thread that are read ahead of the thread that writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PackSummary:
     Attributes:
         out: Folder of the pack.
         num_images: Images of each split.
-        num_kept: Images that were there already, from an interrupted call.
+        num_kept: Images kept from an interrupted call.
         num_bytes: Bytes of all tars.
     """
 
@@ -57,19 +57,19 @@ def pack(
     Repeat an interrupted call to continue where it stopped.
 
     Args:
-        splits: By name.
+        splits: The splits by name.
         out: The folder: absent, empty, or begun by the same call.
         dataset: Data set, as in `--dataset`, for which the pack may be opened.
-        short_side: Pixels to which larger images are brought, re-encoded as JPEG; None keeps every file's bytes.
-        quality: Of the JPEG files, as Pillow counts it.
-        num_threads: Threads that read and re-encode; default one a processor, at most 16.
+        short_side: Short side to which larger images are resized, pixels, as new JPEG files; None keeps every file.
+        quality: Quality of re-encoded JPEG files, on Pillow's scale.
+        num_threads: Threads that read and re-encode; by default one per processor, at most 16.
         progress: Called with the number of images done since its last call.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: Another pack, or something else, in `out`; numbers out of range.
+        ValueError: `out` holds another pack or something else, or a number is out of range.
         OSError: An image cannot be read, `out` cannot be written, or the disk is full.
     """
     if short_side is not None and short_side < 8:
@@ -121,7 +121,7 @@ def write_pack(
         class_names: C names.
         names: Names of the images in the tar, by split.
         labels: int64 [N], by split.
-        makers: Returns image number n of a split; called from several threads.
+        makers: For each split, a function that returns image number n; called from several threads.
         skipped: Files left out because they are not complete images, by split.
         num_threads: Threads that make images.
         progress: Called with the number of images done since its last call.
@@ -167,10 +167,10 @@ def write_pack(
 
 
 def make_item(dataset: LongTailedDataset, index: int, *, short_side: int | None, quality: int) -> Item:
-    """Return an image of a data set as it is to be packed.
+    """Return an image of a data set in the form to pack.
 
-    A larger image is resized as the evaluation transform does it, so that only the re-encoding can change accuracies.
-    An image that cannot be decoded is kept as it is: the loaders replace it, as they do in an unpacked set.
+    A larger image is resized as by the evaluation transform, so that only the re-encoding can change accuracies. An
+    image that cannot be decoded is kept as it is; the loaders replace it, as in an unpacked set.
     """
     from PIL import Image
 
@@ -192,7 +192,7 @@ def make_item(dataset: LongTailedDataset, index: int, *, short_side: int | None,
 
 
 def member_names(dataset: LongTailedDataset, *, reencoded: bool) -> list[str]:
-    """Return the names of a data set's images in a tar: their paths, made safe to extract, no name twice."""
+    """Return names for a data set's images in a tar: their paths, made unique and safe to extract."""
     names = []
     seen: dict[str, int] = {}
     for path in dataset.paths:
@@ -210,7 +210,7 @@ def member_names(dataset: LongTailedDataset, *, reencoded: bool) -> list[str]:
 
 
 def _made_ahead(make: Callable[[int], Item], pending: range, pool: ThreadPoolExecutor, depth: int) -> Iterator[Item]:
-    """Yield the images in order; a pool makes a few ahead."""
+    """Yield the images in order, a few of them made ahead by a pool of threads."""
     futures: deque[Future[Item]] = deque()
     try:
         for at in pending:
@@ -243,7 +243,7 @@ def _write_index(out: Path, name: str, members: Sequence[str], labels: np.ndarra
 
 
 def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
-    """Return the source's fingerprint where all bytes were kept, so that its runs accept the pack; else a new one."""
+    """Return the source's fingerprint if all bytes were kept, so that its runs accept the pack; else a new one."""
     if packing.short_side is None:
         return packing.sources[name]
     digest = hashlib.sha256(f"{packing.sources[name]}\n{packing.short_side}\n{packing.quality}\n".encode())
@@ -252,7 +252,7 @@ def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
 
 
 def _claim(out: Path, packing: Packing, num_images: dict[str, int]) -> dict[str, Any]:
-    """Record what `out` is to hold, or check that an interrupted call recorded the same."""
+    """Record what `out` will hold, or check that an interrupted call recorded the same."""
     fields = packing.to_json()
     if (out / MANIFEST).is_file():
         manifest = read_manifest(out)

@@ -1,1 +1,1 @@
-"""The published benchmarks: what they are, where their files lie, and how to open them."""
+"""The published benchmarks: what they are, where their files are, and how to open them."""

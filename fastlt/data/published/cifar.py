@@ -1,4 +1,4 @@
-"""CIFAR-10-LT and CIFAR-100-LT: the public archives, cut down to an exponential tail, and kept as a pack."""
+"""CIFAR-10-LT and CIFAR-100-LT: the public archives, cut down to an exponential tail and stored as packs."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _VERSION = 1
 
 
 class CifarSet(CifarSpec):
-    """A long tail cut out of a CIFAR archive; the public test images, all 10,000, are its val."""
+    """A long tail cut out of a CIFAR archive; all 10,000 public test images are its val."""
 
     remedy = "download the public archive again"
 
     @property
     def contents(self) -> str:
-        """What its data root holds, for messages."""
+        """What the data root holds, for messages."""
         return " or ".join(self.archives.values())
 
     def open(self, root: Path, options: DataOptions) -> dict[str, LongTailedDataset]:
-        """Open train and val. The chosen images are kept as a pack of PNG files in the cache folder.
+        """Open train and val. The chosen images are stored as a pack of PNG files in the cache folder.
 
         Args:
             root: The folder with the public archive, pickled or binary, as it is or extracted; or a pack.
-            options: Imbalance and seed count.
+            options: Only imbalance and seed are used.
 
         Raises:
             FileNotFoundError: No archive in `root`.
-            ValueError: It is not the public one, or damaged.
+            ValueError: The archive is not the public one, or is damaged.
         """
         if is_pack(root):
             return open_pack(root, dataset=self.name)
@@ -78,18 +78,18 @@ class CifarSet(CifarSpec):
         return open_pack(out, dataset=self.name)
 
     def shape(self, options: DataOptions) -> Shape:
-        """Return its class counts, for a made-up set."""
+        """Return the class counts, for a made-up set."""
         counts = tail_counts(self.num_classes, self.per_class["train"], options.imbalance)
         return Shape(counts=counts, held={"val": self.per_class["test"]})
 
     def verify(self, root: Path, options: DataOptions) -> Verification:
-        """Compare an archive with the public one: files, checksums, records, labels; and hash what is chosen of it.
+        """Compare an archive with the public one: files, checksums, records, labels; and hash the choice of images.
 
-        Checksums of the binary form's files are not published. There the archive's counts, and its files' records.
+        The binary form's files have no published checksums: there the archive's checksum and the records decide.
 
         Raises:
             FileNotFoundError: No archive in `root`.
-            ValueError: It is damaged, or the class sizes asked for are impossible.
+            ValueError: The archive is damaged, or the requested class sizes are impossible.
         """
         if options.lists is not None:
             raise ValueError(f"--lists: got {options.lists} with --dataset {self.name}, which has none; drop it")
@@ -130,7 +130,7 @@ class CifarSet(CifarSpec):
             return checks
         with place.open("rb") as stream:
             digest = hashlib.file_digest(stream, "md5").hexdigest()
-        # Files packed anew, with the same bytes, are as good
+        # A repacked archive of files with the same bytes is as good
         return [self._check_sum(place.name, digest, decides=not checks), *checks]
 
     def _check_sum(self, name: str, digest: str, *, decides: bool) -> Check:
@@ -138,7 +138,7 @@ class CifarSet(CifarSpec):
         return Check(what=f"{name} md5", expected=self.md5[name], found=digest, ok=same if same or decides else None)
 
     def _check_tail(self, split: str, labels: np.ndarray, *, imbalance: float) -> list[Check]:
-        """Compare the sizes of a packed split with those of the tail, or of the public test images."""
+        """Compare the class counts of a packed split with those of the tail, or of the public test images."""
         counts = np.bincount(labels, minlength=self.num_classes)
         if split == "train":
             expected = tail_counts(self.num_classes, self.per_class["train"], imbalance)
@@ -201,9 +201,9 @@ CIFAR = {
 
 
 def tail_counts(num_classes: int, most: int, imbalance: float) -> np.ndarray:
-    """Return the images of each class by the usual rule: most * (1 / imbalance)^(c / (C - 1)), rounded down, int64 [C].
+    """Return the class counts by the usual rule: most * (1 / imbalance)^(c / (C - 1)), rounded down, int64 [C].
 
-    Source: Cui et al., Class-Balanced Loss (CVPR 2019); Cao et al., LDAM (NeurIPS 2019), whose code it is.
+    Source: Cui et al., Class-Balanced Loss (CVPR 2019); Cao et al., LDAM (NeurIPS 2019), in its code.
 
     Raises:
         ValueError: A class would have no image.
@@ -216,13 +216,13 @@ def tail_counts(num_classes: int, most: int, imbalance: float) -> np.ndarray:
 def tail_indices(labels: np.ndarray, imbalance: float, seed: int) -> np.ndarray:
     """Choose the images of a long-tailed CIFAR: int64 [*], class by class.
 
-    Each class's images are shuffled by numpy's legacy generator, whose stream never changes, and the first few stay;
-    with seed 0 they are those of Cao et al.'s code.
+    Each class's images are shuffled by numpy's legacy generator, whose stream never changes, and the first few are
+    kept; with seed 0 they are those of Cao et al.'s code.
 
     Args:
-        labels: int64 [N], of a balanced set.
-        imbalance: Images of the largest class over those of the smallest.
-        seed: Of the generator.
+        labels: Labels of a balanced set, int64 [N].
+        imbalance: Images in the largest class divided by those in the smallest.
+        seed: Seed of the generator.
     """
     counts = np.bincount(labels)
     random = np.random.RandomState(seed)
@@ -235,7 +235,7 @@ def tail_indices(labels: np.ndarray, imbalance: float, seed: int) -> np.ndarray:
 
 
 def indices_hash(indices: np.ndarray) -> str:
-    """Return a hash that is the same for the same choice of images: 12 hexadecimal digits."""
+    """Return a hash of the choice of images: 12 hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(indices, "<i8").tobytes()).hexdigest()[:12]
 
 

@@ -18,21 +18,21 @@ _PIXELS = 3 * SIDE * SIDE
 
 @dataclass(frozen=True, kw_only=True)
 class CifarSpec:
-    """How a CIFAR archive is made up.
+    """What a CIFAR archive consists of.
 
     Attributes:
-        name: As in `--dataset`.
-        title: As people write the public data set.
+        name: The data set's name, as in `--dataset`.
+        title: The usual name of the public data set.
         num_classes: C.
-        archives: The archives, tar.gz, by the folder inside.
+        archives: Names of the tar.gz archives, by the folder inside.
         train: Files of the train images.
         test: Files of the test images.
         names_file: File with the names of the classes.
-        label_key: Of the pickled form.
-        names_key: Of the pickled form.
-        label_bytes: Of the binary form: bytes of labels before the pixels, the last of which counts.
+        label_key: Key of the labels in the pickled form.
+        names_key: Key of the class names in the pickled form.
+        label_bytes: Bytes of labels before the pixels in the binary form; the last one is used.
         per_class: Images of each class, by split.
-        md5: Checksums of the archives, from the CIFAR page, and of the pickled form's files, as torchvision has them.
+        md5: Checksums of the archives, from the CIFAR page, and of the pickled form's files, from torchvision.
     """
 
     name: str
@@ -50,7 +50,7 @@ class CifarSpec:
 
 
 def find_archive(spec: CifarSpec, root: Path) -> tuple[str, Path]:
-    """Find a CIFAR archive: (its inner folder's name, the tar.gz or the extracted folder).
+    """Find a CIFAR archive, and return (the name of the folder inside, the tar.gz or the extracted folder).
 
     Raises:
         FileNotFoundError: There is none.
@@ -71,7 +71,7 @@ def read_cifar(spec: CifarSpec, root: Path, split: str) -> tuple[np.ndarray, np.
     """Read a split of an archive: pixels uint8 [N, 32, 32, 3], labels int64 [N], class names.
 
     Raises:
-        ValueError: It is not as the public one is.
+        ValueError: It differs from the public one.
     """
     folder, place = find_archive(spec, root)
     pickled = is_pickled(folder)
@@ -102,7 +102,7 @@ def read_cifar(spec: CifarSpec, root: Path, split: str) -> tuple[np.ndarray, np.
 
 
 def is_pickled(folder: str) -> bool:
-    """Say whether an archive is of the pickled form, by the name of its inner folder."""
+    """Return whether an archive is of the pickled form, by the name of the folder inside."""
     return folder in ("cifar-10-batches-py", "cifar-100-python")
 
 
@@ -113,7 +113,7 @@ def batch_files(spec: CifarSpec, folder: str, split: str) -> list[str]:
 
 
 def archive_contents(place: Path, folder: str, files: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of some files of an extracted folder or an archive; nothing is extracted."""
+    """Yield (name, bytes) for some files of an extracted folder or an archive, without extracting anything."""
     if place.is_dir():
         for name in files:
             yield name, (place / name).read_bytes()
@@ -138,7 +138,7 @@ def _read_pickled(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarr
 
 
 class PlainArray:
-    """A stand-in for a numpy array in a pickle: it keeps the array's state, and runs nothing of numpy's."""
+    """A stand-in for a numpy array in a pickle: it keeps the array's state without running numpy's code."""
 
     state: tuple[Any, ...] = ()
 
@@ -164,7 +164,7 @@ class PlainDtype:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler of numbers, strings, lists, dictionaries and arrays, and of nothing that could run code."""
+    """An unpickler of numbers, strings, lists, dictionaries and arrays, but of nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:

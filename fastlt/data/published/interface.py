@@ -13,13 +13,13 @@ from ..synthetic.published_shape import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What may be asked of a data set besides its root; a set leaves alone what does not concern it.
+    """Options of a data set besides its root; each set ignores those that do not concern it.
 
     Attributes:
-        lists: The folder of the list files, where it is not below the root.
+        lists: The folder of the list files, if it is not below the root.
         strict: Whether a file that is not a complete image is an error instead of being skipped.
-        imbalance: Images of the largest class over those of the smallest, where a tail is cut out of a balanced set.
-        seed: Of the choice of images, where a tail is cut out of a balanced set; 0 is the usual one.
+        imbalance: Images in the largest class divided by those in the smallest, for a tail cut out of a balanced set.
+        seed: Seed for choosing the images of such a tail; 0 is the usual one.
     """
 
     lists: Path | None = None
@@ -33,32 +33,32 @@ class PublishedSet(Protocol):
 
     @property
     def name(self) -> str:
-        """As in `--dataset`."""
+        """The name that `--dataset` takes."""
         ...
 
     @property
     def title(self) -> str:
-        """As people write it, for messages."""
+        """The usual name, for messages."""
         ...
 
     @property
     def contents(self) -> str:
-        """What its data root holds, for messages."""
+        """What the data root holds, for messages."""
         ...
 
     @property
     def remedy(self) -> str:
-        """What to do where files are not as published, for messages."""
+        """What to do about files that are not as published, for messages."""
         ...
 
     def open(self, root: Path, options: DataOptions) -> dict[str, LongTailedDataset]:
-        """Open its splits, in any layout that it is known in, or from a pack."""
+        """Open the splits, in any known layout of the set, or from a pack."""
         ...
 
     def shape(self, options: DataOptions) -> Shape:
-        """Return its class counts, for a made-up set."""
+        """Return the class counts, for a made-up set."""
         ...
 
     def verify(self, root: Path, options: DataOptions) -> Verification:
-        """Compare what is on a disk with what was published."""
+        """Compare the data on disk with what was published."""
         ...

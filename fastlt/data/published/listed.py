@@ -1,4 +1,4 @@
-"""The benchmarks that come as list files: open them, make up their shape, and verify them."""
+"""The benchmarks that come as list files: how to open and verify them, and their class counts."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ _MANY, _FEW = 100, 20
 
 @dataclass(frozen=True)
 class ListedSet:
-    """A benchmark that comes as list files, in whichever layout its images lie."""
+    """A benchmark that comes as list files, with its images in any known layout."""
 
     benchmark: Benchmark
     remedy = "complete the download, or give other --lists"
 
     @property
     def name(self) -> str:
-        """As in `--dataset`."""
+        """The name that `--dataset` takes."""
         return self.benchmark.name
 
     @property
     def title(self) -> str:
-        """As people write it."""
+        """The usual name."""
         return self.benchmark.title
 
     @property
     def contents(self) -> str:
-        """What its data root holds, for messages."""
+        """What the data root holds, for messages."""
         return f"its images and lists ({self.benchmark.splits['train'].lists[0]}, ...; or --lists DIR)"
 
     def open(self, root: Path, options: DataOptions) -> dict[str, LongTailedDataset]:
-        """Open its splits.
+        """Open the splits.
 
         Args:
             root: The folder of the images, in any of the known layouts; or a pack.
-            options: `lists`, by default the data root or its folders `lists` or `annotations`, holds the list files
+            options: `lists` (by default the data root or its folders `lists` or `annotations`) holds the list files,
                 under their released names or as train.txt, val.txt, test.txt.
 
         Raises:
-            FileNotFoundError: No lists, or images that are absent.
+            FileNotFoundError: There are no lists, or images are missing.
             ValueError: Lists of another data set, or ones that cannot be read.
         """
         if is_pack(root):
@@ -82,22 +82,22 @@ class ListedSet:
         return datasets
 
     def shape(self, options: DataOptions) -> Shape:
-        """Return its class counts, for a made-up set."""
+        """Return the class counts, for a made-up set."""
         splits = self.benchmark.splits.items()
         held = {split: spec.per_class for split, spec in splits if spec.per_class is not None}
         return Shape(counts=benchmark_counts(self.benchmark), held=held)
 
     def verify(self, root: Path, options: DataOptions) -> Verification:
-        """Compare what is on a disk with what was published.
+        """Compare the data on disk with what was published.
 
-        Every listed file is looked for, and 32 of them are decoded; `fastlt train` looks at every file's header.
+        It checks that every listed file exists, and decodes 32 of them; `fastlt train` reads every file's header.
 
         Args:
             root: The data root, in any of the known layouts, or a pack.
             options: As for `open`.
 
         Raises:
-            FileNotFoundError: No lists, or not a single image.
+            FileNotFoundError: There are no lists, or no image at all.
             ValueError: Lists of another data set, or ones that cannot be read.
         """
         benchmark = self.benchmark
@@ -141,7 +141,7 @@ class ListedSet:
 
 
 def benchmark_counts(benchmark: Benchmark) -> np.ndarray:
-    """Return falling class counts with the benchmark's sum, largest and smallest class and, where known, groups.
+    """Return falling class counts with the benchmark's total, largest and smallest class and, where known, groups.
 
     Returns:
         int64 [C].
@@ -184,7 +184,7 @@ def _check_class_folders(benchmark: Benchmark, root: Path) -> None:
 
 
 def _warn_of_counts(benchmark: Benchmark, datasets: dict[str, LongTailedDataset]) -> None:
-    """Warn where splits do not have the benchmark's numbers of images: accuracies are not comparable."""
+    """Warn of splits without the benchmark's number of images: their accuracies are not comparable."""
     wrong = [
         f"{len(dataset):,} {split} images ({benchmark.splits[split].num_images:,} expected)"
         for split, dataset in datasets.items()
@@ -230,7 +230,7 @@ def check_counts(benchmark: Benchmark, split: str, labels: np.ndarray) -> list[C
 
 
 def _check_hash(split: str, spec: SplitSpec, source: Path) -> list[Check]:
-    """Compare a list with the released one; lists with other prefixes are as good, so a difference is no fault."""
+    """Compare a list with the released one; other path prefixes are as good, so a difference is not a fault."""
     if not spec.sha256 or layout_of(source) is not layout_of(Path(spec.lists[0])):
         return []
     digest = list_hash(source)
@@ -238,7 +238,7 @@ def _check_hash(split: str, spec: SplitSpec, source: Path) -> list[Check]:
 
 
 def _file_sizes(listing: Listing) -> np.ndarray:
-    """Return the size of each listed file in bytes, -1 for one that is absent: int64 [N]."""
+    """Return the size of each listed file in bytes, -1 for a missing one: int64 [N]."""
     prefix = f"{listing.root}{os.sep}"
     sizes = np.full(len(listing.paths), -1, np.int64)
     for at, path in enumerate(listing.paths):

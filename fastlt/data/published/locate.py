@@ -26,16 +26,16 @@ def find_lists(benchmark: Benchmark, root: Path, lists: Path | None = None) -> d
     """Find the list file, text or JSON, of each split.
 
     Args:
-        benchmark: Says how they may be called.
-        root: The data root; it and its folders `lists` and `annotations` are looked into.
-        lists: Another folder, which is looked into instead.
+        benchmark: Has their possible names.
+        root: The data root; it is searched, and its folders `lists` and `annotations`.
+        lists: Another folder to search instead.
 
     Returns:
-        By split; empty if there is none for train.
+        The file by split; empty if there is none for train.
 
     Raises:
-        FileNotFoundError: No such folder, or none for val.
-        ValueError: They are those of another benchmark, or there is more than one.
+        FileNotFoundError: No such folder, or no list for val.
+        ValueError: The lists are of another benchmark, or a split has more than one.
     """
     if not root.is_dir():
         state = "is a file" if root.exists() else "does not exist"
@@ -70,7 +70,7 @@ def _released(benchmark: Benchmark, folder: Path) -> list[Path]:
 
 
 def _find_list(benchmark: Benchmark, folder: Path, split: str) -> Path | None:
-    """Find a split's list: by its released name, a plain one, or any that ends so and is no other benchmark's."""
+    """Find a split's list by its released name, a plain name, or the ending of a name that is no other benchmark's."""
     others = {name for other in BENCHMARKS.values() for spec in other.splits.values() for name in spec.lists}
     layouts = [layout for layout in LAYOUTS if layout.file]
     names = (*benchmark.splits[split].lists, *(layout.file.format(split=split) for layout in layouts))
@@ -87,10 +87,10 @@ def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) ->
         root: The data root.
 
     Yields:
-        (split, its listing with paths as they are on disk, relative to the data root).
+        (split, its listing with the paths on disk, relative to the data root).
 
     Raises:
-        FileNotFoundError: None of the images is there; the message says which root has them, if one near has.
+        FileNotFoundError: None of the images exists; the message names a nearby root that has them, if there is one.
         ValueError: A list of another benchmark, or one that cannot be read.
     """
     train: Listing | None = None
@@ -108,14 +108,14 @@ def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) ->
 def read_benchmark_list(
     benchmark: Benchmark, split: str, source: Path, root: Path, train: Listing | None = None
 ) -> Listing:
-    """Read one list as it is, and refuse that of another benchmark; `read_lists` states the errors.
+    """Read one list as it is, but refuse another benchmark's; `read_lists` states the errors.
 
     Args:
-        benchmark: The data set that the list is said to be of.
+        benchmark: The data set that the list should be of.
         split: Its split.
         source: The list.
         root: The data root.
-        train: The listing of train, whose classes the other splits have.
+        train: The listing of train, whose classes the other splits share.
     """
     listing = layout_of(source).read(source, root, train)
     if not listing.paths:
@@ -140,7 +140,7 @@ def list_hash(source: Path) -> str:
 
 
 def _other_title(benchmark: Benchmark, listing: Listing, split: str) -> str | None:
-    """Return the title of another benchmark that has this list, by its bytes or its numbers of images and classes."""
+    """Return the title of another benchmark whose list this is, by its bytes or its numbers of images and classes."""
     digest = list_hash(listing.source)
     shape = (len(listing.paths), int(listing.labels.max()) + 1)
     for other in BENCHMARKS.values():
@@ -154,7 +154,7 @@ def _other_title(benchmark: Benchmark, listing: Listing, split: str) -> str | No
 
 
 def _class_folders(listing: Listing) -> list[str]:
-    """Return the folder of each class, by label, as the train list has it."""
+    """Return the folder of each class in the train list, by label."""
     folders: dict[int, str] = {}
     for path, label in zip(listing.paths, listing.labels.tolist(), strict=True):
         if label not in folders:
@@ -163,15 +163,15 @@ def _class_folders(listing: Listing) -> list[str]:
 
 
 def locate(benchmark: Benchmark, listing: Listing, folders: list[str]) -> Listing:
-    """Return a listing with the paths that its images have on disk, judged by a sample of them.
+    """Return a listing with the paths of its images on disk, judged by a sample of them.
 
     Args:
-        benchmark: Says where they may be.
-        listing: Relative to the data root, as the list has them.
+        benchmark: Has the places where they may be.
+        listing: The listing with the paths as in the list.
         folders: Folder of each class.
 
     Raises:
-        FileNotFoundError: They are in none of these places, or the root is a level too low.
+        FileNotFoundError: The images are in none of these places, or the root is one level too low.
     """
     chosen = np.unique(np.linspace(0, len(listing.paths) - 1, _NUM_PROBED).astype(np.int64)).tolist()
     sample = [(listing.paths[at], _folder(folders, int(listing.labels[at]))) for at in chosen]
@@ -199,7 +199,7 @@ def _folder(folders: list[str], label: int) -> str:
 
 
 def _best_rule(benchmark: Benchmark, sample: list[tuple[str, str]], root: Path) -> tuple[str, int] | None:
-    """Return the (container, variant) under which most of the sampled images are files, None if none is."""
+    """Return the (container, variant) under which most of the sampled images exist, or None."""
     best, most = None, 0
     candidates = [benchmark.variants(path, folder) for path, folder in sample]
     for container in ("", *benchmark.containers):
@@ -216,7 +216,7 @@ def _best_rule(benchmark: Benchmark, sample: list[tuple[str, str]], root: Path) 
 
 
 def _explain_absent(benchmark: Benchmark, sample: list[tuple[str, str]], listing: Listing) -> str:
-    """Say that no image is there, and which folder nearby would be the right root."""
+    """Return the message that no image exists, with the folder nearby that would be the right root."""
     root, example = listing.root, sample[0][0]
     above = root.resolve()
     for levels in (1, 2):

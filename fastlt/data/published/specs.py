@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSpec:
-    """What a split of a benchmark has to be.
+    """What a split of a benchmark must have.
 
     Attributes:
         num_images: Images of all classes.
-        per_class: Images of each class, where all have as many.
+        per_class: Images of each class, where all classes have equally many.
         lists: Names of the list file: the released one first.
         sha256: First 12 hexadecimal digits of the released list's hash; empty where none is known.
     """
@@ -28,15 +28,15 @@ class Benchmark:
     """A published data set, as its list files describe it.
 
     Attributes:
-        name: As in `--dataset`.
-        title: As people write it.
+        name: The name that `--dataset` takes.
+        title: The usual name.
         num_classes: C.
         max_count: Train images of the largest class.
         min_count: Train images of the smallest class.
-        groups: Classes that are many, medium and few, where the number is confirmed.
-        splits: By name.
-        variants: The places where the image of a listed path may be: (path, folder of its class) -> paths relative to
-            the data root, always as many, the path itself first.
+        groups: Numbers of many, medium and few classes, where they are confirmed.
+        splits: The splits by name.
+        variants: The places where a listed image may be: (path, folder of its class) -> paths relative to the data
+            root, always equally many, the path itself first.
         containers: Folders in which the archives wrap the images.
     """
 
@@ -52,7 +52,7 @@ class Benchmark:
 
 
 def imagenet_variants(path: str, folder: str) -> tuple[str, ...]:
-    """Return where `train/<class>/<image>` may be; val images may also lie without their class folders."""
+    """Return where `train/<class>/<image>` may be; val images may also be outside class folders."""
     top, _, rest = path.partition("/")
     name = path.rpartition("/")[2]
     return path, f"{top}/{name}", f"{top}/{folder}/{name}", rest or path, name
@@ -61,8 +61,8 @@ def imagenet_variants(path: str, folder: str) -> tuple[str, ...]:
 def places_variants(path: str, folder: str) -> tuple[str, ...]:
     """Return where `data_256/a/airfield/x.jpg`, `train/airfield/x.jpg` or `val_256/x.jpg` may be.
 
-    The first two are the same image in the two forms of the archive; a class such as `apartment_building/outdoor` is
-    two folders in one and `apartment_building-outdoor` in the other.
+    The first two are the same image in the archive's two forms; a class such as `apartment_building/outdoor` is two
+    nested folders in one form and `apartment_building-outdoor` in the other.
     """
     top, _, rest = path.partition("/")
     name = path.rpartition("/")[2]
@@ -75,14 +75,14 @@ def places_variants(path: str, folder: str) -> tuple[str, ...]:
 
 
 def inat_variants(path: str, folder: str) -> tuple[str, ...]:
-    """Return where `train_val2018/<group>/<class>/<image>` may be: also below a folder of another name, or none."""
+    """Return where `train_val2018/<group>/<class>/<image>` may be: also below another folder, or none."""
     rest = path.partition("/")[2]
     parts = path.split("/")
     return path, rest or path, f"images/{rest}", "/".join(parts[-2:])
 
 
 def class_folder(path: str) -> str:
-    """Return the folder that a listed image's class has, as Places's easy layout would write it."""
+    """Return the folder of a listed image's class, named as in the easy-format archive of Places."""
     parts = path.split("/")[:-1]
     if len(parts) > 2 and len(parts[1]) == 1:  # data_256/a/apartment_building/outdoor
         return "-".join(parts[2:])

@@ -1,1 +1,1 @@
-"""Data that are made: the embedded glyphs_lt, sets of any shape, and stand-ins for the published benchmarks."""
+"""Generated data: the embedded glyphs_lt, sets of any shape, and stand-ins for the published benchmarks."""

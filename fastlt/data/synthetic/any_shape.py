@@ -31,7 +31,7 @@ INKS = {
 """Colours that tell classes apart once the characters run out."""
 
 MAX_CLASSES = len(CHARACTERS) * len(INKS) << MARK_BITS
-"""Characters, colours and marks: no more classes than these combine to."""
+"""The number of combinations of character, colour and mark."""
 
 _RECORD = "synth.json"
 _STREAMS = {"train": 0, "val": 1, "test": 2}
@@ -67,8 +67,8 @@ def synthesize(
 ) -> Path:
     """Write a glyph set of the given shape as `train/<class>/<image>`, `val/...` and `test/...`.
 
-    Up to a hundred classes are characters in random colours; beyond that the colour, and beyond a thousand a mark
-    below the character, belong to the class. Repeat an interrupted call to continue where it stopped.
+    Up to a hundred classes are told apart by the character alone, in random colours; more classes also by its colour,
+    and beyond a thousand by a mark below it. Repeat an interrupted call to continue where it stopped.
 
     Args:
         out: Folder of the data set: absent, empty, or begun by the same call.
@@ -79,15 +79,15 @@ def synthesize(
         size: Side of an image in pixels.
         val_per_class: Val images of each class.
         test_per_class: Test images of each class; 0 for no test split.
-        seed: Key of all draws, and of which class gets which count.
-        num_workers: Processes that paint; default one a processor.
+        seed: Key of all draws, and of the assignment of counts to classes.
+        num_workers: Processes that paint; by default one per processor.
         progress: Called with the number of images done since its last call.
 
     Returns:
         The data root, `out`.
 
     Raises:
-        ValueError: No such profile of counts, or another data set in `out`.
+        ValueError: No counts meet these numbers, or `out` holds another data set.
         OSError: `out` cannot be written or the disk is full.
     """
     out = Path(out)
@@ -121,8 +121,8 @@ def synthesize(
 def count_profile(num_classes: int, num_images: int, *, max_count: int, min_count: int) -> np.ndarray:
     """Return counts that fall from `max_count` to `min_count` and add up to `num_images` exactly.
 
-    The count at rank x in [0, 1] is max_count (min_count / max_count)^(x^p): exponential for p = 1, heavier or lighter
-    in between for the p that meets the sum.
+    The count at rank x in [0, 1] is max_count (min_count / max_count)^(x^p): exponential for p = 1; p is chosen so that
+    the counts add up.
 
     Returns:
         int64 [num_classes], falling.
@@ -161,7 +161,7 @@ def count_profile(num_classes: int, num_images: int, *, max_count: int, min_coun
             high = middle
     exact = _falling(rank, low, max_count, min_count)
     counts = np.floor(exact).astype(np.int64)
-    # What rounding down lost goes to the largest remainders; at the ends of the range, wherever there is room
+    # Images lost by rounding down go to the largest remainders; at the ends of the range, wherever there is room
     while (lacking := total - int(counts.sum())) != 0:
         step = 1 if lacking > 0 else -1
         room = np.flatnonzero(counts < max_count if step > 0 else counts > min_count)
@@ -211,7 +211,7 @@ def _tasks(spec: SynthSpec, counts: np.ndarray) -> Iterator[Task]:
 
 
 def _claim(out: Path, spec: SynthSpec) -> None:
-    """Record what `out` is to hold, or check that an interrupted call recorded the same."""
+    """Record what `out` will hold, or check that an interrupted call recorded the same."""
     record = out / _RECORD
     text = json.dumps(asdict(spec), indent=2) + "\n"
     if record.is_file():

@@ -18,7 +18,7 @@ from .painting import FACES, Look, Style
 from .processes import Task, paint_all
 
 CHARACTERS = "ABCEIKMOPQSVWXYΞΠΣΦΨαδζλμςτωДЖЙЛЧЩЪЫЮЉҢҲьњћәerztÆþƷ2479#$%&*+=@~¿¶§¢£€©«±¤>→√∞∂⊃≥⊗◊■□▲▼☺☼♀♂♠♥♪♫♮☀♁♃♆"
-"""A hundred characters; no two share a shape in any faces, mirrored or not."""
+"""A hundred characters; no two look alike in any of the fonts, mirrored or not."""
 
 _VERSION = 1
 _STREAMS = {"train": 0, "val": 1, "test": 2}
@@ -33,7 +33,7 @@ class GlyphSpec:
         min_count: Train images of the smallest class; the counts in between fall exponentially.
         val_per_class: Val images of each class.
         test_per_class: Test images of each class.
-        seed: Key of all draws, and of which character gets which count.
+        seed: Key of all draws, and of the assignment of counts to characters.
         look: How the images are painted.
     """
 
@@ -51,11 +51,11 @@ def glyphs_lt(
     num_workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, LongTailedDataset]:
-    """Open glyphs_lt, which is painted into the cache folder the first time.
+    """Open glyphs_lt; the first call paints it into the cache folder.
 
     Args:
-        spec: What to paint; default the data set that the recipe `glyphs_lt` names.
-        num_workers: Processes that paint; default one a processor.
+        spec: What to paint; by default the data set of the recipe `glyphs_lt`.
+        num_workers: Processes that paint; by default one per processor.
         progress: Called with the number of images painted since its last call.
 
     Returns:
@@ -75,7 +75,7 @@ def build_glyphs_lt(
 ) -> Path:
     """Paint glyphs_lt into the cache folder unless it is there: `train/<class>/<image>`, `val/...`, `test/...`.
 
-    An interruption leaves nothing half done, and of two processes that paint at once one takes the other's result.
+    An interruption leaves nothing half done. If two processes paint at once, one takes the other's result.
 
     Args:
         spec: As for `glyphs_lt`.
@@ -88,7 +88,7 @@ def build_glyphs_lt(
     import PIL
 
     spec = spec or GlyphSpec()
-    # Another Pillow may rasterise or encode to other bits: its files are another data set
+    # Another version of Pillow may rasterise or encode to other bits, so its files are another data set
     identity = json.dumps([_VERSION, PIL.__version__, CHARACTERS, asdict(spec)], sort_keys=True)
     root = cache_dir() / "datasets" / f"glyphs_lt-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if root.is_dir():
@@ -116,7 +116,7 @@ def build_glyphs_lt(
 
 
 def split_counts(spec: GlyphSpec) -> dict[str, np.ndarray]:
-    """Return the images of each class, by split: int64 [100], classes in the order of their code points."""
+    """Return the number of images of each class, by split: int64 [100], classes in the order of their code points."""
     num_classes = len(CHARACTERS)
     rank = np.argsort(np.random.Philox(key=spec.seed, counter=[0, 0, 0, len(_STREAMS)]).random_raw(num_classes))
     falling = spec.max_count * (spec.min_count / spec.max_count) ** (np.arange(num_classes) / (num_classes - 1))
@@ -131,7 +131,7 @@ def font_folder() -> Path:
     """Return the folder of the DejaVu fonts that matplotlib ships.
 
     Raises:
-        FileNotFoundError: This matplotlib has been installed without them.
+        FileNotFoundError: This matplotlib was installed without them.
     """
     import matplotlib
 

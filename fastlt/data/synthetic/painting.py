@@ -29,17 +29,17 @@ _UNIFORM_SUM_SD = math.sqrt(4 * (65536**2 - 1) / 12)
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How images are painted; a range is drawn from uniformly.
+    """How images are painted; draws from a range are uniform.
 
     Attributes:
         size: Side of the square image in pixels.
         extent: Longer side of the character, as a share of the image.
         rotation: Largest rotation either way, in degrees.
         offset: Largest shift of the character's centre along an axis, as a share of the room left around it.
-        ink: Values of each channel of the character's colour.
-        ground: Values of each channel of the background's colour.
+        ink: Range of each channel of the character's colour.
+        ground: Range of each channel of the background's colour.
         noise: Standard deviation of the noise of each value, in levels of 255.
-        quality: Of the JPEG file, as Pillow counts it.
+        quality: Quality of the JPEG file, on Pillow's scale.
     """
 
     size: int = 32
@@ -58,8 +58,8 @@ class Style:
 
     Attributes:
         character: What is painted.
-        ink: Colour of the character (RGB); None draws one an image.
-        mark: Number under the character, shown as a bar of eight thick or thin pieces, its bits; 0 draws no bar.
+        ink: Colour of the character (RGB); None draws one for each image.
+        mark: Number under the character, shown as a bar of eight pieces, thick or thin by its bits; 0 draws no bar.
     """
 
     character: str
@@ -68,7 +68,7 @@ class Style:
 
 
 def paint(style: Style, look: Look, fonts: Path, *, seed: int, stream: int, label: int, number: int) -> bytes:
-    """Paint an image of a class: the bytes of a JPEG file.
+    """Paint an image of a class and return the bytes of its JPEG file.
 
     Args:
         style: What the class looks like.
@@ -77,7 +77,7 @@ def paint(style: Style, look: Look, fonts: Path, *, seed: int, stream: int, labe
         seed: Key of all draws.
         stream: The split, so that no two splits share an image.
         label: The class.
-        number: The image among those of its class and split.
+        number: Number of the image within its class and split.
     """
     from PIL import Image
 
@@ -109,12 +109,12 @@ def _noise(bits: np.random.Philox, count: int, sd: float) -> np.ndarray:
 
 
 def _source_side(size: int) -> int:
-    """Return the longer side of a character's mask: about what an image shows, twice that for small images."""
+    """Return the longer side of a character's mask: about as large as in an image, twice that for small images."""
     return max(16, round(1.4 * size if size <= 64 else 0.8 * size))
 
 
 def _place(mask: Image.Image, look: Look, draws: list[float]) -> np.ndarray:
-    """Scale, turn and shift a mask: float32 [size, size], 0 to 255."""
+    """Scale, turn and shift a mask, to float32 [size, size], 0 to 255."""
     from PIL import Image
 
     over = 2 if look.size <= 64 else 1
@@ -122,7 +122,7 @@ def _place(mask: Image.Image, look: Look, draws: list[float]) -> np.ndarray:
     extent = side * (look.extent[0] + draws[0] * (look.extent[1] - look.extent[0]))
     zoom = max(mask.size) / extent
     angle = math.radians(look.rotation * (2 * draws[1] - 1))
-    # Rounded, so that the last bit of the machine's sine does not show
+    # Rounded, so that the last bit of the machine's sine makes no difference
     cos, sin = round(math.cos(angle) * zoom, 6), round(math.sin(angle) * zoom, 6)
     half_w = (abs(cos) * mask.width + abs(sin) * mask.height) / (2 * zoom * zoom)
     half_h = (abs(sin) * mask.width + abs(cos) * mask.height) / (2 * zoom * zoom)
@@ -164,5 +164,5 @@ def _mask(character: str, mark: int, face: str, fonts: str, side: int) -> Image.
 def _font(face: str, fonts: str, pixels: int) -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
-    # The basic layout, since Raqm, where it is installed, would place glyphs differently
+    # The basic layout: Raqm, where it is installed, would place glyphs differently
     return ImageFont.truetype(str(Path(fonts) / face), pixels, layout_engine=ImageFont.Layout.BASIC)

@@ -1,4 +1,4 @@
-"""Paint many images in processes that start from any program, also one without a `__main__` guard."""
+"""Paint many images in worker processes, which any program can start, even without a `__main__` guard."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def paint_all(
     num_workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Paint the images of all tasks; those already there are kept, so that an interrupted call can be repeated.
+    """Paint the images of all tasks. Existing images are kept, so that an interrupted call can be repeated.
 
     Args:
         tasks: What to paint.
@@ -65,7 +65,7 @@ def paint_all(
         look: How to paint.
         fonts: The folder of the font files.
         seed: Key of all draws.
-        num_workers: Processes; default one a processor, at most 16; 1 paints in this process.
+        num_workers: Processes; by default one per processor, at most 16; 1 paints in this process.
         progress: Called with the number of images done since its last call.
 
     Raises:
@@ -133,14 +133,14 @@ def paint_all(
             thread.join()
         for painter in painters:
             for pipe in (painter.stdin, painter.stdout):
-                # What a dead painter has not read cannot be flushed any more
+                # Input that a dead painter has not read can no longer be flushed
                 with contextlib.suppress(OSError):
                     if pipe is not None:
                         pipe.close()
 
 
 def work() -> None:
-    """Paint the tasks that arrive on standard input, a line of JSON each, until it ends."""
+    """Paint the tasks that arrive on standard input, each as a line of JSON, until it ends."""
     setting = json.loads(sys.stdin.readline())
     fields = setting["look"]
     fields.update({name: tuple(fields[name]) for name in ("extent", "ink", "ground")})
@@ -164,7 +164,7 @@ def work() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which painters find this package where this process did, and compute in one thread."""
+    """Return an environment in which painters import this very package and compute in one thread."""
     package_home = str(Path(__file__).resolve().parents[3])
     paths = [package_home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -176,7 +176,7 @@ def _serve(
     chunks: queue.SimpleQueue[Task],
     results: queue.SimpleQueue[tuple[int, int, str]],
 ) -> None:
-    """Give one painter chunk after chunk, and pass its replies on."""
+    """Give one painter chunk after chunk, and pass on its replies."""
     assert painter.stdin is not None
     assert painter.stdout is not None
     try:

@@ -25,15 +25,15 @@ from .processes import Task, image_name, paint_all
 
 _VERSION = 1
 _LOOK = Look(size=64)
-_MANY_CLASSES = 1000  # with more, a class has one picture: fewer files, a minute less
+_MANY_CLASSES = 1000  # with more, each class has one picture, which saves files and a minute
 _NOISE = 1024
-_NOISE_SD = 10.0  # makes a JPEG of 500 x 375 pixels as large as those of ImageNet are, about 100 kB
+_NOISE_SD = 10.0  # makes a JPEG of 500 x 375 pixels as large as ImageNet's, about 100 kB
 _QUALITY = 90
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The numbers of a data set: train images of each class (int64 [C], falling), held-out images of each class."""
+    """Class counts of a data set: train images of each class (int64 [C], falling), held-out images of each class."""
 
     counts: np.ndarray
     held: dict[str, int]
@@ -42,17 +42,17 @@ class Shape:
 def synthetic(
     name: str, shape: Shape, *, size: tuple[int, int] = (64, 64), num_workers: int | None = None
 ) -> dict[str, LongTailedDataset]:
-    """Open a made-up set of a data set's shape, which is made in the cache folder the first time.
+    """Open a made-up set with a data set's shape; the first call makes it in the cache folder.
 
-    Every class has one or two pictures to train on and one for its held-out images, each listed as often as the class
-    has images. So loaders, sampler and network see as many images and classes as the real set has. Reading costs
-    nothing once the few files are in memory; pack a real set to measure reading.
+    Every class has one or two pictures to train on and one for its held-out images, listed repeatedly to match the
+    class's number of images. So loaders, sampler and network see as many images and classes as in the real set.
+    Reading costs nothing once the few files are in memory; pack a real set to measure reading.
 
     Args:
-        name: Of the data set.
-        shape: Its numbers.
+        name: Name of the data set.
+        shape: Its class counts.
         size: Width and height of the pictures.
-        num_workers: Processes that paint; default one a processor.
+        num_workers: Processes that paint; by default one per processor.
 
     Raises:
         OSError: The cache folder cannot be written or the disk is full.
@@ -85,7 +85,7 @@ def _make(
     num_train: int,
     num_workers: int | None,
 ) -> None:
-    """Paint the pictures of every class, and write lists that name them as often as there are images."""
+    """Paint the pictures of every class, and write lists that repeat them to match the class counts."""
     num_classes = len(shape.counts)
     counts = shape.counts[np.argsort(np.random.Philox(key=0).random_raw(num_classes))]
     folders = {"train": "pictures/train", "held": "pictures/held"}

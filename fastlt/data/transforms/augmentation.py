@@ -97,7 +97,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalTransform:
-    """Resize the short side, then cut the central square out.
+    """Resize the short side, then cut out the central square.
 
     Attributes:
         size: Side of the square, pixels.
@@ -110,15 +110,15 @@ class EvalTransform:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Raise a ValueError for a crop that is larger than what it is cut from, and for an unknown filter."""
+        """Raise a ValueError for a crop larger than the resized image, and for an unknown filter."""
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if not 1 <= self.size <= self.resize:
             raise ValueError(f"size: got {self.size}; expected 1 to resize ({self.resize}) pixels")
 
     def boxes(self, sizes: np.ndarray) -> np.ndarray:
-        """Return which part of each image becomes the square.
+        """Return the part of each image that becomes the square.
 
-        It is exactly what torchvision's `Resize(resize)` and `CenterCrop(size)` show: the long side becomes
+        It is exactly the part that torchvision's `Resize(resize)` and `CenterCrop(size)` show: the long side becomes
         `int(resize * long / short)`, and an offset is `int(round((side - size) / 2))`.
 
         Args:

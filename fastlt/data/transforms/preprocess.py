@@ -18,7 +18,7 @@ class Preprocess(nn.Module):
         mean: Mean of each channel, in units of the full range.
         std: Standard deviation of each channel, in units of the full range.
         randaugment_magnitude: Strength of RandAugment's operations, 0 to 30.
-        channels_last: Whether the input is to lie in channels_last memory, or else contiguous.
+        channels_last: Whether to return the input in channels_last memory instead of contiguous.
     """
 
     scale: Tensor
@@ -49,13 +49,13 @@ class Preprocess(nn.Module):
         """Jitter, augment and normalise a batch.
 
         Args:
-            images: uint8 [B, H, W, 3]; in floating point they are finished, and only permuted.
+            images: uint8 [B, H, W, 3]; floating-point images are taken as finished, and only permuted.
             jitter: float32 [B, 3], the factors of brightness, contrast and saturation, or None.
             order: uint8 [B], which of the six orders each image takes, or None without `jitter`.
-            operations: uint8 [B, n], RandAugment's, or None for none.
+            operations: uint8 [B, n], RandAugment's operations, or None.
 
         Returns:
-            float32 [B, 3, H, W], finished ones in their own precision; in channels_last memory permuted, not copied.
+            float32 [B, 3, H, W], finished images in their own precision; for channels_last permuted without a copy.
         """
         if images.is_floating_point():
             return self.lay_out(images)
@@ -67,6 +67,6 @@ class Preprocess(nn.Module):
         return self.lay_out(x * self.scale + self.shift)
 
     def lay_out(self, x: Tensor) -> Tensor:
-        """Permute [B, H, W, 3] to [B, 3, H, W] in the memory format that is wanted."""
+        """Permute [B, H, W, 3] to [B, 3, H, W] in the requested memory format."""
         x = x.permute(0, 3, 1, 2)
         return x if self.channels_last else x.contiguous()

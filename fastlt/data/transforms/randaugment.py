@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ...ops.colours import LUMA
 
-# Shapes: B batch, H = W image size, n operations an image.
+# Shapes: B batch, H = W image size, n operations per image.
 
 OPERATIONS = (
     "identity",
@@ -34,11 +34,11 @@ OPERATIONS = (
 )
 MAX_MAGNITUDE = 30
 STREAM = 0x72616E64  # keeps the draws apart from every other use of the seed
-WORDS_A_BLOCK = 4  # Philox gives four words a count
+WORDS_A_BLOCK = 4  # Philox gives four words per count
 
 
 def draw_operations(first_slot: int, count: int, *, num_operations: int, seed: int) -> np.ndarray:
-    """Draw operations for consecutive slots: uint8 [count, n], 2 x the operation's index, + 1 for the negative sign."""
+    """Draw operations for consecutive slots: uint8 [count, n], 2 x the operation's index, + 1 for a negative sign."""
     blocks = -(-num_operations // WORDS_A_BLOCK)
     counter = np.array([first_slot * blocks, 0, 0, 0], np.uint64)
     bits = np.random.Philox(key=np.array([seed, STREAM], np.uint64), counter=counter)
@@ -47,10 +47,10 @@ def draw_operations(first_slot: int, count: int, *, num_operations: int, seed: i
 
 
 class RandAugment(nn.Module):
-    """Apply drawn operations of one strength.
+    """Apply the drawn operations, all at one strength.
 
     Args:
-        magnitude: 0 to 30.
+        magnitude: Their strength, 0 to 30.
     """
 
     luma: Tensor
@@ -81,7 +81,7 @@ class RandAugment(nn.Module):
         return x
 
     def geometry(self, x: Tensor, op: Tensor, sign: Tensor) -> Tensor:
-        """Shear, shift and turn those images whose operation says so; what comes from outside is black."""
+        """Shear, shift and rotate those images whose operation says so; areas from outside the image are black."""
 
         def amount(name: str, value: float) -> Tensor:
             return torch.where(op == OPERATIONS.index(name), sign * value, 0.0)
