@@ -35,7 +35,7 @@ double portable_exp(double x) {
   return std::ldexp(sum, static_cast<int>(whole));  // exact
 }
 
-// In [0, 1), every multiple of 2^-32 as likely.
+// In [0, 1), every multiple of 2^-32 equally likely.
 double unit(std::uint32_t word) { return word * (1.0 / 4294967296.0); }
 
 double between(double low, double high, std::uint32_t word) { return low + (high - low) * unit(word); }
@@ -56,7 +56,7 @@ void draw_augmentations(const AugmentationPlan& plan, std::uint64_t seed, std::u
                          static_cast<std::uint32_t>(slot >> 32)},
                         key);
     };
-    // An integer below n <= 2^31: of the two last words of a try, and exactly uniform.
+    // An integer below n <= 2^31, exactly uniform, from the two last words of a try.
     const auto below = [&](std::int32_t n, std::uint32_t word, std::uint32_t which) {
       return static_cast<std::int32_t>(
           uniform_below(static_cast<std::uint64_t>(n), word, [&](std::uint32_t attempt) {

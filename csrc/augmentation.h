@@ -14,7 +14,7 @@ struct AugmentationPlan {
 
 // Draws for slots first_slot ... first_slot + count - 1, each a pure function of seed, slot and image size.
 // sizes [count, 2] are width and height; windows [count, 4] receive x, y, width, height, jitter [count, 3]
-// the brightness, contrast and saturation factors, order [count] which of the six orders to apply them in.
+// the brightness, contrast and saturation factors, order [count] which of the six orders they are applied in.
 void draw_augmentations(const AugmentationPlan& plan, std::uint64_t seed, std::uint64_t first_slot,
                         std::uint64_t count, const std::int32_t* sizes, std::int32_t* windows, bool* flips,
                         float* jitter, std::uint8_t* order);

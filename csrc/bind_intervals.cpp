@@ -1,4 +1,4 @@
-// The Python face of the tau intervals: checks what it is handed, then works without the GIL.
+// Python bindings of the tau intervals: they check their arguments, then work without the GIL.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The Python face of the resampler: checks what it is handed, then works without the GIL.
+// Python bindings of the resampler: they check their arguments, then work without the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -75,7 +75,7 @@ void resample_batch(const py::list& images, const std::optional<Array<std::int32
     float box[4] = {0.0F, 0.0F, static_cast<float>(task.width), static_cast<float>(task.height)};
     if (boxes)
       for (int k = 0; k < 4; ++k) box[k] = static_cast<float>(boxes->at(i, k));
-    // In this form the condition refuses a NaN, too.
+    // Written in this way, the condition also rejects a NaN.
     if (!(box[0] >= 0.0F && box[1] >= 0.0F && box[2] <= task.width && box[3] <= task.height &&
           box[0] < box[2] && box[1] < box[3]))
       refuse(i, "got box " + listed(box, box + 4) + "; expected left, top, right, bottom inside the window");

@@ -1,4 +1,4 @@
-// The Python face of the sampler and of the augmentation draws: checks shapes, then works without the GIL.
+// Python bindings of the sampler and the augmentation draws: they check shapes, then work without the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

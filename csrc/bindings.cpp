@@ -1,4 +1,4 @@
-// The Python face of the C++ core: bindings only, numpy in and numpy out.
+// Python bindings of the C++ core: numpy in and numpy out.
 #include <pybind11/pybind11.h>
 
 namespace py = pybind11;

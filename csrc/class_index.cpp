@@ -14,20 +14,20 @@ namespace {
 
 constexpr std::uint64_t kNone = std::numeric_limits<std::uint64_t>::max();
 
-// A hash of one label and where it stands; the sum over all does not depend on the order of summation.
+// A hash of one label and its position; the sum over all labels does not depend on the order of summation.
 std::uint64_t hash_label(std::uint64_t label, std::uint64_t position) {
   std::uint64_t x = (label + 1) * 0x9E3779B97F4A7C15u ^ (position + 1) * 0xD1B54A32D192ED03u;
   x = (x ^ x >> 32) * 0xBF58476D1CE4E5B9u;
   return x ^ x >> 29;
 }
 
-// Counts labels[begin, end) into `counts`. Returns the position of the first that is out of range, or kNone.
+// Counts labels[begin, end) into `counts`. Returns the position of the first one out of range, or kNone.
 template <typename Label>
 std::uint64_t count_labels(const Label* labels, std::uint64_t begin, std::uint64_t end,
                            std::uint64_t num_classes, std::uint64_t* counts, std::uint64_t* hash) {
   std::uint64_t sum = 0;
   for (std::uint64_t i = begin; i < end; ++i) {
-    const auto label = static_cast<std::uint64_t>(labels[i]);  // a negative one becomes a large one
+    const auto label = static_cast<std::uint64_t>(labels[i]);  // a negative label becomes a large one
     if (label >= num_classes) return i;
     ++counts[label];
     sum += hash_label(label, i);
@@ -44,7 +44,7 @@ ClassIndex ClassIndex::build(const Label* labels, std::uint64_t num_samples, std
   if (num_classes > kMaxNarrow)
     throw std::invalid_argument("num_classes: got " + std::to_string(num_classes) +
                                 "; expected at most 2147483647");
-  // Every thread counts every class: with few samples a class, more threads cost more than they save.
+  // Every thread counts every class: with few samples per class, more threads cost more than they save.
   const std::uint64_t useful = num_samples / std::max<std::uint64_t>(4 * num_classes, 65536) + 1;
   const auto num_parts = std::min<std::uint64_t>(std::max(num_threads, 1), useful);
   std::vector<std::vector<std::uint64_t>> counts(num_parts);

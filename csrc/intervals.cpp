@@ -46,7 +46,7 @@ struct Label {
   float sign, height, slope;
 };
 
-// Takes in kLanes rivals, all before the label (kBefore: they win ties) or all behind it. Each stage is a
+// Takes in kLanes rivals, all before the label (kBefore: they win ties) or all after it. Each stage is a
 // loop of its own over the lanes: compilers turn these loops into vectors, but not one loop with a division
 // under a condition.
 template <bool kLog, bool kBefore>
@@ -98,7 +98,7 @@ FASTLT_INLINE void take(const float* z, const float* slope, std::ptrdiff_t begin
   take_lanes<kLog, kBefore>(last_z, last_slope, label, bounds);
 }
 
-// A zero label is beaten by every positive rival and by an earlier zero, and by no other.
+// A zero label is beaten by a positive rival and by an earlier zero, and by no other.
 FASTLT_INLINE bool zero_wins(const float* z, std::ptrdiff_t classes, std::ptrdiff_t label) {
   for (std::ptrdiff_t j = 0; j < classes; ++j)
     if (j != label && !(z[j] < (j < label ? -kTiny : kTiny) || (j < label && z[j] == -kTiny))) return false;

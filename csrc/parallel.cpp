@@ -66,7 +66,7 @@ class Pool {
     if (num_sleepers_.load() != 0) wake(job.num_parts - 1);
     job.take_parts();
     job_.store(nullptr);
-    // Waits only for workers that have begun: one that wakes up late finds no job, and delays nobody.
+    // Waits only for workers that have begun: one that wakes up late finds no job, and causes no delay.
     const auto is_done = [&] { return num_running_.load() == 0; };
     if (!spin_until(is_done)) {
       std::unique_lock<std::mutex> lock(mutex_);

@@ -2,8 +2,8 @@
 //
 // The first call that wants threads starts them; between calls they spin for some microseconds, then sleep.
 // The caller takes its share of the work, and all of it while the pool works for another thread: calls from
-// several threads, and calls from within the work, wait for nobody. A forked child, which inherits no
-// threads, starts a pool of its own.
+// several threads, and calls from within the work, never wait for each other. A forked child, which inherits
+// no threads, starts a pool of its own.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 namespace fastlt {
 
 // Calls run(work, part) once for each of the parts 0 ... num_parts - 1, on at most as many threads, and
-// returns when all calls have. `run` must not throw; a call may not wait for another one, which may come
+// returns when all calls have. `run` must not throw; a call must not wait for another one, which may start
 // after it.
 void run_parts(std::uint64_t num_parts, void (*run)(const void* work, std::uint64_t part), const void* work);
 

@@ -7,15 +7,15 @@
 
 namespace fastlt {
 
-// Up to this size a permutation is decoded from one uniform integer, so that all n! are exactly as likely.
+// Up to this size a permutation is decoded from one uniform integer, so all n! are exactly equally likely.
 inline constexpr std::uint32_t kMaxDecoded = 20;
 // Up to this size a Feistel network's arithmetic fits 32 bits.
 inline constexpr std::uint64_t kMaxNarrow = (std::uint64_t{1} << 31) - 1;
 
 // Two places in one row of the network keep their distance unless the hashes of their columns differ; with
-// few rows and columns it takes more rounds until that is as rare as chance.
+// few rows and columns, more rounds are needed to make that as rare as by chance.
 inline constexpr int kManyRounds = 16, kSomeRounds = 12, kFewRounds = 8;
-// The largest permutations that have many rounds, and some.
+// The largest sizes of permutations that take many rounds, and some.
 inline constexpr std::uint32_t kMaxManyRounds = 128, kMaxSomeRounds = 2048;
 constexpr int feistel_rounds(std::uint32_t half_bits) {
   return half_bits < 4 ? kManyRounds : half_bits < 6 ? kSomeRounds : kFewRounds;
@@ -117,7 +117,7 @@ constexpr std::uint64_t feistel(std::uint64_t n, Words2 key, std::uint64_t place
   return place;
 }
 
-// The key of permutation `cycle` of the things that `group` has, in a stream of permutations.
+// The key of permutation `cycle` of the items of `group`, in a stream of permutations.
 inline Words2 permutation_key(const WordStream& stream, std::uint32_t group, std::uint64_t cycle) {
   const auto low = static_cast<std::uint32_t>(cycle), high = static_cast<std::uint32_t>(cycle >> 32);
   if (high == 0) return stream.words(group, low);
@@ -125,7 +125,7 @@ inline Words2 permutation_key(const WordStream& stream, std::uint32_t group, std
   return {words.a, words.b};
 }
 
-// The word to decode into permutation `cycle` of n <= kMaxDecoded things.
+// The word to decode into permutation `cycle` of n <= kMaxDecoded items.
 inline std::uint64_t decodable_word(const WordStream& stream, std::uint32_t group, std::uint64_t cycle,
                                     std::uint32_t n) {
   const Words2 key = permutation_key(stream, group, cycle);
@@ -138,7 +138,7 @@ inline std::uint64_t decodable_word(const WordStream& stream, std::uint32_t grou
   return word;
 }
 
-// Value at `place` of permutation `cycle` of the n things that `group` has, in a stream of permutations.
+// Value at `place` of permutation `cycle` of the n items of `group`, in a stream of permutations.
 inline std::uint64_t permute(const WordStream& stream, std::uint32_t group, std::uint64_t cycle,
                              std::uint64_t n, std::uint64_t place) {
   if (n > kMaxDecoded) return feistel(n, permutation_key(stream, group, cycle), place);

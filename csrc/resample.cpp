@@ -13,7 +13,7 @@ namespace fastlt {
 namespace {
 
 constexpr int kChannels = 3;
-// Bits of a weight behind the point: a rounded sum of its products with 8-bit values still fits 32 bits.
+// Fractional bits of a weight: a rounded sum of its products with 8-bit values still fits 32 bits.
 constexpr int kPrecision = 22;
 constexpr std::int32_t kHalf = 1 << (kPrecision - 1);
 // Rows that the horizontal pass takes together, and the bytes of one of their columns, padded to whole
@@ -21,7 +21,7 @@ constexpr std::int32_t kHalf = 1 << (kPrecision - 1);
 constexpr int kRows = 10;
 constexpr int kColumn = 32;
 
-// Half the width of a filter, in input pixels where nothing shrinks.
+// Half the width of a filter, in input pixels if nothing shrinks.
 double radius_of(Filter filter) { return filter == Filter::kBicubic ? 2.0 : 1.0; }
 
 // The triangle, or Keys' cubic with a = -1/2, at a distance from the middle; their terms in Pillow's order.
@@ -36,7 +36,7 @@ double value_at(Filter filter, double distance) {
 // For each output pixel of an axis, the input pixels that it is a weighted mean of.
 class Axis {
  public:
-  // A filter over [begin, end) of `input` pixels. One that shrinks is stretched to the step, so that it
+  // A filter over [begin, end) of `input` pixels. When shrinking, it is stretched to the step, so that it
   // averages; it is cut off at the ends of the input. The arithmetic, down to where it rounds, is Pillow's.
   void build(int input, float begin, float end, int output, Filter filter) {
     const double scale = static_cast<double>(end - begin) / output;

@@ -1,4 +1,4 @@
-// The order of the samples: which one every slot of every batch holds, as a pure function of seed and slot.
+// The order of the samples: the sample in every slot of every batch, a pure function of seed and slot.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace fastlt {
 
 // How a slot's sample is drawn.
 enum class Law {
-  kEpochs,       // every sample once an epoch: one permutation of all samples each
+  kEpochs,       // every sample once an epoch: each epoch is one permutation of all samples
   kUniform,      // any sample, with replacement
   kClassCycles,  // classes in shuffled cycles, each class's samples in shuffled cycles of their own
   kClasses,      // any class with the same probability, any sample of it
@@ -62,7 +62,7 @@ class Sampler {
 
  private:
   void fill(std::uint64_t first, std::uint64_t count, std::int64_t* out, Simd simd) const;
-  // How many slots from `slot` on the vector kernels may draw in one call; 0 if they cannot.
+  // How many slots, from `slot` on, the vector kernels may draw in one call; 0 if they cannot.
   std::uint32_t vector_block(std::uint64_t slot, std::uint64_t count, Simd simd) const;
   void fill_batches(std::uint64_t first, std::uint64_t count, std::int64_t* out, Simd simd) const;
   // Writes the places in drawing order of the samples that shuffling moves to slots slot ... slot + count - 1

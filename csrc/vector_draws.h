@@ -1,7 +1,7 @@
 // The sampler's laws for many slots at once, written for any vector of 32-bit numbers.
 //
 // Included in the same way as vector_permutations.h. The results equal Sampler::at's bit for bit; slots that
-// need more than 32-bit arithmetic, or the second try of a draw, are drawn by it.
+// need more than 32-bit arithmetic, or the second try of a draw, are drawn by Sampler::at.
 #pragma once
 
 #include <cstring>
@@ -45,10 +45,9 @@ class VectorDraws {
     return Permutations::first_lanes(from, count);
   }
 
-  // Slots of a block whose images are drawn from permutations of similar size, with the numbers that it
-  // takes.
+  // Slots of a block whose images are drawn from permutations of similar size, and the numbers needed.
   struct List {
-    // Slot, then 8 bits each of n and place where both fit; else slot and half_bits.
+    // Slot, then n and place in 8 bits each if both fit; else slot and half_bits.
     alignas(64) std::uint32_t item[kSize];
     alignas(64) std::uint32_t key_a[kSize], key_b[kSize], n[kSize], place[kSize];
     std::uint32_t size = 0;

@@ -18,7 +18,7 @@
 namespace fastlt {
 namespace {
 
-// For each mask, the lanes it selects, in front: a byte a lane.
+// For each mask, the lanes that it selects, moved to the front: one byte per lane.
 struct CompressTable {
   std::uint64_t lanes[256]{};
   constexpr CompressTable() {
@@ -83,11 +83,11 @@ struct Avx2 {
     return _mm256_cmpeq_epi32(_mm256_and_si256(all(bits), lane), lane);
   }
   static std::uint32_t count(Mask mask) { return static_cast<std::uint32_t>(__builtin_popcount(bits(mask))); }
-  // The selected lanes' numbers, in front.
+  // The numbers of the selected lanes, moved to the front.
   static Reg picker(Mask mask) {
     return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(kCompress.lanes[bits(mask)])));
   }
-  // Writes the selected lanes, and rubbish up to a whole vector.
+  // Writes the selected lanes, and garbage up to a whole vector.
   static void compress(std::uint32_t* to, Reg picker, Reg x) {
     store(to, _mm256_permutevar8x32_epi32(x, picker));
   }
@@ -108,7 +108,7 @@ struct Avx2 {
     const __m128i high = divide_half(_mm256_extracti128_si256(x, 1), _mm256_extracti128_si256(y, 1));
     return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
   }
-  // Of 1 <= x < 2^31, from the exponent of a float, once x is too sparse to be rounded up.
+  // For 1 <= x < 2^31, from the exponent of a float, after bits are cleared so that x is not rounded up.
   static Reg bit_length(Reg x) {
     const Reg sparse = _mm256_andnot_si256(_mm256_srli_epi32(x, 1), x);
     return subtract(_mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(sparse)), 23), all(126));

@@ -73,7 +73,7 @@ struct Avx512 {
   static Mask from_bits(std::uint32_t bits) { return {static_cast<__mmask16>(bits)}; }
   static std::uint32_t count(Mask mask) { return static_cast<std::uint32_t>(__builtin_popcount(mask.bits)); }
   static Mask picker(Mask mask) { return mask; }
-  // Writes the selected lanes, and rubbish up to a whole vector: faster than a store that compresses.
+  // Writes the selected lanes, and garbage up to a whole vector: faster than a store that compresses.
   static void compress(std::uint32_t* to, Mask mask, Reg x) {
     store(to, _mm512_maskz_compress_epi32(mask.bits, x));
   }
@@ -94,7 +94,7 @@ struct Avx512 {
     const __m256i high = divide_half(_mm512_extracti64x4_epi64(x, 1), _mm512_extracti64x4_epi64(y, 1));
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
-  // Of 1 <= x < 2^31, from the exponent of a float, once x is too sparse to be rounded up.
+  // For 1 <= x < 2^31, from the exponent of a float, after bits are cleared so that x is not rounded up.
   static Reg bit_length(Reg x) {
     const Reg sparse = _mm512_andnot_si512(_mm512_srli_epi32(x, 1), x);
     return subtract(_mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(sparse)), 23), all(126));

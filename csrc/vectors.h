@@ -1,4 +1,4 @@
-// Which vector kernels there are, and what slots one call of them may hold.
+// The vector kernels, and the slots that one call of them may hold.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ class Sampler;
 class WordStream;
 
 inline constexpr std::uint32_t kVectorBlock = 256;
-// Room that `out` must have behind `count`: the kernels write whole vectors, four at a time.
+// Room that `out` must have after `count`: the kernels write whole vectors, four at a time.
 inline constexpr std::uint32_t kVectorSlack = 64;
 
 #ifdef FASTLT_X86_VECTORS

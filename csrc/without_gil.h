@@ -20,7 +20,7 @@ class WithoutGil {
       PyEval_RestoreThread(state_);
     } catch (...) {
       // Before 3.14 a Python that exits ends the thread here: the stack is unwound, through destructors that
-      // may not throw and objects that need the GIL. Sleep until the process is gone, as Python does since.
+      // may not throw and objects that need the GIL. Sleep until the process is gone, as later Pythons do.
       for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
     }
   }

@@ -21,8 +21,8 @@ Proof.
 2. For z_j > 0 take logarithms: the label wins if and only if log z_y - tau log n_y > log z_j - tau log n_j.
 3. That is tau (log n_j - log n_y) > log z_j - log z_y, which is linear in tau. The two lines cross at
    t_j = (log z_j - log z_y) / (log n_j - log n_y).
-4. n_j > n_y requires tau > t_j, and n_j < n_y requires tau < t_j. If n_j = n_y, z_j and z_y decide for every tau. 5. So
-the label is right exactly on (max of t_j over n_j > n_y, min of t_j over n_j < n_y): one interval, found by a
+4. n_j > n_y requires tau > t_j, and n_j < n_y requires tau < t_j. If n_j = n_y, z_j and z_y decide for every tau.
+5. So the label is right exactly on (max of t_j over n_j > n_y, min of t_j over n_j < n_y): one interval, found by a
    running maximum and a running minimum.
 6. If z_y < 0, any rival with z_j >= 0 beats the label at every tau. If all logits are negative, the lines are
    -(log |z_j| - tau log n_j): the crossings t_j are the same, and the two sides are exchanged.

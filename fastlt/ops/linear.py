@@ -51,7 +51,7 @@ def line(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the scale and shift of z * scale + shift = (z + bias) * scale + offset, in the accumulator's type.
 
-    So every kernel has only two vectors to apply, and the gradients of all three come from two column sums.
+    So every implementation has only two vectors to apply, and the gradients of all three come from two column sums.
     """
     scale, bias, offset = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
     shift = bias if bias is None or scale is None else bias * scale

@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch, over cache-sized chunks of rows: run on a CPU, and the test of every kernel.
+"""The operations in plain PyTorch, over cache-sized chunks of rows: the CPU's path, and the reference of the kernels.
 
 Legend: N samples, C classes, D feature width; X = features [N, D], W = weight [C, D], z = X @ W.T in the accumulator's
 type (float32, or float64 for float64 inputs). Every function works on any device and on any strides.
