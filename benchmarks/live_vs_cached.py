@@ -1,4 +1,4 @@
-"""What cached features give up against live images: `python -m benchmarks.live_vs_cached RUN RUN ...`.
+"""What cached features lose against live images: `python -m benchmarks.live_vs_cached RUN RUN ...`.
 
 Each RUN is a finished stage 1 with the same settings except the seed; `fastlt reproduce` leaves such runs. They are
 copied, stage 2 is fitted on the copies in every way, and the ways are compared on the same test images.

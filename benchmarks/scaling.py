@@ -36,7 +36,7 @@ from .records import RESULTS
 
 DECODE_PER_CORE = 690.0  # images/s: 500 x 375 JPEGs with Pillow on one core of an AMD EPYC, `fastlt benchmark loader`
 BANDWIDTH_SHARE = 0.7  # of the memory's bandwidth, that a step is assumed to reach
-GRADIENT_BATCH = 512  # images a step, over all GPUs
+GRADIENT_BATCH = 512  # images per step, over all GPUs
 REPEATS = 5  # timed steps a size; the median counts
 SIZES = {
     "cpu": (

@@ -38,7 +38,7 @@ struct SamplerPlan {
 
 class Sampler {
  public:
-  // `weights` has one number a class for kWeighted and is empty otherwise. The index must be sorted unless
+  // `weights` has one number per class for kWeighted and is empty otherwise. The index must be sorted unless
   // the law is kEpochs or kUniform.
   Sampler(std::shared_ptr<const ClassIndex> index, const SamplerPlan& plan,
           const std::vector<double>& weights);

@@ -52,7 +52,7 @@ def batch_loss(
             images, []; the mean over equal pieces is then the loss of the whole batch.
 
     Returns:
-        [...], one mean a classifier.
+        [...], one mean per classifier.
 
     Raises:
         ValueError: An unknown loss, or one that needs the class counts and has none.

@@ -229,7 +229,7 @@ def paired_difference(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, tuple[float, float]] | None]:
-    """Return how much more A gets right than B on the same samples, with 95 % intervals by the paired bootstrap.
+    """Return how much more often A is right than B on the same samples, with 95 % intervals by the paired bootstrap.
 
     The bootstrap is stratified by class. Of a class's n samples, A alone is right on some and B alone on others;
     drawing n of them with replacement gives multinomial counts of both, so that samples on which A and B agree add no

@@ -146,7 +146,7 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                     ) as loader:
                         reached = rate(step, OurLoader(loader), device, num_steps=steps)
                     figures[backend] = {"images_per_s": reached, "share_of_step": reached / alone}
-                except Exception as error:  # not installed, or it fails on this machine: the others go on
+                except Exception as error:  # not installed, or it fails on this machine: the others continue
                     figures[backend] = {"error": first_line(error)}
                 yield figures
         del step
@@ -306,7 +306,7 @@ def part_candidates(args: Arguments) -> Iterator[dict[str, Any]]:
                 )
                 seconds, peak = clock(step, device, repeats=2 if args.quick else 4)
             figures[name] = {"images_per_s": batch / seconds, "peak_gib": peak}
-        except Exception as error:  # of PyTorch or Triton, say for lack of memory: the others go on
+        except Exception as error:  # of PyTorch or Triton, say for lack of memory: the others continue
             figures[name] = {"error": first_line(error)}
         finally:
             step = None

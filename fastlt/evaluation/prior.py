@@ -106,9 +106,9 @@ def adjust_to_prior(head: LinearHead, target: ArrayLike, source: ArrayLike) -> L
     """Return the head with log(target) - log(source) added to its bias: Bayes' rule for changed class frequencies.
 
     Args:
-        head: The classifier, whose probabilities hold under `source`.
+        head: The classifier, whose probabilities are calibrated for `source`.
         target: [C] class frequencies where it will be used; a class with 0 gets a bias of -30.
-        source: [C] class frequencies under which it is calibrated, positive: uniform for a rebalanced head.
+        source: [C] class frequencies for which it is calibrated, positive: uniform for a rebalanced head.
 
     Raises:
         ValueError: There are not C frequencies, or one is negative, NaN or (source) zero.

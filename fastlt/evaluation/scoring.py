@@ -39,7 +39,7 @@ def score(classifier: Classifier, split: str) -> Result:
     config, counts = run.config, np.asarray(run.data["class_counts"])
     predictions = classifier.predictions(split)
     hits, totals = class_hits(predictions.right, predictions.labels, len(counts))
-    # Under a target, confidences hold for class frequencies that the split does not have
+    # Under a target, confidences are calibrated for class frequencies that the split does not have
     errors = None
     if "target" not in classifier.params:
         fractions = calibration_errors(predictions, shot_groups(counts))
@@ -113,7 +113,7 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
 
     Args:
         run: The run.
-        config: Which classifiers, which splits, which device; by default the joint classifier on every split.
+        config: Classifiers, splits and device; by default the joint classifier on every split.
 
     Returns:
         A `Result` for each split and classifier, top-1 accuracies in percent: `all` over images with Wilson's interval;

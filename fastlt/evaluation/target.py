@@ -22,7 +22,7 @@ from .prior import adjust_to_prior, estimate_prior, log_probabilities, source_pr
 
 
 def source_frequencies(classifier: Classifier) -> NDArray[np.float64]:
-    """Return the class frequencies under which a classifier's probabilities hold, [C]."""
+    """Return the class frequencies for which a classifier's probabilities are calibrated, [C]."""
     run = classifier.store.run
     counts = run.data["class_counts"]
     if classifier.method != "joint":

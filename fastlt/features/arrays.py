@@ -34,7 +34,7 @@ class Features:
         Args:
             features: Floating point [N, D], on any device.
             labels: Integers [N].
-            name: What they are, for messages.
+            name: What messages call them.
 
         Raises:
             ValueError: The shapes do not fit, or some features are not finite.

@@ -220,7 +220,7 @@ class FeatureStore:
 
     @property
     def loader_settings(self) -> dict[str, Any]:
-        """The settings of every loader; its batch size is stage 1's, in pieces as there under --accumulate."""
+        """The settings of every loader; its batch size is stage 1's, divided by --accumulate."""
         config = self.run.config
         return {
             "batch_size": max(1, config.batch_size // config.accumulate),

@@ -27,7 +27,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def check_product(features: Tensor, weight: Tensor, name: str = "weight", *, wait: bool) -> None:
-    """Raise a ValueError unless features are [N, D] and weight [C >= 1, D], and finite where it is read.
+    """Raise a ValueError unless features are [N, D] and weight [C >= 1, D], and finite where values are read.
 
     Both must be floating point, on one device.
     """
@@ -51,7 +51,7 @@ def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> N
 
 
 def check_vectors(features: Tensor, size: int, *, wait: bool, **vectors: Tensor | None) -> None:
-    """Raise a ValueError unless each vector, if any, has `size` entries and is finite where it is read.
+    """Raise a ValueError unless each vector, if any, has `size` entries and is finite where values are read.
 
     All must be floating point, on the device of features.
     """

@@ -98,7 +98,7 @@ def blocks_of(weight: Tensor, groups: int, block: int) -> Tensor:
     """Return weights of groups as weights of blocks, with zeros between channels of different groups.
 
     Args:
-        weight: Of a grouped convolution, [C, C / G, 3, 3].
+        weight: Weights of a grouped convolution, [C, C / G, 3, 3].
         groups: G.
         block: BC, a multiple of C / G that divides C.
 

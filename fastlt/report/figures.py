@@ -39,7 +39,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What the report is made of."""
+    """The contents of the report."""
 
     folder: Path
     run: Run

@@ -21,7 +21,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
     """Write `index.html` with its pictures inside, and return its path.
 
     Args:
-        material: What the report is made of.
+        material: The contents of the report.
         figures: In the order of the page.
         worst: The worst classes.
         notes: Sentences on what is missing.

@@ -35,7 +35,7 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """An accuracy in percent and half its 95 % interval: over seeds, or over images where there is one seed."""
+    """An accuracy in percent and half its 95 % interval: over seeds, or over images if there is one seed."""
 
     value: float
     half: float

@@ -43,7 +43,7 @@ class LoaderResult:
 def photographs(
     folder: Path, num_images: int, *, picture: tuple[int, int] = MADE_UP_SIZE, seed: int = 0
 ) -> LongTailedDataset:
-    """Write and open made-up photographs: JPEGs of ten classes with about a photograph's bytes a pixel."""
+    """Write and open made-up photographs: JPEGs of ten classes with about as many bytes per pixel."""
     width, height = picture
     rng = np.random.default_rng(seed)
     contents: list[bytes] = []

@@ -1,4 +1,4 @@
-"""How many bytes a convolutional network's training step must move, and how fast this machine moves bytes."""
+"""How many bytes a convolutional network's training step must move, and how fast this machine moves them."""
 
 from __future__ import annotations
 

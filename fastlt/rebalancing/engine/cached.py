@@ -1,4 +1,4 @@
-"""Train a grid of linear heads on cached features: one batched product a step."""
+"""Train a grid of linear heads on cached features: one batched product per step."""
 
 from __future__ import annotations
 

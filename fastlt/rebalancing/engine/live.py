@@ -34,7 +34,7 @@ def retrain_live(
 
     Args:
         store: The run's features.
-        method: What is trained.
+        method: The method to train.
         config: Its settings; several learning rates or weight decays are trained side by side.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which head of a grid is kept: the best on the selection split."""
+"""The choice of one head of a grid: the best on the selection split."""
 
 from __future__ import annotations
 

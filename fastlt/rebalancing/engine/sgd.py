@@ -42,7 +42,7 @@ class Retraining:
 
 
 class Setting(NamedTuple):
-    """What the heads of a grid differ in."""
+    """The settings in which the heads of a grid differ."""
 
     lr: float
     weight_decay: float
