@@ -1,1 +1,1 @@
-"""Weights on disk: our own checkpoints, and other people's in whichever format they come."""
+"""Weights on disk: our own checkpoints, and other people's in any format."""

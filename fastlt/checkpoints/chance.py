@@ -1,4 +1,4 @@
-"""Detect a checkpoint that is read wrongly: its accuracy is near chance, and one of two mistakes explains it."""
+"""Detect a checkpoint that is read wrongly: its accuracy is near chance, due to one of two mistakes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 # Shapes: N images, C classes.
 
-_DEVIATIONS = 3.0  # standard errors that count as more than luck
-_MARGIN = 0.1  # the most by which a matching must beat luck, for few classes
+_DEVIATIONS = 3.0  # from this many standard errors on, it is more than luck
+_MARGIN = 0.1  # the most by which a matching must beat luck, reached with few classes
 
 
 class Suspicion(NamedTuple):
     """What is likely wrong with a checkpoint, and the numbers that show it, as fractions.
 
-    `cause` is `class order` or `preprocessing`; `accuracy` is that on val, and `limit` the highest that counts as
-    guessing; `matched` is the share of images that another class order explains.
+    `cause` is `class order` or `preprocessing`; `accuracy` is the accuracy on val, and `limit` the highest one that
+    counts as guessing; `matched` is the share of images that another class order explains.
     """
 
     cause: str
@@ -28,7 +28,7 @@ class Suspicion(NamedTuple):
 
 
 def chance_limit(num_classes: int, num_images: int) -> float:
-    """Return the accuracy up to which a network counts as guessing.
+    """Return the highest accuracy at which a network counts as guessing.
 
     The limit is twice chance, or three standard errors above chance on a small val split; for two or three classes it
     is at most halfway from chance to 1.
@@ -39,12 +39,12 @@ def chance_limit(num_classes: int, num_images: int) -> float:
 
 
 def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> Suspicion | None:
-    """Return what is likely wrong with a network that guesses or has another class order; None if nothing is.
+    """Return what is likely wrong with a network that guesses or has another class order, or None.
 
-    With another class order a good network still puts the images of a class into one class, but the wrong one: a
+    With another class order a good network still predicts one class for the images of a class, but the wrong one: a
     one-to-one matching of labels with predictions explains far more images than luck would. Wrong preprocessing, or
     another network's weights, leaves no such pattern. Two usual orders (numbers sorted as numbers and as text) agree in
-    a few classes, so accuracy may be above chance: below half of what a matching explains it is suspect too.
+    a few classes, so accuracy may be above chance: it is suspect too if it is below half of what a matching explains.
 
     Args:
         predictions: [N].
@@ -63,7 +63,7 @@ def suspect(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_class
 
 
 def matched_share(predictions: NDArray[np.int64], labels: NDArray[np.int64], num_classes: int) -> float:
-    """Return the share of images that a one-to-one matching of labels with predictions explains, matched greedily."""
+    """Return the share of images that a greedy one-to-one matching of labels with predictions explains."""
     cells, counts = np.unique(labels * num_classes + predictions, return_counts=True)
     rows, columns, total = set(), set(), 0
     for place in np.argsort(-counts, kind="stable"):

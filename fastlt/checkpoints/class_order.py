@@ -1,4 +1,4 @@
-"""The order of classes in a checkpoint from elsewhere, and how it becomes that of the data."""
+"""Map the order of classes in a checkpoint from elsewhere to that of the data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..runtime.log import log, name_some
 def settle_order(
     path: Path, settings: Mapping[str, Any], classes: Path | None, class_names: Sequence[str]
 ) -> tuple[int, ...]:
-    """Return which row of the checkpoint's head each class of the data is.
+    """Return for each class of the data its row in the checkpoint's head.
 
     Args:
         path: The checkpoint, for messages.
-        settings: Its config.json.
-        classes: A file of its class names in its own order, or None.
+        settings: The checkpoint's config.json.
+        classes: A file with the checkpoint's class names in its own order, or None.
         class_names: The data's classes, in the data's order.
 
     Raises:
-        ValueError, FileNotFoundError: The names do not match the data's, each once.
+        ValueError, FileNotFoundError: The names are not those of the data, each once, or the file does not exist.
     """
     if classes is not None:
         if not classes.is_file():
@@ -32,7 +32,7 @@ def settle_order(
             raise ValueError(f"--classes: got {classes}, which is not text; expected a class name a line") from error
         return order_of([line.strip() for line in lines if line.strip()], class_names, "--classes", str(classes))
     names = own_names(path, settings)
-    # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a few shared names are a mistake
+    # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a partial match is a mistake
     if set(names) & set(class_names):
         order = order_of(names, class_names, str(path), "a config.json", ", or give --classes FILE to overrule it")
         log.info("%s: classes in the order of its config.json", path)
@@ -42,7 +42,7 @@ def settle_order(
 
 
 def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Return the class names of a config.json in its order, as transformers or timm writes them."""
+    """Return the class names in a config.json, in its order, as written by transformers or timm."""
     config = settings.get("config", {})
     labels, names = config.get("id2label"), config.get("label_names")
     if isinstance(labels, dict) and labels:
@@ -58,7 +58,7 @@ def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
 def order_of(
     names: Sequence[str], class_names: Sequence[str], what: str, source: str, remedy: str = ""
 ) -> tuple[int, ...]:
-    """Return the place in `names` of every class of the data; `what` is at fault and `source` lists the names."""
+    """Return the place of every class of the data in `names`; errors blame `what` and call the list `source`."""
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):
         faults = [f"it names {next(name for name in names if names.count(name) > 1)} twice"]

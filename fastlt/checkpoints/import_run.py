@@ -1,4 +1,4 @@
-"""Take in somebody's checkpoint as a run: the same weights under our names, its data and preprocessing settled."""
+"""Import somebody's checkpoint as a run: the same weights under our names, with its data and preprocessing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMPORTED = RUNS / "adopted"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedCheckpoint:
-    """A checkpoint, the run that has its weights, the names of its tensors, and the order of its classes."""
+    """A checkpoint, the run with its weights, the names of its tensors, and the order of its classes."""
 
     checkpoint: Checkpoint
     run: Run
@@ -39,19 +39,19 @@ class ImportedCheckpoint:
 
 
 def import_checkpoint(path: Path, options: CheckpointConfig, *, force: bool = False) -> ImportedCheckpoint:
-    """Make a run folder of a checkpoint, or find the one that was made of it before with the same settings.
+    """Make a run folder from a checkpoint, or find the one made from it before with the same settings.
 
     `runs/adopted/<stem>-<hash>` gets config.json, data.json and checkpoints/best.safetensors, so that everything
-    that works on a run works on it; `runs/last` stays.
+    that works on a run works on it; `runs/last` is not changed.
 
     Args:
         path: A file or a folder.
-        options: How it is read.
-        force: Whether to go on with bilinear resizing where the checkpoint needs another.
+        options: How to read it.
+        force: Whether to go on with bilinear resizing if the checkpoint needs another interpolation.
 
     Raises:
         FileNotFoundError: The checkpoint or the data do not exist.
-        ValueError: They cannot be read, or do not fit each other.
+        ValueError: The checkpoint or the data cannot be read, or do not fit each other.
     """
     if options.data_root is None:
         raise ValueError(
@@ -80,7 +80,7 @@ def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: t
     """Return the checkpoint's tensors under our names, in fp32, with the head's rows in the data's order.
 
     Raises:
-        ValueError: One has entries that are not finite.
+        ValueError: A tensor has entries that are not finite.
     """
     result: dict[str, Tensor] = {}
     for ours, theirs in names.names.items():
@@ -93,7 +93,7 @@ def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: t
             )
         result[ours] = value[list(order)] if in_head(ours) else value
     for ours in names.absent:
-        # A bias that the head lacks, or counters that old files lack: zeros change nothing
+        # The head may lack a bias, and old files counters: zeros change nothing
         result[ours] = torch.zeros(len(order)) if ours == f"{HEAD}.bias" else torch.tensor(0)
     return result
 
@@ -111,13 +111,13 @@ def store_run(
         write_json(run.path / "environment.json", environment())
         write_json(run.path / "data.json", data)
         write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
-        # The checkpoint comes last: a folder that has it is complete
+        # The checkpoint is written last, so a folder that has it is complete
         native.save(run.checkpoint("best"), tensors, {"adopted": origin})
     return run
 
 
 def check_pooling(path: Path, pooling: str | None, backbone: str, expected: Any) -> None:
-    """Raise a ValueError if a network pools in another way than the checkpoint's config.json says."""
+    """Raise a ValueError if a network does not pool as the checkpoint's config.json says."""
     if expected and pooling is not None and pooling != expected:
         raise ValueError(
             f"{path}: got a config.json that pools features with {expected!r}; expected {pooling!r}, as {backbone} "

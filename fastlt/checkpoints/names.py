@@ -1,4 +1,4 @@
-"""Match a checkpoint's names with those of our networks, or name the tensors that do not match."""
+"""Match a checkpoint's tensor names with those of our networks, or report the tensors that do not match."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NUM_NAMED, NUM_EXAMPLES = 10, 3
 class NameMap:
     """How a checkpoint fills one of our networks.
 
-    `names` has the checkpoint's name for each of ours, the head's included; `head` is the name of its last layer.
-    `absent` are our names that it may lack: counters, and the bias of a layer without one.
+    `names` maps each of our names, including the head's, to the checkpoint's; `head` is the checkpoint's name of its
+    last layer. `absent` are our names that it may lack: counters, and the bias of a head without one.
     """
 
     backbone: str
@@ -37,19 +37,19 @@ def match(
     num_classes: int,
     image_size: int | None = None,
 ) -> NameMap:
-    """Match every tensor of a checkpoint with one of a network's.
+    """Match every tensor of a checkpoint with one of a network.
 
     Args:
         path: The checkpoint, for messages.
         tensors: Its tensors by name.
         backbone: Name of our network.
-        head: Name of its last layer, or None to find it.
+        head: The checkpoint's name of its last layer, or None to find it.
         num_classes: Number of classes of the data.
-        image_size: Side of its images, pixels, for timm's networks that are built for one; by default timm's own.
+        image_size: Side of the images, pixels, for timm networks built for one size; by default timm's own.
 
     Raises:
-        ValueError: A tensor does not match, there is no last linear layer or a choice of two, or it is for another
-            number of classes or of another width.
+        ValueError: A tensor does not match, or the last linear layer is missing, ambiguous, or for another number of
+            classes or features.
     """
     network = outline(backbone, image_size)
     if head is not None:
@@ -100,7 +100,7 @@ def match_backbone(
 
 
 def head_names(tensors: Mapping[str, Tensor], head: str) -> dict[str, str]:
-    """Return our names of the head's tensors -> theirs; the bias only where it has one."""
+    """Return our names of the head's tensors -> theirs, with the bias only if there is one."""
     names = {f"{HEAD}.{part}": f"{head}.{part}" for part in ("weight", "bias")}
     return {ours: theirs for ours, theirs in names.items() if theirs in tensors}
 
@@ -113,14 +113,14 @@ def check_backbone(
     weights: Mapping[str, Tensor],
     rest: list[str],
 ) -> None:
-    """Check that a checkpoint has every tensor of a backbone in its shape.
+    """Check that a checkpoint has every tensor of a backbone, in the right shape.
 
     Args:
         path: The checkpoint, for messages.
         tensors: Its tensors by name.
         backbone: Name of our network.
         network: The network.
-        weights: Those of the checkpoint's tensors that have a place in the backbone, by our names.
+        weights: The checkpoint's tensors that have a place in the backbone, by our names.
         rest: Names of the checkpoint that have no place in the backbone.
 
     Raises:
@@ -145,7 +145,7 @@ def check_backbone(
 
 
 def check_named(path: Path, tensors: Mapping[str, Tensor], head: str) -> None:
-    """Raise a ValueError unless a name is that of a layer whose weight is a matrix."""
+    """Raise a ValueError unless the name is that of a layer whose weight is a matrix."""
     weight = tensors.get(f"{head}.weight")
     if weight is None or weight.ndim != 2:
         what = f"no {head}.weight" if weight is None else f"a {head}.weight of shape {list(weight.shape)}"
@@ -211,7 +211,7 @@ def unmatched(
     reshaped: list[str] | None = None,
     remedy: str,
 ) -> str:
-    """Return a message that names what could not be mapped: up to ten tensors, more of them in a file beside it."""
+    """Return a message that names the tensors that could not be mapped: up to ten, and more of them in a file."""
     kinds = {"missing": missing or [], "not expected": extra or [], "of another shape": reshaped or []}
     lines = [f"{kind}: {text}" for kind, texts in kinds.items() for text in texts]
     most = NUM_NAMED if len(lines) <= NUM_NAMED else NUM_EXAMPLES
@@ -223,7 +223,7 @@ def unmatched(
 
 
 def write_all(path: Path, lines: list[str]) -> str:
-    """Write every line to a file in the working folder where the message cannot hold them."""
+    """Write all lines to a file in the working folder if they are too many for the message."""
     if len(lines) <= NUM_NAMED:
         return ""
     file = Path(f"{path.stem}.unmapped.txt")

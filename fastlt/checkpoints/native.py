@@ -31,9 +31,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] 
 
 
 def save_pickled(path: Path, content: Any, *, zipped: bool = True) -> None:
-    """Write `content` as torch.save does, atomically; `zipped` as other programs have written since 2020.
+    """Write `content` as torch.save does, atomically; `zipped` chooses the format in use since 2020.
 
-    The bytes are made in memory, since torch.save to a full disk raises an error that does not name the cause.
+    The bytes are made in memory, since torch.save on a full disk raises an error that does not name the cause.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
@@ -49,7 +49,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is cut short or no safetensors file.
+        ValueError: The file is cut short or not a safetensors file.
     """
     tensors, metadata, _ = load_hashed(path)
     return tensors, metadata
@@ -63,10 +63,10 @@ def load_hashed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path) -> None:
-    """Copy tensors into a network that must have exactly these, in these shapes.
+    """Copy tensors into a network, whose own must have exactly the same names and shapes.
 
     Raises:
-        ValueError: A tensor is missing, left over or of another shape; the message names the first few.
+        ValueError: Tensors are missing, left over or of another shape; the message names the first few.
     """
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in tensors]

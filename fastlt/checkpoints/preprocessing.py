@@ -15,23 +15,23 @@ PREPROCESSING = ("image_size", "eval_resize", "mean", "std", "interpolation")
 SQUEEZED_FROM = 384  # pixels
 BILINEAR = "bilinear"
 _PILLOW = ("nearest", "lanczos", BILINEAR, "bicubic", "box", "hamming")
-"""Interpolations by PIL.Image.Resampling's numbers, as transformers writes them."""
+"""Interpolations by their numbers in PIL.Image.Resampling, which transformers writes."""
 
 
 def settle_preprocessing(
     path: Path, settings: Mapping[str, Any], pretrained: Mapping[str, Any], options: CheckpointConfig, *, force: bool
 ) -> dict[str, Any]:
-    """Return sizes, mean, std and interpolation: flags first, then the checkpoint's own, then ImageNet's.
+    """Return sizes, mean, std and interpolation: from flags first, then the checkpoint's own, then ImageNet's.
 
     Args:
         path: The checkpoint, for messages.
         settings: Its config.json and preprocessor_config.json.
-        pretrained: timm's configuration of the network; empty for other ones.
+        pretrained: timm's configuration of the network; empty for other networks.
         options: The flags.
         force: Whether to resize bilinearly if the checkpoint needs an interpolation that fastlt does not have.
 
     Raises:
-        ValueError: It wants an interpolation that fastlt does not have, or its files cannot be understood.
+        ValueError: The checkpoint needs an interpolation that fastlt does not have, or its files cannot be understood.
     """
     try:
         described = read_settings(settings, pretrained)
@@ -87,7 +87,7 @@ def settle_preprocessing(
 
 
 def read_settings(settings: Mapping[str, Any], pretrained: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the preprocessing that the checkpoint's own files, or timm, describe; empty where none does."""
+    """Return the preprocessing that the checkpoint's own files or timm describe; empty if neither does."""
     timm_config = settings.get("config", {}).get("pretrained_cfg") or pretrained
     processor = settings.get("preprocessor_config", {})
     if timm_config:
@@ -133,7 +133,7 @@ def read_transformers(processor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def three(values: Any) -> tuple[float, float, float] | None:
-    """Return three numbers, or None."""
+    """Return the value as three numbers, or None."""
     if not isinstance(values, Sequence) or len(values) != 3:
         return None
     red, green, blue = (float(value) for value in values)

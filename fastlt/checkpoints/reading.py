@@ -1,4 +1,4 @@
-"""Read a checkpoint of any supported format without running its code, and remember how to write it back."""
+"""Read a checkpoint of any supported format without running its code, and keep track of how to write it back."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .shards import Shard, read_shard
 
 AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = (*AVERAGES, "state_dict", "model", "model_state_dict", "module", "net", "network")
-"""Keys under which a training script keeps its weights. Averaged ones come first, as timm takes them."""
+"""Keys under which a training script keeps its weights. Averaged ones come first, as in timm."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 RELEASED = ("feat_model", "classifier")
-AVERAGE_COUNTER = "n_averaged"  # torch.optim.swa_utils counts its averages beside the weights
+AVERAGE_COUNTER = "n_averaged"  # torch.optim.swa_utils keeps the number of averages beside the weights
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """Where a tensor is in a checkpoint: the mapping that holds it, and its key there."""
+    """The place of a tensor in a checkpoint: the mapping that holds it, and its key there."""
 
     holder: dict[str, Any]
     key: str
@@ -40,8 +40,8 @@ class TensorPlace:
 class Checkpoint:
     """A checkpoint in memory.
 
-    `places` has every tensor by its name without wrappers and prefixes; `settings` is what config.json says, empty
-    for a single file. `content` is what torch.load returned, or None for safetensors, which `shards` then holds.
+    `places` has every tensor by its name without wrappers and prefixes; `settings` is the content of config.json, empty
+    for a single file. `content` is what torch.load returned; for safetensors it is None, and `shards` has the files.
     """
 
     path: Path
@@ -58,11 +58,11 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a .pth file (a state dict, alone or wrapped, or the released code's), .safetensors, or a folder of these.
+    """Read a .pth file (a state dict, bare or wrapped, or the released code's), .safetensors, or a folder of these.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is none of these, is cut short, or holds objects that would have to be run.
+        ValueError: The file is of another kind, is cut short, or holds objects whose code would have to run.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint; expected a .pth or .safetensors file, or a folder")
@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_folder(path: Path) -> Checkpoint:
-    """Read a folder with config.json and model.safetensors, whole or in shards."""
+    """Read a folder with config.json and model.safetensors, in one file or in shards."""
     files = sorted(path.glob("*.safetensors"))
     if (path / WHOLE).is_file():
         files = [path / WHOLE]
@@ -107,7 +107,7 @@ def indexed_files(path: Path) -> list[Path]:
 
     Raises:
         ValueError: The index names none.
-        FileNotFoundError: The folder lacks one.
+        FileNotFoundError: A shard is missing.
     """
     files = read_json(path / INDEX).get("weight_map")
     names = sorted({str(name) for name in files.values()}) if isinstance(files, dict) else []
@@ -126,13 +126,13 @@ def indexed_files(path: Path) -> list[Path]:
 
 
 def load_pickled(path: Path) -> Any:
-    """Load what torch.save wrote; code in it does not run."""
+    """Load what torch.save wrote, without running code in it."""
     try:
         with torch.serialization.safe_globals(harmless_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a damaged or hostile file raises whatever its bytes make of it
+    except Exception as error:  # a damaged or hostile file may raise anything
         text = " ".join(str(error).split()) or type(error).__name__
         if match := re.search(r"GLOBAL (\S+)", text):
             raise ValueError(
@@ -146,7 +146,7 @@ def load_pickled(path: Path) -> Any:
 
 
 def harmless_types() -> list[Any]:
-    """Return types that only hold values, as scripts save beside weights: their command line, NumPy's numbers."""
+    """Return harmless types that scripts save beside weights: those of their command line and of NumPy's numbers."""
     scalar = np.float64(0).__reduce__()[0]
     numbers = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
     return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, *numbers]
@@ -156,14 +156,14 @@ def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
     """Find the state dict in what torch.load returned, the averaged one if there are two.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no state dict.
     """
     keys: list[str] = []
     while isinstance(content, dict):
         best = content.get("state_dict_best", content)
         if isinstance(best, dict) and all(isinstance(best.get(part), dict) for part in RELEASED):
             return name_places([best[part] for part in RELEASED])
-        # Wrappers first: a script's best accuracy beside them may be a tensor too
+        # Wrappers first: a script may keep another tensor beside them, such as its best accuracy
         inner = [key for key in WRAPPERS if isinstance(content.get(key), dict) and content[key]]
         if not inner:
             if any(isinstance(value, Tensor) for value in content.values()):
@@ -181,7 +181,7 @@ def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
 
 
 def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
-    """Name every tensor without the prefixes of wrappers that most names of its mapping share; a loss may lack them."""
+    """Name every tensor without wrapper prefixes that most names of its mapping share; a loss's names may lack them."""
     places: dict[str, TensorPlace] = {}
     for holder in holders:
         names = {
@@ -201,6 +201,6 @@ def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
 
 
 def hints(content: Any) -> dict[str, Any]:
-    """Return the name of the network if a training script saved it beside the weights, as config.json has it."""
+    """Return the network's name, if a training script saved it beside the weights, in the form of config.json."""
     arch = content.get("arch") if isinstance(content, dict) else None
     return {"config": {"architecture": arch}} if isinstance(arch, str) else {}

@@ -1,4 +1,4 @@
-"""Recognise the network that a checkpoint is of, by what its config.json says or by its tensors."""
+"""Recognise the network of a checkpoint by its config.json or its tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models import Network, create_model, in_head
 from ..models.resnet import SPECS, ResNetSpec
 
-COUNTER = "num_batches_tracked"  # files older than it, torchvision's own among them, lack it
+COUNTER = "num_batches_tracked"  # missing from older files, torchvision's own among them
 USUAL = ("in_chans", 3)
 
 # The names of transformers' ResNetForImageClassification
@@ -25,7 +25,7 @@ _LAYER = re.compile(
 
 
 def torchvision_name(name: str) -> str:
-    """Translate transformers' ResNet names to torchvision's; any other name stays."""
+    """Translate transformers' ResNet names to torchvision's; keep any other name."""
     if match := _STEM.match(name):
         return f"{'conv1' if match[1] == 'convolution' else 'bn1'}.{match[2]}"
     if match := _SHORTCUT.match(name):
@@ -38,9 +38,9 @@ def torchvision_name(name: str) -> str:
 
 
 def outline(backbone: str, image_size: int | None = None) -> Network:
-    """Return a network with a head of two classes, without memory if it is one of ours."""
+    """Return a network with a head of two classes, on the meta device if it is one of ours."""
     if backbone.startswith("timm:"):
-        return create_model(backbone, 2, image_size)  # timm does not build every network without memory
+        return create_model(backbone, 2, image_size)  # timm cannot build every network on the meta device
     with torch.device("meta"):
         return create_model(backbone, 2)
 
@@ -54,7 +54,7 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
         settings: Its config.json.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No network can be recognised.
     """
     config = settings.get("config", {})
     architecture = config.get("architecture")
@@ -74,7 +74,7 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
         try:
             outline(f"timm:{name}")
         except ValueError as error:
-            # A network that pools otherwise has the same tensors: the user must say whether it does
+            # A network with another pooling has the same tensors, so only the user can tell them apart
             if like is None:
                 raise
             raise ValueError(
@@ -91,7 +91,7 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
 
 
 def is_usual(argument: str, value: Any) -> bool:
-    """Say whether one of timm's arguments leaves the network as it is, or is checked later, as pool and size are."""
+    """Return whether one of timm's arguments leaves the network as it is, or, like pool and size, is checked later."""
     return argument in ("num_classes", "global_pool", "img_size") or "drop" in argument or (argument, value) == USUAL
 
 

@@ -1,4 +1,4 @@
-"""A safetensors file as it is laid out: read and written again with the same order, dtypes and metadata."""
+"""Read a safetensors file, and write it again with the same order, dtypes and metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..files import replacing
 
-_LENGTH = 8  # bytes of the header's length, little endian
+_LENGTH = 8  # bytes that hold the header's length, little endian
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_shard(path: Path) -> Shard:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is cut short or no safetensors file.
+        ValueError: The file is cut short or not a safetensors file.
     """
     tensors, header, content = read_safetensors(path, remedy="fetch it again")
     ordered = {name: tensors[name] for name in header if name in tensors}
@@ -44,7 +44,7 @@ def read_safetensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dic
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is cut short or no safetensors file.
+        ValueError: The file is cut short or not a safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a safetensors file; {remedy}")
@@ -61,14 +61,14 @@ def read_safetensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dic
 def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
     """Write a file with the tensors of `changed` replaced; every other tensor keeps its bytes and its place.
 
-    A name that the file lacks comes right behind the weight of the same layer. `changed` has the dtypes of the file; a
-    new tensor has that of its layer's weight.
+    A tensor that the file lacks follows the weight of the same layer. `changed` has the dtypes of the file; a new
+    tensor has the dtype of its layer's weight.
     """
     names = [name for name in shard.header if name != "__metadata__"]
     for name in changed:
         if name not in names:
             names.insert(names.index(weight_of(name)) + 1, name)
-    # The order of the header may differ from the order of the bytes: both stay
+    # The header's order may differ from that of the bytes: both are kept
     by_place = sorted((name for name in names if name in shard.header), key=lambda n: shard.header[n]["data_offsets"])
     by_place += [name for name in names if name not in shard.header]
     header: dict[str, Any] = {

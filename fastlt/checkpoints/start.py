@@ -1,4 +1,4 @@
-"""Start a training from a checkpoint of any format that `fastlt rebalance CHECKPOINT` reads."""
+"""Start a training from a checkpoint in any format that `fastlt rebalance CHECKPOINT` reads."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .reading import read_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class InitialWeights:
-    """Weights that fit a backbone, by our names, with the head beside them if the checkpoint has one."""
+    """Weights that fit a backbone, by our names, with the head if the checkpoint has one."""
 
     path: Path
     tensors: Mapping[str, Tensor]
     note: str
-    """What was done to them; empty for nothing."""
+    """How the weights were adapted; empty if they were not."""
 
 
 def read_initial_weights(path: Path, backbone: str, network: Network) -> InitialWeights:
     """Read the weights that a training starts from.
 
-    Position embeddings of a transformer for images of another size are resampled (`Network.adapt`).
+    A transformer's position embeddings for another image size are resampled (`Network.adapt`).
 
     Args:
         path: The value of --init: a file or a folder.
         backbone: Name of the network.
-        network: The network; it is left as it is, and may have any number of classes.
+        network: The network, which is not changed and may have any number of classes.
 
     Raises:
-        FileNotFoundError, ValueError: The checkpoint cannot be read, or is of another network; the message names the
+        FileNotFoundError, ValueError: The checkpoint cannot be read, or is for another network; the message names the
             tensors that do not match.
     """
     try:
@@ -59,7 +59,7 @@ def read_initial_weights(path: Path, backbone: str, network: Network) -> Initial
 
 @torch.no_grad()
 def start_from(network: Network, weights: InitialWeights) -> None:
-    """Copy weights into a network; the head only if it is for as many classes, with zeros for a bias that it lacks."""
+    """Copy weights into a network; the head only if its number of classes matches, with zeros for a missing bias."""
     head = weights.tensors.get(f"{HEAD}.weight")
     fits = head is not None and head.shape == network.fc.weight.shape
     if fits:

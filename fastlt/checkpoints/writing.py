@@ -1,4 +1,4 @@
-"""Write a rebalanced checkpoint in the format it came in: the last layer new, every other byte as it was."""
+"""Write a rebalanced checkpoint in the format of the input: a new last layer, every other byte as it was."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WEIGHTS = re.compile(
     r"(pytorch_|tf_|flax_|rust_)?model\b.*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|ot|onnx)(\.index\.json)?$"
 )
 WRITTEN = IMPORTED / "written.json"
-"""What was written before, and may be overwritten: SHA-256 by path."""
+"""The record of earlier outputs, which may be overwritten: SHA-256 by path."""
 
 
 def default_output(path: Path, method: str) -> Path:
@@ -41,7 +41,7 @@ def default_output(path: Path, method: str) -> Path:
 
 
 def check_output(path: Path, out: Path) -> None:
-    """Raise a ValueError unless `out` is free, or an earlier output of ours."""
+    """Raise a ValueError unless `out` does not exist yet or is an earlier output of ours."""
     if out.resolve() == path.resolve() or (path.is_dir() and path.resolve() in out.resolve().parents):
         raise ValueError(
             f"--out: got {out}, which is the input; expected another place, since the input is never overwritten; "
@@ -63,12 +63,12 @@ def check_output(path: Path, out: Path) -> None:
 
 
 def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tuple[str, ...]:
-    """Write the input again with the tensors that a rebalanced checkpoint changed.
+    """Write the input again, with the tensors that a rebalanced checkpoint changed.
 
     Args:
         imported: The input.
-        rebalanced: The model.safetensors that a method wrote into the run that was made of it.
-        out: Where to.
+        rebalanced: The model.safetensors that a method wrote into the run made from the input.
+        out: The file or folder to write.
 
     Returns:
         The names of the tensors that changed or were added.
@@ -97,7 +97,7 @@ def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tup
 def changed_tensors(
     imported: ImportedCheckpoint, before: dict[str, Tensor], after: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the tensors of the input that differ, under its names, in its dtypes and its class order."""
+    """Return the tensors that differ from the input's, with the input's names, dtypes and class order."""
     source, names, head = imported.checkpoint, imported.names.names, imported.names.head
     tensors = source.tensors
     inverse = torch.tensor(imported.order).argsort()
@@ -121,14 +121,14 @@ def changed_tensors(
 
 
 def key_of(source: Checkpoint, name: str) -> str:
-    """Return the key of a tensor in its file; a new bias gets its weight's prefix."""
+    """Return the key of a tensor in its file; a new bias gets the prefix of its weight."""
     if name in source.places:
         return source.places[name].key
     return f"{source.places[weight_of(name)].key.rpartition('.')[0]}.{name.rpartition('.')[2]}"
 
 
 def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
-    """Write what torch.load returned, with other tensors in the same places; the input in memory stays as it was."""
+    """Write what torch.load returned, with other tensors in the same places; leave the input in memory unchanged."""
     old: list[tuple[TensorPlace, Any]] = []
     for name, value in changed.items():
         place = source.places.get(name)
@@ -138,7 +138,7 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
         keys = list(holder)
         later = [] if place else keys[keys.index(weight.key) + 1 :]
         holder[key] = value.clone()
-        for other in later:  # a new bias comes right behind its weight
+        for other in later:  # a new bias follows its weight
             holder[other] = holder.pop(other)
     try:
         native.save_pickled(out, source.content, zipped=source.zipped)
@@ -151,9 +151,9 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
 
 
 def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
-    """Write a folder: its other files are copied, the shards that change are written anew.
+    """Write a folder: write changed shards anew and copy the other files.
 
-    The same weights in another format are left out, since they hold the old last layer.
+    Copies of the weights in another format are left out, since they hold the old last layer.
     """
     keys = {key_of(source, name): value for name, value in changed.items()}
     holders = {key: holder_of(source, key) for key in keys}
@@ -178,7 +178,7 @@ def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> N
 
 @contextlib.contextmanager
 def replacing_folder(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out` to write to; its files take the place of those of `out` on success."""
+    """Yield an empty folder beside `out` to write to; on success its files replace those of `out`."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -195,13 +195,13 @@ def replacing_folder(out: Path) -> Iterator[Path]:
 
 
 def holder_of(source: Checkpoint, key: str) -> str:
-    """Return the name of the file that holds a tensor, or for a new bias that of its weight's."""
+    """Return the name of the file that holds a tensor or, for a new bias, its weight."""
     present = key if key in all_keys(source) else weight_of(key)
     return next(shard.path.name for shard in source.shards if present in shard.tensors)
 
 
 def index_with(index: Path, added: dict[str, Tensor], holders: dict[str, str]) -> dict[str, Any]:
-    """Return a folder's index with new tensors in it."""
+    """Return a folder's index with new tensors added."""
     content = read_json(index)
     content["weight_map"] |= {key: holders[key] for key in added}
     total = content.get("metadata", {}).get("total_size")
@@ -216,7 +216,7 @@ def all_keys(source: Checkpoint) -> set[str]:
 
 
 def read_record() -> dict[str, str]:
-    """Return what was written before: SHA-256 by path."""
+    """Return the record of earlier outputs: SHA-256 by path."""
     return read_json(WRITTEN) if WRITTEN.is_file() else {}
 
 

@@ -18,13 +18,13 @@ def create_model(name: str, num_classes: int, image_size: int | None = None) -> 
         name: `resnet8` (small images), `resnet10`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d`,
             `resnext101_32x4d`, `resnext152_32x4d`, or `timm:NAME`.
         num_classes: Number of classes, C.
-        image_size: Side of its images, pixels, for networks of timm that are built for one size; by default timm's own.
+        image_size: Side of the images, pixels, for timm networks built for one size; by default timm's own.
 
     Returns:
         A module with `features(images [B, 3, H, W]) -> [B, D]`, the head `fc`, and logits [B, C] when called.
 
     Raises:
-        ValueError: The name is unknown, or its library is not installed, or it does not take images of that size, or
+        ValueError: The name is unknown, its library is not installed, the network does not take images of that size, or
             num_classes is below 1.
 
     Example:

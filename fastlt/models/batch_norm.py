@@ -1,4 +1,4 @@
-"""Batch norm as the blocks use it: plain, fused with the operations that follow, or ghost (over groups of images)."""
+"""Batch norm for the blocks: plain, fused with the operations that follow, or ghost (over groups of images)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Ten
 class FusedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose training pass is `ops.batch_norm_relu`, which adds the residual and rectifies as well.
 
-    In evaluation, and in its state dict, it is `nn.BatchNorm2d`.
+    In evaluation and in its state dict it equals `nn.BatchNorm2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over consecutive groups of images (Hoffer et al., Train longer, generalize better, 2017).
 
-    In evaluation, and in its state dict, it is `nn.BatchNorm2d`. Its running statistics move once a batch, towards
+    In evaluation and in its state dict it equals `nn.BatchNorm2d`. Its running statistics move once per batch, towards
     the mean of the groups' means and of their unbiased variances.
 
     Args:
         num_features: Number of channels, C.
-        group: Images of a group; must divide every training batch.
+        group: Images per group; must divide every training batch.
     """
 
     def __init__(self, num_features: int, group: int) -> None:
@@ -78,7 +78,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 
 @torch.no_grad()
 def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move running statistics [C] towards the moments [C] of `count` values a channel; their variance is biased."""
+    """Move running statistics [C] towards the moments [C] of `count` values per channel, whose variance is biased."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -113,7 +113,7 @@ def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) 
 
 
 def soften_momentum(model: nn.Module, pieces: int) -> None:
-    """Let the running statistics move as far in `pieces` updates as they do in one."""
+    """Make the running statistics move as far in `pieces` updates as otherwise in one."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             module.momentum = 1 - (1 - module.momentum) ** (1 / pieces)

@@ -1,4 +1,4 @@
-"""The linear head: what every rebalancing method takes and returns."""
+"""The linear head, which every rebalancing method takes and returns."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch.nn import functional as F
 
 # Shapes: N samples, C classes, D feature width.
 
-HEAD = "fc"  # the head's name in every network, and so the first part of its tensors' names
+HEAD = "fc"  # the head's name in every network, and thus the first part of its tensors' names
 
 
 class LinearHead(nn.Module):
     """A linear classifier, logits = X W^T + b, with torchvision's parameter names.
 
     Args:
-        weight: [C, D], one row a class.
+        weight: [C, D], one row per class.
         bias: [C] or None.
 
     Raises:
-        ValueError: `weight` is no matrix, or `bias` has another number of classes.
+        ValueError: `weight` is not a matrix, or `bias` has another number of classes.
 
     Example:
         >>> import torch
@@ -56,7 +56,7 @@ class LinearHead(nn.Module):
         Args:
             num_classes: C.
             num_features: D.
-            generator: Of the random numbers; by default PyTorch's own.
+            generator: Generator of the random numbers; by default PyTorch's own.
         """
         bound = 1 / math.sqrt(num_features)
         weight = torch.empty(num_classes, num_features).uniform_(-bound, bound, generator=generator)

@@ -1,4 +1,4 @@
-"""What a network of any family offers; a new family is a file beside this one and a line of `create_model`."""
+"""What a network of any family offers; a new family is a file beside this one and a line in `create_model`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Network(nn.Module, abc.ABC):
     Attributes:
         fc: The head.
         num_features: Feature width, D.
-        arguments: What its library builds it with beyond its name.
+        arguments: Arguments with which its library builds it, besides its name.
     """
 
     fc: LinearHead
@@ -40,9 +40,9 @@ class Network(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def stages(self) -> list[nn.Module]:
-        """Return the backbone in parts from input to output, for fine-tuning the last ones; one part without stages.
+        """Return the backbone's parts from input to output, for fine-tuning the last; one part if it has no stages.
 
-        The first part is the stem. Each later part is a stage, the last one with all that follows it.
+        The first part is the stem. Each later part is a stage; the last one includes all that follows it.
         """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,35 +58,35 @@ class Network(nn.Module, abc.ABC):
         return logits
 
     def checkpoint_names(self) -> dict[str, str]:
-        """Return our name of each tensor -> its name in a file for torchvision, or for the network's own library."""
+        """Return our name of each tensor -> its name in torchvision, or in the network's own library."""
         return {name: name for name in self.state_dict()}
 
     def adapt(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
-        """Fit weights that were trained at another image size to this network's.
+        """Fit weights that were trained at another image size to this network.
 
         Args:
-            weights: By the names of this network.
+            weights: The weights, by this network's names.
 
         Returns:
-            (the weights, what was done to them: empty for nothing).
+            (the weights, a note on how they were changed: empty if they were not).
         """
         return weights, ""
 
     def shape_flags(self) -> str:
-        """Return the flags that decide the shapes of its tensors, for messages."""
+        """Return the flags that decide the shapes of the tensors, for messages."""
         return "--backbone"
 
     def preprocessing(self) -> Mapping[str, Any]:
-        """Return how its library prepares images for it, in the words of timm's `pretrained_cfg`; empty if unknown."""
+        """Return how the network's library prepares images, in terms of timm's `pretrained_cfg`; empty if unknown."""
         return {}
 
     def pooling(self) -> str | None:
-        """Return how it pools features, in timm's words; None if unknown."""
+        """Return how the network pools features, in timm's terms; None if unknown."""
         return None
 
 
 def cut(modules: Sequence[nn.Module], starts: Iterable[int]) -> list[nn.Module]:
-    """Return modules in groups: what precedes the first of `starts`, and from each of them to the next."""
+    """Return modules in groups: those before the first of `starts`, and those from each start to the next."""
     places = sorted({0, *starts, len(modules)})
     return [nn.ModuleList(modules[start:stop]) for start, stop in itertools.pairwise(places)]
 

@@ -127,7 +127,7 @@ class ResNet(Network):
         self.fc = LinearHead.initialised(num_classes, width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # N(0, sqrt(2 / (k * k * out))): fan-out over the whole kernel, as the paper's code draws it
+                # N(0, sqrt(2 / (k * k * out))): fan-out over the whole kernel, as in the paper's code
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, images: Tensor) -> Tensor:

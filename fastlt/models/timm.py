@@ -14,7 +14,7 @@ from ..runtime.log import first_line
 from .head import HEAD, LinearHead
 from .network import Network, cut, in_head
 
-BACKBONE = "trunk."  # the first part of the names of a backbone's tensors: that of the attribute, as in older files
+BACKBONE = "trunk."  # the first part of the names of a backbone's tensors: the attribute's name, as in older files
 POSITIONS = f"{BACKBONE}pos_embed"
 STAGES = ("stages", "blocks", "layers")  # where timm's networks keep their stages
 WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm's networks raise for a wrong image size
@@ -23,23 +23,23 @@ WRONG_SIZE = (AssertionError, RuntimeError, TypeError, ValueError)  # what timm'
 class TimmNetwork(Network):
     """A timm network whose last linear layer is a `LinearHead` named `fc`; `classifier` is timm's name for that layer.
 
-    `arguments` has `img_size` if the network is built for another image size than timm's own.
+    `arguments` has `img_size` if the network is built for an image size other than timm's own.
 
     Args:
         name: timm's model name.
         num_classes: Number of classes, C.
-        image_size: Side of its images, pixels; by default timm's own, unchecked.
+        image_size: Side of the images, pixels; by default timm's own, unchecked.
 
     Raises:
         ValueError: timm is not installed or does not know the name, or the network does not end in a linear layer or
-            does not take images of that size.
+            accept images of that size.
     """
 
     def __init__(self, name: str, num_classes: int, image_size: int | None = None) -> None:
         super().__init__()
         try:
             import timm
-        except (ImportError, RuntimeError) as error:  # a torchvision built for another PyTorch
+        except (ImportError, RuntimeError) as error:  # for example, a torchvision built for another PyTorch
             raise ValueError(
                 f"--backbone: got timm:{name}, but timm cannot be imported ({error}); expected it installed; "
                 "pip install 'fastlt[timm]'"
@@ -79,7 +79,7 @@ class TimmNetwork(Network):
         return cut(modules, starts)
 
     def checkpoint_names(self) -> dict[str, str]:
-        """Return the names of its tensors -> timm's."""
+        """Return our name of each tensor -> timm's."""
         return {
             name: f"{self.classifier}{name.removeprefix(HEAD)}" if in_head(name) else name.removeprefix(BACKBONE)
             for name in self.state_dict()
@@ -96,7 +96,7 @@ class TimmNetwork(Network):
         return dict(self.trunk.pretrained_cfg or {})
 
     def pooling(self) -> str | None:
-        """Return how it pools features; None if unknown."""
+        """Return how the network pools features; None if unknown."""
         pool = getattr(self.trunk, "global_pool", getattr(getattr(self.trunk, "head", None), "global_pool", None))
         kind = getattr(pool, "pool_type", pool)
         return kind if isinstance(kind, str) else None
@@ -104,14 +104,14 @@ class TimmNetwork(Network):
     def adapt(self, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
         """Resample the position embeddings of a transformer that was trained on square images of another size.
 
-        Those of the class token and other special tokens come first; those of a grid of patches follow, which timm
-        interpolates bicubically, as it does for its own files (Dosovitskiy et al., ICLR 2021, section 3.2).
+        Those of the class token and other special tokens come first. Those of the grid of patches follow; timm
+        interpolates them bicubically, as for its own files (Dosovitskiy et al., ICLR 2021, section 3.2).
 
         Args:
-            weights: By our names.
+            weights: The weights, by our names.
 
         Returns:
-            (the weights, what was done to them: empty for nothing).
+            (the weights, a note on how they were changed: empty if they were not).
         """
         theirs, ours = weights.get(POSITIONS), self.state_dict().get(POSITIONS)
         grid = getattr(getattr(self.trunk, "patch_embed", None), "grid_size", None)
@@ -130,7 +130,7 @@ class TimmNetwork(Network):
 
 
 def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str, int]]:
-    """Return timm's network, and the arguments it was built with: `img_size` only if it needs it for this size."""
+    """Return timm's network and the arguments it was built with: `img_size` only if this size requires it."""
     import timm
 
     network = timm.create_model(name, pretrained=False, num_classes=num_classes)
