@@ -25,20 +25,20 @@ TUNED = ("auto", "dali", "pillow")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkLoader(Output):
-    """Time the image loaders, each of their stages, and a plain DataLoader."""
+    """Time the image loaders, their stages, and a plain DataLoader."""
 
     data_root: Folder | None = None
     """Folder with your images; by default made-up photographs of 500 x 375 pixels."""
     lists: Folder | None = None
     """Folder with the list files, if not in --data-root."""
     images: int = 512
-    """Made-up photographs, without --data-root."""
+    """Number of made-up photographs, if there is no --data-root."""
     batch_size: int = 64
-    """Images a batch."""
+    """Images per batch."""
     image_size: int = 224
     """Side of the crops, pixels."""
     num_threads: int | None = None
-    """Loader threads or workers; with --tune the most to try. By default the number of processors, at most 16."""
+    """Loader threads or workers; with --tune, the most to try. By default the number of processors, at most 16."""
     tune: bool = False
     """Try thread counts, depths and, on a GPU, shares of the hardware decoder instead, and name the best settings."""
     loader: Annotated[str, one_of(TUNED)] = "auto"
@@ -100,7 +100,7 @@ def run(argv: Sequence[str]) -> None:
         ):
             results.append(result)
             rows = [dataclasses.asdict(each) for each in results]
-            # Now, so that an interrupted run keeps its results
+            # Written now, so that an interrupted run keeps its results
             write_output(parsed.json, {"machine": machine, "num_images": num_images, "results": rows})
             rate = result.images_per_s
             say(f"{result.name}: {result.error if rate is None else f'{rate:,.0f} img/s'}")
@@ -138,7 +138,7 @@ def run_tuning(parsed: BenchmarkLoader, device: torch.device, most_threads: int)
         tried: list[dict[str, Any]] = []
         for trial, reached in tune(rate, loader=loader, most_threads=most_threads, device=device):
             best, row = trial, dataclasses.asdict(trial) | {"images_per_s": reached}
-            if row in tried:  # the last is the best one again
+            if row in tried:  # the last trial repeats the best one
                 write(row)
                 break
             tried.append(row)

@@ -23,15 +23,15 @@ class BenchmarkStep(Output):
     backbones: tuple[Annotated[str, "NAME"], ...] = ()
     """Networks; by default resnet50 and resnext50_32x4d on a GPU, resnet8 on a CPU."""
     variants: tuple[Annotated[str, "NAME"], ...] = ()
-    """Variants to time; by default all that differ on the device."""
+    """Variants to time; by default all that differ on this device."""
     batch_size: int | None = None
-    """Images a step; by default 256 on a GPU, 128 on a CPU."""
+    """Images per step; by default 256 on a GPU, 128 on a CPU."""
     image_size: int | None = None
     """Side of the images, pixels; by default 224 on a GPU, 32 on a CPU."""
     color_jitter: bool = True
     """Jitter colours in our step, as for ImageNet-LT; other libraries' steps never do."""
     repeats: int = 20
-    """Timed rounds; the median counts."""
+    """Timed rounds, whose median is reported."""
     device: Device = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
 

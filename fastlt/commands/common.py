@@ -35,10 +35,10 @@ EMPTY_DEFAULTS = ("None", "''", "")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where a command's output goes, besides the terminal."""
+    """Where a command's output goes besides the terminal."""
 
     json: File | None = None
-    """Also write what is printed to this JSON file."""
+    """Also write the output to this JSON file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,10 +125,10 @@ def known_flags(command: type[Any]) -> Iterator[str]:
 
 @functools.cache
 def with_help(command: type[Any]) -> type[Any]:
-    """Return a dataclass with the same fields and the help that tyro shows of them.
+    """Return a dataclass with the same fields and the help that tyro shows for them.
 
-    By itself tyro keeps the line breaks of an indented docstring, and prints None and empty defaults, whose meaning the
-    docstring says. A dataclass among the fields gets a panel of its own, named in capitals, and its flags no prefix.
+    By itself tyro keeps the line breaks of an indented docstring, and prints None and empty defaults, which the
+    docstring explains. A dataclass among the fields gets its own panel, named in capitals, and its flags no prefix.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     texts = docstrings(command)
@@ -164,7 +164,7 @@ def without_help(parsed: Any, command: type[T]) -> T:
 
 
 def docstrings(command: type[Any]) -> dict[str, str]:
-    """Return the docstring of every field, on one line; that of `TrainConfig` for a field without one."""
+    """Return the docstring of every field, on one line; a field without one has that of `TrainConfig`."""
     texts = {} if command is TrainConfig else docstrings(TrainConfig)
     for kind in filter(dataclasses.is_dataclass, reversed(command.__mro__)):
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body

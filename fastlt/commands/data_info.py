@@ -31,9 +31,9 @@ class DataInfo(Output):
     dataset: Annotated[str, one_of(("folder", *PUBLISHED_RECIPES))] = "folder"
     """Data set, for those with layouts of their own."""
     duplicates: bool = False
-    """Also look for images that are there twice, within and across splits; this reads files."""
+    """Also look for duplicate images, within and across splits; this reads files."""
     duplicates_gb: float = 20.0
-    """Most gigabytes to read in the search for duplicates."""
+    """Most gigabytes to read when looking for duplicates."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def print_duplicates(splits: dict[str, LongTailedDataset], *, max_bytes: int) -> dict[str, Any]:
-    """Print which images are there twice, and return it as JSON values."""
+    """Print the duplicate images, and return them as JSON values."""
     from ..data.inspection.duplicates import find_duplicates
 
     duplicates = find_duplicates(splits, max_bytes=max_bytes)

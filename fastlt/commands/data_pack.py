@@ -15,7 +15,7 @@ from .common import Output, console, parse, say, write_output
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataPack(Output):
-    """Pack each split into a plain tar with offsets, which training reads as well."""
+    """Pack each split into a plain tar with offsets, which training can read too."""
 
     root: tyro.conf.Positional[Root]
     """The data root; with --verify it may be a pack."""
@@ -26,11 +26,11 @@ class DataPack(Output):
     out: Folder | None = None
     """Folder of the pack; by default ROOT-packed, or ROOT-<short side> beside ROOT."""
     short_side: int | None = None
-    """Bring larger images to this short side, pixels, re-encoded as JPEG; by default every file is kept as it is."""
+    """Resize larger images to this short side, pixels, re-encoded as JPEG; by default every file is kept as it is."""
     quality: int = 95
     """JPEG quality of re-encoded images."""
     verify: bool = False
-    """Read everything back and compare it with its checksums."""
+    """Read everything back and compare it with the checksums."""
     num_threads: int | None = None
     """Threads that read and re-encode; by default the number of processors, at most 16."""
 

@@ -16,15 +16,15 @@ class DataSplit(Output):
     """Split class folders into train, val and test lists; no image is moved."""
 
     root: tyro.conf.Positional[Root]
-    """Folder with one folder of images a class."""
+    """Folder with one folder of images per class."""
     out: Folder | None = None
     """Folder for train.txt, val.txt, test.txt and classes.txt; by default ROOT/lists."""
     val_per_class: int = 20
-    """Val images a class; a small class keeps most of its images in train."""
+    """Val images per class; a small class keeps most of its images in train."""
     test_per_class: int = 50
-    """Test images a class; 0 writes no test list."""
+    """Test images per class; 0 writes no test list."""
     seed: int = 0
-    """Seed of the choice."""
+    """Seed for choosing the images."""
 
 
 def run(argv: Sequence[str]) -> None:

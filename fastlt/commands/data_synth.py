@@ -28,11 +28,11 @@ class DataSynth:
     size: int = 64
     """Side of the square images, pixels."""
     val_per_class: int = 2
-    """Val images a class."""
+    """Val images per class."""
     test_per_class: int = 0
-    """Test images a class."""
+    """Test images per class."""
     seed: int = 0
-    """Seed of the images."""
+    """Seed for the images."""
     num_threads: int | None = None
     """Worker processes; by default the number of processors, at most 16."""
 

@@ -23,21 +23,21 @@ NUM_NAMED = 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataVerify(Output):
-    """Check a published benchmark: its lists, counts, checksums, missing images."""
+    """Check a published benchmark: its lists, counts, checksums and missing images."""
 
     dataset: Annotated[str, one_of(PUBLISHED_RECIPES)]
     """The benchmark."""
     data_root: Folder
-    """Folder with the images, or with the public archive, or a pack."""
+    """Folder with the images or the public archive, or a pack."""
     lists: Folder | None = None
     """Folder with the list files (released names, or train.txt, val.txt, test.txt; for iNaturalist also its JSON), if
     not in --data-root."""
     missing: File | None = None
-    """File to name all missing images in; by default one in the cache folder."""
+    """File for the names of all missing images; by default one in the cache folder."""
     imbalance: float = 100.0
-    """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest."""
+    """cifar10_lt and cifar100_lt: images in the largest class divided by those in the smallest."""
     data_seed: int = 0
-    """cifar10_lt and cifar100_lt: seed of the choice of images; 0 is the usual one."""
+    """cifar10_lt and cifar100_lt: seed for choosing the images; 0 is the usual one."""
 
     def __post_init__(self) -> None:
         """Refuse arguments that cannot work."""
@@ -46,7 +46,7 @@ class DataVerify(Output):
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run `fastlt data verify`: status 2 where anything is wrong."""
+    """Run `fastlt data verify`; the exit status is 2 if anything is wrong."""
     parsed = parse(DataVerify, argv, "data verify")
     from ..data.index import cache_dir
     from ..data.published.interface import DataOptions
@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def flags(parsed: DataVerify) -> str:
-    """Return the flags of `fastlt train` that open what was verified."""
+    """Return the flags of `fastlt train` that open the verified data."""
     texts = [f" --lists {shlex.quote(str(parsed.lists))}" if parsed.lists else ""]
     texts += [f" --imbalance {parsed.imbalance:g}"] if parsed.imbalance != DataVerify.imbalance else []
     texts += [f" --data-seed {parsed.data_seed}"] if parsed.data_seed != DataVerify.data_seed else []
@@ -88,7 +88,7 @@ def flags(parsed: DataVerify) -> str:
 
 
 def table(outcome: Verification, title: str) -> Table:
-    """Return what was compared, a line each."""
+    """Return a table of all comparisons, one per line."""
     rows = Table("", "expected", "found", "", title=title)
     marks = {True: "ok", False: "WRONG", None: "differs"}
     for check in outcome.checks:
@@ -113,7 +113,7 @@ def name_missing(outcome: Verification, file: Path) -> None:
 
 
 def cost(outcome: Verification) -> str:
-    """Say what the images take: disk, and processor time to decode."""
+    """Return a sentence on the disk space of the images, and the processor time to decode them."""
     disk = f"{outcome.num_bytes / 1e9:.2f} GB on disk"
     if outcome.decode_ms is None:
         return disk

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo(Output):
-    """Train, rebalance and report on the embedded data set: the whole job."""
+    """Train, rebalance and report on the embedded data set: the whole workflow."""
 
     seed: int = 0
     """Seed of the run."""
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
 def demo(
     *, seed: int, out: Path | None, console: Console, device: str = "auto", loader: str = "auto"
 ) -> tuple[Results, Path]:
-    """Train on glyphs_lt, rebalance with every method, with settings chosen on val, and write the report.
+    """Train on glyphs_lt, rebalance with every method (settings chosen on val), and write the report.
 
     Args:
         seed: Seed of the run.

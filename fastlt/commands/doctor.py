@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SLOWER = "training works, with slower steps (--no-compile hides the warning); install or repair g++"
-MAX_DIFFERENCE = 4.0  # levels of 255, mean over pixels: far above what two JPEG decoders differ by
+MAX_DIFFERENCE = 4.0  # levels of 255, mean over pixels: far above the difference between two JPEG decoders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doctor(Output):
-    """Check what is installed and works, and advise on the rest."""
+    """Check what is installed and works, and give advice on the rest."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ def check_compiler() -> Finding:
         return Finding("torch.compile", "absent", "no C++ compiler found", SLOWER)
     try:
         compiled(lambda x: torch.sin(x) + 1)(torch.zeros(3, device=resolve_device("auto")))
-    except Exception as error:  # any error of the compiler stack is the finding
+    except Exception as error:  # any error of the compiler stack is reported
         reason = first_line(error)[:100]
         return Finding("torch.compile", "broken", reason, SLOWER)
     return Finding("torch.compile", "ok", f"with {compiler}")
@@ -152,7 +152,7 @@ def check_dali() -> Finding:
         return Finding("DALI", "absent", "not installed", advice)
     try:
         dali_image, pillow_image = load_test_image("dali"), load_test_image("pillow")
-    except Exception as error:  # any error of DALI is the finding
+    except Exception as error:  # any error of DALI is reported
         reason = first_line(error.__cause__ or error)[:100]
         return Finding("DALI", "broken", f"{version}: {reason}", "train with --loader pillow")
     difference = (dali_image.float() - pillow_image.float()).abs().mean().item()
@@ -163,7 +163,7 @@ def check_dali() -> Finding:
 
 
 def load_test_image(backend: str) -> Tensor:
-    """Write a JPEG of a grey ramp, and return it as training loads it: uint8 [1, 64, 64, 3]."""
+    """Write a JPEG of a grey ramp, and load it as training does: uint8 [1, 64, 64, 3]."""
     from PIL import Image
 
     from ..data.dataset import LongTailedDataset

@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def split_arguments(paths: Sequence[Path]) -> tuple[Run, Sequence[Path]]:
-    """Return the run that the first argument names, or the last run, and the images.
+    """Return the run (the first argument, or the last run) and the images.
 
     Raises:
         ValueError: No image is named.
@@ -64,7 +64,7 @@ def split_arguments(paths: Sequence[Path]) -> tuple[Run, Sequence[Path]]:
 
 
 def show(predictions: ImagePredictions) -> None:
-    """Print the first predictions, and how many more there are."""
+    """Print the first predictions and the number of the others."""
     table = Table(
         title=f"{predictions.method} of {predictions.run}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )

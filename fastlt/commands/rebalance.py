@@ -21,8 +21,8 @@ class Rebalance(RunArgument, RebalanceConfig):
     """Rebalance the linear classifier of a trained network (stage 2)."""
 
     run: tyro.conf.Positional[Annotated[str, "[RUN | CHECKPOINT]"]] = ""
-    """A run folder, by default the last one trained here (runs/last), or a checkpoint from elsewhere: a file, or a
-    folder with weights. Averaged weights are taken before plain ones."""
+    """A run folder, by default the last one trained here (runs/last), or a checkpoint from elsewhere: a file or a
+    folder with weights. Averaged weights are preferred to plain ones."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
 
@@ -66,7 +66,7 @@ def rebalance_file(parsed: Rebalance) -> None:
 
 
 def names_checkpoint(text: str) -> bool:
-    """Return whether an argument names a checkpoint: a file, or a folder with weights that is no run."""
+    """Return whether an argument names a checkpoint: a file, or a folder with weights that is not a run."""
     path = Path(text)
     if path.is_file() or path.suffix in CHECKPOINT_SUFFIXES:
         return True

@@ -19,7 +19,7 @@ class Recipes(Output):
     """List the recipes, or print one: every value, and where it comes from."""
 
     name: tyro.conf.Positional[Annotated[str, "[NAME]"]] = ""
-    """The recipe to print; without it all are listed."""
+    """The recipe to print; by default all are listed."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def print_recipe(name: str) -> dict[str, Any]:
-    """Print a recipe and return it: the settings, and with them `sources`, `choices`, `stage2` and `quirks`."""
+    """Print a recipe and return it: the settings, along with `sources`, `choices`, `stage2` and `quirks`."""
     from ..recipes import choices, recipe, sources
     from ..recipes.released import QUIRKS
     from ..recipes.stage2 import PAPERS, stage2

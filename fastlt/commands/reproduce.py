@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduce(Output):
-    """Fill the paper's table: every sampling, every classifier, published figures.
+    """Fill the paper's table: every sampling and classifier, beside the published figures.
 
     Run it again to continue where it stopped; finished runs are reused.
     """
@@ -33,17 +33,17 @@ class Reproduce(Output):
     data_root: Folder | None = None
     lists: Folder | None = None
     synthetic: bool = False
-    """Run on a made-up set of the data set's classes, images and long tail instead, to try the whole pipeline."""
+    """Run on a made-up set with the data set's classes, images and long tail instead, to try the whole pipeline."""
     synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] | None = None
     """Width and height of the made-up pictures, pixels; by default 64 64."""
     imbalance: float | None = None
-    """cifar10_lt and cifar100_lt: images of the largest class over those of the smallest; by default 100."""
+    """cifar10_lt and cifar100_lt: images in the largest class divided by those in the smallest; by default 100."""
     backbone: Annotated[str, "NAME"] | None = None
     """Network; by default the recipe's."""
     epochs: int | None = None
     """Epochs of stage 1; by default the recipe's."""
     batch_size: int | None = None
-    """Images a step; by default the recipe's. The learning rates follow in proportion."""
+    """Images per step; by default the recipe's. The learning rates scale in proportion."""
     init: Annotated[Path, "FILE|DIR"] | None = None
     """Pretrained weights to start from."""
     protocol: Protocol | None = None
@@ -51,12 +51,12 @@ class Reproduce(Output):
     samplings: tuple[Sampling, ...] = SAMPLINGS
     """Samplings of stage 1."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds; with two or more, intervals are over them."""
+    """Seeds; with two or more, intervals are taken over them."""
     device: Device = "auto"
     precision: Precision = "auto"
     loader: Loader = "auto"
     num_threads: int | None = None
-    """Loader threads or workers; by default one a processor, at most 16."""
+    """Loader threads or workers; by default one per processor, at most 16."""
     gpus: int | None = None
     accumulate: int | None = None
     out: Folder | None = None
@@ -75,7 +75,7 @@ class Reproduce(Output):
 
 
 def settings(parsed: Reproduce) -> TrainConfig:
-    """Return the recipe's settings with the command's."""
+    """Return the recipe's settings, overridden by the command's."""
     base = recipe(parsed.dataset)
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
     given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}

@@ -60,7 +60,7 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run `fastlt train`: in this process, or through torchrun in several."""
+    """Run `fastlt train` in this process, or in several through torchrun."""
     config = train_config(argv)
     from ..runtime import distributed
 
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> None:
         raise SystemExit(0) from None
     except RuntimeError:
         if distributed.under_torchrun():
-            # The connection broke since another process failed; torchrun will end this one
+            # The connection broke because another process failed; torchrun will end this one
             time.sleep(GRACE_S)
         raise
     if writes:

@@ -13,7 +13,7 @@ from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_cho
 class CheckpointConfig(Config):
     """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
 
-    # The help of a field without a docstring is that of `TrainConfig`
+    # A field without a docstring has the help of the same field of `TrainConfig`
     data_root: Folder | None = None
     lists: Folder | None = None
     backbone: Annotated[str, "NAME"] | None = None

@@ -1,4 +1,4 @@
-"""One module a data set, with a function that returns its training settings."""
+"""One module per data set, with a function that returns its training settings."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sources(name: str) -> dict[str, str]:
 
 
 def choices(name: str) -> dict[str, tuple[str | int, ...]]:
-    """Return the backbones and numbers of epochs for which the paper has results, by setting; none for our data sets.
+    """Return the backbones and numbers of epochs for which the paper has results, by setting; empty for our data sets.
 
     Args:
         name: The data set, a key of `RECIPES`.

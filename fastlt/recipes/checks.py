@@ -1,4 +1,4 @@
-"""Warnings of likely mistakes: a learning rate off the linear rule, and parts that stay random."""
+"""Warnings of likely mistakes: a learning rate far from the linear rule, and parts that stay random."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 
 from ..config import TrainConfig
 
-TOLERANCE = 1.5  # a rate within this factor of the rule's is taken for a choice
+TOLERANCE = 1.5  # a rate within this factor of the rule's is taken as deliberate
 
 
 def check_linear_rule(config: TrainConfig, recipe: TrainConfig) -> str | None:
-    """Return a warning if learning rate over batch size is far from the recipe's, else None.
+    """Return a warning if the ratio of learning rate to batch size is far from the recipe's, else None.
 
-    Most failed reproductions changed the batch size only.
+    Most failed reproductions changed only the batch size.
 
-    Source: Goyal et al., Accurate, large minibatch SGD (2017), section 2.1; the paper's 512 images at 0.2.
+    Source: Goyal et al., Accurate, large minibatch SGD (2017), section 2.1; the paper uses 0.2 for 512 images.
 
     Args:
         config: The user's settings.

@@ -1,4 +1,4 @@
-"""cifar10_lt, cifar100_lt, CIFAR with an exponential tail: 50,000 images cut down to 12,406 or 10,847 of 32 pixels."""
+"""cifar10_lt, cifar100_lt, CIFAR with an exponential tail: 50,000 images of 32 pixels cut to 12,406 or 10,847."""
 
 import dataclasses
 

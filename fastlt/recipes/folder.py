@@ -1,4 +1,4 @@
-"""folder, anybody's images: an image folder or list files, with the paper's ImageNet-LT settings to start from."""
+"""folder, your own images: an image folder or list files, with the paper's ImageNet-LT settings to start from."""
 
 from ..config import TrainConfig
 

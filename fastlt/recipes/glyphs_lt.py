@@ -4,7 +4,7 @@ from ..config import TrainConfig
 
 
 def glyphs_lt() -> TrainConfig:
-    """Return the settings of the demo: a small network, minutes on two processor cores."""
+    """Return the settings of the demo: a small network that trains in minutes on two processor cores."""
     return TrainConfig(
         dataset="glyphs_lt",
         backbone="resnet8",

@@ -1,4 +1,4 @@
-"""places_lt, Places-LT: 62,500 images of 365 classes, 4980 to 5 each; the last block of a pretrained ResNet-152."""
+"""places_lt, Places-LT: 62,500 images of 365 classes, 4980 to 5 each; trains a pretrained ResNet-152's last block."""
 
 from ..config import TrainConfig
 from .sources import AUTHOR, PAPER
@@ -14,7 +14,7 @@ EPOCHS = (30, 90)
 def places_lt() -> TrainConfig:
     """Return the paper's settings: batch 256, rate 0.1 for the classifier and 0.01 for the last block, 30 epochs.
 
-    They are the author's word, since no configuration was released. Give ImageNet weights with --init.
+    The source is the author's word, since no configuration was released. Give ImageNet weights with --init.
     """
     return TrainConfig(
         dataset="places_lt",

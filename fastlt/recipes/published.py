@@ -1,11 +1,11 @@
-"""The paper's published accuracies, which tables print beside ours."""
+"""The paper's accuracies, which tables print beside ours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 # Source: Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition (ICLR 2020): tables of the
-# paper and of the authors' README. Top-1 accuracy, %. Figures that are not printed there are left out.
+# paper and of the authors' README. Top-1 accuracy, %. Figures not printed there are left out.
 
 Row = tuple[float | None, float | None, float | None, float]
 INSTANCE = "instance_balanced"
@@ -21,7 +21,7 @@ class Published:
     all: float
 
 
-# (data set, backbone, epochs or None where they were not printed)
+# (data set, backbone, epochs or None if not printed)
 # -> (sampling of stage 1, classifier) -> many, medium, few, all
 _TABLES: dict[tuple[str, str, int | None], dict[tuple[str, str], Row]] = {
     ("imagenet_lt", "resnext50_32x4d", 90): {
@@ -63,7 +63,7 @@ _TABLES: dict[tuple[str, str, int | None], dict[tuple[str, str], Row]] = {
 
 
 def published(*, dataset: str, backbone: str, epochs: int, sampling: str, method: str) -> Published | None:
-    """Return what the paper printed for a classifier, or None if it printed nothing.
+    """Return the paper's accuracies of a classifier, or None if it has none.
 
     Args:
         dataset: Data set, as in `TrainConfig`.

@@ -1,4 +1,4 @@
-"""Where the released code differs from the paper, and the switch for each difference; the default is the paper's."""
+"""Where the released code differs from the paper, and the switch for each difference; the default follows the paper."""
 
 from __future__ import annotations
 

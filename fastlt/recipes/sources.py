@@ -8,13 +8,13 @@ from ..config import TrainConfig
 from ..config.base import is_changeable
 
 CODE = "released code"
-"""Read in the configurations or the code that the paper's authors released, or computed by that code."""
+"""Found in the configurations or code that the paper's authors released, or computed by that code."""
 TABLE = "published table"
 """Printed in the paper or in the authors' README, or confirmed by a second published source."""
 AUTHOR = "author's word"
-"""Told by an author where no configuration was released."""
+"""Stated by an author where no configuration was released."""
 CAO = "code of Cao et al. 2019"
-"""Read in the code of the paper that most work on CIFAR-LT follows (LDAM-DRW)."""
+"""Found in the code of the paper that most work on CIFAR-LT follows (LDAM-DRW)."""
 OURS = "ours"
 """Chosen here, since nothing is published."""
 
@@ -43,14 +43,14 @@ PAPER: dict[str, str] = {
 """Sources of the values that the paper's three benchmarks share."""
 
 NOT_RECIPE = ("dataset", "strict", "synthetic", "synthetic_size")
-"""Settings that no recipe is about, besides those that may change when a run is resumed."""
+"""Settings that no recipe sets, besides those that may change when a run is resumed."""
 
 OF_CIFAR = ("imbalance", "data_seed")
-"""Settings of the recipes that name a source for them."""
+"""Settings that count only in recipes that name a source for them."""
 
 
 def complete(sources: dict[str, str]) -> dict[str, str]:
-    """Return a source for every setting that a recipe is about; `OURS` where `sources` has none."""
+    """Return a source for every setting of a recipe; `OURS` where `sources` has none."""
     fields = [field for field in dataclasses.fields(TrainConfig) if not is_changeable(field)]
     names = [field.name for field in fields if field.name not in NOT_RECIPE]
     return {name: sources.get(name, OURS) for name in names if name in sources or name not in OF_CIFAR}

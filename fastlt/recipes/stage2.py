@@ -19,8 +19,8 @@ class Stage2:
     Attributes:
         crt_epochs: Epochs of a retrained classifier.
         lws_epochs: Epochs of learned weight scaling.
-        batch_size: Images a step: stage 1's.
-        weight_decay: Of everything that is trained, scales too: stage 1's.
+        batch_size: Images per step, as in stage 1.
+        weight_decay: Weight decay of everything that is trained, scales too, as in stage 1.
         source: One of `fastlt.recipes.sources`.
     """
 
@@ -32,7 +32,7 @@ class Stage2:
 
     @property
     def lr(self) -> float:
-        """The base learning rate of that batch."""
+        """The base learning rate for this batch size."""
         return LR_PER_IMAGE * self.batch_size
 
 
@@ -45,10 +45,10 @@ _STAGE2 = {
 
 
 def stage2(dataset: str, *, batch_size: int = 512) -> Stage2:
-    """Return the paper's stage-2 settings for a data set; for others ImageNet-LT's, with their own batch size.
+    """Return the paper's stage-2 settings for a data set; other sets get ImageNet-LT's, with their own batch size.
 
     Args:
         dataset: Data set, as in `TrainConfig`.
-        batch_size: The batch size of a data set that the paper lacks.
+        batch_size: The batch size of a data set that is not in the paper.
     """
     return _STAGE2.get(dataset) or dataclasses.replace(_IMAGENET, batch_size=batch_size, source=OURS)
