@@ -1,4 +1,4 @@
-"""torch.compile: its settings, what stands in for it where it fails, and a quick end of its worker processes."""
+"""torch.compile: its settings, a fallback where it fails, and a quick end of its worker processes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def compiled(function: Callable[..., T], **settings: Any) -> Callable[..., T]:
 
 
 def hasten_exit() -> None:
-    """Let the interpreter wait a few seconds only for the compiler's worker processes at exit, then kill them.
+    """Make the interpreter wait only a few seconds for the compiler's worker processes at exit, then kill them.
 
-    PyTorch before 2.13 waits five minutes for workers that were still starting when they were told to stop. That
-    happens in a short process that finds all its GPU kernels in the cache.
+    PyTorch before 2.13 waits five minutes for workers that were still starting when told to stop. This happens in a
+    short process that finds all its GPU kernels in the cache.
     """
     inductor = sys.modules.get("torch._inductor.async_compile")
     for pool in getattr(inductor, "_pool_set", ()):
@@ -57,15 +57,15 @@ def wait_or_kill(process: subprocess.Popen[bytes], timeout: float | None = None)
 
 
 class Compiler:
-    """A compiler of functions that falls back to the functions themselves, with a warning, where torch.compile fails.
+    """A compiler of functions that warns and returns the functions themselves where torch.compile fails.
 
     Inductor keeps compiled code on disk (TORCHINDUCTOR_CACHE_DIR), so that the next run with the same shapes starts
     fast.
 
     Args:
         enabled: Whether to compile at all.
-        channels_last: Whether all convolutions get their images in channels_last memory. Inductor itself would leave
-            out grouped ones.
+        channels_last: Whether all convolutions get their images in channels_last memory. Inductor by itself
+            leaves out grouped ones.
         cuda_graphs: Whether to replay compiled code as CUDA graphs; gradients must be freed before the next call.
 
     Attributes:

@@ -21,7 +21,7 @@ def resolve_device(name: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device.
 
     Raises:
-        ValueError: The name is no device, or this machine lacks it.
+        ValueError: The name is not a device, or this machine lacks the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,7 +40,7 @@ def resolve_device(name: str) -> torch.device:
 
 @functools.cache
 def warn_without_triton() -> None:
-    """Warn once of what a GPU without Triton costs."""
+    """Warn once about the cost of a GPU without Triton."""
     if importlib.util.find_spec("triton") is None:
         log.warning(
             "no Triton: fastlt's kernels and the compiled step are replaced by PyTorch's operations, which are slower "
@@ -79,14 +79,14 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextlib.contextmanager
 def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterator[None]:
-    """Set for a block how operations choose among their algorithms; the process's settings are restored after it.
+    """Set, inside a block, how operations choose among their algorithms; restore the process's settings after it.
 
     Args:
         benchmark: Let cuDNN time its convolutions on the first batch of a shape and keep the fastest; the winner may
             differ from run to run.
         deterministic: Take algorithms that give the same bits every time, in PyTorch, cuDNN, cuBLAS and Inductor. It
-            overrides `benchmark`. An operation without one is named in a warning and still computed. The bits are
-            meant to be the same for one kind of GPU, one version and one loader; not checked on a GPU yet.
+            overrides `benchmark`. An operation without such an algorithm is named in a warning and still computed.
+            The bits should be the same for one kind of GPU, one version and one loader; not checked on a GPU yet.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
@@ -95,10 +95,10 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
     settings: Any = torch.utils.deterministic
     fill_memory = settings.fill_uninitialized_memory
     if deterministic:
-        # cuBLAS reads this when the process first uses it: the same bits need buffers of a fixed size
+        # cuBLAS reads this at its first use in the process: the same bits need buffers of a fixed size
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        settings.fill_uninitialized_memory = False  # a pass over every new tensor; no step reads what it did not write
+        settings.fill_uninitialized_memory = False  # no pass over new tensors: each is written before it is read
     cudnn.benchmark, cudnn.deterministic = benchmark and not deterministic, deterministic
     try:
         yield

@@ -1,4 +1,4 @@
-"""The processes that train together under torchrun: which one writes, what they sum, and when they stop."""
+"""The processes that train together under torchrun: which of them writes, what they sum, and when they stop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class ReportedElsewhereError(Exception):
-    """Training failed, and another process, the one that writes, raises the reason."""
+    """Training failed, and another process, the one that writes, reports the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among those that train together; without torchrun there is one.
+    """This process among those that train together; without torchrun it is the only one.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -78,16 +78,16 @@ class World:
         return total
 
     def largest(self, tensor: Tensor) -> Tensor:
-        """Return the element-wise largest over all processes."""
+        """Return the element-wise maximum over all processes."""
         largest = tensor.clone()
         if self.size > 1:
             distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
         return largest
 
     def agree_on_signal(self, signals: list[int]) -> int:
-        """Return a signal that some process received, 0 for none: the same on all, so that they stop together.
+        """Return a signal that some process received, or 0: the same on all, so that they stop together.
 
-        The exchange is on the CPU, so that no GPU is waited for.
+        The exchange is on the CPU, so that it does not wait for a GPU.
         """
         signum = signals[0] if signals else 0
         return signum if self.size == 1 else int(self.largest(torch.tensor(signum)))
@@ -95,8 +95,8 @@ class World:
     def average_buffers(self, model: nn.Module) -> None:
         """Give every process the mean of the running statistics of all processes.
 
-        Running statistics are linear in the statistics of the batches, so that their mean is what one process would
-        have computed from the mean statistics of every batch.
+        Running statistics are linear in the statistics of the batches, so their mean is what one process would have
+        computed from the mean statistics of every batch.
         """
         if self.size > 1:
             for buffer in model.buffers():
@@ -117,8 +117,8 @@ class World:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        # An attribute set last is freed last. Else the reducer would free the process group while it holds the GIL,
-        # for which one of the group's threads may be waiting: a deadlock
+        # The attribute set last is freed last. Otherwise the reducer would free the process group with the GIL
+        # held, for which one of the group's threads may be waiting: a deadlock
         vars(parallel)["last_freed"] = distributed.group.WORLD
         return parallel
 
@@ -134,7 +134,7 @@ def under_torchrun() -> bool:
 
 
 def is_writer() -> bool:
-    """Return whether this process is the one that reports; works before `join`."""
+    """Return whether this process is the one that reports; may be called before `join`."""
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 
@@ -147,7 +147,7 @@ def local_device(name: str) -> str:
 
 @contextlib.contextmanager
 def join(device: torch.device) -> Iterator[World]:
-    """Join the other processes that torchrun started, over nccl and gloo; without torchrun there is one process.
+    """Join the other processes that torchrun started, over nccl and gloo; without torchrun this is the only process.
 
     An existing process group is used and left in place.
     """

@@ -35,11 +35,11 @@ def check_gpus(config: TrainConfig) -> None:
 
 
 def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
-    """Return the arguments of `fastlt train` that lead from `base` to `config`.
+    """Return the arguments of `fastlt train` that turn `base` into `config`.
 
     Args:
         config: The settings to reach.
-        base: The settings without arguments: the recipe's, or those of the run that is resumed.
+        base: The settings without arguments: the recipe's, or those of the run to resume.
     """
     arguments = ["--dataset", config.dataset]
     for field in dataclasses.fields(config):
@@ -55,7 +55,7 @@ def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
 
 
 def launch(argv: Sequence[str], num_processes: int) -> int:
-    """Run `fastlt` with these arguments in `num_processes` processes; may be called again after a success.
+    """Run `fastlt` with these arguments in `num_processes` processes; may be called again after it succeeds.
 
     Returns:
         The exit status: 0, or that of the first process that failed, which has printed the reason.
@@ -69,7 +69,7 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
 
     disabled = logging.root.manager.disable
     handlers = {signum: signal.getsignal(signum) for signum in TORCHRUN_CATCHES}
-    # The process that failed prints the reason in one line, which torchrun's report would bury
+    # The process that failed prints the reason in one line; torchrun's report would bury it
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
     arguments = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "fastlt", *argv]

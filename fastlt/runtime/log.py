@@ -37,7 +37,7 @@ def configure_logging(console: Console) -> None:
 
 @contextlib.contextmanager
 def only(level: int) -> Iterator[None]:
-    """Log nothing below a level inside a block, whose messages another process or call has logged already."""
+    """Log nothing below a level inside a block whose messages another process or call has already logged."""
     before = log.level
     log.setLevel(level)
     try:
@@ -52,6 +52,6 @@ def first_line(error: BaseException) -> str:
 
 
 def name_some(names: Sequence[object], most: int = 5, separator: str = ", ") -> str:
-    """Name the first few of many, and count the rest, for a message."""
+    """Return the first few names and the number of the others, for a message."""
     shown = separator.join(map(str, names[:most]))
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,6 +1,6 @@
-"""The machine: processors, memory, control groups, and the facts that a timing is quoted with.
+"""The machine: processors, memory, control groups, and the facts to state with a timing.
 
-PyTorch is imported inside the functions that need it, so that processes that only draw or decode images start fast.
+PyTorch is imported inside the functions that need it, so that processes that only paint or decode images start fast.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt parameters
 
 
 def available_bytes() -> int:
-    """Return the bytes of memory that this process may still take, under the limits of its control groups too."""
+    """Return the bytes of memory that this process may still take, within the limits of its control groups too."""
     free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2]
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -45,13 +45,13 @@ def free_bytes(device: torch.device) -> int:
 
     if device.type != "cuda":
         return available_bytes()
-    # PyTorch reuses the memory that it has reserved, which after a training is most of it
+    # PyTorch reuses the memory that it has reserved, which is most of the memory after a training
     reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + reusable
 
 
 def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield (folder, limit file, usage file, entry of memory.stat for reclaimable cache) of this process's groups."""
+    """Yield (folder, limit file, usage file, memory.stat's entry for reclaimable cache) for this process's groups."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -69,7 +69,7 @@ def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return the facts to quote a timing with: the device, its driver and clocks, versions, and the code's commit."""
+    """Return the facts to state with a timing: the device, its driver and clocks, versions, and the code's commit."""
     import torch
 
     facts: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -84,7 +84,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def gpu_state(device: torch.device) -> dict[str, str]:
-    """Return driver, clocks and power limit of a GPU as nvidia-smi prints them; nothing without nvidia-smi."""
+    """Return driver, clocks and power limit of a GPU as nvidia-smi prints them; empty without nvidia-smi."""
     import torch
 
     fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
@@ -104,7 +104,7 @@ def run_command(*command: str) -> str | None:
 
 
 def memory_in_use(device: torch.device) -> str:
-    """Return, as text, this process's peak use of a device's memory and that of other processes."""
+    """Return, as text, the peak use of a device's memory by this process, and the use by others."""
     import torch
 
     gib = 2**30
@@ -146,7 +146,7 @@ def processor_quota() -> int | None:
             quota, period = (GROUPS / "cpu.max").read_text().split()
         else:
             quota, period = ((GROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        if int(quota) > 0:  # "max", or -1, is none
+        if int(quota) > 0:  # "max" and -1 mean no quota
             return math.ceil(int(quota) / int(period))
     return None
 
@@ -159,7 +159,7 @@ def has_dali() -> bool:
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks, since every training step allocates and frees the same large buffers.
 
-    Else each buffer is unmapped and its pages are faulted in again, which takes a good part of a small network's step.
+    Otherwise each buffer is unmapped and its pages are faulted in again, a good part of a small network's step.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
