@@ -1,4 +1,4 @@
-"""The `fastlt` command: parse first, import PyTorch only when a command needs it."""
+"""The `fastlt` command. It parses arguments first, and imports PyTorch only when a command needs it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMMANDS = {
     "benchmark loader": "time the image loaders on this machine, stage by stage",
     "doctor": "what is installed, what works, what to do about the rest",
 }
-"""Command -> what it is for. `data info` lives in commands/data_info.py, with a function `run`."""
+"""Command -> its purpose. `data info` is the function `run` in commands/data_info.py, and so on."""
 
 
 def usage() -> str:
@@ -78,7 +78,7 @@ def dispatch(argv: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry point of the `fastlt` command: a user's mistake is one line and status 2, never a traceback."""
+    """Run the `fastlt` command; a user's mistake ends in one line and status 2, never in a traceback."""
     from .commands.common import console
     from .runtime.log import configure_logging
 
@@ -96,13 +96,13 @@ def main() -> None:
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except Exception as error:
-        if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the midst of other work
+        if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the middle of other work
             cause = str(error).strip().rstrip(".")
             fail(
                 f"{cause}, perhaps for lack of memory; try fewer --num-threads or --loader dali (train: with --resume)",
                 USER_ERROR,
             )
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which may not be imported here
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's type, which this module must not import
             cause = str(error).partition(". GPU")[0].strip()
             fail(
                 f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR
@@ -110,12 +110,12 @@ def main() -> None:
         signum = getattr(error, "signum", None)
         if signum is None:
             raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is saved: a second Ctrl-C has nothing to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is saved, so a second Ctrl-C has nothing to stop
         fail(str(error), 128 + signum)
 
 
 def fail(message: str, status: int) -> None:
-    """Print one line, or the traceback where FASTLT_TRACEBACK is set, and exit."""
+    """Print one line, after the traceback if FASTLT_TRACEBACK is set, and exit."""
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
     print(f"fastlt: {message}", file=sys.stderr)

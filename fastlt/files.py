@@ -1,4 +1,4 @@
-"""Atomic writing: a reader sees the old content of a file or the new, never a part of it."""
+"""Atomic writing: a reader sees either the old content of a file or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a temporary name beside `file` to write to, and rename it to `file` when the block succeeds.
+    """Yield a temporary name beside `file` to write to, and rename it to `file` when the block succeeds.
 
     The content is on the disk before the rename, so that a power cut leaves no incomplete file.
     """
@@ -25,7 +25,7 @@ def replacing(file: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(file)
     except OSError as error:
-        # Name the file in the error: a failed write names none, or the temporary one
+        # Name the file in the error: a failed write names the temporary one or none at all
         if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
             error.filename = str(file)
         raise
@@ -35,7 +35,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """Give a temporary name beside `folder` for a folder to fill, and rename it to `folder` when the block succeeds.
+    """Yield a temporary name beside `folder` for a folder to fill, and rename it to `folder` when the block succeeds.
 
     If two processes make the same folder at once, the first one's is kept.
     """
@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: The file holds none.
+        ValueError: The file does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

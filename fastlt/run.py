@@ -1,4 +1,4 @@
-"""The run folder: settings, versions, fingerprints, metrics, checkpoints, features, results, and the `last` pointer."""
+"""The run folder: settings, versions, fingerprints, metrics, checkpoints, features, results, and `runs/last`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ RECORDED_PACKAGES = ("fastlt", "torch", "triton", "nvidia-dali-cuda130", "numpy"
 class Run:
     """A run on disk.
 
-    Files below `path`: config.json (settings as resolved), environment.json (versions, hardware), data.json
-    (fingerprints, classes, counts), metrics.jsonl (a record an epoch), checkpoints/{best,last}.safetensors,
-    features/, joint/, rebalanced/<method>/, report/, .lock (held while it is trained).
+    Files below `path`: config.json (resolved settings), environment.json (versions, hardware), data.json
+    (fingerprints, classes, counts), metrics.jsonl (one record per epoch), checkpoints/{best,last}.safetensors,
+    features/, joint/, rebalanced/<method>/, report/, .lock (held while the run is trained).
     """
 
     path: Path
@@ -45,9 +45,8 @@ class Run:
         """Make a new run folder and point `runs/last` at it.
 
         Args:
-            config: The settings as resolved; `out` names the folder, by default
-                `runs/<dataset>/<backbone>-<time>`.
-            splits: The data, by the names of the splits; `train` is one.
+            config: The resolved settings; `out` names the folder, by default `runs/<dataset>/<backbone>-<time>`.
+            splits: The data by split, with `train` among them.
 
         Returns:
             The run, without checkpoints.
@@ -80,13 +79,13 @@ class Run:
         """Open a run.
 
         Args:
-            path: The run folder; by default the run that was begun last, `runs/last`.
+            path: The run folder; by default the run that was started last, `runs/last`.
 
         Returns:
             The run.
 
         Raises:
-            FileNotFoundError: There is no such folder, or it holds no run.
+            FileNotFoundError: There is no such folder, or it is not a run.
             ValueError: `path` is a file.
         """
         if path is None:
@@ -111,7 +110,7 @@ class Run:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The settings of stage 1, as resolved."""
+        """The resolved settings of stage 1."""
         source = self.path / "config.json"
         return TrainConfig.from_json(read_json(source), source=str(source))
 
@@ -134,7 +133,7 @@ class Run:
 
     @property
     def metrics(self) -> Path:
-        """The file with a JSON record an epoch."""
+        """The file with one JSON record per epoch."""
         return self.path / "metrics.jsonl"
 
     def method(self, name: str) -> Path:
@@ -171,7 +170,7 @@ class Run:
         """Raise a ValueError unless `splits` are the very data the run was trained on.
 
         Args:
-            splits: The data, by the names of the splits.
+            splits: The data by split.
 
         Raises:
             ValueError: A split is missing, or its files or labels have changed.
@@ -198,7 +197,7 @@ def describe_data(splits: Mapping[str, LongTailedDataset]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions and the hardware that a result depends on."""
+    """Return the versions and the hardware on which a result depends."""
     import torch
 
     versions = {}
@@ -210,13 +209,13 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
-        "num_cpus": os.cpu_count(),  # the machine's, whatever share of it this process may use
+        "num_cpus": os.cpu_count(),  # all of the machine's, even if this process may use fewer
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
 
 
 def point_last_at(path: Path) -> None:
-    """Make `runs/last` name `path`, atomically."""
+    """Point `runs/last` at `path`, atomically."""
     RUNS.mkdir(parents=True, exist_ok=True)
     temporary = RUNS / f".{LAST}.{os.getpid()}"
     temporary.unlink(missing_ok=True)
@@ -225,12 +224,12 @@ def point_last_at(path: Path) -> None:
 
 
 def stamp() -> str:
-    """Return the local time as a run's name has it."""
+    """Return the local time in the form used in a run's name."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 
 def unused(path: Path) -> Path:
-    """Make the folder `path`, or the first of `path-2`, `path-3` ... that does not exist; return its path."""
+    """Make the folder `path` or, if it exists, the first new one of `path-2`, `path-3` ...; return its path."""
     candidate, number = path, 1
     while True:
         try:

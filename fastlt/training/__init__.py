@@ -1,1 +1,1 @@
-"""Stage 1: train a backbone and its linear head jointly, resumable to the bit."""
+"""Stage 1: train a backbone and its linear head jointly; a resumed run ends with the same bits."""

@@ -1,4 +1,4 @@
-"""The share of training time that waits for images."""
+"""The share of training time spent waiting for images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..data.loaders.loader import Loader
 class DataWait:
     """The share of an epoch's training time in which this process waits for its batches.
 
-    On a CPU that is the time in the loader. On a GPU the host's wait matters only where the GPU has nothing to do. So
-    two events on the stream enclose every fetch, and the time between them is what training loses: to missing images,
-    or to copies and crops that the loader makes on the stream itself. The events are read at log steps, which wait for
-    the GPU anyway.
+    On a CPU this is the time in the loader. On a GPU the host's wait matters only while the GPU is idle. So two events
+    on the stream enclose every fetch, and the time between them is what training loses to missing images, or to copies
+    and crops that the loader makes on the stream itself. The events are read at log steps, which wait for the GPU
+    anyway.
 
     Args:
-        device: Where the batches are trained on.
+        device: The device that trains on the batches.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class DataWait:
             yield batch
 
     def timed_next(self, batches: Iterator[Batch]) -> Batch | None:
-        """Return the next batch, None after the last one."""
+        """Return the next batch, or None after the last one."""
         if self.device.type != "cuda":
             begin_s = time.perf_counter()
             batch = next(batches, None)

@@ -16,11 +16,11 @@ class MovingAverage:
     """A copy of a network whose weights and running statistics are moving averages of the network's.
 
     After step t (from 1) the average a becomes d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)), so that the
-    random start soon loses its weight.
+    random start soon loses its influence.
 
     Args:
         model: The network, whose tensors must stay where they are.
-        decay: Weight of the old average in a step, 0 to 1.
+        decay: Weight of the old average in each step, 0 to 1.
 
     Attributes:
         network: The copy.
@@ -45,9 +45,9 @@ class MovingAverage:
 
 @contextlib.contextmanager
 def with_cosine_head(model: Network, *, enabled: bool) -> Iterator[None]:
-    """Give a network trained with cosine logits, inside a block, the linear head that makes the same predictions.
+    """Give a network trained with cosine logits, inside a block, a linear head that makes the same predictions.
 
-    The cosine of x and w_j orders the classes as x . w_j / ||w_j|| does: rows of unit length, and no bias.
+    The cosine of x and w_j orders classes as x . w_j / ||w_j|| does, so the head has rows of unit length and no bias.
     """
     if not enabled:
         yield

@@ -28,7 +28,7 @@ def decoder_of(backend: str) -> str:
 
 
 def input_format_of(config: TrainConfig) -> InputFormat | None:
-    """Return the format in which the device loader finishes images, None where the step augments them further."""
+    """Return the format in which the device loader finishes images; None if the step augments them further."""
     if config.randaugment or config.mixup:
         return None
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -51,14 +51,14 @@ def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) 
 
 
 class Streams:
-    """The loaders of a run, opened at any step, and what is drawn for each step.
+    """The loaders of a run, opened at any step, and the draws of each step.
 
     Args:
         config: Settings of the run.
-        splits: Its data.
+        splits: The data.
         sampler: The order of this process's training images.
         world: The processes, which divide val.
-        device: Where the images go.
+        device: The device to copy images to.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Streams:
     def open(self, step: int, decoder: str | None) -> tuple[Loader, Loader]:
         """Open the training stream from a step on, and this process's share of val.
 
-        The memory and the Pillow loader give the same pixels; DALI's differ within a decoder's tolerance. So a resumed
-        run keeps its decoder unless --loader names another one, and all processes use the same.
+        The memory and Pillow loaders give the same pixels; DALI's differ within a decoder's tolerance. So a resumed
+        run keeps its decoder unless --loader names another one, and all processes use the same one.
 
         Args:
             step: Global step of the first batch.
@@ -99,7 +99,7 @@ class Streams:
         validation = eval_loader(
             self.splits["val"],
             eval_transform(self.config),
-            # A piece at a time: more may not fit, which would fail only at the end of the first epoch
+            # One piece at a time: more may not fit, and that would show only at the end of the first epoch
             batch_size=self.sampler.local_batch_size // self.config.accumulate,
             indices=self.val_indices,
             **self.settings(backend),
@@ -119,7 +119,7 @@ class Streams:
         )
 
     def settings(self, backend: str) -> dict[str, Any]:
-        """Return the arguments of both loaders; the processes of a machine divide its processors."""
+        """Return the arguments of both loaders; the processes on a machine share its processors."""
         threads = resolve_threads(self.config.num_threads)
         if self.config.num_threads is None:
             threads = max(1, threads // self.world.local_size)
@@ -150,7 +150,7 @@ class Streams:
         return self.world.largest(merged)
 
     def draws(self, step: int) -> tuple[Tensor | None, Tensor | None]:
-        """Return a step's RandAugment operations, uint8 [B, n], and mixup share, []; None for what is off."""
+        """Return a step's RandAugment operations, uint8 [B, n], and mixup share, []; None for either if it is off."""
         config = self.config
         operations = mixup_share = None
         if config.randaugment:

@@ -29,10 +29,10 @@ class TrainingLog:
     """The log of a training run.
 
     Args:
-        console: Where the bar is drawn.
+        console: The console for the bar.
         num_steps: Steps of the whole run.
         first_step: Steps done before this process began.
-        batch_size: Images a step.
+        batch_size: Images per step.
         metrics: The metrics.jsonl file.
         tensorboard: Folder for TensorBoard's event files.
     """
@@ -74,7 +74,7 @@ class TrainingLog:
             self.writer.close()
 
     def begin_epoch(self, step: int) -> None:
-        """Start the clock of the epoch's rate at `step`, after validation."""
+        """Start the clock for the epoch's rate at `step`, after validation."""
         self.mark(step)
         self.epoch_step, self.epoch_at = step, self.marked_at
 
@@ -83,7 +83,7 @@ class TrainingLog:
         return (self.marked_step - self.epoch_step) * self.batch_size / max(self.marked_at - self.epoch_at, 1e-9)
 
     def mark(self, step: int) -> None:
-        """Start the clock of the next rate at `step`."""
+        """Start the clock for the next rate at `step`."""
         self.marked_step, self.marked_at = step, time.perf_counter()
 
     def step(self, *, step: int, epoch: str, loss: float, learning_rate: float) -> None:
@@ -104,7 +104,7 @@ class TrainingLog:
             self.writer.add_scalar("train/images_per_s", images_per_s, step)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Append an epoch's record to metrics.jsonl and report it in a line."""
+        """Append an epoch's record to metrics.jsonl and log it as one line."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
         val = record["val"]

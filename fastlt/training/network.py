@@ -1,4 +1,4 @@
-"""The network to train: its initial weights, which parts are trained, by which optimizer, and its batch norm."""
+"""The network to train: its initial weights, the parts that are trained, the optimizer, and batch norm."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def build_network(
     Args:
         config: Settings of the run.
         num_classes: Number of classes, C.
-        device: Where it is trained.
+        device: The device it is trained on.
         world: The processes that train it.
-        start: Whether to start from --init; not where a run's weights will be loaded.
-        weights: What --init holds; by default it is read.
+        start: Whether to start from --init; not if a run's weights will be loaded.
+        weights: The weights of --init; by default they are read here.
 
     Raises:
         ValueError, FileNotFoundError: The settings do not fit the network.
@@ -44,7 +44,7 @@ def build_network(
         start_from(model, weights or read_initial_weights(config.init, config.backbone, model))
     freeze(model, config.train_only)
     if config.loss == "ldam" and model.fc.bias is not None:
-        nn.init.zeros_(model.fc.bias.requires_grad_(False))  # its logits are cosines, without a bias
+        nn.init.zeros_(model.fc.bias.requires_grad_(False))  # LDAM's logits are cosines, without a bias
     if config.bn_group is not None:
         use_ghost_batch_norm(model, config.bn_group)
     if config.sync_bn and world.size > 1:
@@ -62,7 +62,7 @@ def build_network(
 
 
 def is_part(name: str, parts: Iterable[str]) -> bool:
-    """Return whether a parameter or module is one of `parts` or inside one, by its dotted name."""
+    """Return whether the dotted name of a parameter or module is one of `parts` or inside one."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
@@ -70,7 +70,7 @@ def freeze(model: Network, parts: tuple[str, ...]) -> None:
     """Freeze everything but `parts`; an empty `parts` freezes nothing.
 
     Raises:
-        ValueError: A part is not one of the network's.
+        ValueError: The network lacks one of the parts.
     """
     modules = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
     for part in parts:
@@ -92,7 +92,7 @@ def set_training_mode(model: Network, config: TrainConfig) -> None:
 
 
 def parameter_groups(model: Network, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: `rate_share` is a group's learning rate in units of --lr."""
+    """Return the optimizer's groups, where `rate_share` is a group's learning rate in units of --lr."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if config.backbone_lr is None:
         return [{"params": list(trained.values()), "rate_share": 1.0}]

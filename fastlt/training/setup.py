@@ -1,4 +1,4 @@
-"""What precedes the first step: settings are checked against the run and the processes, data and folder opened."""
+"""Prepare the first step: check the settings against the run and the processes, and open data and run folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .network import freeze
 
 
 class OpenedRun(NamedTuple):
-    """A run, its settings as resolved, its data, and the weights of --init if they were read."""
+    """A run, its resolved settings, its data, and the weights of --init if they were read."""
 
     run: Run
     config: TrainConfig
@@ -42,7 +42,7 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
         run.check_data(splits)
         return OpenedRun(run, config, splits, None)
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    # Before the data are read: parts that the network lacks, and weights of another network
+    # Parts that the network lacks and weights of another network are refused before the data are read
     model = create_model(config.backbone, 2, config.image_size)
     freeze(model, config.train_only)
     weights = None if config.init is None else read_initial_weights(config.init, config.backbone, model)
@@ -53,10 +53,10 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
 
 
 def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) -> None:
-    """Refuse data of one class; warn of classes that val lacks, and of a batch larger than the data.
+    """Refuse data with a single class; warn of classes missing from val, and of a batch larger than the data.
 
     Raises:
-        ValueError: There is one class.
+        ValueError: There is only one class.
     """
     train, val = splits["train"], splits["val"]
     if train.num_classes < 2:
@@ -81,7 +81,7 @@ def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) 
 
 
 def resumed_config(config: TrainConfig, run: Run) -> TrainConfig:
-    """Return the run's own settings with the settings of `config` that may change.
+    """Return the run's own settings, with those from `config` that may change.
 
     Raises:
         ValueError: The request changes a setting that decides the result.
@@ -100,7 +100,7 @@ def resumed_config(config: TrainConfig, run: Run) -> TrainConfig:
 
 
 def check_shares(config: TrainConfig, world: World) -> None:
-    """Raise a ValueError unless the batch divides among processes and pieces, and pieces into groups and pairs."""
+    """Raise a ValueError unless the batch divides among processes and pieces, and each piece into groups and pairs."""
     pieces = world.size * config.accumulate
     if config.batch_size % pieces:
         flag, what = ("--gpus", f"{world.size} processes") if world.size > 1 else ("--accumulate", "1 process")
@@ -123,7 +123,7 @@ def check_shares(config: TrainConfig, world: World) -> None:
 
 
 def out_of_memory(config: TrainConfig, device: torch.device, world: World) -> str:
-    """Return the message for a batch that did not fit: the memory in use, and settings that take less."""
+    """Return the message for a batch that did not fit: the memory in use, and settings that need less."""
     pieces = f" in {config.accumulate} pieces" if config.accumulate > 1 else ""
     share = config.batch_size // world.size
     divisors = [number for number in range(2 * config.accumulate, share + 1) if share % number == 0]

@@ -13,7 +13,7 @@ from ..run import Run
 
 
 class InterruptedTrainingError(Exception):
-    """Training stopped on a signal, after saving everything needed to go on."""
+    """Training stopped on a signal, after saving everything needed to continue."""
 
     def __init__(self, run: Run, signum: int, step: int, num_steps: int) -> None:
         self.run, self.signum = run, signum
@@ -28,8 +28,8 @@ def catch_signals(*, patient: bool = False) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list inside a block.
 
     Args:
-        patient: Collect a second signal as well, which else acts as usual: torchrun repeats the signal that a terminal
-            sends to every process.
+        patient: Collect a second signal as well, since torchrun repeats the signal that a terminal sends to every
+            process; otherwise a second signal acts as usual.
     """
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The state of a training, with which it resumes to the bit: weights, momentum, moving averages, and progress."""
+"""The state from which training resumes bit for bit: weights, momentum, moving averages, and progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..run import Run
 
 @dataclass
 class Progress:
-    """The progress of a run: the part of its state that is no tensor. The sums are over all processes."""
+    """The progress of a run: the part of its state that is not tensors. The sums are over all processes."""
 
     step: int = 0
     best: float = -1.0
@@ -42,7 +42,7 @@ def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return (tensors, metadata) of the state that a run last saved.
 
     Raises:
-        ValueError: The file is incomplete or no checkpoint; the message says how to use the best checkpoint, if that
+        ValueError: The file is incomplete or not a checkpoint; the message says how to use the best checkpoint, if that
             is complete.
     """
     try:
@@ -70,7 +70,7 @@ def unpack(
     """Load the tensors that `pack` returned.
 
     Args:
-        tensors: The state.
+        tensors: The tensors of the state.
         model: The network.
         optimizer: Its optimizer.
         average: The network of moving averages, if there is one.

@@ -19,21 +19,21 @@ from ..runtime.device import autocast
 
 # Shapes: B batch, H, W image size.
 
-MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # with fewer steps compiling takes longer than it saves
+MIN_STEPS_TO_COMPILE_ON_CPU = 5000  # with fewer steps, compiling takes longer than it saves
 
 
 class StepInput(NamedTuple):
-    """What a training step takes: the images of a batch, or of a piece of one, and what was drawn for them.
+    """Input of a training step: the images of a batch, or of a piece of one, and what was drawn for them.
 
     Attributes:
         images: uint8 [B, H, W, 3], or finished floating-point ones (`data.loaders.base.InputFormat`).
         labels: int64 [B].
         jitter: Colour factors, [B, 3].
-        order: Their order, [B].
-        operations: RandAugment's, [B, n].
+        order: Order of the colour operations, [B].
+        operations: RandAugment's operations, [B, n].
         mixup_share: Mixup's share, []; B is even.
-        epoch_share: Share of the training's epochs done, []: a loss may change with it.
-        mean_weight: Mean weight of all images of the batch that these are a part of, [], for ldam.
+        epoch_share: Share of the training's epochs done, [], with which a loss may change.
+        mean_weight: Mean weight of all images in the whole batch, [], for ldam.
     """
 
     images: Tensor
@@ -46,7 +46,7 @@ class StepInput(NamedTuple):
     mean_weight: Tensor | None = None
 
     def pieces(self, number: int) -> Iterator[StepInput]:
-        """Yield the batch in `number` pieces of as many images each; what holds for all images goes with each piece."""
+        """Yield the batch in `number` pieces of equal size; values that hold for the whole batch are in each piece."""
         columns = [
             tensor.chunk(number) if tensor is not None and tensor.dim() > 0 else (tensor,) * number for tensor in self
         ]
@@ -55,7 +55,7 @@ class StepInput(NamedTuple):
 
 
 LossFunction = Callable[[StepInput], tuple[Tensor, Tensor]]
-"""Input of a step -> (mean loss [], number of images classified right [])."""
+"""Input of a step -> (mean loss [], number of images classified correctly [])."""
 
 
 class TrainingLoss(nn.Module):
@@ -67,7 +67,7 @@ class TrainingLoss(nn.Module):
         model: The network.
         preprocess: Colour operations and normalisation.
         config: Has the loss, its options and the precision.
-        device: Where it runs.
+        device: The device it runs on.
         class_counts: Training images of each class, [C]; cross entropy needs none.
     """
 
@@ -127,7 +127,7 @@ class TrainingLoss(nn.Module):
 
 
 def worth_compiling(config: TrainConfig, device: torch.device, num_steps: int) -> bool:
-    """Return whether compiling pays over `num_steps` steps: on a GPU always, on a CPU in a long run."""
+    """Return whether compiling pays off over `num_steps` steps: always on a GPU, in a long run on a CPU."""
     return config.compile and (device.type == "cuda" or num_steps >= MIN_STEPS_TO_COMPILE_ON_CPU)
 
 
@@ -146,7 +146,7 @@ def loss_function(
         model: The network.
         preprocess: Colour operations and normalisation.
         config: Settings of the run.
-        device: Where it runs.
+        device: The device it runs on.
         compiler: Compiles it.
         class_counts: Training images of each class, [C].
         wrap: Wraps the compiled module, for data parallelism.
@@ -164,7 +164,7 @@ class ValidationPredictor:
         model: The network.
         preprocess: Normalisation.
         config: Has the precision.
-        device: Where it runs.
+        device: The device it runs on.
         compiler: Compiles it.
     """
 
@@ -185,7 +185,7 @@ class ValidationPredictor:
 
         self.predict_batch = compiler(predict_batch)
 
-    # Not inference_mode: there a loader thread's batches and those padded here would be compiled separately
+    # Not inference_mode, which would compile separately for a loader thread's batches and those padded here
     @torch.no_grad()
     def predict(self, loader: Loader) -> Tensor:
         """Return the predicted class of every image, int64 [N] on the CPU; leaves the model in eval mode.

@@ -1,4 +1,4 @@
-"""Stage 1: train a backbone and its linear head jointly, resumable to the bit."""
+"""Stage 1: train a backbone and its linear head jointly; a resumed run ends with the same bits."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 def train(config: TrainConfig, *, console: Console | None = None) -> Run:
     """Train a network, or continue a run that was stopped (`config.resume`).
 
-    Under torchrun all processes call it, and each trains on its share of every batch.
+    Under torchrun all processes call this, and each trains on its share of every batch.
 
     Args:
-        config: The settings. Those of a resumed run must equal the run's own, but for the fields that `TrainConfig`
+        config: The settings. For a resumed run they must equal the run's own, except the fields that `TrainConfig`
             marks as `changeable`.
         console: Where progress is shown; by default standard output.
 
@@ -91,7 +91,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
 
 
 class Trainer:
-    """A stage-1 run in this process; of several processes each trains on its share of every batch."""
+    """A stage-1 run in this process; with several processes, each trains on its share of every batch."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Trainer:
         self.world = world
         if device.type == "cpu":
             keep_freed_memory()
-        # Else the weights come from the run's last checkpoint
+        # Otherwise the weights come from the run's last checkpoint
         start = not (config.resume and run.checkpoint("last").exists())
         self.model = build_network(config, splits["train"].num_classes, device, world, start=start, weights=weights)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
@@ -161,7 +161,7 @@ class Trainer:
         state.unpack(tensors, self.model, self.optimizer, self.averaged, source=path)
         self.decoder = metadata.get("decoder")
         self.progress = Progress(**metadata["progress"])
-        if self.world.is_writer:  # one process continues the sums over all
+        if self.world.is_writer:  # the sums are over all processes, so only one continues them
             self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
         self.world.first(lambda: drop_records_after(self.run.metrics, self.progress.step))
 
@@ -287,7 +287,7 @@ class Trainer:
         return rate
 
     def step_input(self, batch: Batch) -> StepInput:
-        """Return a batch of the loader with what the current step draws for it."""
+        """Return a batch of the loader with the current step's draws."""
         operations, mixup_share = self.streams.draws(self.progress.step)
         epoch_share = mean_weight = None
         if self.config.loss == "ldam":
@@ -296,7 +296,7 @@ class Trainer:
                 torch.tensor(self.progress.step // self.steps_per_epoch / self.config.epochs), self.device
             )
             weights = deferred_weights(self.class_counts, epoch_share).double()
-            # Over the whole batch, so that its pieces and processes weight their images alike
+            # Over the whole batch, so that all pieces and processes weight their images alike
             mean_weight = self.world.total(weights[batch.labels].mean()) / self.world.size
         return StepInput(
             batch.images, batch.labels, batch.jitter, batch.order, operations, mixup_share, epoch_share, mean_weight
@@ -306,7 +306,7 @@ class Trainer:
         """Compute the gradients of this process's share of a batch, piece by piece.
 
         Returns:
-            (mean loss, number classified right), of this process, on the device.
+            (mean loss, number of correct predictions), of this process, on the device.
         """
         num_pieces = self.config.accumulate
         losses, hits = [], []
@@ -321,7 +321,7 @@ class Trainer:
         return torch.stack(losses).mean(), torch.stack(hits).sum()
 
     def without_averaging(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which gradients are not averaged over the processes, for all but a batch's last piece."""
+        """Return a context for all but a batch's last piece, in which processes do not average their gradients."""
         if enabled and isinstance(self.parallel, nn.parallel.DistributedDataParallel):
             return self.parallel.no_sync()
         return contextlib.nullcontext()
@@ -374,7 +374,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[Network]:
-        """Give the network to evaluate and to keep as `best`: the moving average, if there is one."""
+        """Yield the network to evaluate and to keep as `best`: the moving average, if there is one."""
         network = self.averaged or self.model
         with with_cosine_head(network, enabled=self.config.loss == "ldam"):
             yield network
@@ -382,7 +382,7 @@ class Trainer:
     def validate(self, validation: Loader) -> ShotAccuracy:
         """Return the accuracy on val."""
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # val has a decoder of its own, which needs memory that training has cached
+            torch.cuda.empty_cache()  # val has its own decoder, which needs memory that training has cached
         with self.evaluated():
             predictions = self.predictor.predict(validation)
         set_training_mode(self.model, self.config)
