@@ -81,7 +81,7 @@ def match_backbone(
     Args:
         network: The network.
         tensors: The names.
-        head: The name of the layer that is no part of the backbone, if it is known.
+        head: The name of the layer that is not part of the backbone, if it is known.
 
     Returns:
         (our names -> theirs, their names that have no place in the backbone).

@@ -44,7 +44,7 @@ class BenchmarkLoader(Output):
     loader: Annotated[str, one_of(TUNED)] = "auto"
     """Loader to tune; auto takes DALI if it is installed."""
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class BenchmarkStep(Output):
     repeats: int = 20
     """Timed rounds, whose median is reported."""
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
 
 
 def run(argv: Sequence[str]) -> None:

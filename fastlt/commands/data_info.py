@@ -29,7 +29,7 @@ class DataInfo(Output):
     lists: Folder | None = None
     """Folder with the list files, if not in ROOT."""
     dataset: Annotated[str, one_of(("folder", *PUBLISHED_RECIPES))] = "folder"
-    """Data set, for those with layouts of their own."""
+    """Data set, if it is one with its own layout."""
     duplicates: bool = False
     """Also look for duplicate images, within and across splits; this reads files."""
     duplicates_gb: float = 20.0
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> None:
 
     splits = open_named(parsed.dataset, parsed.root, DataOptions(lists=parsed.lists))
     facts = describe(splits)
-    table = Table("split", "images", "most a class", "fewest a class", "files skipped", "decoded by Pillow")
+    table = Table("split", "images", "most per class", "fewest per class", "files skipped", "decoded by Pillow")
     for name, row in facts["splits"].items():
         keys = ("num_images", "max_per_class", "min_per_class", "num_skipped")
         table.add_row(name, *(f"{row[key]:,}" for key in keys), f"{row['num_images'] - row['num_native']:,}")

@@ -20,7 +20,7 @@ class DataPack(Output):
     root: tyro.conf.Positional[Root]
     """The data root; with --verify it may be a pack."""
     dataset: Annotated[str, one_of(("folder", *PUBLISHED_RECIPES))] = "folder"
-    """Data set, for those with layouts of their own."""
+    """Data set, if it is one with its own layout."""
     lists: Folder | None = None
     """Folder with the list files, if not in ROOT."""
     out: Folder | None = None

@@ -119,6 +119,6 @@ def cost(outcome: Verification) -> str:
         return disk
     epoch_min = outcome.num_images["train"] * outcome.decode_ms / 60_000
     return (
-        f"{disk}; decoding takes {outcome.decode_ms:.1f} ms an image on one core here ({outcome.num_sampled} sampled), "
-        f"{epoch_min:.1f} core-minutes an epoch"
+        f"{disk}; decoding takes {outcome.decode_ms:.1f} ms per image on one core here "
+        f"({outcome.num_sampled} sampled), {epoch_min:.1f} core-minutes per epoch"
     )

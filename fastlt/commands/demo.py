@@ -25,7 +25,7 @@ class Demo(Output):
     out: Folder | None = None
     """Run folder; by default runs/glyphs_lt/<backbone>-<time>."""
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
     loader: Loader = "auto"
     """Image loader."""
 

@@ -16,7 +16,7 @@ from .common import Output, console, parse, say, write_output
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipes(Output):
-    """List the recipes, or print one: every value, and where it comes from."""
+    """List the recipes, or print one with the source of every value."""
 
     name: tyro.conf.Positional[Annotated[str, "[NAME]"]] = ""
     """The recipe to print; by default all are listed."""

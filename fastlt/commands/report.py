@@ -14,7 +14,7 @@ class Report(RunArgument):
     """Write the report of a run: a page of accuracies and pictures."""
 
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
     loader: Loader = "auto"
     """Image loader for features not computed yet."""
 

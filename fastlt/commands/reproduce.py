@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduce(Output):
-    """Fill the paper's table: every sampling and classifier, beside the published figures.
+    """Fill the paper's table: every sampling, every classifier, published figures.
 
     Run it again to continue where it stopped; finished runs are reused.
     """

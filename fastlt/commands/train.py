@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def warn_of_settings(config: TrainConfig) -> None:
-    """Warn of a learning rate that does not suit the batch size, and of parts that would stay random."""
+    """Warn about a learning rate that does not suit the batch size, and about parts that would stay random."""
     from ..recipes.checks import check_linear_rule, check_start
 
     if config.resume:

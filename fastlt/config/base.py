@@ -19,7 +19,7 @@ PROTOCOLS = ("paper", "released")
 METHODS = {
     "tau": "W / ||W||^tau without a bias",
     "crt": "a new classifier, trained on class-balanced draws",
-    "lws": "one learned scale a class",
+    "lws": "one learned scale per class",
     "ncm": "nearest class mean",
     "logit_adjustment": "b - strength log(prior)",
     "los": "retrained with label smoothing only",

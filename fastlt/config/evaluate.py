@@ -22,7 +22,7 @@ class EvaluateConfig(Config):
     split: Literal["val", "test", "all"] = "all"
     """The split to report, or all of them."""
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
     loader: Loader = "auto"
     """Image loader for features not computed yet."""
     num_threads: int | None = None

@@ -17,7 +17,7 @@ class PredictConfig(Config):
     top: int = 5
     """Classes to name for each image, most probable first."""
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
     loader: Loader = "auto"
     """Image loader."""
     num_threads: int | None = None

@@ -37,12 +37,12 @@ class RebalanceConfig(Config):
     method: Annotated[str, one_of((*METHODS, "all"))] = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
     """A rebalancing method, or all of them."""
     tau: Annotated[str, "auto|learned|NUMBER"] = "auto"
-    """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the best on val, exactly; learned:
-    by cross entropy on class-balanced draws of the training features."""
+    """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the exact best on val; learned: by
+    cross entropy on class-balanced draws of the training features."""
     strength: Annotated[str, "auto|NUMBER"] = "auto"
-    """Logit adjustment's own tau: a number from 0 (the joint classifier) up, or auto: the best on val, exactly."""
+    """Logit adjustment's own tau: a number from 0 (the joint classifier) up, or auto: the exact best on val."""
     select_by: Annotated[str, one_of(GROUPS)] = "class_mean"
-    """The accuracy that a choice maximises."""
+    """The accuracy by which settings are chosen."""
     select_on: Annotated[str, one_of(SELECT_ON)] = "val"
     """Where settings are chosen: val; folds (five folds of val, each scored with the settings chosen on the others); or
     test, only with --force, since its accuracies are then no longer honest."""
@@ -71,7 +71,7 @@ class RebalanceConfig(Config):
     views: int = 1
     """Views of each training image to cache: the first is the evaluation transform, the others are augmented."""
     feature_precision: Annotated[str, one_of(FEATURE_PRECISIONS)] = "fp32"
-    """Precision of cached features; bf16 takes half the disk."""
+    """Precision of cached features; bf16 takes half the disk space."""
     reestimate_batch_norm: bool = False
     """Re-estimate BatchNorm's statistics on class-balanced batches before features are computed."""
     fine_tune: Annotated[str, one_of(FINE_TUNE)] = "classifier"
@@ -84,7 +84,7 @@ class RebalanceConfig(Config):
     estimate:DIR from unlabelled images (with several methods, by the first one)."""
 
     device: Device = "auto"
-    """Where to compute; auto takes a CUDA device if there is one."""
+    """Device to compute on; auto takes a CUDA device if there is one."""
     loader: Loader = "auto"
     """Image loader for features not computed yet."""
     num_threads: int | None = None

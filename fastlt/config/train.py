@@ -86,8 +86,8 @@ class TrainConfig(Config):
     """`paper` follows the paper's intent, `released` the released code's quirks, each of which also has its own
     setting: --schedule, --samples-per-class and, where parts are frozen, --batch-norm."""
     schedule: Protocol | None = None
-    """`paper` starts the cosine at --lr; `released` steps it before the first epoch, so that the last one runs at rate
-    0. By default as --protocol says."""
+    """`paper` starts the cosine at --lr; `released` steps it before the first epoch, so that the last epoch runs at
+    rate 0. By default as --protocol says."""
     warmup_epochs: int = 0
     """Epochs in which the learning rate rises linearly, step by step, to the schedule's value; the paper has none."""
     seed: int = 0
@@ -143,7 +143,7 @@ class TrainConfig(Config):
     """Standard deviation of the red, green and blue channels, in units of the full range."""
 
     device: Device = changeable("auto")
-    """Where to train; auto takes a CUDA device if there is one."""
+    """Device to train on; auto takes a CUDA device if there is one."""
     precision: Precision = "auto"
     """bf16 uses autocast; auto takes bf16 on CUDA, and on a CPU that multiplies bf16 in hardware."""
     compile: bool = True
@@ -152,7 +152,7 @@ class TrainConfig(Config):
     """Compute with algorithms that give the same bits every time on one kind of GPU, at some cost in speed: `fastlt
     benchmark step` measures it (variant `fastlt deterministic`). Order and augmentation never depend on it."""
     channels_last: bool = changeable(True)
-    """Keep images and weights in channels_last memory. This and the next three change the speed only: `fastlt benchmark
+    """Keep images and weights in channels_last memory. This and the next three change only the speed: `fastlt benchmark
     step` times each on your machine."""
     cudnn_benchmark: bool = changeable(True)
     """CUDA: let cuDNN time its convolutions on the first batch and keep the fastest."""

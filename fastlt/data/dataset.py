@@ -119,12 +119,12 @@ class LongTailedDataset:
 
         Args:
             folder: Holds one folder per class, with the class's images at any depth.
-            split: Name of the split; default the folder's name.
+            split: Name of the split; by default the folder's name.
             class_folders: The folders of classes 0 .. C - 1, for a split that shares another one's classes;
                 by default all that exist, sorted.
-            class_names: Names to show; default the folders' names.
+            class_names: Names to show; by default the folders' names.
             strict: Whether a file that is not a complete image is an error instead of being skipped.
-            cache: Whether the index may come from and go to the cache folder.
+            cache: Whether the index may be read from and written to the cache folder.
 
         Returns:
             The split.
@@ -168,11 +168,11 @@ class LongTailedDataset:
         Args:
             file: The list.
             root: The folder the paths start from.
-            split: Name of the split; default the list's name without its suffix.
+            split: Name of the split; by default the list's name without its suffix.
             class_names: Names of classes 0 .. C - 1, for a split that shares another one's classes; by default
                 the images' folders where these match the labels one to one, else the labels.
             strict: Whether a file that is not a complete image is an error instead of being skipped.
-            cache: Whether the index may come from and go to the cache folder.
+            cache: Whether the index may be read from and written to the cache folder.
 
         Returns:
             The split.
@@ -204,12 +204,12 @@ class LongTailedDataset:
         Args:
             file: Holds `images` (id, file_name), `annotations` (image_id, category_id) and, optionally, `categories`.
             root: The folder file_name starts from.
-            split: Name of the split; default the file's name without its suffix.
-            categories: Category ids of classes 0 .. C - 1, for a split that shares another one's classes; default
-                those of the file, sorted.
-            class_names: Names to show; default the categories' names.
+            split: Name of the split; by default the file's name without its suffix.
+            categories: Category ids of classes 0 .. C - 1, for a split that shares another one's classes; by
+                default those of the file, sorted.
+            class_names: Names to show; by default the categories' names.
             strict: Whether a file that is not a complete image is an error instead of being skipped.
-            cache: Whether the index may come from and go to the cache folder.
+            cache: Whether the index may be read from and written to the cache folder.
 
         Returns:
             The split.

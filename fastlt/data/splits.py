@@ -33,7 +33,7 @@ def open_splits(
         val: The same for val; needed when `train` is given.
         test: The same for test.
         strict: Whether a file that is not a complete image is an error instead of being skipped.
-        cache: Whether the index may come from and go to the cache folder.
+        cache: Whether the index may be read from and written to the cache folder.
 
     Returns:
         "train", "val" and, if there is one, "test"; all share the classes of "train".

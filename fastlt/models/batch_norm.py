@@ -89,17 +89,17 @@ def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count:
 
 
 def use_ghost_batch_norm(model: nn.Module, group: int) -> None:
-    """Replace every `nn.BatchNorm2d` inside a network, in place; weights and state-dict keys stay."""
+    """Replace every `nn.BatchNorm2d` inside a network, in place; weights and state-dict keys stay the same."""
     replace_batch_norm(model, lambda num_features: GhostBatchNorm2d(num_features, group))
 
 
 def use_fused_batch_norm(model: nn.Module) -> None:
-    """Replace every `nn.BatchNorm2d` inside a network, in place; weights and state-dict keys stay."""
+    """Replace every `nn.BatchNorm2d` inside a network, in place; weights and state-dict keys stay the same."""
     replace_batch_norm(model, FusedBatchNorm2d)
 
 
 def replace_batch_norm(model: nn.Module, make: Callable[[int], nn.BatchNorm2d]) -> None:
-    """Replace every plain `nn.BatchNorm2d` by what `make` returns for its channels; parameters and buffers stay."""
+    """Replace every plain `nn.BatchNorm2d` by the module that `make` returns for it; keep parameters and buffers."""
     for name, module in model.named_children():
         if type(module) is nn.BatchNorm2d:
             other = make(module.num_features)

@@ -104,7 +104,7 @@ class World:
                     buffer.copy_(self.total(buffer) / self.size)
 
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Return the module with gradients averaged over all processes, or itself if there is one process."""
+        """Return the module with gradients averaged over all processes, or the module itself if there is only one."""
         if self.size == 1:
             return module
         with warnings.catch_warnings():

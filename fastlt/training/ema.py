@@ -19,7 +19,7 @@ class MovingAverage:
     random start soon loses its influence.
 
     Args:
-        model: The network, whose tensors must stay where they are.
+        model: The network, whose tensors may only change in place.
         decay: Weight of the old average in each step, 0 to 1.
 
     Attributes:

@@ -34,7 +34,7 @@ class Listing:
 
 
 def check_labels(listing: Listing, *, complete: bool) -> None:
-    """Raise a ValueError unless labels are 0 .. C - 1 and, where the split has to be `complete`, no class is empty."""
+    """Raise a ValueError unless labels are 0 .. C - 1 and, if the split must be `complete`, no class is empty."""
     present = np.unique(listing.labels)
     num_classes = len(listing.class_names)
     expected = f"expected 0 .. {num_classes - 1}"

@@ -27,7 +27,7 @@ class Task:
 
     Attributes:
         style: What the class looks like.
-        folder: Where the images go, relative to the data set; it must exist.
+        folder: The folder to write to, relative to the data set; it must exist.
         stream: The split's number, part of the key of every draw.
         label: The class.
         start: First image.
@@ -103,7 +103,7 @@ def paint_all(
     setting = {"out": str(out), "look": asdict(look), "fonts": str(fonts), "seed": seed}
     command = [sys.executable, "-c", f"from {__name__} import work; work()"]
     painters = [
-        # In sessions of their own, so that Ctrl-C reaches only this process, which then ends them
+        # In their own sessions, so that Ctrl-C reaches only this process, which then ends them
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
