@@ -199,7 +199,7 @@ def _folder(folders: list[str], label: int) -> str:
 
 
 def _best_rule(benchmark: Benchmark, sample: list[tuple[str, str]], root: Path) -> tuple[str, int] | None:
-    """Return the (container, variant) under which most of the sampled images exist, or None."""
+    """Return the (container, variant) under which most of the sampled images exist; None if none does."""
     best, most = None, 0
     candidates = [benchmark.variants(path, folder) for path, folder in sample]
     for container in ("", *benchmark.containers):
