@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from ..config import Config, TrainConfig
-from ..config.base import File
+from ..config.base import RENAMED, File
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -91,7 +91,8 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     for argument in argv:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and len(flag) > 2 and flag not in flags:
-            nearest = difflib.get_close_matches(flag, flags, n=1)
+            new_names = {f"--{old}".replace("_", "-"): f"--{new}".replace("_", "-") for old, new in RENAMED.items()}
+            nearest = [new_names[flag]] if flag in new_names else difflib.get_close_matches(flag, flags, n=1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
             raise ValueError(f"{flag}: unknown flag; {hint}see fastlt {name} --help")
     stderr = io.StringIO()

@@ -98,6 +98,10 @@ def test_help_says_no_none_and_breaks_no_line_early() -> None:
     assert common.parse(Settings, ["--out", "there"], "some") == Settings(out=Path("there"))
 
 
+def test_a_renamed_flag_is_proposed_under_its_new_name(fastlt: Callable[..., Outcome]) -> None:
+    refused(fastlt("train", "--dataset", "glyphs_lt", "--trunk-lr", "0.1"), "--trunk-lr: ", "--backbone-lr")
+
+
 def test_train_rebalance_evaluate_report_on_somebodys_folder(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
     status, out, err = fastlt(*train_arguments(data_root))
     assert status == 0, err
