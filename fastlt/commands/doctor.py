@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..runtime.compiling import compiled
-from ..runtime.device import cpu_multiplies_bf16, resolve_device
 from ..runtime.log import first_line
 from ..runtime.machine import resolve_threads
 from .common import Output, console, parse, write_output
@@ -104,6 +102,8 @@ def check_gpu() -> Finding:
 
 def check_bf16() -> Finding:
     """Report whether the processor multiplies bf16."""
+    from ..runtime.device import cpu_multiplies_bf16
+
     if cpu_multiplies_bf16():
         return Finding("bf16 on the CPU", "ok", "in hardware: --precision auto uses it")
     return Finding("bf16 on the CPU", "absent", "not in hardware: --precision auto uses fp32")
@@ -112,6 +112,9 @@ def check_bf16() -> Finding:
 def check_compiler() -> Finding:
     """Compile and run a function with torch.compile."""
     import torch
+
+    from ..runtime.compiling import compiled
+    from ..runtime.device import resolve_device
 
     compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     if compiler is None:
@@ -169,6 +172,7 @@ def load_test_image(backend: str) -> Tensor:
     from ..data.dataset import LongTailedDataset
     from ..data.loaders.loader import LoaderSettings, eval_loader
     from ..data.transforms.augmentation import EvalTransform
+    from ..runtime.device import resolve_device
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "ramp").mkdir()

@@ -8,6 +8,7 @@ import torch
 
 from fastlt.commands import doctor
 from fastlt.data.loaders import loader
+from fastlt.runtime import device as runtime_device
 
 
 def absent(name: str) -> str:
@@ -47,7 +48,7 @@ def test_it_compiles_and_decodes_where_a_training_would(monkeypatch: pytest.Monk
         used.append(device)
         raise RuntimeError("seen")
 
-    monkeypatch.setattr(doctor, "resolve_device", lambda _: torch.device("meta"))
+    monkeypatch.setattr(runtime_device, "resolve_device", lambda _: torch.device("meta"))
     monkeypatch.setattr(shutil, "which", lambda _: "g++")
     monkeypatch.setattr(torch, "compile", lambda _: lambda x: used.append(x.device))
     monkeypatch.setattr(loader, "eval_loader", decoded)
