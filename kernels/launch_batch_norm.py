@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import batch_norm as norm
+from . import batch_norm
 
 ROWS, CHANNELS = 32, 64
 SUMS = {"BM": ROWS, "BC": CHANNELS, "num_warps": 4}
@@ -38,9 +38,9 @@ def batch_norm_relu(
     mean, variance = (x.new_empty(num_channels, dtype=torch.float32) for _ in range(2))
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
-        norm.moments_kernel[(count, tiles)](x, means, squares, num_rows, num_channels, rows, **SUMS)
-        norm.merge_kernel[(tiles,)](means, squares, mean, variance, num_rows, num_channels, count, rows, **SUMS)
-        norm.apply_kernel[(triton.cdiv(num_rows, PASSES["BM"]), tiles)](
+        batch_norm.moments_kernel[(count, tiles)](x, means, squares, num_rows, num_channels, rows, **SUMS)
+        batch_norm.merge_kernel[(tiles,)](means, squares, mean, variance, num_rows, num_channels, count, rows, **SUMS)
+        batch_norm.apply_kernel[(triton.cdiv(num_rows, PASSES["BM"]), tiles)](
             x, residual, weight, bias, mean, variance, y, eps, num_rows, num_channels, RELU=relu, **PASSES
         )
     return y, mean, variance
@@ -66,9 +66,11 @@ def batch_norm_relu_backward(
     dresidual = torch.empty_like(x) if with_residual else x.new_empty(0)
     sizes = num_rows, num_channels
     with torch.cuda.device_of(x):
-        norm.sums_kernel[(count, tiles)](grad, x, y, mean, variance, *partial, eps, *sizes, rows, RELU=relu, **SUMS)
+        batch_norm.sums_kernel[(count, tiles)](
+            grad, x, y, mean, variance, *partial, eps, *sizes, rows, RELU=relu, **SUMS
+        )
         dbias, dweight = (share.sum(0) for share in partial)
-        norm.gradient_kernel[(triton.cdiv(num_rows, PASSES["BM"]), tiles)](
+        batch_norm.gradient_kernel[(triton.cdiv(num_rows, PASSES["BM"]), tiles)](
             *(grad, x, y, weight, mean, variance, dbias, dweight, dx, dresidual if with_residual else None),
             *(eps, *sizes),
             RELU=relu,

@@ -4,7 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import convolution as grouped
+from . import convolution
 from .launch_linear import precision
 
 PIXELS, WARPS, STAGES = 64, 4, 3
@@ -17,7 +17,7 @@ def grouped_conv(x: Tensor, weight: Tensor, stride: int, transposed: bool, heigh
     out = x.new_empty((batch, height, width, channels))
     num_pixels, block = batch * height * width, weight.shape[-1]
     with torch.cuda.device_of(x):
-        grouped.convolve_kernel[(triton.cdiv(num_pixels, PIXELS), channels // block)](
+        convolution.convolve_kernel[(triton.cdiv(num_pixels, PIXELS), channels // block)](
             *(x, weight, out, num_pixels, channels, in_height, in_width, height, width),
             STRIDE=stride,
             TRANSPOSED=transposed,
@@ -40,7 +40,7 @@ def grouped_conv_weight(x: Tensor, grad: Tensor, stride: int, block: int) -> Ten
     shares = triton.cdiv(num_pixels, rows)
     partial = x.new_empty((shares, 9, num_blocks, block, block), dtype=torch.float32)
     with torch.cuda.device_of(x):
-        grouped.weight_kernel[(shares, num_blocks, 9)](
+        convolution.weight_kernel[(shares, num_blocks, 9)](
             *(x, grad, partial, num_pixels, channels, in_height, in_width, height, width, rows),
             STRIDE=stride,
             BM=tile,

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import crops as image
+from . import crops
 
 PIXELS = 256  # of a square that a program computes at a time
 TURNS = 2  # of a program, unless it computes a whole square
@@ -34,7 +34,7 @@ def network_inputs(
     if len(out):
         with torch.cuda.device_of(data):
             programs = 1 if jitter else triton.cdiv(size * size, TURNS * PIXELS)
-            image.input_kernel[(len(out), programs)](
+            crops.input_kernel[(len(out), programs)](
                 *(data, starts, widths, windows, boxes, flips.view(torch.uint8), factors, order, square, out),
                 *(*scale, *shift, size),
                 CUBIC=cubic,

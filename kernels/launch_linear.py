@@ -12,9 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
-from . import linear as reducers
+from . import linear
 
-INTERPRETED = not isinstance(reducers.store_kernel, triton.JITFunction)
+INTERPRETED = not isinstance(linear.store_kernel, triton.JITFunction)
 FAST = not INTERPRETED and torch.version.hip is None  # the one-instruction logarithm and reciprocal are PTX
 
 CHUNK_ELEMENTS = 1 << 22  # of the float32 logits that cross entropy holds at once: 16 MB stay in the L2 cache
@@ -99,13 +99,13 @@ class _Product:
         *vectors, tau = args
         out = self.new(self.x.shape[0], self.w.shape[0], dtype=self.x.dtype)
         if out.numel():
-            self.launch(reducers.store_kernel, *vectors, out, tau, NORMS=NORMS, FAST=FAST)
+            self.launch(linear.store_kernel, *vectors, out, tau, NORMS=NORMS, FAST=FAST)
         return out
 
     def label_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """Return each row's score at its label [N], in the same tile arithmetic as its rivals'."""
         label_scores = self.new(self.x.shape[0])
-        self.launch(reducers.label_kernel, scale, shift, labels, label_scores, grid=self.row_tiles)
+        self.launch(linear.label_kernel, scale, shift, labels, label_scores, grid=self.row_tiles)
         return label_scores
 
     def add_gradients(self, dz: Tensor, dx: Tensor | None, dw: Tensor | None) -> None:
@@ -166,7 +166,7 @@ def scaled_logits_backward(
     grad = grad if grad.stride(1) == 1 else grad.contiguous()
     if need_s and num:
         partial = product.new(product.row_tiles, weight.shape[0])
-        product.launch(reducers.column_sum_kernel, grad, partial, grad.stride(0))
+        product.launch(linear.column_sum_kernel, grad, partial, grad.stride(0))
         ds = partial.sum(0)
     if need_shift:
         dshift = grad.sum(0, dtype=torch.float32)
@@ -188,7 +188,7 @@ def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor |
     labels = labels.contiguous()
     label_scores = product.label_scores(labels, scale, shift)
     num_behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
-    product.launch(reducers.rank_kernel, scale, shift, labels, label_scores, num_behind)
+    product.launch(linear.rank_kernel, scale, shift, labels, label_scores, num_behind)
     return (weight.shape[0] - 1 - num_behind.sum(0)).int()
 
 
@@ -202,7 +202,7 @@ def intervals(
     labels = labels.contiguous()
     label_scores = product.label_scores(labels, None, shift)
     low, high = (product.new(product.column_tiles, len(features)) for _ in range(2))
-    product.launch(reducers.interval_kernel, shift, slope, labels, label_scores, low, high, LOG=log, FAST=FAST)
+    product.launch(linear.interval_kernel, shift, slope, labels, label_scores, low, high, LOG=log, FAST=FAST)
     low, high = low.amax(0), high.amin(0)
     if log:
         # Rows in which neither the label nor a rival is positive are rare; their number is not read, to avoid waiting.
@@ -213,7 +213,7 @@ def intervals(
         tile = Tile(32, 32, product.tile.depth, 4)
         args = slope, order, is_open.sum(dtype=torch.int32), labels, low, high
         grid = int(triton.cdiv(len(features), tile.rows))
-        product.launch(reducers.signed_interval_kernel, *args, grid=grid, tile=tile, FAST=FAST)
+        product.launch(linear.signed_interval_kernel, *args, grid=grid, tile=tile, FAST=FAST)
     never = ~(low < high)
     return low.masked_fill_(never, float("inf")), high.masked_fill_(never, float("-inf"))
 
@@ -253,7 +253,7 @@ def cross_entropy(
         top, partition = (part.new(part.column_tiles, length) for _ in range(2))
         smooth = part.new(part.column_tiles, length) if label_smoothing > 0 else None
         args = scale, shift, labels[rows], class_weights, label_scores, top, partition, smooth, z, z_stride
-        part.launch(reducers.partition_kernel, *args)
+        part.launch(linear.partition_kernel, *args)
         highest = top.amax(0)
         lse = highest + (partition * (top - highest).exp2_()).sum(0).log2_()
         losses[rows] = soft[rows] * lse * _LN2 - target[rows] * label_scores
@@ -283,7 +283,7 @@ def _softmax_gradient(
     dz = weight.new_empty(num, classes) if dx.numel() or dw.numel() else None
     partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in sums]
     with torch.cuda.device_of(z):
-        reducers.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
+        linear.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
             *(z, scale, shift, *inputs, dz, *partials, z.stride(0), num, classes),
             BM=rows,
             BN=columns,
