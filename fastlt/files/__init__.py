@@ -1,0 +1,21 @@
+"""Files and folders: written whole or not at all, owned by one process at a time, and never trusted when read."""
+
+from .owning import owned
+from .reading import check_regular, deciphering, read_array, read_arrays, read_json, read_limited
+from .writing import check_empty, make_once, making, replacing, sweep, write_json
+
+__all__ = [
+    "check_empty",
+    "check_regular",
+    "deciphering",
+    "make_once",
+    "making",
+    "owned",
+    "read_array",
+    "read_arrays",
+    "read_json",
+    "read_limited",
+    "replacing",
+    "sweep",
+    "write_json",
+]

@@ -1,0 +1,102 @@
+"""Locks: a folder that several processes could write to has one owner at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..runtime.log import log
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from writing to a folder inside a block.
+
+    The lock is a file in the folder, `.lock`, which the system frees when its holder ends, however it ends. The folder
+    is made if it is absent; a folder that is still empty afterwards goes again.
+
+    Args:
+        folder: The folder.
+        wait: Wait for another owner instead of refusing.
+
+    Raises:
+        ValueError: Another process owns the folder, and `wait` is not set.
+        OSError: The folder cannot be written.
+    """
+    made = not folder.is_dir()
+    try:
+        with locked(folder / LOCK, shown=folder, wait=wait):
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def locked(file: Path, *, shown: Path, wait: bool) -> Iterator[None]:
+    """Hold a lock file inside a block, and remove it afterwards.
+
+    Args:
+        file: The lock file.
+        shown: What it protects, for messages.
+        wait: Wait for another holder instead of refusing.
+
+    Raises:
+        ValueError: Another process holds it, and `wait` is not set.
+        OSError: It cannot be made.
+    """
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            continue  # the last owner removed the folder in between
+        except OSError as error:
+            error.filename = str(shown)
+            raise
+        try:
+            if take(descriptor, shown, wait=wait) and not is_same(descriptor, file):
+                continue  # the last holder removed the file in between
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def take(descriptor: int, shown: Path, *, wait: bool) -> bool:
+    """Lock an open file; return False on a file system without locks.
+
+    Raises:
+        ValueError: Another process holds it, and `wait` is not set.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if not wait:
+            raise ValueError(
+                f"{shown}: got a folder that another process writes to; expected a free one; wait for that process, or "
+                "stop it"
+            ) from error
+        log.info("another process writes to %s: waiting for it", shown)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        log.info("%s cannot be locked (%s): make sure that no other process writes to it", shown, error)
+        return False
+    return True
+
+
+def is_same(descriptor: int, path: Path) -> bool:
+    """Return whether a path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

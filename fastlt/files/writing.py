@@ -1,0 +1,170 @@
+"""Atomic writing: a reader sees the old content of a file or folder or the new, never a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .owning import LOCK, is_same, locked
+
+_PARTIAL = re.compile(r"\.(.+\.)?[0-9]+\.partial", re.DOTALL)  # .NAME.PID.partial
+
+
+def partial_name(path: Path) -> Path:
+    """Return the name under which this process writes what will be called `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `file` to write to, and rename it to `file` when the block succeeds.
+
+    The content is on the disk before the rename, so that a power cut leaves no incomplete file. What killed processes
+    left of earlier tries goes first.
+    """
+    partial = partial_name(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sweep(file.parent, file.name)
+        with held(partial):
+            yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(file)
+    except OSError as error:
+        # Name the file in the error: a failed write names the temporary one or none at all
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
+            error.filename, error.filename2 = str(file), None
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # a disk that fails here too has already raised above
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill that becomes `folder` when the block succeeds.
+
+    It has a temporary name beside `folder`, so that `folder` comes into being whole. Where `folder` exists already, it
+    is filled in place, since it may be the root of a volume; what marks it as complete has to be written last.
+
+    Raises:
+        FileExistsError: Another process has made `folder` in the meantime.
+    """
+    if folder.is_dir():
+        yield folder
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent, folder.name)
+    partial = partial_name(folder)
+    partial.mkdir()
+    try:
+        with held(partial):
+            yield partial
+            try:
+                partial.rename(folder)
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder unless it exists; processes that ask for the same one at once wait for the first.
+
+    Args:
+        folder: The folder.
+        fill: A function that fills the folder it is given, which exists and is empty.
+    """
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}{LOCK}"), shown=folder, wait=True):
+        if not folder.is_dir():
+            with making(folder) as partial:
+                fill(partial)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock on a temporary file (made here) or folder inside a block, by which `sweep` knows that it is in use.
+
+    A file system without locks keeps what killed processes leave behind.
+    """
+    is_folder = path.is_dir()
+    while True:
+        flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not is_folder and not is_same(descriptor, path):
+                continue  # swept in between
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left in a folder under temporary names.
+
+    Args:
+        folder: The folder; folders in it are not searched.
+        name: Only the temporary names of this file or folder.
+    """
+    with contextlib.suppress(OSError):
+        for path in [Path(entry.path) for entry in os.scandir(folder) if is_partial(entry.name, name)]:
+            remove_unless_held(path)
+
+
+def is_partial(found: str, name: str | None = None) -> bool:
+    """Return whether a file's name is a temporary one: that of `name`, or any."""
+    return bool(_PARTIAL.fullmatch(found)) and (name is None or found.rsplit(".", 2)[0] == f".{name}")
+
+
+def remove_unless_held(path: Path) -> None:
+    """Remove a temporary file or folder unless the process that writes it is alive, or nobody can tell."""
+    try:
+        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def contents(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted, without locks and what killed processes left; empty if it is absent."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name != LOCK and not is_partial(entry.name))
+
+
+def check_empty(flag: str, folder: Path) -> None:
+    """Raise a ValueError unless a folder is absent or empty; locks and left-overs do not count."""
+    if folder.exists() and (not folder.is_dir() or contents(folder)):
+        raise ValueError(f"{flag}: got {folder}, which is not empty; expected a new folder; choose another name")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

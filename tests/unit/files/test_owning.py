@@ -1,0 +1,59 @@
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from fastlt.files import owned
+
+
+def listed(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with owned(folder):
+        with pytest.raises(ValueError, match=str(folder)), owned(folder):
+            pass
+        (folder / "file").write_text("")
+    with owned(folder):
+        pass
+    assert listed(folder) == ["file"]
+
+
+def test_a_folder_that_stays_empty_goes_again(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), owned(tmp_path / "out"):
+        raise RuntimeError
+    assert listed(tmp_path) == []
+
+
+def test_a_killed_owner_frees_the_folder(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom fastlt.files import owned\n"
+        "with owned(Path(sys.argv[1])):\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert listed(tmp_path) == [".lock"]
+    with owned(tmp_path):
+        pass
+    assert listed(tmp_path) == []
+
+
+def test_owners_wait_for_each_other(tmp_path: Path) -> None:
+    owners, most = [0], [0]
+
+    def work() -> None:
+        with owned(tmp_path / "out", wait=True):
+            owners[0] += 1
+            most[0] = max(most[0], owners[0])
+            owners[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert not (tmp_path / "out" / ".lock").exists()
