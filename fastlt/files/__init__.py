@@ -2,7 +2,7 @@
 
 from .owning import owned
 from .reading import check_regular, deciphering, read_array, read_arrays, read_json, read_limited
-from .writing import check_empty, make_once, making, replacing, sweep, write_json
+from .writing import check_empty, make_once, making, replacing, replacing_set, sweep, write_json
 
 __all__ = [
     "check_empty",
@@ -16,6 +16,7 @@ __all__ = [
     "read_json",
     "read_limited",
     "replacing",
+    "replacing_set",
     "sweep",
     "write_json",
 ]

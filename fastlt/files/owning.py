@@ -55,9 +55,11 @@ def locked(file: Path, *, shown: Path, wait: bool) -> Iterator[None]:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            continue  # the last owner removed the folder in between
         except OSError as error:
+            if isinstance(error, FileNotFoundError) or (
+                isinstance(error, FileExistsError) and is_folder_or_gone(error)
+            ):
+                continue  # the last owner removed the folder in between
             error.filename = str(shown)
             raise
         try:
@@ -92,6 +94,11 @@ def take(descriptor: int, shown: Path, *, wait: bool) -> bool:
         log.info("%s cannot be locked (%s): make sure that no other process writes to it", shown, error)
         return False
     return True
+
+
+def is_folder_or_gone(error: OSError) -> bool:
+    """Return whether an error is about a folder, or about what has gone since."""
+    return os.path.isdir(error.filename) or not os.path.lexists(error.filename)
 
 
 def is_same(descriptor: int, path: Path) -> bool:

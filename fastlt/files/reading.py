@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import stat
 import zipfile
@@ -128,9 +129,21 @@ def decode_json(
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            if not foreign:
-                raise
-            return msgspec.convert(json.loads(content), kind)
+            # Half a surrogate pair too, with which Python writes a file name that is not UTF-8
+            check = None if foreign else finite
+            return msgspec.convert(json.loads(content, parse_constant=check, parse_float=check), kind)
+
+
+def finite(text: str) -> float:
+    """Return the number in `text`.
+
+    Raises:
+        ValueError: It is NaN or infinite.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def convert(value: Any, kind: type[T]) -> T:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +62,54 @@ def making(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         yield folder
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent, folder.name)
-    partial = partial_name(folder)
-    partial.mkdir()
+    with aside(folder, shown=folder) as partial:
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
+            raise
+
+
+@contextlib.contextmanager
+def replacing_set(mark: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder for files that belong together, and move them to their place when the block succeeds.
+
+    Files of two sets are never beside each other with the mark: the old one goes before any other file changes, and
+    the new one comes last. A process that is killed before leaves the old set as it was.
+
+    Args:
+        mark: The file of the set by which readers know that it is whole; its folder is where the files go.
+        stale: Patterns of further files in that folder that belong to the old set, and go with its mark.
+    """
+    with aside(mark, shown=mark.parent) as partial:
+        yield partial
+        mark.unlink(missing_ok=True)
+        for file in [file for pattern in stale for file in mark.parent.glob(pattern)]:
+            file.unlink(missing_ok=True)
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == mark.name):
+            file.replace(mark.parent / file.name)
+
+
+@contextlib.contextmanager
+def aside(target: Path, *, shown: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, which goes again; errors name `shown` in its place."""
     try:
-        with held(partial):
-            yield partial
-            try:
-                partial.rename(folder)
-            except OSError as error:
-                if error.errno == errno.ENOTEMPTY:
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent, target.name)
+        partial = partial_name(target)
+        partial.mkdir()
+        try:
+            with held(partial):
+                yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        path = partial_name(target)
+        if error.errno is not None and error.filename and (found := Path(str(error.filename))).is_relative_to(path):
+            error.filename, error.filename2 = str(shown / found.relative_to(path)), None
+        raise
 
 
 def make_once(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -135,6 +168,9 @@ def is_partial(found: str, name: str | None = None) -> bool:
 
 def remove_unless_held(path: Path) -> None:
     """Remove a temporary file or folder unless the process that writes it is alive, or nobody can tell."""
+    if path.is_symlink():  # cannot be held: whoever makes one under a temporary name holds another lock meanwhile
+        path.unlink(missing_ok=True)
+        return
     try:
         descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

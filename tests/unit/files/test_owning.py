@@ -57,3 +57,12 @@ def test_owners_wait_for_each_other(tmp_path: Path) -> None:
         thread.join()
     assert most == [1]
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.parametrize("parts", ["taken", "taken/folder"])
+def test_what_is_no_folder_cannot_be_owned(tmp_path: Path, parts: str) -> None:
+    for make in (Path.touch, lambda path: path.symlink_to("nowhere")):
+        make(tmp_path / "taken")
+        with pytest.raises(OSError, match="directory|exists"), owned(tmp_path / parts):
+            pass
+        (tmp_path / "taken").unlink()

@@ -141,3 +141,11 @@ def test_a_changed_byte_of_an_npz_is_noticed(tmp_path: Path) -> None:
 def test_json_numbers_stay_as_written(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, -3e-300, True, None, "x"]}
     assert read_json(write(tmp_path / "a.json", json.dumps(value))) == value
+
+
+def test_names_that_are_not_utf_8_come_back(tmp_path: Path) -> None:
+    value = {"class_names": ["caf\udce9", "b"], "class_counts": [2, 1]}
+    assert read_json(write(tmp_path / "a.json", json.dumps(value)), Facts) == Facts(("caf\udce9", "b"), [2, 1])
+    for text in (r'{"x": "\ud800", "y": NaN}', r'{"x": "\ud800", "y": 1e999}'):
+        with pytest.raises(ValueError, match=r"a\.json.*(NaN|1e999)"):
+            read_json(write(tmp_path / "a.json", text))

@@ -3,11 +3,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fastlt.files import check_empty, make_once, making, replacing, sweep
+from fastlt.files import check_empty, make_once, making, replacing, replacing_set, sweep
 from fastlt.files.writing import contents, held, partial_name
 
 DEAD = 2**22 + 1  # above the largest process number of Linux
@@ -126,3 +128,71 @@ def test_a_folder_is_made_once(tmp_path: Path) -> None:
         thread.join()
     assert len(calls) == 1
     assert listed(tmp_path) == ["new"]
+
+
+def contents_of(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def write_set(folder: Path, names: tuple[str, ...], last_words: Callable[[], None]) -> None:
+    with replacing_set(folder / "mark", ["old.*"]) as partial:
+        for name in names:
+            (partial / name).write_text("new")
+        last_words()
+
+
+def fail() -> None:
+    raise RuntimeError
+
+
+def test_a_set_of_files_changes_together(tmp_path: Path) -> None:
+    old = dict.fromkeys(("a", "mark", "old.1", "mine"), "old")
+    for name, text in old.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RuntimeError):
+        write_set(tmp_path, ("a",), fail)
+    assert contents_of(tmp_path) == old
+    write_set(tmp_path, ("mark", "a", "b"), lambda: None)
+    assert contents_of(tmp_path) == {"a": "new", "b": "new", "mark": "new", "mine": "old"}
+
+
+@pytest.mark.parametrize("calls", range(5))
+def test_a_set_that_is_killed_half_way_has_no_mark(tmp_path: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "mark", "old.1"):
+        (tmp_path / name).write_text("old")
+    left = iter(range(calls))
+
+    def mortal(original: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            if next(left, None) is None:
+                raise SystemExit
+            return original(*args, **options)
+
+        return call
+
+    def begin() -> None:
+        for name in ("replace", "unlink"):
+            monkeypatch.setattr(Path, name, mortal(getattr(Path, name)))
+
+    with pytest.raises(SystemExit):
+        write_set(tmp_path, ("mark", "a", "b"), begin)
+    assert (tmp_path / "mark").exists() == (calls == 0)
+    assert calls or set(contents_of(tmp_path).values()) == {"old"}
+
+
+@pytest.mark.parametrize("make", [making, lambda folder: replacing_set(folder / "mark")])
+def test_errors_name_the_folder_that_comes_into_being(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    def fill() -> None:
+        with make(tmp_path / "new") as folder, replacing(folder / "a") as partial:
+            raise OSError(errno.ENOSPC, "No space left", str(partial))
+
+    with pytest.raises(OSError, match="No space") as caught:
+        fill()
+    assert caught.value.filename == str(tmp_path / "new" / "a")
+
+
+def test_a_left_over_link_goes_and_what_it_names_stays(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / f".last.{DEAD}.partial").symlink_to("run")
+    sweep(tmp_path)
+    assert listed(tmp_path) == ["run"]
