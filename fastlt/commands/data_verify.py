@@ -48,9 +48,9 @@ class DataVerify(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data verify`; the exit status is 2 if anything is wrong."""
     parsed = parse(DataVerify, argv, "data verify")
-    from ..data.index import cache_dir
     from ..data.published.interface import DataOptions
     from ..data.registry import PUBLISHED
+    from ..runtime.cache import cache_dir
 
     check_choice("--dataset", parsed.dataset, tuple(PUBLISHED))
     published = PUBLISHED[parsed.dataset]

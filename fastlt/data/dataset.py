@@ -9,8 +9,9 @@ import numpy as np
 
 from ..files import replacing
 from ..metrics import shot_groups
+from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
-from .index import cache_dir, fingerprint, index_files, index_key
+from .index import fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.listing import Listing, check_labels

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replacing
+from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
 from ..runtime.machine import resolve_threads
 from .image import probe
@@ -43,14 +44,6 @@ class FileIndex:
     sizes: np.ndarray
     native: np.ndarray
     reasons: dict[int, str]
-
-
-def cache_dir() -> Path:
-    """Return the user's cache folder: $FASTLT_CACHE, else $XDG_CACHE_HOME/fastlt, else ~/.cache/fastlt."""
-    if folder := os.environ.get("FASTLT_CACHE"):
-        return Path(folder).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "fastlt"
 
 
 def index_files(

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ...files import replacing
+from ...runtime.cache import cache_dir
 from ...runtime.log import first_line, log
 from ..dataset import LongTailedDataset
-from ..index import cache_dir
 from .base import Batch, PlannedLoader, Tuning
 from .dali_graph import DaliBatch, Decoded, ImagePipeline
 from .plan import EvalPlan, Plan, Work, read_or_reason

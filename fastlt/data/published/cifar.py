@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ...files import making
+from ...runtime.cache import cache_dir
 from ...runtime.log import log
 from ..dataset import LongTailedDataset
-from ..index import cache_dir
 from ..inspection.verification import Check, Verification, check_count, verify_pack
 from ..packs.read import Packing, is_pack, open_pack
 from ..packs.write import write_pack

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ...files import making
+from ...runtime.cache import cache_dir
 from ..dataset import LongTailedDataset
-from ..index import cache_dir
 from ..splits import open_splits
 from .painting import FACES, Look, Style
 from .processes import Task, paint_all

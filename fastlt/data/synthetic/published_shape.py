@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ...files import making
+from ...runtime.cache import cache_dir
 from ...runtime.log import log
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
-from ..index import cache_dir
 from ..splits import open_splits
 from .any_shape import class_name, class_style
 from .glyphs import font_folder

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fastlt.data import index as index_module
-from fastlt.data.index import cache_dir, fingerprint, index_files
+from fastlt.data.index import fingerprint, index_files
 from fastlt.files import replacing
 
 
@@ -127,17 +127,6 @@ def test_absent_files_are_counted_and_the_first_named(root):
         index_files(root, paths, source="train.txt")
     assert "gone/9.png" not in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_cache_dir_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path / "own"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_dir() == tmp_path / "own"
-    monkeypatch.delenv("FASTLT_CACHE")
-    assert cache_dir() == tmp_path / "xdg" / "fastlt"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / ".cache" / "fastlt"
 
 
 def test_the_fingerprint_is_of_content_and_the_same_in_every_process():
