@@ -98,7 +98,7 @@ def take(descriptor: int, shown: Path, *, wait: bool) -> bool:
 
 def is_folder_or_gone(error: OSError) -> bool:
     """Return whether an error is about a folder, or about what has gone since."""
-    return os.path.isdir(error.filename) or not os.path.lexists(error.filename)
+    return Path(error.filename).is_dir() or not os.path.lexists(error.filename)
 
 
 def is_same(descriptor: int, path: Path) -> bool:

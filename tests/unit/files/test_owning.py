@@ -63,6 +63,6 @@ def test_owners_wait_for_each_other(tmp_path: Path) -> None:
 def test_what_is_no_folder_cannot_be_owned(tmp_path: Path, parts: str) -> None:
     for make in (Path.touch, lambda path: path.symlink_to("nowhere")):
         make(tmp_path / "taken")
-        with pytest.raises(OSError, match="directory|exists"), owned(tmp_path / parts):
+        with pytest.raises(OSError, match=r"directory|exists"), owned(tmp_path / parts):
             pass
         (tmp_path / "taken").unlink()
