@@ -15,7 +15,7 @@ GOLDEN = ROOT / "tests" / "errors.txt"
 ERRORS = {"ValueError", "FileNotFoundError", "OSError", "fail"}
 NAME = r"(--[a-z0-9-]+|\{.+?\}|[A-Z]{3,}|[a-z_]+)"
 FORM = re.compile(rf"{NAME}(, (line )?{NAME})*: (got|no such|unknown) .*[^.\s]")
-REASONS = ("data/image.py", "data/layouts/coco.py", "data/published/cifar_archive.py")
+REASONS = ("files/reading.py", "data/image.py", "data/layouts/coco.py", "data/published/cifar_archive.py")
 """Modules with bare reasons, which a message of the form goes on to quote."""
 FREE = {
     "interrupted": "by the user",
