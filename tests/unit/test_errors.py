@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "errors.txt"
 ERRORS = {"ValueError", "FileNotFoundError", "OSError", "fail"}
-NAME = r"(--[a-z0-9-]+|\{.+?\}|[A-Z]{3,}|[a-z_]+)"
+NAME = r"(--[a-z0-9-]+|\{.+?\}|[A-Z][A-Z_]{2,}|[a-z_]+)"
 FORM = re.compile(rf"{NAME}(, (line )?{NAME})*: (got|no such|unknown) .*[^.\s]")
 REASONS = ("files/reading.py", "data/image.py", "data/layouts/coco.py", "data/published/cifar_archive.py")
 """Modules with bare reasons, which a message of the form goes on to quote."""

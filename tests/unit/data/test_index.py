@@ -116,7 +116,7 @@ def test_a_damaged_cache_is_built_again(root, cache, probed):
 def test_a_cache_that_cannot_be_written_only_warns(root, tmp_path, monkeypatch, caplog):
     blocker = tmp_path / "file"
     blocker.write_text("in the way")
-    monkeypatch.setenv("FASTLT_CACHE", str(blocker))
+    monkeypatch.setenv("FASTLT_CACHE", str(blocker / "cache"))
     assert index_files(root, PATHS, source="list").native.all()
     assert "FASTLT_CACHE" in caplog.text
 
