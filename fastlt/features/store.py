@@ -22,13 +22,14 @@ from ..data.loaders.loader import Loader, eval_loader, view_loader
 from ..data.registry import open_data
 from ..data.transforms.augmentation import augmentation, eval_transform
 from ..data.transforms.preprocess import Preprocess
+from ..files import owned
 from ..models import LinearHead, Network, create_model, in_head
 from ..run import Run
 from ..runtime.device import exact_fp32
 from ..runtime.log import log
 from ..runtime.machine import resolve_threads
 from .arrays import Features, check_finite
-from .file import FeatureWriter, is_complete, locked, read_record
+from .file import FeatureWriter, Stored, read_record
 
 # Shapes: N samples, B a few of them, C classes, D feature width.
 
@@ -97,7 +98,7 @@ class FeatureStore:
         folders = (
             path.parent
             for path in sorted(features.glob("*/*.json"))
-            if (read_record(path).get("key") or {}).get("weights") == backbone_hash
+            if (record := read_record(path)) and record.key.get("weights") == backbone_hash
         )
         other.folder = next(folders, features / name)
         return other
@@ -146,17 +147,22 @@ class FeatureStore:
             )
         key = self.key(name, view)
         stem = name + (f".view{view}" if view else "") + (".bf16" if key["precision"] == "bf16" else "")
-        array, labels = self.folder / f"{stem}.features.npy", self.folder / f"{name}.labels.npy"
-        record = self.folder / f"{stem}.json"
-        if not is_complete(record, key, array, labels):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / ".lock"):
-                if not is_complete(record, key, array, labels):  # another process may have computed them meanwhile
-                    self.compute(name, view, array, record)
-        # Copy-on-write: writable, which PyTorch wants, and the file stays as it is
-        return Features(
-            features=np.load(array, mmap_mode="c"), labels=np.load(labels).astype(np.int64, casting="safe", copy=False)
+        stored = Stored(
+            array=self.folder / f"{stem}.features.npy",
+            labels=self.folder / f"{name}.labels.npy",
+            record=self.folder / f"{stem}.json",
         )
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return stored.read(key)
+        with owned(self.folder, wait=True):
+            try:
+                return stored.read(key)  # another process may have computed them meanwhile
+            except FileNotFoundError:
+                pass
+            except ValueError as error:
+                log.warning("%s", error)
+            self.compute(name, view, stored)
+            return stored.read(key)
 
     def key(self, name: str, view: int = 0) -> dict[str, Any]:
         """Return what the features of a split depend on."""
@@ -176,25 +182,21 @@ class FeatureStore:
         return key
 
     @torch.inference_mode()
-    def compute(self, name: str, view: int, array: Path, record: Path) -> None:
+    def compute(self, name: str, view: int, stored: Stored) -> None:
         """Run the backbone over a split and write features and labels, from where an earlier try stopped."""
         dataset, key = self.splits[name], self.key(name, view)
         began = time.perf_counter()
-        partial = array.with_suffix(".partial")
-        writer = FeatureWriter(partial, record, key, (len(dataset), self.model.num_features))
+        stored.array.unlink(missing_ok=True)  # stale or damaged
+        writer = FeatureWriter(stored.partial, stored.record, key, (len(dataset), self.model.num_features))
         if writer.num_done:
             log.info("features of %s: continuing after %s images", name, f"{writer.num_done:,}")
-        else:
-            array.unlink(missing_ok=True)  # stale
         hint = f"; {self.checkpoint} comes from a run that diverged: train again with a lower --lr"
-        with writer, exact_fp32(self.device), contextlib.closing(self.open(name, view, writer.num_done)) as loader:
-            for features in self.through_backbone(loader):
-                check_finite(features, f"features of {name}", hint)
-                writer.append(features)
-        with (array.parent / f"{name}.labels.npy").open("wb") as file:
-            np.save(file, dataset.labels)
-        partial.replace(array)
-        writer.finish()
+        if writer.num_done < len(dataset):
+            with writer, exact_fp32(self.device), contextlib.closing(self.open(name, view, writer.num_done)) as loader:
+                for features in self.through_backbone(loader):
+                    check_finite(features, f"features of {name}", hint)
+                    writer.append(features)
+        writer.finish(stored, dataset.labels)
         which = f" view {view}" if view else ""
         log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
 

@@ -114,3 +114,31 @@ def test_a_damaged_record_is_not_trusted(run_copy: Run, monkeypatch: pytest.Monk
         with counted_images(monkeypatch) as counts:
             store_of(run_copy).split("val")
         assert sum(counts) == 60
+
+
+@pytest.mark.parametrize("name", ["val.features.npy", "val.labels.npy"])
+def test_damaged_features_are_computed_again_and_named(
+    run_copy: Run, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = store_of(run_copy).split("val")
+    file = run_copy.path / "features" / name
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with counted_images(monkeypatch) as counts:
+        after = store_of(run_copy).split("val")
+    assert sum(counts) == 60
+    assert np.array_equal(after.labels, before.labels)
+    np.testing.assert_allclose(after.features, before.features, atol=1e-5)
+    assert [str(file) in record.message for record in caplog.records if record.levelname == "WARNING"] == [True]
+    assert not (run_copy.path / "features" / ".lock").exists()
+
+
+def test_stored_features_are_read_where_nothing_can_be_written(run_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_of(run_copy).split("val")
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("fastlt.features.store.owned", fail)
+    assert len(store_of(run_copy).split("val")) == 60

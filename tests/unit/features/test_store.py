@@ -1,6 +1,7 @@
 """Features in memory and in files: their two precisions, their checks, and files that are written in several tries."""
 
 import dataclasses
+import json
 import os
 import re
 from pathlib import Path
@@ -17,8 +18,10 @@ from fastlt.data.loaders.plan import StandIns, ViewPlan
 from fastlt.data.transforms.augmentation import Augmentation, EvalTransform, augmentation, eval_transform
 from fastlt.features import file as feature_file
 from fastlt.features.arrays import Features
-from fastlt.features.file import FeatureWriter, is_complete
+from fastlt.features.file import FeatureWriter, Record, Stored, read_record
 from fastlt.features.store import FeatureStore, hash_tensors
+from fastlt.files import write_json
+from fastlt.files.checksums import file_checksums
 from fastlt.rebalancing.engine.folds import stratified_folds
 
 CPU = torch.device("cpu")
@@ -55,63 +58,165 @@ def test_features_that_are_not_finite_are_counted() -> None:
         Features.of(x, torch.zeros(20, dtype=torch.long), name="features of val")
 
 
-def write(folder: Path, x: torch.Tensor, precision: str, blocks: list[slice], *, finish: bool = True) -> FeatureWriter:
-    writer = FeatureWriter(folder / "x.partial", folder / "x.json", key(precision), tuple(x.shape))
+LABELS = np.arange(20) % 3
+
+
+def stored_in(folder: Path) -> Stored:
+    return Stored(array=folder / "x.features.npy", labels=folder / "x.labels.npy", record=folder / "x.json")
+
+
+def write(folder: Path, x: torch.Tensor, precision: str, blocks: list[slice], *, finish: bool = True) -> Stored:
+    stored = stored_in(folder)
+    writer = FeatureWriter(stored.partial, stored.record, key(precision), tuple(x.shape))
     with writer:
         for block in blocks:
             writer.append(x[block])
     if finish:
-        writer.finish()
-    return writer
+        writer.finish(stored, np.resize(LABELS, len(x)))
+    return stored
+
+
+def written_by_an_earlier_version(stored: Stored) -> None:
+    """Take the checksums out of a record."""
+    record = json.loads(stored.record.read_text())
+    write_json(stored.record, {name: record[name] for name in ("key", "shape", "num_done")})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_file_holds_the_features_in_its_precision(tmp_path: Path, precision: str) -> None:
     x = random_features()
-    write(tmp_path, x, precision, [slice(0, 7), slice(7, 20)])
-    stored = Features(features=np.load(tmp_path / "x.partial", mmap_mode="c"), labels=np.zeros(20, dtype=np.int64))
+    stored = write(tmp_path, x, precision, [slice(0, 7), slice(7, 20)])
+    features = stored.read(key(precision))
     expected = x if precision == "fp32" else x.bfloat16().float()
-    assert torch.equal(stored.tensors(CPU)[0], expected)
-    assert torch.equal(stored.rows(np.array([19, 2]), CPU), expected[[19, 2]])
-    assert stored.features.nbytes == 20 * 6 * (4 if precision == "fp32" else 2)
-    assert is_complete(tmp_path / "x.json", key(precision), tmp_path / "x.partial")
-    assert not is_complete(tmp_path / "x.json", key("other"), tmp_path / "x.partial")
-    os.truncate(tmp_path / "x.partial", 150)  # as a copy that was cut short
-    assert not is_complete(tmp_path / "x.json", key(precision), tmp_path / "x.partial")
+    assert torch.equal(features.tensors(CPU)[0], expected)
+    assert torch.equal(features.rows(np.array([19, 2]), CPU), expected[[19, 2]])
+    assert features.features.nbytes == 20 * 6 * (4 if precision == "fp32" else 2)
+    assert np.array_equal(features.labels, LABELS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.features.npy", "x.json", "x.labels.npy"]
+    with pytest.raises(FileNotFoundError):
+        stored.read(key("other"))
+    written_by_an_earlier_version(stored)
+    assert torch.equal(stored.read(key(precision)).tensors(CPU)[0], expected)
 
 
-def test_an_interrupted_file_goes_on_after_its_last_recorded_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_of_another_shape_or_type_than_recorded_are_damaged(tmp_path: Path) -> None:
     x = random_features()
-    writer = FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6))
+    stored = write(tmp_path, x, "fp32", [slice(0, 20)])
+    written_by_an_earlier_version(stored)
+    turned = np.asfortranarray(x.numpy())
+    for other in (x.numpy().astype(">f4"), x.numpy().view("<i4"), turned, x.numpy()[:, :5], x.numpy().reshape(6, 20)):
+        np.save(stored.array, other)
+        with pytest.raises(ValueError, match=rf"^{stored.array}: got "):
+            stored.read(key())
+    np.save(stored.array, x.numpy())
+    for labels in (LABELS[:19], LABELS * 0.5):
+        np.save(stored.labels, labels)
+        with pytest.raises(ValueError, match=rf"^{stored.labels}: got "):
+            stored.read(key())
+    np.save(stored.labels, LABELS)
+    os.truncate(stored.array, 150)  # as a copy that was cut short
+    with pytest.raises(ValueError, match=rf"^{stored.array}: got "):
+        stored.read(key())
+
+
+def test_no_damage_returns_other_features(tmp_path: Path) -> None:
+    x = random_features()
+    stored = write(tmp_path, x, "fp32", [slice(0, 20)])
+    whole = {file: file.read_bytes() for file in stored}
+    draws = np.random.default_rng(0)
+    found = 0
+    for file, content in whole.items():
+        for _ in range(200):
+            mutated = bytearray(content)
+            mutated[draws.integers(len(content))] ^= 1 << draws.integers(8)
+            file.write_bytes(mutated)
+            try:
+                features = stored.read(key())
+            except (ValueError, FileNotFoundError):
+                found += 1
+            else:
+                assert np.array_equal(features.features, x.numpy())
+                assert np.array_equal(features.labels, LABELS)
+        file.write_bytes(content)
+    assert 400 <= found < 600  # blanks between the words of a record may change
+
+
+LARGE = torch.arange(5 * 2**18, dtype=torch.float32).reshape(-1, 256)  # two pieces of checksums
+
+
+@pytest.mark.parametrize(
+    ("at", "lost"),
+    [(None, 0), (130, 5120), (2**22 + 5000, 1024 + 1), ("record", 5120)],  # the piece begins within a row
+)
+def test_an_interrupted_file_goes_on_as_far_as_it_is_whole(tmp_path: Path, at: int | str | None, lost: int) -> None:
+    stored = write(tmp_path, LARGE, "fp32", [slice(0, 3000), slice(3000, 5120)], finish=False)
+    if at == "record":
+        stored.record.write_text(stored.record.read_text()[:-9])
+    elif at is not None:
+        with stored.partial.open("r+b") as file:
+            file.seek(int(at))
+            file.write(b"xyz")
+    again = FeatureWriter(stored.partial, stored.record, key(), tuple(LARGE.shape))
+    assert again.num_done == 5120 - lost
+    with again:
+        again.append(LARGE[again.num_done :])
+    again.finish(stored, np.arange(5120))
+    assert np.array_equal(stored.read(key()).features, LARGE.numpy())
+
+
+def test_an_interrupted_file_goes_on_after_its_last_recorded_block(tmp_path: Path) -> None:
+    x, stored = random_features(), stored_in(tmp_path)
+    writer = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
     writer.__enter__()
     writer.append(x[:8])
     writer.save()
     writer.append(x[8:13])  # written, perhaps, but not recorded: the process dies here
     writer.file.close()
-    assert not is_complete(tmp_path / "x.json", key(), tmp_path / "x.partial")
-    again = FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6))
+    with pytest.raises(FileNotFoundError):
+        stored.read(key())
+    again = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
     assert again.num_done == 8
+    written_by_an_earlier_version(stored)
+    assert FeatureWriter(stored.partial, stored.record, key(), (20, 6)).num_done == 8
     with again:
         again.append(x[8:])
-    again.finish()
-    assert np.array_equal(np.load(tmp_path / "x.partial"), x.numpy())
+    again.finish(stored, LABELS)
+    assert np.array_equal(stored.read(key()).features, x.numpy())
+
+
+@pytest.mark.parametrize("left", ["labels", "record", "array"])
+def test_features_that_lack_only_their_name_are_taken_over(tmp_path: Path, left: str) -> None:
+    x, stored = random_features(), stored_in(tmp_path)
+    writer = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
+    with writer:
+        writer.append(x)
+    if left == "record":  # killed when the labels were there
+        np.save(stored.labels, LABELS)
+    elif left == "array":  # killed when the record was there too
+        np.save(stored.labels, LABELS)
+        writer.write_record(file_checksums(stored.labels))
+    with pytest.raises(FileNotFoundError):
+        stored.read(key())
+    again = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
+    assert again.num_done == 20
+    again.finish(stored, LABELS)
+    assert np.array_equal(stored.read(key()).features, x.numpy())
 
 
 def test_blocks_are_recorded_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_file, "SAVE_EVERY_S", 0.0)
     with FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6)) as writer:
         writer.append(random_features()[:5])
-        assert feature_file.read_record(tmp_path / "x.json")["num_done"] == 5
+        record = read_record(tmp_path / "x.json")
+        assert record is not None
+        assert record.num_done == 5
 
 
 def test_progress_under_another_key_is_not_used(tmp_path: Path) -> None:
-    x = random_features()
-    write(tmp_path, x, "fp32", [slice(0, 8)], finish=False)
-    assert FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", key(), (20, 6)).num_done == 8
+    stored = write(tmp_path, random_features(), "fp32", [slice(0, 8)], finish=False)
+    assert FeatureWriter(stored.partial, stored.record, key(), (20, 6)).num_done == 8
     for other, shape in ((key("bf16"), (20, 6)), (key(), (20, 7)), (key(), (21, 6))):
-        assert FeatureWriter(tmp_path / "x.partial", tmp_path / "x.json", other, shape).num_done == 0
+        assert FeatureWriter(stored.partial, stored.record, other, shape).num_done == 0
 
 
 def test_a_file_that_ended_early_is_not_called_complete(tmp_path: Path) -> None:
@@ -178,7 +283,8 @@ def test_another_backbone_has_features_of_its_own_and_another_head_has_not(tmp_p
     assert store.with_backbone({}, "crt", backbone_hash="x").backbone_hash == "x"
     # Features that are there already under another name are used again
     (tmp_path / "features" / "lws").mkdir(parents=True)
-    feature_file.write_json(tmp_path / "features" / "lws" / "val.json", {"key": {"weights": moved[1].backbone_hash}})
+    record = Record(key={"weights": moved[1].backbone_hash}, shape=(1, 2), num_done=1)
+    write_json(tmp_path / "features" / "lws" / "val.json", dataclasses.asdict(record))
     assert store.with_backbone({"conv.weight": torch.full((2,), 3.0)}, "crt").folder == tmp_path / "features" / "lws"
 
 
