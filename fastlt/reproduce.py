@@ -18,7 +18,7 @@ from .rebalancing import rebalance
 from .rebalancing.run import read_results
 from .recipes import recipe
 from .report.reproduction import RETRAINED, Reproduction, finding, tabulate
-from .run import Run
+from .run import Run, is_run
 from .runtime import distributed
 from .runtime.launch import check_gpus, flags, launch
 from .runtime.log import log
@@ -90,7 +90,7 @@ def reproduce(
 def trained_run(config: TrainConfig, out: Path, console: Console | None) -> Run:
     """Train a run, or finish or reuse the one on disk; under torchrun if there are to be several processes."""
     folder = out / f"{config.sampling}-seed{config.seed}"
-    exists = (folder / "config.json").is_file()
+    exists = is_run(folder)
     config = dataclasses.replace(config, out=folder, resume=exists)
     free_gpu_memory()
     if not has_processes(config):

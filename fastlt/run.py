@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
+import itertools
 import os
 import platform
 import sys
@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .config import TrainConfig
-from .files import read_json, write_json
-from .runtime.log import log
+from .files import contents, making, owned, read_json, sweep, write_json
+from .files.owning import locked
+from .files.writing import partial_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 LAST = "last"
 RECORDED_PACKAGES = ("fastlt", "torch", "triton", "nvidia-dali-cuda130", "numpy", "pillow", "timm")
+CREATED = {"environment.json": "versions", "data.json": "class_counts", "config.json": "backbone"}
+"""What the creation of a run writes, in this order, with a key of each; earlier versions wrote data.json last."""
+
+
+class SplitRecord(TypedDict):
+    """The record of a split."""
+
+    fingerprint: str
+
+
+class DataRecord(TypedDict):
+    """The record of a run's data, data.json."""
+
+    class_names: list[str]
+    class_counts: list[int]
+    splits: dict[str, SplitRecord]
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class Run:
     Files below `path`: config.json (resolved settings), environment.json (versions, hardware), data.json
     (fingerprints, classes, counts), metrics.jsonl (one record per epoch), checkpoints/{best,last}.safetensors,
     features/, joint/, rebalanced/<method>/, report/, .lock (held while the run is trained).
+    config.json comes last when the folder is made.
     """
 
     path: Path
@@ -54,25 +72,25 @@ class Run:
         Raises:
             ValueError: `config.out` is a file, or a folder that is not empty.
         """
-        path = config.out or unused(
-            RUNS / config.dataset / f"{config.backbone.replace(':', '-').replace('/', '-')}-{stamp()}"
-        )
-        if path.is_file():
-            raise ValueError(f"--out: got {path}, a file; expected a new or empty folder; choose another name")
-        if path.exists() and any(path.iterdir()):
-            raise ValueError(
-                f"--out: got {path}, which is not empty; expected a new or empty folder; choose another one, or "
-                "continue the run in it with --resume"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        run = cls(path)
+        data = describe_data(splits)
         # Absolute paths, since the run is used from other folders too
         root, lists = (path and path.resolve() for path in (config.data_root, config.lists))
-        write_json(path / "config.json", replace(config, out=path, data_root=root, lists=lists).to_json())
-        write_json(path / "environment.json", environment())
-        write_json(path / "data.json", describe_data(splits))
+        config = replace(config, data_root=root, lists=lists)
+        if config.out is None:
+            name = f"{config.backbone.replace(':', '-').replace('/', '-')}-{stamp()}"
+            path = begin_unused(RUNS / config.dataset / name, config, data)
+        else:
+            path = config.out
+            check_free(path)
+            with owned(path) if path.is_dir() else contextlib.nullcontext():
+                check_free(path)  # now that no other process can begin a run in it
+                try:
+                    begin(path, config, data)
+                except FileExistsError:
+                    check_free(path)
+                    raise
         point_last_at(path)
-        return run
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path | None = None) -> Run:
@@ -86,7 +104,7 @@ class Run:
 
         Raises:
             FileNotFoundError: There is no such folder, or it is not a run.
-            ValueError: `path` is a file.
+            ValueError: `path` is a file, or its creation was interrupted.
         """
         if path is None:
             path = RUNS / LAST
@@ -102,7 +120,12 @@ class Run:
             raise FileNotFoundError(
                 f"{path}: no such folder; expected a run folder; give one that `fastlt train` wrote"
             )
-        if not (path / "config.json").is_file():
+        if contents(path) and is_free(path):
+            raise ValueError(
+                f"{path}: got a run whose creation was interrupted; expected a complete one; start it again: the same "
+                "command without --resume"
+            )
+        if not is_run(path):
             raise FileNotFoundError(
                 f"{path}: got a folder without config.json; expected a run folder; give one that `fastlt train` wrote"
             )
@@ -115,12 +138,18 @@ class Run:
         return TrainConfig.from_json(read_json(source), source=str(source))
 
     @cached_property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> DataRecord:
         """Classes, training counts, and the fingerprint of every split."""
         source = self.path / "data.json"
-        data = read_json(source)
-        if missing := [key for key in ("class_names", "class_counts", "splits") if key not in data]:
-            raise ValueError(f"{source}: got no {missing[0]}; expected the record of a run's data; restore the file")
+        data = read_json(source, DataRecord, remedy="restore the file")
+        names, counts = data["class_names"], data["class_counts"]
+        if len(names) != len(counts) or not all(0 <= count < 2**63 for count in counts):
+            raise ValueError(
+                f"{source}: got {len(counts)} class_counts from {min(counts, default=0)} up for {len(names)} "
+                "class_names; expected one each, from 0 up; restore the file"
+            )
+        if "train" not in data["splits"]:
+            raise ValueError(f"{source}: got no splits.train; expected the record of a run's data; restore the file")
         return data
 
     def checkpoint(self, name: str) -> Path:
@@ -146,7 +175,7 @@ class Run:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from training this run inside a block.
+        """Keep other processes from training this run inside a block; what killed ones left in its folders goes first.
 
         Yields:
             None.
@@ -154,16 +183,9 @@ class Run:
         Raises:
             ValueError: Another process is training it.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"{self.path}: got a run that another process is training; expected a free one; wait for that "
-                    "process, or stop it"
-                ) from error
-            except OSError as error:  # a file system without locks
-                log.info("%s cannot be locked (%s): make sure that no other process trains this run", self.path, error)
+        with owned(self.path):
+            for folder, _, _ in os.walk(self.path):
+                sweep(Path(folder))
             yield
 
     def check_data(self, splits: Mapping[str, LongTailedDataset]) -> None:
@@ -214,28 +236,77 @@ def environment() -> dict[str, Any]:
     }
 
 
+def is_free(folder: Path) -> bool:
+    """Return whether a run can begin in a folder: it is absent, empty, or left by a creation that was interrupted."""
+    found = contents(folder)
+    if not CREATED.keys() >= set(found) or {"config.json", "data.json"} <= set(found):
+        return False
+    try:
+        return all(CREATED[name] in read_json(folder / name) for name in found)
+    except ValueError:
+        return False  # somebody else's
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder holds a run, whose creation is over."""
+    return (folder / "config.json").is_file() and not is_free(folder)
+
+
+def check_free(path: Path) -> None:
+    """Raise a ValueError unless a run can begin in the folder that --out names."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out: got {path}, a file; expected a new or empty folder; choose another name")
+    if not is_free(path):
+        raise ValueError(
+            f"--out: got {path}, which is not empty; expected a new or empty folder; choose another one, or continue "
+            "the run in it with --resume"
+        )
+
+
+def begin(path: Path, config: TrainConfig, data: Mapping[str, Any]) -> None:
+    """Fill the folder of a new run, which comes into being whole.
+
+    Where the folder exists already, config.json comes last, which makes it a run.
+
+    Raises:
+        FileExistsError: Another process has made the folder meanwhile.
+    """
+    with making(path) as folder:
+        (folder / "config.json").unlink(missing_ok=True)
+        write_json(folder / "environment.json", environment())
+        write_json(folder / "data.json", data)
+        write_json(folder / "config.json", replace(config, out=path).to_json())
+
+
+def begin_unused(path: Path, config: TrainConfig, data: Mapping[str, Any]) -> Path:
+    """Begin a run in the folder `path` or, if it exists, in the first new one of `path-2`, `path-3` ...
+
+    Returns:
+        The path of the run.
+    """
+    sweep(path.parent)  # what a killed process left for a name of its own
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            if not candidate.exists():
+                begin(candidate, config, data)
+                return candidate
+        except FileExistsError:
+            if not candidate.exists():  # otherwise another process was faster
+                raise
+    raise AssertionError
+
+
 def point_last_at(path: Path) -> None:
     """Point `runs/last` at `path`, atomically."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    temporary = RUNS / f".{LAST}.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(path.resolve(), RUNS.resolve()), target_is_directory=True)
-    temporary.replace(RUNS / LAST)
+    last = RUNS / LAST
+    with locked(RUNS / f".{LAST}.lock", shown=last, wait=True):
+        sweep(RUNS, LAST)
+        temporary = partial_name(last)
+        temporary.symlink_to(os.path.relpath(path.resolve(), RUNS.resolve()), target_is_directory=True)
+        temporary.replace(last)
 
 
 def stamp() -> str:
     """Return the local time in the form used in a run's name."""
     return time.strftime("%Y%m%d-%H%M%S")
-
-
-def unused(path: Path) -> Path:
-    """Make the folder `path` or, if it exists, the first new one of `path-2`, `path-3` ...; return its path."""
-    candidate, number = path, 1
-    while True:
-        try:
-            candidate.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            candidate = path.with_name(f"{path.name}-{number}")
-        else:
-            return candidate

@@ -1,6 +1,8 @@
 """Miniature benchmarks in every official layout, shared by the tests of the data and of the recipes."""
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +99,32 @@ def miniature(
 ) -> Miniature:
     """A miniature in each of the layouts in turn."""
     return make_miniature(tmp_path / "data", request.param)
+
+
+@pytest.fixture
+def killed_at() -> Callable[[int, Callable[[], object]], bool]:
+    """Call a function in a child process that dies before its n-th change to the disk; return whether it died."""
+    changes = ("os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.remove", "os.truncate", "shutil.rmtree")
+
+    def run(number: int, function: Callable[[], object]) -> bool:
+        child = os.fork()
+        if child == 0:
+            left = iter(range(number))
+
+            def watch(event: str, args: tuple[object, ...]) -> None:
+                writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+                if (writes or event in changes) and next(left, None) is None:
+                    os._exit(9)
+
+            status = 1
+            try:
+                sys.addaudithook(watch)
+                function()
+                status = 0
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, 9)
+        return status == 9
+
+    return run

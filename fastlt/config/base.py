@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -121,14 +121,32 @@ class Config:
             raise ValueError(
                 f"{source}: got the unknown setting {unknown[0]!r}, of another version of fastlt; use that version"
             )
-
-        def revive(hint: Any, value: Any) -> Any:
-            if isinstance(value, list):
-                return tuple(value)
-            return Path(value) if isinstance(value, str) and Path in (hint, *get_args(hint)) else value
-
-        hints = get_type_hints(cls)
         try:
-            return cls(**{name: revive(hints[name], value) for name, value in values.items()})
-        except TypeError as error:
-            raise ValueError(f"{source}: got a setting of the wrong type ({error}); restore the file") from error
+            return values_as(cls, values)
+        except ValueError as error:
+            raise ValueError(
+                f"{source}: got settings that do not fit ({error}); expected those that fastlt wrote; restore the file"
+            ) from error
+
+
+def values_as(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Return an instance of a dataclass with the JSON values of its fields; lists become tuples, and strings paths.
+
+    Raises:
+        ValueError: A value has the wrong type, or is refused by the dataclass.
+    """
+    import msgspec  # here, since help and errors in flags need no JSON
+
+    def revive(hint: type, value: Any) -> Any:
+        if hint is Path and isinstance(value, str):
+            return Path(value)
+        raise TypeError(f"expected {hint.__name__}, got {type(value).__name__}")
+
+    typed = msgspec.convert(values, kind, dec_hook=revive)
+
+    def exact(name: str, value: Any) -> Any:
+        # Not msgspec's own value: fingerprints of earlier versions tell 1 from 1.0 where a float is meant
+        revived = getattr(typed, name)
+        return revived if isinstance(revived, Path) else tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: exact(name, value) for name, value in values.items()})

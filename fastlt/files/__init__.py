@@ -2,11 +2,12 @@
 
 from .owning import owned
 from .reading import check_regular, deciphering, read_array, read_arrays, read_json, read_limited
-from .writing import check_empty, make_once, making, replacing, replacing_set, sweep, write_json
+from .writing import check_empty, contents, make_once, making, replacing, replacing_set, sweep, write_json
 
 __all__ = [
     "check_empty",
     "check_regular",
+    "contents",
     "deciphering",
     "make_once",
     "making",
