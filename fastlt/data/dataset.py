@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replacing
+from ..files.reading import read_regular
 from ..metrics import shot_groups
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
@@ -102,8 +103,12 @@ class LongTailedDataset:
 
         Args:
             index: Number of the sample.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is no regular file.
         """
-        return self.path(index).read_bytes() if self.images is None else self.images.read(index)
+        return read_regular(self.path(index)) if self.images is None else self.images.read(index)
 
     @classmethod
     def from_folder(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from ..files.reading import open_regular, read_regular, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,6 +20,19 @@ if TYPE_CHECKING:
 MAX_PIXELS = 89_478_485
 """Pixels (width * height) above which a file is refused as a decompression bomb; Pillow warns from there on."""
 
+MAX_DENSITY = 100
+"""Pixels a byte of its file above which a large image is refused; a photograph of 0.08 bits a pixel shows nothing."""
+
+FREE_PIXELS = 1 << 24
+"""Pixels up to which an image's file may be as small as it likes, as a drawing of a few colours is."""
+
+MAX_SCANS = 100
+"""Scans above which a JPEG is refused; others have about ten, and each goes through all pixels however short it is."""
+
+# Errors of this machine, not of a broken file
+_MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+STRIP_PIXELS = 1 << 20
 _HEAD_BYTES = 16384
 _TAIL_BYTES = 4096
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -23,6 +40,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _HUFFMAN_DCT_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # one that starts a segment, or ends the image
+_TILE_SIDES = (322, 323)  # TIFF's tags
 _LUMA_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x41})
 
 
@@ -56,7 +75,8 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is empty, truncated, corrupt, too large or not an image; the message names it.
+        ValueError: The file is empty, truncated, corrupt, not an image, too large, or too small for its image; the
+            message names it.
 
     Example:
         >>> import io
@@ -68,11 +88,24 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
         (2, 4, 3)
     """
     name = "image bytes" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = source if isinstance(source, bytes) else read_regular(source)
     try:
         return decode_bytes(data)
     except ValueError as error:
         raise ValueError(f"{name}: got an unreadable image, {error}; replace or remove the file") from None
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Return whether an error tells of this machine (no memory, too many open files) and not of a broken image file.
+
+    Whatever else happens while a file is read or decoded is the file's fault.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE_ERRORS)
+
+
+def why(error: Exception) -> str:
+    """Return why a file could not be read or decoded, without its name."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def probe(path: Path | str) -> ImageInfo:
@@ -91,7 +124,7 @@ def probe(path: Path | str) -> ImageInfo:
         OSError: The file cannot be read.
         ValueError: The file is not a complete image; the message is the reason, without the name.
     """
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path costs as much as the probe
+    with open_regular(path) as file:
         head = file.read(_HEAD_BYTES)
         size = len(head)
         tail = head
@@ -101,7 +134,7 @@ def probe(path: Path | str) -> ImageInfo:
             tail = file.read(_TAIL_BYTES)
         if not head:
             raise ValueError("empty file")
-        return _probe_jpeg(head, tail, size, file) or _probe_png(head, tail) or _probe_decoding(file)
+        return _probe_jpeg(head, tail, size, file) or _probe_png(head, tail, size) or _probe_decoding(file)
 
 
 def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInfo | None:
@@ -119,7 +152,7 @@ def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInf
     # An end marker cannot occur inside a scan (0xff is stuffed there), but an EXIF thumbnail has one before the scan.
     if end < 0 or size - len(tail) + end < scan_start:
         return None
-    _refuse_huge(info.width, info.height)
+    _refuse_huge(info.width, info.height, size)
     return info
 
 
@@ -173,7 +206,7 @@ def _jpeg_frame(marker: int, frame: bytes) -> ImageInfo | None:
     return ImageInfo(width, height, native)
 
 
-def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
+def _probe_png(head: bytes, tail: bytes, size: int) -> ImageInfo | None:
     """Judge a PNG by its header; return None where only a full decode can tell."""
     if not head.startswith(_PNG_SIGNATURE) or head[12:16] != b"IHDR" or b"IEND" not in tail:
         return None
@@ -181,7 +214,7 @@ def _probe_png(head: bytes, tail: bytes) -> ImageInfo | None:
     depth, colour, interlace = head[24], head[25], head[28]
     if width == 0 or height == 0:
         return None
-    _refuse_huge(width, height)
+    _refuse_huge(width, height, size)
     native = depth == 8 and colour in (0, 2) and interlace == 0
     at = 33
     while native and head[at + 4 : at + 8] != b"IDAT":
@@ -201,14 +234,40 @@ def _probe_decoding(file: BinaryIO) -> ImageInfo:
 def _refuse_bomb(data: bytes) -> None:
     """Refuse a huge JPEG or PNG by its header, before Pillow, which only warns, opens it."""
     if data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
-        _refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
-    elif data.startswith(b"\xff\xd8") and (scan := _scan_jpeg(data)) is not None:
-        _refuse_huge(scan[0].width, scan[0].height)
+        _refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), len(data))
+    elif data.startswith(b"\xff\xd8"):
+        scan = _scan_jpeg(data)
+        if scan is not None:
+            _refuse_huge(scan[0].width, scan[0].height, len(data))
+        # Counting is quick, but also counts what a thumbnail or a film after the image holds
+        if data.count(b"\xff\xda") > MAX_SCANS and _count_scans(data, scan[1] if scan else 2) > MAX_SCANS:
+            raise ValueError(f"more than the {MAX_SCANS} scans allowed")
 
 
-def _refuse_huge(width: int, height: int) -> None:
+def _count_scans(data: bytes, at: int) -> int:
+    """Count the scans of a JPEG from a marker on, which stands at `at`; no more than one above the limit."""
+    num_scans = 0
+    while num_scans <= MAX_SCANS and (found := _MARKER.search(data, at)) and data[found.start() + 1] != 0xD9:
+        at = found.start() + 2
+        num_scans += data[at - 1] == 0xDA
+        at += int.from_bytes(data[at : at + 2])
+    return num_scans
+
+
+def _refuse_huge(width: int, height: int, num_bytes: int) -> None:
+    """Raise a ValueError for an image with too many pixels, or with too many for a file of so many bytes."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS} allowed")
+    if width * height > max(FREE_PIXELS, MAX_DENSITY * num_bytes):
+        raise ValueError(f"{width} x {height} pixels in {num_bytes} bytes, out of all proportion")
+
+
+def _refuse_huge_tiles(image: Any, num_bytes: int) -> None:
+    """Raise a ValueError for a TIFF with huge tiles: libtiff makes room for one, however small the image is."""
+    tags = getattr(image, "tag_v2", {})
+    if all(side in tags for side in _TILE_SIDES):
+        width, height = (int(tags[side]) for side in _TILE_SIDES)
+        _refuse_huge(width, height, num_bytes)
 
 
 @functools.cache
@@ -221,7 +280,11 @@ def _formats() -> tuple[str, ...]:
 
 
 def decode_bytes(data: bytes) -> np.ndarray:
-    """Decode the bytes of an image file as `decode_rgb` does; an error's message is the bare reason."""
+    """Decode the bytes of an image file as `decode_rgb` does; an error's message is the bare reason.
+
+    The types of the errors depend on the decoder and on where the file is damaged, so any is taken for a broken file
+    unless it is this machine's (`is_of_machine`).
+    """
     from PIL import Image, UnidentifiedImageError
 
     if not data:
@@ -229,18 +292,37 @@ def decode_bytes(data: bytes) -> np.ndarray:
     _refuse_bomb(data)
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            _refuse_huge(image.width, image.height)
+            _refuse_huge(image.width, image.height, len(data))
+            _refuse_huge_tiles(image, len(data))
             return _to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(f"not an image (starts with {data[:8]!r})") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"more than the {MAX_PIXELS} pixels allowed") from None
-    # The type of the error depends on the decoder and on where the file is damaged
-    except (OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError) as error:
-        raise ValueError(f"corrupt or truncated image ({error})") from None
+    except Exception as error:
+        if is_of_machine(error):
+            raise
+        reason = reason_of(error)
+        raise ValueError(
+            reason if isinstance(error, ValueError) else f"corrupt or truncated image ({reason})"
+        ) from None
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Return an image's pixels, converted strip by strip: a whole one in Pillow's form and ours is memory enough."""
+    image.load()
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    if rows >= height:
+        return np.array(_strip_to_rgb(image))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _strip_to_rgb(image: Image.Image) -> np.ndarray:
     mode = image.mode
     if mode.startswith("I"):
         grey = np.asarray(image)
@@ -251,5 +333,5 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         raise ValueError("floating-point samples, expected 8 or 16 bits")
     if mode == "P" and "transparency" in image.info:
         # The same pixels as a direct conversion, without Pillow's warning
-        return np.array(image.convert("RGBA").convert("RGB"))
-    return np.array(image if mode == "RGB" else image.convert("RGB"))
+        return np.asarray(image.convert("RGBA").convert("RGB"))
+    return np.asarray(image if mode == "RGB" else image.convert("RGB"))

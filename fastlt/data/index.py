@@ -20,11 +20,12 @@ from ..files import replacing
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
 from ..runtime.machine import resolve_threads
-from .image import probe
+from .image import is_of_machine, probe, why
 
 _VERSION = 1
 _CHUNK = 64
 _SLOW_S = 150e-6
+_UNREAD = "cannot be read"
 _NO_FILE, _DANGLING = -1, -2  # in place of a size
 _UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does not exist"}
 
@@ -170,7 +171,9 @@ def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[t
         except ValueError as error:
             results.append((0, 0, False, str(error)))
         except OSError as error:
-            results.append((0, 0, False, f"cannot be read ({error.strerror})"))
+            if is_of_machine(error):
+                raise
+            results.append((0, 0, False, f"{_UNREAD} ({why(error)})"))
     return results
 
 
@@ -192,8 +195,11 @@ def _load(file: Path, num_files: int) -> FileIndex | None:
 
 def _save(file: Path, index: FileIndex) -> None:
     reasons = np.frombuffer(json.dumps(index.reasons).encode(), np.uint8)
+    # What could not be read (a disk, a permission) is tried again next time
+    stats = index.stats.copy()
+    stats[[at for at, reason in index.reasons.items() if reason.startswith(_UNREAD)]] = _NO_FILE
     try:
         with replacing(file) as partial, partial.open("wb") as stream:
-            np.savez(stream, stats=index.stats, sizes=index.sizes, native=index.native, reasons=reasons)
+            np.savez(stream, stats=stats, sizes=index.sizes, native=index.native, reasons=reasons)
     except OSError as error:
         log.warning("index not cached: %s; set FASTLT_CACHE to a folder that can be written", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -39,9 +40,39 @@ def check_regular(path: Path, expected: str = "a file") -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected {expected}; check the name") from None
+    _check_mode(path, mode, expected)
+
+
+def _check_mode(path: Path | str, mode: int, expected: str) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise ValueError(f"{path}: got {kind}; expected {expected}; give a regular file")
+
+
+def open_regular(path: Path | str, expected: str = "a file") -> io.FileIO:
+    """Open a regular file for reading, without a buffer and without waiting for anything.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is a pipe or a device.
+    """
+    file = io.FileIO(path, opener=_open_without_waiting)
+    try:
+        _check_mode(path, os.fstat(file.fileno()).st_mode, expected)
+    except ValueError:
+        file.close()
+        raise
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe opens at once
+
+
+def read_regular(path: Path | str, expected: str = "a file") -> bytes:
+    """Return the bytes of a regular file; `open_regular` states the rest."""
+    with open_regular(path, expected) as file:
+        return file.readall()
 
 
 def read_limited(path: Path, limit: int, expected: str) -> bytes:
@@ -80,10 +111,15 @@ def deciphering(path: Path | str, *, expected: str, remedy: str) -> Iterator[Non
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        if isinstance(error, KeyError):
-            reason = f"no {reason}"
-        raise ValueError(f"{path}: got a file that cannot be read ({reason}); expected {expected}; {remedy}") from error
+        raise ValueError(
+            f"{path}: got a file that cannot be read ({reason_of(error)}); expected {expected}; {remedy}"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return a decoder's error in a few words on one line."""
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return f"no {reason}" if isinstance(error, KeyError) else reason
 
 
 @overload

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..image import decode_bytes
+from ..image import decode_bytes, is_of_machine, why
 from ..packs.read import open_pack
 
 _NUM_SAMPLED = 32
@@ -127,15 +126,16 @@ def decode_sample(sample: Mapping[str, Callable[[], bytes]]) -> tuple[float | No
     unreadable: list[str] = []
     elapsed_s, num_decoded = 0.0, 0
     for at, (name, read) in enumerate(sample.items()):
-        content = read()
-        if at == 0:  # the first call also loads the decoders
-            with contextlib.suppress(ValueError):
-                decode_bytes(content)
-        start_s = time.perf_counter()
         try:
+            content = read()
+            if at == 0:
+                decode_bytes(content)  # the first call also loads the decoders
+            start_s = time.perf_counter()
             decode_bytes(content)
-        except ValueError as error:
-            unreadable.append(f"{name} ({error})")
+        except (OSError, ValueError) as error:
+            if is_of_machine(error):
+                raise
+            unreadable.append(f"{name} ({why(error)})")
         else:
             elapsed_s += time.perf_counter() - start_s
             num_decoded += 1

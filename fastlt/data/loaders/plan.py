@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,14 +9,11 @@ import numpy as np
 
 from ...runtime.log import log
 from ..dataset import LongTailedDataset
-from ..image import decode_bytes
+from ..image import decode_bytes, is_of_machine, why
 from ..sampler import LongTailSampler
 from ..transforms.augmentation import Augmentation, EvalTransform
 
 VIEW_SLOT_BITS = 44  # only a training of 10^13 images would reach the draws of the first view
-
-# Errors of this machine, not of a broken file
-_MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass(frozen=True)
@@ -273,12 +269,10 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
     """
     try:
         pixels = decode_bytes(dataset.read(index))
-    except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
+    except (OSError, ValueError) as error:
+        if is_of_machine(error):
             raise
-        raise UnreadableImageError(error.strerror or str(error)) from None
-    except ValueError as error:
-        raise UnreadableImageError(str(error)) from None
+        raise UnreadableImageError(why(error)) from None
     height, width = pixels.shape[:2]
     expected = tuple(dataset.sizes[index].tolist())
     if (width, height) != expected:

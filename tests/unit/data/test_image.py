@@ -1,12 +1,16 @@
+import errno
 import io
+import os
+import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin, features
 
 from fastlt.data.image import decode_rgb, probe
 
@@ -252,3 +256,113 @@ def test_damage_never_escapes_as_another_error(variant, cut, damage, tmp_path_fa
         except ValueError:
             return
     assert pixels.shape == (info.height, info.width, 3)
+
+
+DECODERS_ERRORS = [RuntimeError("no frame"), AssertionError(), LookupError("x"), RecursionError(), OSError("truncated")]
+
+
+@pytest.mark.parametrize("error", DECODERS_ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_a_decoder_raises_is_a_broken_file(error, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise error
+
+    file = tmp_path / "x.webp"
+    file.write_bytes(encode(picture(), "WEBP"))
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ValueError, match="corrupt or truncated"):
+        probe(file)
+    with pytest.raises(ValueError, match=r"x\.webp: .*corrupt or truncated"):
+        decode_rgb(file)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "too many"), OSError(errno.ENOMEM, "none")])
+def test_distress_of_the_machine_is_no_broken_file(error, monkeypatch):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(type(error)):
+        decode_rgb(b"anything")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_a_damaged_avif_is_a_broken_file():
+    data = bytearray(encode(picture(), "AVIF"))
+    start = data.index(b"mdat") + 4
+    data[start:] = bytes(len(data) - start)
+    with pytest.raises(ValueError, match=r"image bytes: got .*corrupt or truncated"):
+        decode_rgb(bytes(data))
+
+
+BIG = 4200
+FLAT = {
+    "L.PNG": ("L", "PNG", {}),
+    "1.PNG": ("1", "PNG", {}),
+    "P.GIF": ("P", "GIF", {}),
+    "1.TIFF": ("1", "TIFF", {"compression": "group4"}),
+    "RGB.WEBP": ("RGB", "WEBP", {"lossless": True, "method": 0}),
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_a_small_file_of_a_huge_image_is_refused_before_it_is_decoded(kind, tmp_path, monkeypatch):
+    mode, file_format, options = FLAT[kind]
+    file = tmp_path / "bomb"
+    file.write_bytes(encode(Image.new(mode, (BIG, BIG)), file_format, **options))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _self: pytest.fail("it was decoded"))
+    for read in (probe, decode_rgb):
+        with pytest.raises(ValueError, match=rf"{BIG} x {BIG} pixels in {file.stat().st_size} bytes"):
+            read(file)
+
+
+def test_a_small_file_of_a_flat_image_is_accepted():
+    assert decode_rgb(encode(Image.new("P", (3840, 2160), 3), "PNG")).shape == (2160, 3840, 3)
+
+
+def test_the_size_of_a_tiffs_tiles_counts(tmp_path, monkeypatch):
+    tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: 40_000, 323: 40_000, 324: 200, 325: 100}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    file = tmp_path / "x.tif"
+    file.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(300))
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", lambda _self: pytest.fail("it was decoded"))
+    for read in (probe, decode_rgb):
+        with pytest.raises(ValueError, match="40000 x 40000 pixels"):
+            read(file)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_but_not_one_with_a_film_behind_it():
+    data = encode(picture(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ValueError, match="scans"):
+        decode_rgb(data[:-2] + 200 * data[last:-2] + b"\xff\xd9")
+    assert (decode_rgb(data + 200 * b"\xff\xda") == decode_rgb(data)).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format"),
+    [
+        ("RGB", "PNG"), ("RGBA", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("P", "PNG"), ("I;16", "PNG"),
+        ("CMYK", "TIFF"), ("I", "TIFF"), ("YCbCr", "TIFF"), ("RGB", "JPEG"),
+    ],
+)  # fmt: skip
+def test_strips_have_the_pixels_of_the_whole(mode, file_format, monkeypatch):
+    image = (
+        Image.fromarray(np.arange(WIDTH * HEIGHT, dtype=np.uint16).reshape(HEIGHT, WIDTH))
+        if mode.startswith("I")
+        else picture().convert(mode)
+    )
+    data = encode(image.convert("I") if mode == "I" else image, file_format)
+    whole = decode_rgb(data)
+    monkeypatch.setattr("fastlt.data.image.STRIP_PIXELS", 3 * WIDTH + 1)
+    assert (decode_rgb(data) == whole).all()
+    assert decode_rgb(data).flags.writeable
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    for read in (probe, decode_rgb):
+        with pytest.raises(ValueError, match=r"pipe\.jpg: got a pipe"):
+            read(pipe)
+        with pytest.raises(ValueError, match="/dev/zero: got a device"):
+            read(Path("/dev/zero"))
