@@ -150,7 +150,7 @@ def test_the_fingerprint_is_of_content_and_the_same_in_every_process():
 def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
     file = tmp_path / "some.txt"
     with pytest.raises(FileNotFoundError) as caught, replacing(file) as partial:
-        partial.read_bytes()
+        partial.rename(tmp_path / "elsewhere")
     assert caught.value.filename == str(file)
 
 
