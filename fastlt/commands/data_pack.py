@@ -30,7 +30,7 @@ class DataPack(Output):
     quality: int = 95
     """JPEG quality of re-encoded images."""
     verify: bool = False
-    """Read everything back and compare it with the checksums."""
+    """Read everything back and compare it with its sources; if ROOT is a pack, with the pack's checksums."""
     num_threads: int | None = None
     """Threads that read and re-encode; by default the number of processors, at most 16."""
 
@@ -38,7 +38,8 @@ class DataPack(Output):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt data pack`."""
     parsed = parse(DataPack, argv, "data pack")
-    from ..data.packs.read import is_pack, verify_pack
+    from ..data.packs.read import is_pack
+    from ..data.packs.verify import verify_pack
 
     if is_pack(parsed.root):
         if not parsed.verify:
@@ -75,7 +76,7 @@ def run(argv: Sequence[str]) -> None:
     say(f"{counts} images in {out} ({summary.num_bytes / 1e9:.2f} GB{kept})")
     facts = dataclasses.asdict(summary) | {"out": str(out)}
     if parsed.verify:
-        facts["num_verified"] = verify_pack(out, num_threads=parsed.num_threads)
-        say(f"verified: {facts['num_verified']:,} images")
+        facts["num_verified"] = verify_pack(out, sources=splits, num_threads=parsed.num_threads)
+        say(f"verified: {facts['num_verified']:,} images are those of their sources")
     say(f"next: fastlt train --dataset {parsed.dataset} --data-root {out}")
     write_output(parsed.json, facts)

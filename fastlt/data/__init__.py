@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from .image import ImageInfo, decode_rgb, probe
     from .inspection.summary import describe
     from .layouts.split import SplitSummary, split_folder
-    from .packs.read import open_pack, verify_pack
+    from .packs.read import open_pack
+    from .packs.verify import verify_pack
     from .packs.write import PackSummary, pack
     from .sampler import LongTailSampler
     from .sampler_arguments import effective_number_weights
@@ -50,7 +51,7 @@ _HOMES = {
     "PackSummary": "packs.write",
     "pack": "packs.write",
     "open_pack": "packs.read",
-    "verify_pack": "packs.read",
+    "verify_pack": "packs.verify",
     "LongTailSampler": "sampler",
     "effective_number_weights": "sampler_arguments",
     "SplitSummary": "layouts.split",

@@ -105,10 +105,16 @@ class LongTailedDataset:
             index: Number of the sample.
 
         Raises:
-            OSError: The file cannot be read.
+            OSError: The file cannot be read, or a packed image is damaged.
             ValueError: It is no regular file.
         """
-        return read_regular(self.path(index)) if self.images is None else self.images.read(index)
+        if self.images is None:
+            return read_regular(self.path(index))
+        try:
+            return self.images.read(index)
+        except OSError as error:
+            error.filename = str(self.path(index))
+            raise
 
     @classmethod
     def from_folder(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
 import tarfile
 import time
+import weakref
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ RECORD = np.dtype(
 
 _COMMIT_BYTES = 64 << 20
 _COMMIT_S = 2.0  # the most that a killed process loses
+_NAME = slice(0, 100)  # the name in a header
 
 
 class Item(NamedTuple):
@@ -41,54 +44,67 @@ class TarImages:
         file: The tar.
         offsets: int64 [N], where the images' bytes start.
         lengths: int64 [N], number of their bytes.
+        crc: uint32 [N], CRC-32 of their bytes, which is checked when a process first reads an image.
     """
 
     file: Path
     offsets: np.ndarray
     lengths: np.ndarray
+    crc: np.ndarray
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the open file; another process opens its own."""
-        return {"file": self.file, "offsets": self.offsets, "lengths": self.lengths}
+        """Leave out the open file and what was checked; another process does both itself."""
+        return {"file": self.file, "offsets": self.offsets, "lengths": self.lengths, "crc": self.crc}
 
     @cached_property
-    def _map(self) -> mmap.mmap:
-        with self.file.open("rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    def _descriptor(self) -> int:
+        descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    @cached_property
+    def _checked(self) -> np.ndarray:
+        return np.zeros(len(self.lengths), np.bool_)
 
     def read(self, index: int) -> bytes:
-        """Return the bytes of an image's file."""
-        start = int(self.offsets[index])
-        return self._map[start : start + int(self.lengths[index])]
+        """Return the bytes of an image's file.
 
-    def view(self, index: int) -> np.ndarray:
-        """Return the bytes of an image's file without copying them: uint8 [length]."""
-        return np.frombuffer(self._map, np.uint8, int(self.lengths[index]), int(self.offsets[index]))
+        Raises:
+            OSError: The tar cannot be read, or the image is damaged.
+        """
+        length = int(self.lengths[index])
+        # Not memory-mapped: a disk that fails would kill the process
+        content = os.pread(self._descriptor, length, int(self.offsets[index]))
+        if not self._checked[index]:
+            if len(content) != length or zlib.crc32(content) != int(self.crc[index]):
+                raise OSError(errno.EIO, "its bytes have changed since it was packed", str(self.file))
+            self._checked[index] = True
+        return content
 
 
 class TarWriter:
     """A writer that appends images to a tar, and continues where an earlier writer of the same file stopped.
 
     A journal beside the tar has one record per image. Images reach the disk before their records, so that every image
-    in the journal is complete, even after a power cut.
+    in the journal is complete, even after a power cut. Still the journal is not believed: an image is kept only if it
+    stands where the one before it ends, under its own name, and its bytes have the checksum of the record.
 
     Args:
         file: The name of the finished tar; the unfinished one has a temporary name.
+        names: The names of all images, in order.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, names: Sequence[str]) -> None:
         self._file = file
+        self._names = names
         self._partial = file.with_name(f".{file.name}.partial")
-        self._journal = file.with_name(f".{file.name}.journal")
+        self._journal = _journal(file)
         self._pending: list[np.ndarray] = []
         self._pending_bytes = 0
         self._committed_s = time.monotonic()
-        journal = self._journal.read_bytes() if self._journal.is_file() and self._partial.is_file() else b""
-        records = np.frombuffer(journal[: len(journal) // RECORD.itemsize * RECORD.itemsize], RECORD)
-        size = self._partial.stat().st_size if len(records) else 0
-        ends = _padded(records["offset"] + records["length"])
-        self.records: list[np.ndarray] = [record.copy() for record in records[: int((ends <= size).sum())]]
-        self._end = int(ends[len(self.records) - 1]) if self.records else 0
+        self._end = 0
+        self.records: list[np.ndarray] = []
+        self._take_over()
         self._stream = self._partial.open("r+b" if self.records else "wb")
         self._stream.truncate(self._end)
         self._stream.seek(self._end)
@@ -98,11 +114,31 @@ class TarWriter:
     def __len__(self) -> int:
         return len(self.records)
 
-    def append(self, name: str, item: Item) -> None:
-        """Append an image under a name."""
-        info = tarfile.TarInfo(name)
-        info.size = len(item.content)
-        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    def _take_over(self) -> None:
+        """Keep the images of an earlier writer, up to the first that is not what its record says."""
+        if not (self._journal.is_file() and self._partial.is_file()):
+            return
+        journal = self._journal.read_bytes()
+        records = np.frombuffer(journal[: len(journal) // RECORD.itemsize * RECORD.itemsize], RECORD)
+        size = self._partial.stat().st_size
+        with self._partial.open("rb") as stream:
+            for name, record in zip(self._names, records, strict=False):
+                length = int(record["length"])
+                if not 0 <= length <= size - self._end:
+                    return
+                header = member_header(name, length)
+                padding = bytes(-length % tarfile.BLOCKSIZE)
+                if record["offset"] != self._end + len(header) or stream.read(len(header)) != header:
+                    return
+                content = stream.read(length)
+                if zlib.crc32(content) != int(record["crc"]) or stream.read(len(padding)) != padding:
+                    return
+                self._end += len(header) + length + len(padding)
+                self.records.append(record.copy())
+
+    def append(self, item: Item) -> None:
+        """Append the next image."""
+        header = member_header(self._names[len(self.records)], len(item.content))
         record = np.zeros((), RECORD)
         record["offset"], record["length"] = self._end + len(header), len(item.content)
         record["crc"] = zlib.crc32(item.content)
@@ -137,7 +173,7 @@ class TarWriter:
     def place(self) -> None:
         """Give a finished tar its final name, and remove the journal."""
         self._partial.replace(self._file)
-        self._journal.unlink(missing_ok=True)
+        discard_journal(self._file)
 
     def close(self) -> None:
         """Keep what was appended, so that another writer can continue."""
@@ -148,18 +184,30 @@ class TarWriter:
                 self._stream.close()
 
 
-def _padded(ends: np.ndarray) -> np.ndarray:
-    return -(-ends // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+def member_header(name: str, length: int) -> bytes:
+    """Return what stands before the bytes of a file in a tar."""
+    info = tarfile.TarInfo(name)
+    info.size = length
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def journal_length(file: Path) -> int:
     """Return the number of images that an unfinished tar has so far."""
-    journal = file.with_name(f".{file.name}.journal")
+    journal = _journal(file)
     return journal.stat().st_size // RECORD.itemsize if journal.is_file() else 0
 
 
-def damage(file: Path, record: np.ndarray) -> str | None:
-    """Check an image in a tar by its header and CRC-32; return what is wrong, or None."""
+def discard_journal(file: Path) -> None:
+    """Remove the journal of a finished tar, if there is one."""
+    _journal(file).unlink(missing_ok=True)
+
+
+def _journal(file: Path) -> Path:
+    return file.with_name(f".{file.name}.journal")
+
+
+def damage(file: Path, record: np.ndarray | np.void, name: str) -> str | None:
+    """Check an image in a tar by its header, its name and its CRC-32; return what is wrong, or None."""
     with file.open("rb") as stream:
         start, length = int(record["offset"]), int(record["length"])
         stream.seek(start - tarfile.BLOCKSIZE)
@@ -170,6 +218,8 @@ def damage(file: Path, record: np.ndarray) -> str | None:
         return f"its header is damaged ({error})"
     if info.size != length:
         return f"its header says {info.size} bytes, expected {length}"
+    if header[_NAME] != member_header(name, length)[-tarfile.BLOCKSIZE :][_NAME]:
+        return f"its header says {info.name}"
     if len(content) != length or zlib.crc32(content) != int(record["crc"]):
         return "its bytes have changed"
     return None

@@ -78,7 +78,7 @@ def find_duplicates(
         split, index = images[at]
         dataset = splits[split]
         if dataset.images is not None:
-            return hashlib.sha256(dataset.images.view(index)[:_HEAD_BYTES].tobytes()).digest()
+            return hashlib.sha256(dataset.read(index)[:_HEAD_BYTES]).digest()
         with dataset.path(index).open("rb", buffering=0) as file:
             return hashlib.sha256(file.read(_HEAD_BYTES)).digest()
 

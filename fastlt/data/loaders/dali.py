@@ -180,7 +180,10 @@ class NativeFiles:
     def encoded(self, index: int) -> np.ndarray:
         """Return the bytes that DALI decodes for a sample: uint8 [*]."""
         if self._dataset.images is not None and self._dataset.native[index]:
-            return self._dataset.images.view(index)
+            try:
+                return np.frombuffer(self._dataset.images.read(index), np.uint8)
+            except OSError:
+                return np.zeros(1, np.uint8)  # stops the pipeline, and the loader then looks for what is broken
         return np.fromfile(self.path(index), np.uint8)
 
     def _png(self, index: int) -> Path:

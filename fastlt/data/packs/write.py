@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...files import check_empty, replacing
+from ...files import check_empty, owned, replacing, sweep
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
-from ..image import decode_rgb
-from ..tar import RECORD, Item, TarWriter
-from .read import FORMAT, MANIFEST, Packing, read_manifest
+from ..tar import RECORD, Item, TarWriter, damage, discard_journal
+from .items import make_item, member_names
+from .manifest import (
+    MANIFEST,
+    Manifest,
+    PackedSplit,
+    Packing,
+    check_index,
+    index_hash,
+    member_list,
+    read_index,
+    read_manifest,
+    write_manifest,
+)
 
 _AHEAD = 4  # images per thread that are read ahead of the thread that writes
 
@@ -69,7 +78,8 @@ def pack(
         What was written.
 
     Raises:
-        ValueError: `out` holds another pack or something else, or a number is out of range.
+        ValueError: `out` holds another pack or something else, another process writes to it, or a number is out of
+            range.
         OSError: An image cannot be read, `out` cannot be written, or the disk is full.
     """
     if short_side is not None and short_side < 8:
@@ -125,88 +135,118 @@ def write_pack(
         skipped: Files left out because they are not complete images, by split.
         num_threads: Threads that make images.
         progress: Called with the number of images done since its last call.
+
+    Raises:
+        ValueError: `out` holds another pack or something else, or another process writes to it.
     """
-    manifest = _claim(out, packing, {name: len(members) for name, members in names.items()})
-    tell = progress or (lambda count: None)
-    num_kept = 0
-    threads = resolve_threads(num_threads)
-    for name, members in names.items():
-        tar, index = out / f"{name}.tar", out / f"{name}.npz"
-        if not (index.is_file() and tar.is_file()):
-            index.unlink(missing_ok=True)
-            with contextlib.closing(TarWriter(tar)) as writer, ThreadPoolExecutor(threads) as pool:
-                num_kept += len(writer)
-                tell(len(writer))
-                pending = range(len(writer), len(members))
-                for at, item in zip(pending, _made_ahead(makers[name], pending, pool, _AHEAD * threads), strict=True):
-                    writer.append(members[at], item)
-                    tell(1)
-                records = writer.finish()
-                _write_index(out, name, members, labels[name], records)
-                writer.place()
-        else:
-            num_kept += len(members)
-            tell(len(members))
-        with np.load(index, allow_pickle=False) as arrays:
-            checksums = arrays["crc"]
-        manifest["splits"][name] = {
-            "num_images": len(members),
-            "num_skipped": (skipped or {}).get(name, 0),
-            "num_bytes": tar.stat().st_size,
-            "fingerprint": _fingerprint(packing, name, checksums),
-        }
-        _write_manifest(out, manifest)
-    manifest |= {"complete": True, "class_names": list(class_names)}
-    _write_manifest(out, manifest)
+    if out.exists() and not out.is_dir():
+        check_empty("--out", out)
+    with owned(out):
+        sweep(out)
+        manifest = _claim(out, packing, {name: len(members) for name, members in names.items()})
+        tell = progress or (lambda count: None)
+        num_kept = 0
+        for name, members in names.items():
+            tar = out / f"{name}.tar"
+            index = _finished_index(out, name, manifest, members, labels[name])
+            if index is None:
+                manifest = _open_again(out, name, manifest)
+                with contextlib.closing(TarWriter(tar, members)) as writer:
+                    num_kept += len(writer)
+                    tell(len(writer))
+                    _append_all(writer, len(members), makers[name], tell, num_threads=num_threads)
+                    index = _write_index(out, name, members, labels[name], writer.finish())
+                    writer.place()
+            else:
+                num_kept += len(members)
+                tell(len(members))
+                discard_journal(tar)
+            packed = PackedSplit(
+                num_images=len(members),
+                num_skipped=(skipped or {}).get(name, 0),
+                num_bytes=tar.stat().st_size,
+                fingerprint=_fingerprint(packing, name, index["crc"]),
+                index=index_hash(index),
+            )
+            manifest = replace(manifest, splits={**manifest.splits, name: packed})
+            write_manifest(out, manifest)
+        manifest = replace(manifest, complete=True, class_names=tuple(class_names))
+        write_manifest(out, manifest)
     return PackSummary(
         out=out,
         num_images={name: len(members) for name, members in names.items()},
         num_kept=num_kept,
-        num_bytes=sum(split["num_bytes"] for split in manifest["splits"].values()),
+        num_bytes=sum(split.num_bytes for split in manifest.splits.values()),
     )
 
 
-def make_item(dataset: LongTailedDataset, index: int, *, short_side: int | None, quality: int) -> Item:
-    """Return an image of a data set in the form to pack.
+def _claim(out: Path, packing: Packing, planned: dict[str, int]) -> Manifest:
+    """Record what `out` will hold, or check that an interrupted call recorded the same."""
+    if (out / MANIFEST).is_file():
+        manifest = read_manifest(out)
+        if not manifest.is_of(packing):
+            raise ValueError(
+                f"--out: got {out}, which holds a pack of other data or settings; give another folder, or remove it"
+            )
+        return manifest
+    check_empty("--out", out)
+    manifest = Manifest(**packing.to_json(), complete=False, planned=planned, splits={})
+    write_manifest(out, manifest)
+    return manifest
 
-    A larger image is resized as by the evaluation transform, so that only the re-encoding can change accuracies. An
-    image that cannot be decoded is kept as it is; the loaders replace it, as in an unpacked set.
+
+def _finished_index(
+    out: Path, name: str, manifest: Manifest, members: Sequence[str], labels: np.ndarray
+) -> dict[str, np.ndarray] | None:
+    """Return the index of a split that an earlier call has packed, or None.
+
+    A split that is not in the manifest with its hash is read again: two processes of an earlier version may have
+    written to it at once.
     """
-    from PIL import Image
-
-    content = dataset.read(index)
-    width, height = dataset.sizes[index].tolist()
-    native = bool(dataset.native[index])
-    short, long = min(width, height), max(width, height)
-    if short_side is None or short <= short_side:
-        return Item(content, width, height, native)
+    tar = out / f"{name}.tar"
+    if not tar.is_file():
+        return None
+    num_bytes = tar.stat().st_size
     try:
-        pixels = decode_rgb(content)
-    except ValueError:
-        return Item(content, width, height, native)
-    other = int(short_side * long / short)
-    size = (other, short_side) if width >= height else (short_side, other)
-    file = io.BytesIO()
-    Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR).save(file, "JPEG", quality=quality)
-    return Item(file.getvalue(), *size, True)
+        index = read_index(out, name)
+        check_index(index, num_images=len(members), num_bytes=num_bytes, num_classes=int(labels.max(initial=0)) + 1)
+    except (ValueError, FileNotFoundError):
+        return None
+    if member_list(index) != tuple(members) or not np.array_equal(index["labels"], labels):
+        return None
+    packed = manifest.splits.get(name)
+    if packed is not None and (packed.num_bytes, packed.index) == (num_bytes, index_hash(index)):
+        return index
+    records = np.zeros(len(members), RECORD)
+    records["offset"], records["length"], records["crc"] = index["offsets"], index["lengths"], index["crc"]
+    sound = all(damage(tar, record, member) is None for record, member in zip(records, members, strict=True))
+    return index if sound else None
 
 
-def member_names(dataset: LongTailedDataset, *, reencoded: bool) -> list[str]:
-    """Return names for a data set's images in a tar: their paths, made unique and safe to extract."""
-    names = []
-    seen: dict[str, int] = {}
-    for path in dataset.paths:
-        name = "/".join("_" if part == ".." else part for part in path.split("/") if part not in ("", "."))
-        stem, dot, suffix = name.rpartition(".")
-        if reencoded and suffix.lower() not in ("jpg", "jpeg"):
-            name, stem, dot, suffix = f"{name}.jpg", name, ".", "jpg"
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        if count:
-            name = f"{stem}~{count}{dot}{suffix}"
-            seen[name] = 1
-        names.append(name)
-    return names
+def _open_again(out: Path, name: str, manifest: Manifest) -> Manifest:
+    """Take a split that has to be packed, or packed again, out of the manifest, and remove its index."""
+    if name in manifest.splits or manifest.complete:
+        others = {key: split for key, split in manifest.splits.items() if key != name}
+        manifest = replace(manifest, complete=False, class_names=(), splits=others)
+        write_manifest(out, manifest)
+    (out / f"{name}.npz").unlink(missing_ok=True)
+    return manifest
+
+
+def _append_all(
+    writer: TarWriter,
+    num_images: int,
+    make: Callable[[int], Item],
+    tell: Callable[[int], None],
+    *,
+    num_threads: int | None,
+) -> None:
+    """Append the images that a writer does not have yet."""
+    threads = resolve_threads(num_threads)
+    with ThreadPoolExecutor(threads) as pool:
+        for item in _made_ahead(make, range(len(writer), num_images), pool, _AHEAD * threads):
+            writer.append(item)
+            tell(1)
 
 
 def _made_ahead(make: Callable[[int], Item], pending: range, pool: ThreadPoolExecutor, depth: int) -> Iterator[Item]:
@@ -224,22 +264,26 @@ def _made_ahead(make: Callable[[int], Item], pending: range, pool: ThreadPoolExe
             future.cancel()
 
 
-def _write_index(out: Path, name: str, members: Sequence[str], labels: np.ndarray, records: np.ndarray) -> None:
+def _write_index(
+    out: Path, name: str, members: Sequence[str], labels: np.ndarray, records: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Write the list and the index of a split; return the index."""
     assert records.dtype == RECORD
+    index: dict[str, Any] = {
+        "offsets": records["offset"],
+        "lengths": records["length"],
+        "crc": records["crc"],
+        "sizes": np.stack([records["width"], records["height"]], axis=1),
+        "native": records["native"],
+        "labels": labels.astype(np.int64),
+        "names": np.frombuffer("\0".join(members).encode("utf-8", "surrogateescape"), np.uint8),
+    }
     with replacing(out / f"{name}.txt") as partial:
         lines = (f"{member} {label}\n" for member, label in zip(members, labels.tolist(), strict=True))
         partial.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     with replacing(out / f"{name}.npz") as partial, partial.open("wb") as stream:
-        np.savez(
-            stream,
-            offsets=records["offset"],
-            lengths=records["length"],
-            crc=records["crc"],
-            sizes=np.stack([records["width"], records["height"]], axis=1),
-            native=records["native"],
-            labels=labels.astype(np.int64),
-            names=np.frombuffer("\0".join(members).encode("utf-8", "surrogateescape"), np.uint8),
-        )
+        np.savez(stream, **index)
+    return index
 
 
 def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
@@ -249,24 +293,3 @@ def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
     digest = hashlib.sha256(f"{packing.sources[name]}\n{packing.short_side}\n{packing.quality}\n".encode())
     digest.update(checksums.tobytes())
     return digest.hexdigest()
-
-
-def _claim(out: Path, packing: Packing, num_images: dict[str, int]) -> dict[str, Any]:
-    """Record what `out` will hold, or check that an interrupted call recorded the same."""
-    fields = packing.to_json()
-    if (out / MANIFEST).is_file():
-        manifest = read_manifest(out)
-        if any(manifest.get(key) != value for key, value in fields.items()):
-            raise ValueError(
-                f"--out: got {out}, which holds a pack of other data or settings; give another folder, or remove it"
-            )
-        return manifest
-    check_empty("--out", out)
-    manifest = {"format": FORMAT, "complete": False, **fields, "planned": num_images, "splits": {}}
-    _write_manifest(out, manifest)
-    return manifest
-
-
-def _write_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    with replacing(out / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")

@@ -15,7 +15,8 @@ from ...runtime.cache import cache_dir
 from ...runtime.log import log
 from ..dataset import LongTailedDataset
 from ..inspection.verification import Check, Verification, check_count, verify_pack
-from ..packs.read import Packing, is_pack, open_pack
+from ..packs.manifest import Packing
+from ..packs.read import is_pack, open_pack
 from ..packs.write import write_pack
 from ..synthetic.published_shape import Shape
 from ..tar import Item

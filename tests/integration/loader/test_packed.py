@@ -117,6 +117,24 @@ def test_an_image_of_a_pack_that_cannot_be_decoded_is_replaced_as_in_a_folder(
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_image_whose_bytes_have_changed_since_it_was_packed_is_replaced(
+    backend: str, splits: dict[str, LongTailedDataset], tmp_path: Path, open_train: Callable[..., Any]
+) -> None:
+    pack(splits, tmp_path / "pack")
+    tar = tmp_path / "pack" / "train.tar"
+    content = bytearray(tar.read_bytes())
+    with np.load(tmp_path / "pack" / "train.npz") as index:
+        content[index["offsets"][3] + index["lengths"][3] // 2] ^= 1  # still decodes, to other pixels
+    tar.write_bytes(content)
+    with open_train(open_splits(tmp_path / "pack")["train"], backend) as loader:
+        ids = np.concatenate([batch.ids for batch in loader])
+        assert [(each.path, each.reason) for each in loader.replaced] == [
+            (splits["train"].paths[3], "its bytes have changed since it was packed")
+        ]
+    assert 3 not in ids
+
+
 def test_smaller_images_have_the_short_side_and_nearly_the_same_picture(
     splits: dict[str, LongTailedDataset], tmp_path: Path
 ) -> None:
@@ -174,20 +192,21 @@ def test_an_interrupted_pack_is_said_to_be_one_and_goes_on_where_it_stopped(
 
 
 def test_a_record_whose_image_is_not_on_the_disk_is_not_believed(tmp_path: Path) -> None:
-    writer = TarWriter(tmp_path / "a.tar")
+    names = ["0.jpg", "1.jpg", "2.jpg"]
+    writer = TarWriter(tmp_path / "a.tar", names)
     for number in range(3):
-        writer.append(f"{number}.jpg", Item(bytes([number]) * 700, 1, 1, True))
+        writer.append(Item(bytes([number]) * 700, 1, 1, True))
     writer.close()
     partial = tmp_path / ".a.tar.partial"
     with partial.open("r+b") as tar:
         tar.truncate(partial.stat().st_size - 1)
-    writer = TarWriter(tmp_path / "a.tar")
+    writer = TarWriter(tmp_path / "a.tar", names)
     assert len(writer) == 2
-    writer.append("2.jpg", Item(b"\2" * 700, 1, 1, True))
+    writer.append(Item(b"\2" * 700, 1, 1, True))
     writer.finish()
     writer.place()
     with tarfile.open(tmp_path / "a.tar") as tar:
-        assert tar.getnames() == ["0.jpg", "1.jpg", "2.jpg"]
+        assert tar.getnames() == names
 
 
 def test_damage_is_found_and_named(splits: dict[str, LongTailedDataset], tmp_path: Path) -> None:
