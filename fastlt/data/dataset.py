@@ -143,7 +143,8 @@ class LongTailedDataset:
 
         Raises:
             FileNotFoundError: No such folder, or no class folder in it.
-            ValueError: A class without an image, or a class folder that is not among `class_folders`.
+            ValueError: A class without an image, a class folder that is not among `class_folders`, or a folder that
+                links make a part of two classes.
 
         Example:
             >>> import tempfile

@@ -36,7 +36,10 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         elif place.is_file():
             files.append(place)
         else:
-            raise FileNotFoundError(f"{flag}: got {place}, which does not exist; expected images or folders")
+            state, kind = (
+                ("is no regular file", ValueError) if place.exists() else ("does not exist", FileNotFoundError)
+            )
+            raise kind(f"{flag}: got {place}, which {state}; expected images or folders")
     shown = name_some(places, 3)
     if not files:
         raise ValueError(f"{flag}: got {shown} without an image; expected .jpg, .png or other image files")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,27 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Suffixes by which a file in a class folder counts as an image; indexing checks what it really holds."""
 
+Identity = tuple[int, int]
+"""A folder's device and inode, the same under all its names."""
+
 _OTHER_NAMES = {"val": ("valid", "validation")}
 
 
 def list_folder(
-    folder: Path, *, class_folders: tuple[str, ...] | None = None, class_names: tuple[str, ...] | None = None
+    folder: Path,
+    *,
+    class_folders: tuple[str, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
+    apart: Iterable[Path] = (),
 ) -> Listing:
-    """List a folder of class folders; `LongTailedDataset.from_folder` states the arguments and errors."""
+    """List a folder of class folders; `LongTailedDataset.from_folder` states the arguments and errors.
+
+    Args:
+        folder: As for `from_folder`.
+        class_folders: As for `from_folder`.
+        class_names: As for `from_folder`.
+        apart: As for `list_classes`.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected one that holds a folder a class")
     present = subfolders(folder)
@@ -49,8 +63,7 @@ def list_folder(
         )
     paths: list[str] = []
     counts = []
-    for name in class_folders:
-        files, num_ignored = list_images(folder / name)
+    for name, (files, num_ignored) in zip(class_folders, list_classes(folder, class_folders, apart), strict=True):
         paths.extend(f"{name}/{file}" for file in files)
         counts.append(len(files))
         if not files and num_ignored:
@@ -68,20 +81,84 @@ def list_folder(
     )
 
 
-def list_images(folder: Path) -> tuple[list[str], int]:
-    """List the images below a folder, sorted and relative to it; count its other files. Hidden files are left out."""
+def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ()) -> list[tuple[list[str], int]]:
+    """List the images of class folders; no folder may count for two classes, as links can make it do.
+
+    Args:
+        folder: Holds the class folders.
+        names: The class folders; one that does not exist has no image.
+        apart: Other folders that none of them may contain, as those of other splits.
+
+    Returns:
+        What `list_images` returns for each class.
+
+    Raises:
+        ValueError: A folder is reached as a part of two classes, or from a class folder that it holds.
+    """
+    classes: dict[Identity, Path] = {}
+    for place in (folder, *(folder / name for name in names)):
+        if place.is_dir():
+            _claim(place, classes)
+    taken = {_identity(place): place for place in apart} | classes
+    return [list_images(folder / name, taken) for name in names]
+
+
+def list_images(folder: Path, taken: dict[Identity, Path] | None = None) -> tuple[list[str], int]:
+    """List the images below a folder, sorted and relative to it; count its other files. Hidden files are left out.
+
+    A folder that links reach again counts once.
+
+    Args:
+        folder: The folder; one that does not exist has no image.
+        taken: Folders that may not be reached from it; those that are reached are added.
+
+    Raises:
+        ValueError: One of the folders that are taken is reached.
+        OSError: A folder cannot be read.
+    """
     images: list[str] = []
     num_ignored = 0
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    if not folder.is_dir():
+        return images, num_ignored
+    taken = {} if taken is None else taken
+    seen = {_identity(folder): folder}
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         relative = Path(parent).relative_to(folder).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
+        names, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
+        for name in names:
+            place = folder / f"{prefix}{name}"
+            if _identity(place) not in seen:
+                _claim(place, taken)
+                seen[_identity(place)] = place
+                folders.append(name)
         for name in sorted(files):
             if _is_image(name):
                 images.append(prefix + name)
             elif not name.startswith("."):
                 num_ignored += 1
     return images, num_ignored
+
+
+def _claim(place: Path, taken: dict[Identity, Path]) -> None:
+    """Add a folder to those that are taken.
+
+    Raises:
+        ValueError: It is one of them, perhaps under another name.
+    """
+    if (other := taken.setdefault(_identity(place), place)) is not place:
+        raise ValueError(
+            f"{place}: got the same folder as {other}; expected every folder in one class only; remove the link"
+        )
+
+
+def _identity(place: Path) -> Identity:
+    status = place.stat()
+    return status.st_dev, status.st_ino
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave out what it cannot read
 
 
 def count_images(folder: Path) -> int:
@@ -125,9 +202,14 @@ def _find(root: Path) -> dict[str, Path]:
 
 
 def _read(source: Path, root: Path, train: Listing | None) -> Listing:
+    apart = [place for other in _find(root).values() if not other.samefile(source) for place in _with_subfolders(other)]
     if train is None:
-        return list_folder(source)
-    return list_folder(source, class_folders=train.keys, class_names=train.class_names)
+        return list_folder(source, apart=apart)
+    return list_folder(source, class_folders=train.keys, class_names=train.class_names, apart=apart)
+
+
+def _with_subfolders(folder: Path) -> list[Path]:
+    return [folder, *(folder / name for name in subfolders(folder))]
 
 
 def _explain_no_val(train: Path) -> str:

@@ -12,7 +12,7 @@ from ...config import check_range
 from ...files import replacing
 from ...runtime.log import log, name_some
 from ..index import index_files
-from .folders import list_images, subfolders
+from .folders import list_classes, subfolders
 from .lists import ROOT_POINTER
 
 
@@ -123,7 +123,7 @@ def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
         raise ValueError(f"{root}: got a train folder; expected class folders only; give one that is not split")
     if not classes:
         raise ValueError(f"{root}: got no folder in it; expected a folder a class, {root}/<class>/<image>")
-    return classes, [list_images(root / name)[0] for name in classes]
+    return classes, [images for images, _ in list_classes(root, classes)]
 
 
 def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
