@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from .config import METHODS, RebalanceConfig, TrainConfig
+from .evaluation.classifier import MODEL, RESULTS
 from .evaluation.results import Result, Results
-from .files import read_json, replacing, write_json
+from .files import owned, read_json, replacing_set, write_json
 from .rebalancing import rebalance
 from .rebalancing.run import read_results
 from .recipes import recipe
@@ -52,7 +53,8 @@ def reproduce(
         The table.
 
     Raises:
-        ValueError, FileNotFoundError: Data or settings cannot be used, or `out` was begun with other settings.
+        ValueError, FileNotFoundError: Data or settings cannot be used, `out` was begun with other settings, or another
+            process works in it.
         InterruptedTrainingError: A signal arrived; the same command continues.
         SystemExit: One of several processes ended early; its own message says why.
     """
@@ -66,24 +68,25 @@ def reproduce(
     if has_processes(base):
         check_gpus(base)
         check_shares(base, distributed.World(size=base.gpus or 1))
-    rows: list[Result] = []
-    jobs = [(seed, sampling) for seed in seeds for sampling in samplings]
-    for number, (seed, sampling) in enumerate(jobs, 1):
-        log.info("reproduce %d of %d: %s sampling, seed %d", number, len(jobs), sampling.replace("_", "-"), seed)
-        run = trained_run(dataclasses.replace(base, sampling=sampling, seed=seed), out, console)
-        rows += rebalanced_results(run, dataclasses.replace(stage2, method="all", seed=seed))
-    results = Results(tuple(rows))
-    reproduction = Reproduction(
-        base=base,
-        seeds=tuple(seeds),
-        rows=tuple(tabulate(results, samplings, base)),
-        finding=finding(results, samplings),
-        results=results,
-    )
-    for name, text in (("table.md", reproduction.markdown()), ("table.csv", reproduction.csv())):
-        with replacing(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    write_json(out / "results.json", reproduction.to_json())
+    with owned(out):
+        rows: list[Result] = []
+        jobs = [(seed, sampling) for seed in seeds for sampling in samplings]
+        for number, (seed, sampling) in enumerate(jobs, 1):
+            log.info("reproduce %d of %d: %s sampling, seed %d", number, len(jobs), sampling.replace("_", "-"), seed)
+            run = trained_run(dataclasses.replace(base, sampling=sampling, seed=seed), out, console)
+            rows += rebalanced_results(run, dataclasses.replace(stage2, method="all", seed=seed))
+        results = Results(tuple(rows))
+        reproduction = Reproduction(
+            base=base,
+            seeds=tuple(seeds),
+            rows=tuple(tabulate(results, samplings, base)),
+            finding=finding(results, samplings),
+            results=results,
+        )
+        with replacing_set(out / "results.json") as folder:
+            for name, text in (("table.md", reproduction.markdown()), ("table.csv", reproduction.csv())):
+                (folder / name).write_text(text, encoding="utf-8")
+            write_json(folder / "results.json", reproduction.to_json())
     return reproduction
 
 
@@ -135,12 +138,17 @@ def settings_by_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
 
 
 def is_current(run: Run, config: RebalanceConfig) -> bool:
-    """Return whether the run has a classifier with these settings, made from its current weights."""
+    """Return whether the run has a classifier with these settings, whole and made from its current weights."""
     folder, weights = run.method(config.method), run.checkpoint("best")
-    files = (folder / "config.json", folder / "results.json", folder / "model.safetensors")
+    files = (folder / "config.json", folder / RESULTS, folder / MODEL)
     if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in files):
         return False
-    stored = read_json(files[0])
+    try:
+        stored = read_json(files[0])
+        Results.read(files[1])
+    except ValueError as error:
+        log.warning("%s: the classifier is made again", error)
+        return False
     ignored = {"device", "loader", "num_threads", "force"}
     return all(stored.get(key) == json_value(value) for key, value in config.to_json().items() if key not in ignored)
 

@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .files import contents, making, owned, read_json, sweep, write_json
 from .files.owning import locked
 from .files.writing import partial_name
+from .runtime.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -298,13 +299,16 @@ def begin_unused(path: Path, config: TrainConfig, data: Mapping[str, Any]) -> Pa
 
 
 def point_last_at(path: Path) -> None:
-    """Point `runs/last` at `path`, atomically."""
+    """Point `runs/last` at `path`, atomically; a folder that cannot be written costs the link, not the run."""
     last = RUNS / LAST
-    with locked(RUNS / f".{LAST}.lock", shown=last, wait=True):
-        sweep(RUNS, LAST)
-        temporary = partial_name(last)
-        temporary.symlink_to(os.path.relpath(path.resolve(), RUNS.resolve()), target_is_directory=True)
-        temporary.replace(last)
+    try:
+        with locked(RUNS / f".{LAST}.lock", shown=last, wait=True):
+            sweep(RUNS, LAST)
+            temporary = partial_name(last)
+            temporary.symlink_to(os.path.relpath(path.resolve(), RUNS.resolve()), target_is_directory=True)
+            temporary.replace(last)
+    except OSError as error:
+        log.warning("%s does not point at %s (%s): name the run in later commands", last, path, error.strerror)
 
 
 def stamp() -> str:

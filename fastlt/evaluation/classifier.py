@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..checkpoints import native
 from ..config import METHODS
 from ..features.store import FeatureStore
-from ..files import replacing
+from ..files import deciphering, read_arrays, replacing
+from ..files.reading import convert
 from ..models import HEAD, LinearHead
 from ..run import Run
 from .predictions import Predictions, predict
 
 # Shapes: N samples, C classes.
 
-FOLDS = "folds.npz"
+MODEL, RESULTS, FOLDS = "model.safetensors", "results.json", "folds.npz"
+"""The files of a rebalanced classifier; the results come last and mark it as whole."""
+EVALUATION = "evaluation.json"
+EVALUATED = (EVALUATION, "per_class.*.csv", "per_class.*.json")
+"""What `fastlt evaluate` writes about a classifier."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,46 +74,102 @@ def joint_classifier(store: FeatureStore) -> Classifier:
 
 
 def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method") -> Classifier:
-    """Read a classifier of a run: the joint one, or a rebalanced one from its checkpoint.
+    """Read a classifier of a run: the joint one, or a rebalanced one from its folder.
 
     Raises:
         FileNotFoundError: The run has no classifier of that method.
-        ValueError: It was made from other weights, or cannot be read.
+        ValueError: It was made from other weights, its making was interrupted, or it cannot be read.
     """
     if method == "joint":
         return joint_classifier(store)
-    folder = store.run.method(method)
-    path = folder / "model.safetensors"
-    again = f"fastlt rebalance {store.run.path} --method {method}"
+    path = store.run.method(method) / MODEL
+    again = f"make it again with: fastlt rebalance {store.run.path} --method {method}"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{flag}: got {method}, but {store.run.path} has no {method} classifier yet; make it with: {again}"
+            f"{flag}: got {method}, but {store.run.path} has no {method} classifier yet; make it with: fastlt "
+            f"rebalance {store.run.path} --method {method}"
         )
-    tensors, metadata = native.load(path)
-    if metadata.get("weights") != store.weights_hash:
-        raise ValueError(
-            f"{path}: got a classifier of other weights than {store.checkpoint}; make it again with: {again}"
-        )
-    if f"{HEAD}.weight" not in tensors:
-        raise ValueError(f"{path}: got no fc.weight; expected a classifier of this run; make it again with: {again}")
-    prior = metadata.get("prior")
+    with whole(path.with_name(RESULTS), again):
+        tensors, metadata = native.load(path)
+        with deciphering(path, expected="a classifier of this run", remedy=again):
+            record = convert(metadata, ClassifierRecord)
+        if record.weights != store.weights_hash:
+            raise ValueError(f"{path}: got a classifier of other weights than {store.checkpoint}; {again}")
+        held_out = read_held_out(path.parent, remedy=again) if record.selected_on == "folds" else None
     return Classifier(
         method=method,
-        head=LinearHead(tensors[f"{HEAD}.weight"], tensors.get(f"{HEAD}.bias")),
+        head=read_head(path, tensors, store, again),
         # Live training and --reestimate-batch-norm change the backbone
-        store=store.with_backbone(tensors, method, backbone_hash=metadata.get("backbone")),
+        store=store.with_backbone(tensors, method, backbone_hash=record.backbone),
         path=path,
-        params=metadata.get("params", {}),
-        selected_on=metadata.get("selected_on"),
-        selection=metadata.get("selection"),
-        prior=None if prior is None else np.array(prior),
-        held_out=read_held_out(folder) if metadata.get("selected_on") == "folds" else None,
+        params=record.params,
+        selected_on=record.selected_on,
+        selection=record.selection,
+        prior=None if record.prior is None else np.array(record.prior),
+        held_out=held_out,
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassifierRecord:
+    """What a rebalanced classifier's checkpoint says about it; `Classifier` explains the fields."""
+
+    weights: str = ""
+    backbone: str | None = None
+    params: dict[str, Any] = dataclasses.field(default_factory=dict)
+    selected_on: str | None = None
+    selection: str | None = None
+    prior: list[float] | None = None
+
+
+@contextlib.contextmanager
+def whole(mark: Path, again: str) -> Iterator[None]:
+    """Read a classifier's folder inside a block.
+
+    Raises:
+        ValueError: It lacks its mark, the results that are written last, or another process writes it meanwhile.
+    """
+
+    def version() -> tuple[int, int] | None:
+        try:
+            found = mark.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    before = version()
+    if before is None:
+        raise ValueError(
+            f"{mark.parent}: got no {mark.name}, so its making was interrupted or is under way; expected a whole "
+            f"classifier; {again}"
+        )
+    yield
+    if version() != before:
+        raise ValueError(
+            f"{mark.parent}: got a classifier that another process writes at this moment; expected one at rest; run "
+            "the command again"
+        )
+
+
+def read_head(path: Path, tensors: Mapping[str, Tensor], store: FeatureStore, again: str) -> LinearHead:
+    """Return the linear head among a checkpoint's tensors.
+
+    Raises:
+        ValueError: There is none, or it is not of the shape of the run's own.
+    """
+    name = f"{HEAD}.weight"
+    expected = list(store.tensors[name].shape)
+    shapes = [list(tensors[key].shape) for key in (name, f"{HEAD}.bias") if key in tensors]
+    if name not in tensors or shapes not in ([expected], [expected, expected[:1]]):
+        raise ValueError(
+            f"{path}: got a last layer of {shapes}; expected {expected}, as in {store.checkpoint}; {again}"
+        )
+    return LinearHead(tensors[name], tensors.get(f"{HEAD}.bias"))
+
+
 def methods_of(run: Run) -> list[str]:
-    """Return the methods of a run's rebalanced classifiers."""
-    return [name for name in METHODS if (run.method(name) / "model.safetensors").is_file()]
+    """Return the methods of a run's rebalanced classifiers, also of those whose making was interrupted."""
+    return [name for name in METHODS if (run.method(name) / MODEL).is_file()]
 
 
 def default_method(run: Run, method: str = "") -> str:
@@ -123,30 +186,22 @@ def default_method(run: Run, method: str = "") -> str:
     return method or (methods[0] if methods else "joint")
 
 
-def write_held_out(folder: Path, predictions: Predictions | None) -> None:
-    """Write the folds' predictions of val beside a classifier, or remove those of an earlier one."""
-    path = folder / FOLDS
-    if predictions is None:
-        path.unlink(missing_ok=True)
-        return
-    with replacing(path) as temporary, temporary.open("wb") as file:
+def write_held_out(folder: Path, predictions: Predictions) -> None:
+    """Write the folds' predictions of val beside a classifier."""
+    with replacing(folder / FOLDS) as temporary, temporary.open("wb") as file:
         np.savez(file, **predictions._asdict())
 
 
-def read_held_out(folder: Path) -> Predictions | None:
-    """Read the folds' predictions of val; None where there are none.
+def read_held_out(folder: Path, *, remedy: str) -> Predictions:
+    """Read the folds' predictions of val.
 
     Raises:
+        FileNotFoundError: There are none.
         ValueError: The file is damaged.
     """
-    path = folder / FOLDS
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path) as arrays:
-            return Predictions(**arrays)
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: got a damaged file; expected the predictions of folds; delete it, and make the "
-            "classifier again with fastlt rebalance"
-        ) from error
+    kinds = {"labels": "<i8", "classes": "<i8", "confidences": "<f8", "log_likelihoods": "<f8"}
+    arrays = read_arrays(folder / FOLDS, kinds, remedy=remedy)
+    if len({array.shape for array in arrays.values()}) > 1 or arrays["labels"].ndim != 1:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise ValueError(f"{folder / FOLDS}: got {shapes}; expected one number each for every image; {remedy}")
+    return Predictions(**arrays)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..config import EvaluateConfig
 from ..features.store import FeatureStore
-from ..files import write_json
+from ..files import replacing_set, write_json
 from ..metrics import (
     class_hits,
     class_mean_intervals,
@@ -24,7 +24,7 @@ from ..metrics import (
 from ..run import Run
 from ..runtime.device import resolve_device
 from .calibration import calibration_errors
-from .classifier import Classifier, methods_of, open_classifier
+from .classifier import EVALUATION, Classifier, methods_of, open_classifier
 from .per_class import class_rows, write_class_table
 from .prior import read_target
 from .results import Accuracy, Comparison, Result, Results
@@ -152,22 +152,22 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
 def write(classifier: Classifier, results: Results, splits: Iterable[str]) -> None:
     """Write the results and the per-class tables of one classifier beside it."""
     run, method = classifier.store.run, classifier.method
-    folder = run.method(method)
     selected = Results(
         tuple(row for row in results if row.method == method),
         tuple(comparison for comparison in results.comparisons if comparison.method == method),
     )
-    write_json(folder / "evaluation.json", selected.to_json())
-    for split in splits:
-        predictions = classifier.predictions(split)
-        rows = class_rows(
-            predictions.classes,
-            predictions.labels,
-            class_names=run.data["class_names"],
-            class_counts=run.data["class_counts"],
-            norms=classifier.head.norms().cpu().numpy(),
-        )
-        write_class_table(folder, split, rows)
+    with replacing_set(run.method(method) / EVALUATION) as folder:
+        for split in splits:
+            predictions = classifier.predictions(split)
+            rows = class_rows(
+                predictions.classes,
+                predictions.labels,
+                class_names=run.data["class_names"],
+                class_counts=run.data["class_counts"],
+                norms=classifier.head.norms().cpu().numpy(),
+            )
+            write_class_table(folder, split, rows)
+        write_json(folder / EVALUATION, selected.to_json())
 
 
 def compare(classifiers: Iterable[Classifier], against: Classifier, splits: Sequence[str]) -> Iterator[Comparison]:

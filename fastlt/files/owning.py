@@ -18,7 +18,7 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other processes from writing to a folder inside a block.
 
     The lock is a file in the folder, `.lock`, which the system frees when its holder ends, however it ends. The folder
-    is made if it is absent; a folder that is still empty afterwards goes again.
+    is made if it is absent; it goes again, with parents that were absent, if it is still empty afterwards.
 
     Args:
         folder: The folder.
@@ -28,14 +28,14 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
         ValueError: Another process owns the folder, and `wait` is not set.
         OSError: The folder cannot be written.
     """
-    made = not folder.is_dir()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with locked(folder / LOCK, shown=folder, wait=wait):
             yield
     finally:
-        if made:
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
 
 
 @contextlib.contextmanager

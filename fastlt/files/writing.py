@@ -36,8 +36,7 @@ def replacing(file: Path) -> Iterator[Path]:
         sweep(file.parent, file.name)
         with held(partial):
             yield partial
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
+            flush(partial)
             partial.replace(file)
     except OSError as error:
         # Name the file in the error: a failed write names the temporary one or none at all
@@ -85,11 +84,20 @@ def replacing_set(mark: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
     """
     with aside(mark, shown=mark.parent) as partial:
         yield partial
+        files = sorted(partial.iterdir(), key=lambda file: file.name == mark.name)
+        for file in files:
+            flush(file)
         mark.unlink(missing_ok=True)
         for file in [file for pattern in stale for file in mark.parent.glob(pattern)]:
             file.unlink(missing_ok=True)
-        for file in sorted(partial.iterdir(), key=lambda file: file.name == mark.name):
+        for file in files:
             file.replace(mark.parent / file.name)
+
+
+def flush(file: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @contextlib.contextmanager

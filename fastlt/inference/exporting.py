@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from ..checkpoints import native
 from ..config import ExportConfig
-from ..evaluation.classifier import Classifier, default_method, open_classifier
+from ..evaluation.classifier import MODEL, Classifier, default_method, open_classifier
 from ..features.store import FeatureStore
-from ..files import write_json
+from ..files import making, owned, read_json, replacing_set, write_json
 from ..models import HEAD, LinearHead, Network
 from ..run import Run
 from .onnx_file import check_onnx, write_onnx
 
 SUFFIXES = {"torchvision": ".pth", "safetensors": "", "onnx": ".onnx"}
+ABOUT = ".json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,29 +50,67 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
 
     Raises:
         FileNotFoundError: The run has no such classifier.
-        ValueError: The destination exists, something is not installed, or ONNX Runtime disagrees with PyTorch.
+        ValueError: The destination exists, or another process writes it; something is not installed, or ONNX Runtime
+            disagrees with PyTorch.
     """
     config = config or ExportConfig()
     method = default_method(run, config.method)
     out = config.out or run.path / "export" / f"{method}{SUFFIXES[config.format]}"
-    if config.out is not None and out.exists():
-        raise ValueError(f"--out: got {out}, which exists; expected a free name; choose another, or remove it")
     if config.format == "onnx":
         check_onnx()
-    classifier = open_classifier(FeatureStore(run, device=torch.device("cpu")), method)
+    with owned(out.parent) if config.out is None else contextlib.nullcontext():
+        if config.out is not None:
+            check_unused(config)
+        classifier = open_classifier(FeatureStore(run, device=torch.device("cpu")), method)
+        difference = write(classifier, config, out)
+    return Exported(method=method, format=config.format, path=out, difference=difference)
+
+
+def check_unused(config: ExportConfig) -> None:
+    """Raise a ValueError unless --out names a new file or folder, with another suffix than the file beside it."""
+    out = config.out
+    assert out is not None
+    if out.exists():
+        raise ValueError(f"--out: got {out}, which exists; expected a free name; choose another, or remove it")
+    if config.format != "safetensors" and out.suffix == ABOUT:
+        raise ValueError(
+            f"--out: got {out}; expected another suffix than {ABOUT}, which the file with the classes gets; choose one"
+        )
+
+
+def write(classifier: Classifier, config: ExportConfig, out: Path) -> float | None:
+    """Write the network and, before it, what describes it, so that neither is ever beside another export's.
+
+    Returns:
+        The difference of an ONNX file's logits from PyTorch's, if they were compared.
+    """
     network = folded(classifier)
     about = describe(classifier, network)
-    difference = None
-    if config.format == "onnx":
-        difference = write_onnx(network, about, run.config.image_size, out)
-    elif config.format == "safetensors":
-        native.save(out / "model.safetensors", exported_tensors(network), {"method": method})
-        write_json(out / "config.json", about)
-    else:
-        native.save_pickled(out, {key: value.clone() for key, value in exported_tensors(network).items()})
-    if config.format != "safetensors":
-        write_json(out.with_suffix(".json"), about)
-    return Exported(method=method, format=config.format, path=out, difference=difference)
+    if config.format == "safetensors":
+        tensors, metadata = exported_tensors(network), {"method": classifier.method}
+        with making(out) as folder, replacing_set(folder / MODEL) as partial:
+            write_json(partial / "config.json", about)
+            native.save(partial / MODEL, tensors, metadata)
+        return None
+    description = out.with_suffix(ABOUT)
+    if config.out is not None and description.exists() and not is_export(description):
+        raise ValueError(f"--out: got {out}, beside which {description} exists; expected a free name; choose another")
+    with replacing_set(out) as partial:
+        write_json(partial / description.name, about)
+        if config.format == "onnx":
+            return write_onnx(network, about, classifier.store.run.config.image_size, partial / out.name, shown=out)
+        native.save_pickled(
+            partial / out.name, {key: value.clone() for key, value in exported_tensors(network).items()}
+        )
+    return None
+
+
+def is_export(description: Path) -> bool:
+    """Return whether a file describes an export, which was interrupted if it stands alone."""
+    try:
+        return "fastlt" in read_json(description)
+    except ValueError:
+        return False
 
 
 def folded(classifier: Classifier) -> Network:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import replacing
 from ..runtime.log import log
 
 # Shapes: N images, C classes, S image size.
@@ -33,15 +32,22 @@ def check_onnx() -> None:
         )
 
 
-def write_onnx(network: nn.Module, about: dict[str, Any], image_size: int, out: Path) -> float | None:
+def write_onnx(network: nn.Module, about: dict[str, Any], image_size: int, file: Path, *, shown: Path) -> float | None:
     """Write an ONNX file: images [N, 3, S, S], float32 and normalised, to logits [N, C]; any N.
+
+    Args:
+        network: The network.
+        about: What the file says of itself.
+        image_size: S.
+        file: Where to write it.
+        shown: Its final place, for messages.
 
     Returns:
         The largest difference of its logits in ONNX Runtime from PyTorch's, relative to the largest logit; None where
         ONNX Runtime is not installed.
 
     Raises:
-        ValueError: They disagree; nothing is written.
+        ValueError: They disagree.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, image_size, image_size, generator=generator)
@@ -58,14 +64,13 @@ def write_onnx(network: nn.Module, about: dict[str, Any], image_size: int, out: 
         )
     assert program is not None
     program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
-    with replacing(out) as temporary:
-        program.save(temporary, external_data=False)
-        difference = compare_onnx(temporary, network, images)
-        if difference is not None and difference > AGREEMENT:
-            raise ValueError(
-                f"{out}: got logits that differ from PyTorch's by {difference:.1e} of the largest; expected at most "
-                f"{AGREEMENT:g}, so nothing is written; try another version of onnxruntime, onnxscript or torch"
-            )
+    program.save(file, external_data=False)
+    difference = compare_onnx(file, network, images)
+    if difference is not None and difference > AGREEMENT:
+        raise ValueError(
+            f"{shown}: got logits that differ from PyTorch's by {difference:.1e} of the largest; expected at most "
+            f"{AGREEMENT:g}, so nothing is written; try another version of onnxruntime, onnxscript or torch"
+        )
     return difference
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 
@@ -11,13 +12,21 @@ from torch import Tensor
 from ..checkpoints import native
 from ..config import RebalanceConfig
 from ..evaluation.calibration import fit_temperature, with_temperature
-from ..evaluation.classifier import Classifier, joint_classifier, write_held_out
+from ..evaluation.classifier import (
+    EVALUATED,
+    FOLDS,
+    MODEL,
+    RESULTS,
+    Classifier,
+    joint_classifier,
+    write_held_out,
+)
 from ..evaluation.prior import adjust_to_prior, read_target
 from ..evaluation.results import Result, Results
 from ..evaluation.scoring import reported_splits, score
 from ..evaluation.target import adjust_to_target, target_frequencies
 from ..features.store import FeatureStore
-from ..files import write_json
+from ..files import owned, replacing_set, write_json
 from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
@@ -47,10 +56,20 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
 
     Raises:
         FileNotFoundError: The run's checkpoint or data are missing.
-        ValueError: They changed since the run was trained, or settings do not fit them.
+        ValueError: They changed since the run was trained, settings do not fit them, or another process rebalances the
+            run by the same method.
     """
     config = config or RebalanceConfig()
     live = live_retraining(config) if config.features == "live" else None
+    with contextlib.ExitStack() as stack:
+        for method in config.methods:  # before anything is computed that another process would overwrite
+            stack.enter_context(owned(run.method(method)))
+        fit_and_write(run, config, live)
+    return run
+
+
+def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) -> None:
+    """Fit a configuration's methods, and write their folders, which this process owns."""
     joint_store = FeatureStore(
         run,
         device=resolve_device(config.device),
@@ -96,12 +115,12 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     splits = reported_splits(joint_store)
     joint = [score(joint_classifier(joint_store), split) for split in splits]
     for classifier in classifiers:
-        write(classifier, dataclasses.replace(config, method=classifier.method), score_pair(joint, classifier))
         score_released = REGISTRY[classifier.method].score_released
+        released = None
         if score_released is not None and problem is not None:
             released = score_released(classifier, problem.train[0], splits)
-            write_json(classifier.path.parent / RELEASED, released.to_json())
-    return run
+        settings = dataclasses.replace(config, method=classifier.method)
+        write(classifier, settings, score_pair(joint, classifier), released)
 
 
 def live_retraining(config: RebalanceConfig) -> Retraining:
@@ -159,7 +178,7 @@ def classifier_of(
         method=method,
         head=head,
         store=store,
-        path=store.run.method(method) / "model.safetensors",
+        path=store.run.method(method) / MODEL,
         params=params,
         selected_on=result.selected_on,
         selection=result.selected_on and f"{config.select_by} on {result.selected_on}",
@@ -172,9 +191,9 @@ def with_fitted_temperature(head: LinearHead, features: Tensor, labels: Tensor) 
     return with_temperature(head, temperature), temperature
 
 
-def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> None:
-    """Write the folder of one method."""
-    store, folder = classifier.store, classifier.path.parent
+def write(classifier: Classifier, config: RebalanceConfig, results: Results, released: Results | None) -> None:
+    """Write the folder of one method; what `fastlt evaluate` found about an earlier classifier goes."""
+    store = classifier.store
     tensors = {key: value for key, value in store.tensors.items() if not in_head(key)}
     tensors |= {f"{HEAD}.{key}": value for key, value in classifier.head.state_dict().items()}
     metadata = {
@@ -186,10 +205,14 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results) -> 
         "selection": classifier.selection,
         "prior": None if classifier.prior is None else classifier.prior.tolist(),
     }
-    native.save(classifier.path, tensors, metadata)
-    write_json(folder / "config.json", config.to_json())
-    write_json(folder / "results.json", results.to_json())
-    write_held_out(folder, classifier.held_out)
+    with replacing_set(classifier.path.with_name(RESULTS), stale=(FOLDS, RELEASED, *EVALUATED)) as folder:
+        native.save(folder / MODEL, tensors, metadata)
+        write_json(folder / "config.json", config.to_json())
+        if classifier.held_out is not None:
+            write_held_out(folder, classifier.held_out)
+        if released is not None:
+            write_json(folder / RELEASED, released.to_json())
+        write_json(folder / RESULTS, results.to_json())
 
 
 def score_pair(joint: Iterable[Result], classifier: Classifier) -> Results:
@@ -201,7 +224,7 @@ def read_results(run: Run, methods: Iterable[str]) -> Results:
     """Read the results of methods: a split at a time, the joint classifier first."""
     rows: dict[tuple[str, str], Result] = {}
     for name in methods:
-        for row in Results.read(run.method(name) / "results.json"):
+        for row in Results.read(run.method(name) / RESULTS):
             rows[row.split, row.method] = row
     splits = list(dict.fromkeys(split for split, _ in rows))
     return Results(tuple(row for split in splits for row in rows.values() if row.split == split))

@@ -11,14 +11,15 @@ from jinja2 import Environment, PackageLoader
 
 from ..config import SHOT_GROUPS
 from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results
-from ..files import replacing
 from .figures import Figure, Material
 from .plots import dark_variant
 from .worst import Worst
 
+PAGE = "index.html"
 
-def write_page(material: Material, figures: list[Figure], worst: Worst, notes: list[str]) -> Path:
-    """Write `index.html` with its pictures inside, and return its path.
+
+def write_page(material: Material, figures: list[Figure], worst: Worst, notes: list[str]) -> None:
+    """Write `index.html` with its pictures inside.
 
     Args:
         material: The contents of the report.
@@ -58,10 +59,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
             footer=f"{run.path} · fastlt {importlib.metadata.version('fastlt')}",
         )
     )
-    path = material.folder / "index.html"
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-    return path
+    (material.folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
 
 
 def headline(material: Material) -> list[dict[str, str]]:

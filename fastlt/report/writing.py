@@ -10,10 +10,11 @@ from ..evaluation.classifier import Classifier, joint_classifier, methods_of, op
 from ..evaluation.results import Results
 from ..evaluation.scoring import reported_splits, score
 from ..features.store import FeatureStore
+from ..files import owned, replacing_set
 from ..metrics import shot_groups
 from ..run import Run
 from .figures import Material, draw_figures
-from .page import write_page
+from .page import PAGE, write_page
 from .worst import worst_classes
 
 
@@ -28,9 +29,18 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
 
     Returns:
         (the path of the page, the results in it).
+
+    Raises:
+        ValueError: Another process writes the report.
     """
-    folder = run.path / "report"
-    folder.mkdir(exist_ok=True)
+    page = run.path / "report" / PAGE
+    with owned(page.parent), replacing_set(page, stale=("*.png",)) as folder:
+        results = write_into(folder, run, store)
+    return page, results
+
+
+def write_into(folder: Path, run: Run, store: FeatureStore) -> Results:
+    """Write the page and its figures into an empty folder, and return the results in it."""
     splits = reported_splits(store)
     classifiers, notes = open_classifiers(store)
     results = Results(tuple(score(classifier, split) for split in splits for classifier in classifiers))
@@ -52,7 +62,8 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
     )
     figures = draw_figures(material)
     worst = worst_classes(store, material.before, material.after, split=material.split, counts=counts)
-    return write_page(material, figures, worst, notes), results
+    write_page(material, figures, worst, notes)
+    return results
 
 
 def open_classifiers(store: FeatureStore) -> tuple[list[Classifier], list[str]]:

@@ -24,7 +24,7 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_stays_empty_goes_again(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), owned(tmp_path / "out"):
+    with pytest.raises(RuntimeError), owned(tmp_path / "new" / "out"):
         raise RuntimeError
     assert listed(tmp_path) == []
 
