@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
-import importlib.metadata
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
-from .config import check_choice
+from .runtime.process import end_with_parent, handle, is_writer, raise_on_signals, signal_behind
 
 USER_ERROR = 2
 TRACEBACK = "FASTLT_TRACEBACK"
@@ -61,62 +61,107 @@ def dispatch(argv: Sequence[str]) -> None:
     Raises:
         ValueError: There is no such command.
     """
+    from .commands.common import console
+
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        console.print(usage(), soft_wrap=True)
         return
     if argv[0] == "--version":
-        print(f"fastlt {importlib.metadata.version('fastlt')}")
+        from importlib.metadata import version
+
+        console.print(f"fastlt {version('fastlt')}")
         return
     name, rest = argv[0], argv[1:]
     if name in {command.split()[0] for command in COMMANDS if " " in command}:
         if not rest or rest[0] in ("-h", "--help"):
-            print(usage())
+            console.print(usage(), soft_wrap=True)
             return
         name, rest = f"{name} {rest[0]}", rest[1:]
+    from .config import check_choice
+
     check_choice("command", name, COMMANDS)
     importlib.import_module(f".commands.{name.replace(' ', '_')}", __package__).run(rest)
 
 
 def main() -> None:
-    """Run the `fastlt` command; a user's mistake ends in one line and status 2, never in a traceback."""
+    """Run the `fastlt` command; a user's mistake ends in one line and status 2, never in a traceback.
+
+    A signal ends in one line and status 128 + its number.
+    """
+    received = raise_on_signals()  # before anything is imported that takes time
+    try:
+        end_with_parent()
+        run(sys.argv[1:])
+    except (Exception, KeyboardInterrupt) as error:
+        report(error, received)
+    finally:
+        handle(signal.SIG_DFL)  # the interpreter is about to end, without more to say
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run a command, and write what it printed."""
     from .commands.common import console
     from .runtime.log import configure_logging
+    from .runtime.output import flush, prepare_output
 
+    prepare_output()
     configure_logging(console)
     try:
-        dispatch(sys.argv[1:])
-    except ValueError as error:
-        fail(str(error), USER_ERROR)
-    except OSError as error:
+        dispatch(argv)
+    except SystemExit:
+        flush()
+        raise
+    flush()
+
+
+def report(error: BaseException, received: Sequence[int]) -> NoReturn:
+    """End the process with a line that says what went wrong; what nobody foresaw is raised as it is.
+
+    Args:
+        error: What a command raised.
+        received: The signals that arrived.
+    """
+    from .runtime.output import OUTPUT
+
+    stop = signal_behind(error)
+    signum = getattr(stop, "signum", None) or next(iter(received), None)
+    if signum is not None:
+        handle(signal.SIG_IGN)  # everything is saved, so a further Ctrl-C has nothing to stop
+        if not is_writer():
+            raise SystemExit(128 + signum)
+        fail(str(stop or "interrupted"), 128 + signum)
+    if isinstance(error, KeyboardInterrupt):
+        fail("interrupted", 128 + signal.SIGINT)
+    if isinstance(error, OSError):
+        if isinstance(error, BrokenPipeError) and error.filename == OUTPUT:
+            raise SystemExit(128 + signal.SIGPIPE)  # the reader of the output has left, as `head` does
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = os.strerror(error.errno)
             fail(f"{where}{reason}; free some space and run the command again (train: add --resume)", USER_ERROR)
         fail(f"{where}{error.strerror}" if where else str(error), USER_ERROR)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
-    except Exception as error:
-        if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the middle of other work
-            cause = str(error).strip().rstrip(".")
-            fail(
-                f"{cause}, perhaps for lack of memory; try fewer --num-threads or --loader dali (train: with --resume)",
-                USER_ERROR,
-            )
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's type, which this module must not import
-            cause = str(error).partition(". GPU")[0].strip()
-            fail(
-                f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR
-            )
-        signum = getattr(error, "signum", None)
-        if signum is None:
-            raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is saved, so a second Ctrl-C has nothing to stop
-        fail(str(error), 128 + signum)
+    if isinstance(error, ValueError):
+        fail(str(error), USER_ERROR)
+    if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the middle of other work
+        cause = str(error).strip().rstrip(".")
+        fail(
+            f"{cause}, perhaps for lack of memory; try fewer --num-threads or --loader dali (train: with --resume)",
+            USER_ERROR,
+        )
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's type, which this module must not import
+        cause = str(error).partition(". GPU")[0].strip()
+        fail(f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR)
+    raise error
 
 
-def fail(message: str, status: int) -> None:
+def fail(message: str, status: int) -> NoReturn:
     """Print one line, after the traceback if FASTLT_TRACEBACK is set, and exit."""
+    from .runtime.output import one_line
+
     if os.environ.get(TRACEBACK):
+        import traceback
+
         traceback.print_exc()
-    print(f"fastlt: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f"fastlt: {one_line(message)}", file=sys.stderr)
     raise SystemExit(status)

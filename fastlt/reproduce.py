@@ -23,6 +23,7 @@ from .run import Run, is_run
 from .runtime import distributed
 from .runtime.launch import check_gpus, flags, launch
 from .runtime.log import log
+from .runtime.process import under_torchrun
 from .training.setup import check_shares
 from .training.trainer import train
 
@@ -58,7 +59,7 @@ def reproduce(
         InterruptedTrainingError: A signal arrived; the same command continues.
         SystemExit: One of several processes ended early; its own message says why.
     """
-    if distributed.under_torchrun():
+    if under_torchrun():
         raise ValueError(
             "reproduce: got a start by torchrun; expected one process, which starts the others; give --gpus N, or on "
             f"several machines train each run with `torchrun ... -m fastlt train --out "

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
-from rich.console import Console
 
 from ..config import Config, TrainConfig
 from ..config.base import RENAMED, File
+from ..runtime.output import Terminal, one_line, writing_output
 
 if TYPE_CHECKING:
     from ..run import Run
 
 T = TypeVar("T")
 
-console = Console()
+console = Terminal()
 
 EMPTY_DEFAULTS = ("None", "''", "")
 
@@ -51,7 +51,7 @@ class RunArgument(Output):
 
 def say(text: str) -> None:
     """Print a line as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(one_line(text), soft_wrap=True)
 
 
 def open_run(argument: RunArgument) -> Run:
@@ -97,7 +97,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
             raise ValueError(f"{flag}: unknown flag; {hint}see fastlt {name} --help")
     stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(stderr):
+        with contextlib.redirect_stderr(stderr), writing_output():
             parsed = tyro.cli(
                 with_help(command),
                 prog=f"fastlt {name}",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from ..runtime.log import first_line
 from ..runtime.machine import resolve_threads
@@ -39,8 +39,7 @@ def run(argv: Sequence[str]) -> None:
     table = Table(*(Column(head, overflow="fold") for head in ("what", "state", "found", "what to do")))
     style = {"ok": "green", "absent": "yellow", "broken": "red"}
     for finding in findings:
-        state = f"[{style[finding.state]}]{finding.state}[/]"
-        table.add_row(finding.name, state, escape(finding.detail), escape(finding.advice))
+        table.add_row(finding.name, Text(finding.state, style[finding.state]), finding.detail, finding.advice)
     console.print(table)
     write_output(parsed.json, [dataclasses.asdict(finding) for finding in findings])
     if any(finding.state == "broken" for finding in findings):

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-
 from ..config import TrainConfig
 from ..config.base import one_of
 from ..recipes import RECIPES, recipe
 from ..runtime.log import log
+from ..runtime.output import Terminal
+from ..runtime.process import is_writer, under_torchrun
 from .common import console, parse, say
 
-GRACE_S = 3
+GRACE_S = 3  # longer than the launcher's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,31 +60,31 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run `fastlt train` in this process, or in several through torchrun."""
+    """Run `fastlt train` in this process, or in several."""
     config = train_config(argv)
-    from ..runtime import distributed
-
-    if config.gpus is not None and config.gpus > 1 and not distributed.under_torchrun():
+    if config.gpus is not None and config.gpus > 1 and not under_torchrun():
         start_processes(config, argv)
         return
+    from ..runtime.distributed import ReportedElsewhereError
     from ..training.signals import InterruptedTrainingError
     from ..training.trainer import train
 
-    writes = distributed.is_writer()
+    writes = is_writer()
     if writes:
         warn_of_settings(config)
     else:
         log.setLevel(logging.WARNING)
     try:
-        run = train(config, console=console if writes else Console(quiet=True))
-    except (distributed.ReportedElsewhereError, InterruptedTrainingError):
+        run = train(config, console=console if writes else Terminal(quiet=True))
+    except (ReportedElsewhereError, InterruptedTrainingError):
         if writes:
             raise
         # The process that writes reports the error; a status other than 0 would make torchrun kill it at once
         raise SystemExit(0) from None
-    except RuntimeError:
-        if distributed.under_torchrun():
-            # The connection broke because another process failed; torchrun will end this one
+    except Exception as error:
+        if under_torchrun() and (isinstance(error, RuntimeError) or not writes):
+            # The connection broke because another process failed, or the writer fails in the same way and reports it:
+            # the launcher will end this process
             time.sleep(GRACE_S)
         raise
     if writes:
@@ -104,7 +104,7 @@ def warn_of_settings(config: TrainConfig) -> None:
 
 
 def start_processes(config: TrainConfig, argv: Sequence[str]) -> None:
-    """Run the same command under torchrun, once for each GPU, and exit with the status of its processes."""
+    """Run the same command in several processes, one for each GPU, and exit with their status."""
     from ..runtime.distributed import World
     from ..runtime.launch import check_gpus, launch
     from ..training.setup import check_shares

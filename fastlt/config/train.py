@@ -176,7 +176,7 @@ class TrainConfig(Config):
     log_every: int = changeable(50)
     """Steps between log lines; in between, the loss stays on the device."""
     gpus: int | None = changeable(None)
-    """Processes to train with, one per GPU, started by torchrun; they share every batch. By default one."""
+    """Processes to train with, one per GPU; they share every batch. By default one."""
     accumulate: int = changeable(1)
     """Number of pieces in which a process computes its share of a batch, one after another, to save memory. Batch norm
     sees one piece at a time, as if each were on its own GPU."""

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .process import under_torchrun
+
 T = TypeVar("T")
 
 
@@ -126,16 +128,6 @@ class World:
         """Wait for all processes."""
         if self.size > 1:
             distributed.barrier()
-
-
-def under_torchrun() -> bool:
-    """Return whether torchrun, or a launcher with the same environment variables, started this process."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
-
-
-def is_writer() -> bool:
-    """Return whether this process is the one that reports; may be called before `join`."""
-    return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def local_device(name: str) -> str:

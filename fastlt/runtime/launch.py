@@ -1,19 +1,24 @@
-"""`--gpus N`: torchrun starts the command N times on this machine."""
+"""`--gpus N`: start the command N times on this machine, as torchrun would, and end all of it together."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
+import math
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ..config import TrainConfig
+from .output import flush
+from .process import PARENT, Signals
 
-TORCHRUN_CATCHES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+POLL_S, GRACE_S = 0.05, 1.0
 
 
 def check_gpus(config: TrainConfig) -> None:
@@ -57,39 +62,72 @@ def flags(config: TrainConfig, base: TrainConfig) -> list[str]:
 def launch(argv: Sequence[str], num_processes: int) -> int:
     """Run `fastlt` with these arguments in `num_processes` processes; may be called again after it succeeds.
 
+    They end when this process does, however it does; signals that it receives are theirs too.
+
     Returns:
         The exit status: 0, or that of the first process that failed, which has printed the reason.
 
     Raises:
         ValueError: A process was killed.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import get_args_parser, run
-
-    disabled = logging.root.manager.disable
-    handlers = {signum: signal.getsignal(signum) for signum in TORCHRUN_CATCHES}
-    # The process that failed prints the reason in one line; torchrun's report would bury it
-    logging.disable(logging.ERROR)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
-    arguments = ["--standalone", f"--nproc-per-node={num_processes}", "-m", "fastlt", *argv]
+    # The meeting point is here rather than in a process that may be killed
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = os.environ | {
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        PARENT: str(os.getpid()),
+    }
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    flush()
+    signals = Signals(patient=True)
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        run(get_args_parser().parse_args(arguments))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode >= 0:
-            return failure.exitcode
-        killer = signal.Signals(-failure.exitcode).name
-        raise ValueError(
-            f"--gpus: got {killer} in process {rank}, perhaps for lack of memory; go on from the last epoch "
-            "with --resume"
-        ) from None
-    except SignalException as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return 128 + int(error.sigval)
+        with signals.collected():
+            for rank in map(str, range(num_processes)):
+                command = [sys.executable, "-m", "fastlt", *argv]
+                processes.append(subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}))
+            first = watch(processes, signals.received)
     finally:
-        sys.stdout.flush()
-    logging.disable(disabled)
-    for signum, handler in handlers.items():
-        signal.signal(signum, handler)
-    return 0
+        for process in processes:
+            process.kill()
+            process.wait()
+    if first is None:
+        return 0
+    status = processes[first].returncode
+    if status > 0:
+        return status
+    if signals.received:
+        return 128 + signals.received[0]
+    raise ValueError(
+        f"--gpus: got {signal.Signals(-status).name} in process {first}, perhaps for lack of memory; go on from the "
+        "last epoch with --resume"
+    )
+
+
+def watch(processes: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> int | None:
+    """Wait until all processes have ended, or for a short time after one has failed.
+
+    Args:
+        processes: The processes.
+        signals: Signals to pass on; the list may grow.
+
+    Returns:
+        The first process that failed, or None.
+    """
+    first, deadline, passed_on = None, math.inf, 0
+    while time.monotonic() < deadline:
+        statuses = [process.poll() for process in processes]
+        if first is None and any(statuses):
+            first = next(rank for rank, status in enumerate(statuses) if status)
+            deadline = time.monotonic() + GRACE_S
+        if None not in statuses:
+            break
+        for signum in signals[passed_on:]:
+            passed_on += 1
+            for process in processes:
+                process.send_signal(signum)
+        time.sleep(POLL_S)
+    return first

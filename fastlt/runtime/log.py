@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from .output import one_line
+
 log = logging.getLogger("fastlt")
 
 
@@ -26,7 +28,7 @@ class ConsoleHandler(logging.Handler):
             if message in self.warned:
                 return
             self.warned.add(message)
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(one_line(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def configure_logging(console: Console) -> None:

@@ -30,6 +30,8 @@ from ..runtime.device import algorithms, on_device, resolve_device
 from ..runtime.distributed import ReportedElsewhereError, World
 from ..runtime.log import log, only
 from ..runtime.machine import keep_freed_memory
+from ..runtime.output import Terminal
+from ..runtime.process import Signals
 from ..schedule import learning_rate
 from . import state
 from .data_wait import DataWait
@@ -38,7 +40,7 @@ from .loaders import Streams, decoder_of, make_sampler
 from .log import TrainingLog, drop_records_after
 from .network import build_network, make_optimizer, set_training_mode
 from .setup import check_shares, open_run, out_of_memory
-from .signals import InterruptedTrainingError, catch_signals
+from .signals import InterruptedTrainingError
 from .state import Progress
 from .step import LossFunction, StepInput, ValidationPredictor, loss_function, worth_compiling
 
@@ -84,7 +86,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> Run:
                 splits.update(open_data(resolved))
         try:
             with algorithms(benchmark=resolved.cudnn_benchmark, deterministic=resolved.deterministic):
-                Trainer(run, resolved, splits, device, console or Console(), world, weights).fit()
+                Trainer(run, resolved, splits, device, console or Terminal(), world, weights).fit()
         except torch.OutOfMemoryError as error:
             raise ValueError(out_of_memory(resolved, device, world)) from error
     return run
@@ -104,7 +106,7 @@ class Trainer:
         weights: InitialWeights | None,
     ) -> None:
         self.run, self.config, self.splits, self.device, self.console = run, config, splits, device, console
-        self.world = world
+        self.world, self.signals = world, Signals(patient=world.size > 1)
         if device.type == "cpu":
             keep_freed_memory()
         # Otherwise the weights come from the run's last checkpoint
@@ -167,18 +169,19 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state after the current step, atomically; all processes call it."""
-        self.progress.loss_sum, correct = self.world.total(self.sums).tolist()
-        self.progress.num_correct = int(correct)
-        self.average_buffers()
-        if self.world.is_writer:
-            metadata = {
-                "progress": dataclasses.asdict(self.progress),
-                "settings": self.run.config.fingerprint(),
-                "decoder": self.decoder,
-            }
-            tensors = state.pack(self.model, self.optimizer, self.averaged)
-            native.save(self.run.checkpoint("last"), tensors, metadata)
-        self.world.barrier()
+        with self.signals.uncut():
+            self.progress.loss_sum, correct = self.world.total(self.sums).tolist()
+            self.progress.num_correct = int(correct)
+            self.average_buffers()
+            if self.world.is_writer:
+                metadata = {
+                    "progress": dataclasses.asdict(self.progress),
+                    "settings": self.run.config.fingerprint(),
+                    "decoder": self.decoder,
+                }
+                tensors = state.pack(self.model, self.optimizer, self.averaged)
+                native.save(self.run.checkpoint("last"), tensors, metadata)
+            self.world.barrier()
 
     def average_buffers(self) -> None:
         """Give every process the same running statistics."""
@@ -209,9 +212,9 @@ class Trainer:
         training, validation = self.streams.open(progress.step, self.decoder)
         self.decoder = decoder_of(training.name)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.signals.collected())
             stack.enter_context(contextlib.closing(training))
             stack.enter_context(contextlib.closing(validation))
-            signals = stack.enter_context(catch_signals(patient=world.size > 1))
             logger = stack.enter_context(self.open_log(training.name)) if world.is_writer else None
             recent_loss = torch.zeros((), dtype=torch.float64, device=self.device)
             recent_steps = 0
@@ -230,7 +233,7 @@ class Trainer:
                 self.sums += torch.stack([loss * len(batch.labels), hits.double()])
                 recent_loss += loss
                 recent_steps += 1
-                signum = world.agree_on_signal(signals)
+                signum = world.agree_on_signal(self.signals.received)
                 ended = progress.step % self.steps_per_epoch == 0
                 if ended or progress.step % config.log_every == 0 or signum:
                     mean_loss = world.total(recent_loss).item() / (recent_steps * world.size)
@@ -365,7 +368,7 @@ class Trainer:
             progress.best = 100 * accuracy.all
             if self.world.is_writer:
                 metadata = {"epoch": epoch + 1, "val_all": progress.best, "settings": self.run.config.fingerprint()}
-                with self.evaluated() as network:
+                with self.signals.uncut(), self.evaluated() as network:
                     native.save(self.run.checkpoint("best"), network.state_dict(), metadata)
         self.save()
         if logger is not None:
