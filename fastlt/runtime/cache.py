@@ -20,10 +20,10 @@ def cache_dir() -> Path:
     Raises:
         ValueError: A variable names no folder, or there is no place for a private one.
     """
-    if folder := os.environ.get("FASTLT_CACHE"):
-        return named_folder("FASTLT_CACHE", folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return named_folder("XDG_CACHE_HOME", folder) / "fastlt"
+    if own := os.environ.get("FASTLT_CACHE"):
+        return named_folder("FASTLT_CACHE", own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return named_folder("XDG_CACHE_HOME", shared) / "fastlt"
     try:
         folder = Path.home() / ".cache" / "fastlt"
     except RuntimeError:
