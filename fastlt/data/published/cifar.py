@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import making
+from ...files import make_once
 from ...runtime.cache import cache_dir
 from ...runtime.log import log
 from ..dataset import LongTailedDataset
@@ -66,16 +66,18 @@ class CifarSet(CifarSpec):
         sources = {split: _fingerprint(pixels[split], split_labels[split]) for split in pixels}
         digest = hashlib.sha256("\n".join([str(_VERSION), *sources.values()]).encode()).hexdigest()[:12]
         out = cache_dir() / "datasets" / f"{self.name}-{digest}"
-        if not out.is_dir():
-            with making(out) as partial:
-                write_pack(
-                    partial,
-                    Packing(dataset=self.name, short_side=None, quality=None, sources=sources),
-                    class_names=class_names,
-                    names={split: [f"{split}/{at:05}.png" for at in numbers[split]] for split in pixels},
-                    labels=split_labels,
-                    makers={split: _maker(pixels[split]) for split in pixels},
-                )
+
+        def fill(folder: Path) -> None:
+            write_pack(
+                folder,
+                Packing(dataset=self.name, short_side=None, quality=None, sources=sources),
+                class_names=class_names,
+                names={split: [f"{split}/{at:05}.png" for at in numbers[split]] for split in pixels},
+                labels=split_labels,
+                makers={split: _maker(pixels[split]) for split in pixels},
+            )
+
+        make_once(out, fill)
         return open_pack(out, dataset=self.name)
 
     def shape(self, options: DataOptions) -> Shape:
@@ -125,7 +127,8 @@ class CifarSet(CifarSpec):
         )
 
     def _check_sums(self, folder: str, place: Path, files: list[str]) -> list[Check]:
-        digests = {name: hashlib.md5(content).hexdigest() for name, content in archive_contents(place, folder, files)}
+        contents = archive_contents(self, place, folder, files)
+        digests = {name: hashlib.md5(content).hexdigest() for name, content in contents}
         checks = [self._check_sum(name, digests[name], decides=True) for name in files if name in self.md5]
         if place.is_dir():
             return checks

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import pickle
+import gzip
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...files import deciphering, read_limited
+from .plain_pickle import load_plain
+
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
+
+_IMAGE_BYTES = 4096  # the most that an image takes in a file, with its labels and its name
+_NAMES_BYTES = 1 << 16  # the most that the names of the classes take
+_OTHER_FILES_BYTES = 4 << 20  # the most that an archive has besides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,31 +79,19 @@ def read_cifar(spec: CifarSpec, root: Path, split: str) -> tuple[np.ndarray, np.
         ValueError: It differs from the public one.
     """
     folder, place = find_archive(spec, root)
-    pickled = is_pickled(folder)
-    files = batch_files(spec, folder, split)
-    read_batch = _read_pickled if pickled else _read_binary
-    try:
-        contents = dict(archive_contents(place, folder, [*files, spec.names_file[folder]]))
-        batches = [read_batch(spec, contents[name]) for name in files]
-        text = contents[spec.names_file[folder]]
-        names = [name.decode() for name in load_plain(text)[spec.names_key]] if pickled else text.decode().split()
+    files, names_file = batch_files(spec, folder, split), spec.names_file[folder]
+    with deciphering(place, expected="the public archive", remedy="download it again"):
+        contents = dict(archive_contents(spec, place, folder, [*files, names_file]))
+        read_batch, read_names = (_read_pickled, _pickled_names) if is_pickled(folder) else (_read_binary, _plain_names)
+        batches = [read_batch(spec, contents.pop(name)) for name in files]
+        names = read_names(spec, contents[names_file])
         pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        if labels.min() < 0 or labels.max() >= spec.num_classes:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()}")
         counts = np.bincount(labels, minlength=spec.num_classes)
-        if len(names) != spec.num_classes or len(counts) != spec.num_classes or counts.min() != counts.max():
+        if len(names) != spec.num_classes or counts.min() != counts.max():
             raise ValueError(f"{len(names)} names, {counts.min()} to {counts.max()} images of {len(counts)} classes")
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        EOFError,
-        OSError,
-        tarfile.TarError,
-        pickle.UnpicklingError,
-    ) as error:
-        fault = f"no {error}" if isinstance(error, KeyError) else f"what cannot be read ({error})"
-        raise ValueError(f"{place}: got {fault}; expected the public archive; download it again") from None
-    return pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels, tuple(names)
+    return pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels, names
 
 
 def is_pickled(folder: str) -> bool:
@@ -112,18 +105,54 @@ def batch_files(spec: CifarSpec, folder: str, split: str) -> list[str]:
     return [batch if is_pickled(folder) else f"{batch}.bin" for batch in batches]
 
 
-def archive_contents(place: Path, folder: str, files: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) for some files of an extracted folder or an archive, without extracting anything."""
+def archive_contents(spec: CifarSpec, place: Path, folder: str, files: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) for some files of an extracted folder or an archive, without extracting anything.
+
+    Raises:
+        ValueError, OSError, tarfile.TarError: The archive is damaged, or unpacks to more than the public one.
+    """
+    limits = _limits(spec, folder)
     if place.is_dir():
         for name in files:
-            yield name, (place / name).read_bytes()
+            yield name, read_limited(place / name, limits[name], "a file of the public archive")
         return
-    with tarfile.open(place) as archive:
-        for member in archive:
-            name = member.name.removeprefix(f"{folder}/")
-            stream = archive.extractfile(member) if name in files else None
-            if stream is not None:
-                yield name, stream.read()
+    with gzip.open(place) as unpacked:
+        bounded = _Bounded(unpacked, sum(limits.values()) + _OTHER_FILES_BYTES)
+        with tarfile.open(fileobj=bounded, mode="r|") as archive:  # type: ignore[call-overload]
+            for member in archive:
+                name = member.name.removeprefix(f"{folder}/")
+                stream = archive.extractfile(member) if name in files else None
+                if stream is not None:
+                    if member.size > limits[name]:
+                        raise ValueError(f"{member.size:,} bytes in {name}")
+                    yield name, stream.read()
+        while bounded.read(1 << 20):  # on to the checksum at the end
+            pass
+
+
+class _Bounded:
+    """A stream that refuses to be longer than a limit."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
+        self._stream = stream
+        self._limit = self._left = limit
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {self._limit:,} bytes, out of all proportion")
+        return content
+
+
+def _limits(spec: CifarSpec, folder: str) -> dict[str, int]:
+    """Return for each file of an archive the most bytes that it may have: a third more than the public one."""
+    limits = {spec.names_file[folder]: _NAMES_BYTES}
+    for split, per_class in spec.per_class.items():
+        files = batch_files(spec, folder, split)
+        num_images = per_class * spec.num_classes // len(files)
+        limits |= dict.fromkeys(files, num_images * _IMAGE_BYTES + _NAMES_BYTES)
+    return limits
 
 
 def _read_binary(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -131,58 +160,21 @@ def _read_binary(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarra
     return records[:, spec.label_bytes :], records[:, spec.label_bytes - 1].astype(np.int64)
 
 
+def _plain_names(_spec: CifarSpec, content: bytes) -> tuple[str, ...]:
+    return tuple(content.decode().split())
+
+
 def _read_pickled(spec: CifarSpec, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     batch = load_plain(content)
-    pixels = batch[b"data"].array()
-    return pixels.reshape(-1, _PIXELS), np.array(batch[spec.label_key], np.int64)
+    pixels, labels = batch[b"data"].array().reshape(-1, _PIXELS), batch[spec.label_key]
+    # Lists in lists could hold each other many times over, and become an array without end
+    if len(labels) != len(pixels) or not all(type(label) is int for label in labels):
+        raise ValueError(f"not {len(pixels)} numbers as labels")
+    return pixels, np.array(labels, np.int64)
 
 
-class PlainArray:
-    """A stand-in for a numpy array in a pickle: it keeps the array's state without running numpy's code."""
-
-    state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-    def array(self) -> np.ndarray:
-        """Return the array, which must be of uint8."""
-        _, shape, dtype, fortran, content = self.state
-        if dtype.args[:1] not in ((b"u1",), ("u1",)):
-            raise ValueError(f"array of {dtype.args[:1]}, expected uint8")
-        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
-
-
-class PlainDtype:
-    """A stand-in for a numpy dtype in a pickle."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore byte order and fields."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler of numbers, strings, lists, dictionaries and arrays, but of nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
-                return lambda *args: PlainArray()
-            case "numpy", "ndarray":
-                return PlainArray
-            case "numpy", "dtype":
-                return PlainDtype
-            case "_codecs", "encode":
-                return lambda text, encoding: text.encode(encoding)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which the public archive does not")
-
-
-def load_plain(content: bytes) -> Any:
-    """Unpickle a CIFAR batch without running any code that it may name.
-
-    Raises:
-        pickle.UnpicklingError: It names anything but a numpy array.
-    """
-    return _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
+def _pickled_names(spec: CifarSpec, content: bytes) -> tuple[str, ...]:
+    names = load_plain(content)[spec.names_key]
+    if len(names) != spec.num_classes:
+        raise ValueError(f"{len(names)} names of {spec.num_classes} classes")
+    return tuple(name.decode() for name in names)
