@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..config.checkpoint import CheckpointConfig
 from ..data.splits import open_splits
-from ..files import write_json
+from ..files import make_once, owned, write_json
 from ..models import HEAD, in_head
 from ..run import RUNS, Run, describe_data, environment
 from ..runtime.log import log
@@ -101,19 +101,36 @@ def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: t
 def store_run(
     path: Path, config: TrainConfig, data: dict[str, Any], tensors: dict[str, Tensor], origin: dict[str, Any]
 ) -> Run:
-    """Write the run folder unless it exists."""
+    """Write the run folder unless it exists and can be read."""
     digest = hashlib.sha256(json.dumps([config.to_json(), data, origin], sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     run = Run(IMPORTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
-    if not run.checkpoint("best").is_file():
-        write_json(run.path / "environment.json", environment())
-        write_json(run.path / "data.json", data)
-        write_json(run.path / "config.json", config.to_json() | {"out": str(run.path)})
-        # The checkpoint is written last, so a folder that has it is complete
-        native.save(run.checkpoint("best"), tensors, {"adopted": origin})
-    return run
+
+    def fill(folder: Path) -> None:
+        write_json(folder / "environment.json", environment())
+        write_json(folder / "data.json", data)
+        native.save(Run(folder).checkpoint("best"), tensors, {"adopted": origin})
+        write_json(folder / "config.json", config.to_json() | {"out": str(run.path)})
+
+    if run.path.is_dir() and not is_whole(run):
+        with owned(run.path, wait=True):
+            fill(run.path)
+    make_once(run.path, fill)
+    return Run(run.path)
+
+
+def is_whole(run: Run) -> bool:
+    """Return whether a run that was made from a checkpoint can be read; one of an earlier version may lack files."""
+    try:
+        native.load(run.checkpoint("best"))
+        return bool(run.config and run.data)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        log.info("%s: writing it again", error)
+        return False
 
 
 def check_pooling(path: Path, pooling: str | None, backbone: str, expected: Any) -> None:

@@ -10,35 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..files import replacing
+from ..files.reading import decode_json
 from ..models import in_head
-from .shards import read_safetensors
+from .shards import METADATA, read_safetensors, write_tensors
 
 METADATA_KEY = "fastlt"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write tensors and JSON metadata as one safetensors file, atomically."""
-    content = save_tensors(
-        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-        metadata={METADATA_KEY: json.dumps(metadata or {})},
-    )
+    """Write tensors and JSON metadata as one safetensors file with checksums, atomically."""
+    on_cpu = {key: tensor.detach().cpu() for key, tensor in tensors.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        write_tensors(on_cpu, {METADATA_KEY: json.dumps(metadata or {})}, temporary)
 
 
-def save_pickled(path: Path, content: Any, *, zipped: bool = True) -> None:
-    """Write `content` as torch.save does, atomically; `zipped` chooses the format in use since 2020.
+def save_pickled(path: Path, content: Any) -> None:
+    """Write `content` as torch.save does, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(pickled(content))
+
+
+def pickled(content: Any, *, zipped: bool = True) -> memoryview:
+    """Return what torch.save writes of `content`; `zipped` chooses the format in use since 2020.
 
     The bytes are made in memory, since torch.save on a full disk raises an error that does not name the cause.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    return buffer.getbuffer()
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -49,7 +51,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is cut short or not a safetensors file.
+        ValueError: The file is cut short, damaged or not a safetensors file.
     """
     tensors, metadata, _ = load_hashed(path)
     return tensors, metadata
@@ -57,8 +59,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_hashed(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Read a safetensors file once, as `load` does, and return the SHA-256 of its bytes as well."""
-    tensors, header, content = read_safetensors(path, remedy="use another checkpoint of the run, or train again")
-    metadata = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
+    remedy = "use another checkpoint of the run, or train again"
+    tensors, header, content = read_safetensors(path, remedy=remedy)
+    text = (header.get(METADATA) or {}).get(METADATA_KEY, "{}")
+    metadata = decode_json(text, source=path, remedy=remedy, foreign=True)  # a loss may be NaN
     return tensors, metadata, hashlib.sha256(content).hexdigest()
 
 

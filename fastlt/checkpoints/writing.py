@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..files import read_json, write_json
+from ..files import owned, read_json, replacing, replacing_folder, settle, write_json
 from ..models import HEAD, in_head
 from ..runtime.log import log
 from . import native
@@ -28,7 +25,7 @@ _WEIGHTS = re.compile(
     r"(pytorch_|tf_|flax_|rust_)?model\b.*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|ot|onnx)(\.index\.json)?$"
 )
 WRITTEN = IMPORTED / "written.json"
-"""The record of earlier outputs, which may be overwritten: SHA-256 by path."""
+"""The record of earlier outputs, which may be overwritten."""
 
 
 def default_output(path: Path, method: str) -> Path:
@@ -55,7 +52,8 @@ def check_output(path: Path, out: Path) -> None:
             f"--out: got {out}; expected the format of {path}, in which it comes back; end it in "
             f"{path.suffix or '.pth'}"
         )
-    if out.exists() and read_record().get(str(out.resolve())) != digest(out):
+    written = read_record().get(str(out.resolve()), [])
+    if out.exists() and digest(out) not in written:
         raise ValueError(
             f"--out: got {out}, which exists and is not as fastlt wrote it; expected a free name; choose another, or "
             "remove it"
@@ -84,14 +82,25 @@ def write_back(imported: ImportedCheckpoint, rebalanced: Path, out: Path) -> tup
     others = [name for name in changed if name.rpartition(".")[0] != imported.names.head]
     if others:
         log.info("%s: %d tensors besides the last layer differ from the input", out, len(others))
-    if source.path.is_dir():
-        write_folder(source, changed, out)
-    elif source.shards:
-        write_shard(source.shards[0], {key_of(source, name): value for name, value in changed.items()}, out)
-    else:
-        write_pickled(source, changed, out)
-    write_json(WRITTEN, read_record() | {str(out.resolve()): digest(out)})
+    is_folder = source.path.is_dir()
+    with owned(IMPORTED, wait=True):
+        if is_folder:
+            settle(out)
+        check_output(source.path, out)
+        with replacing_folder(out) if is_folder else replacing(out) as partial:
+            write_changed(source, changed, partial)
+            remember(out, partial)
     return tuple(changed)
+
+
+def write_changed(source: Checkpoint, changed: dict[str, Tensor], partial: Path) -> None:
+    """Write the input with other tensors to a new file, or to an empty folder."""
+    if source.path.is_dir():
+        write_folder(source, changed, partial)
+    elif source.shards:
+        write_shard(source.shards[0], {key_of(source, name): value for name, value in changed.items()}, partial)
+    else:
+        write_pickled(source, changed, partial)
 
 
 def changed_tensors(
@@ -141,7 +150,7 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
         for other in later:  # a new bias follows its weight
             holder[other] = holder.pop(other)
     try:
-        native.save_pickled(out, source.content, zipped=source.zipped)
+        out.write_bytes(native.pickled(source.content, zipped=source.zipped))
     finally:
         for place, previous in reversed(old):
             if previous is None:
@@ -150,8 +159,8 @@ def write_pickled(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> 
                 place.holder[place.key] = previous
 
 
-def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> None:
-    """Write a folder: write changed shards anew and copy the other files.
+def write_folder(source: Checkpoint, changed: dict[str, Tensor], folder: Path) -> None:
+    """Fill a folder: write changed shards anew and copy the other files.
 
     Copies of the weights in another format are left out, since they hold the old last layer.
     """
@@ -162,36 +171,17 @@ def write_folder(source: Checkpoint, changed: dict[str, Tensor], out: Path) -> N
     files = {file.name: file for file in sorted(source.path.iterdir()) if file.is_file()}
     stale = [name for name in files if name not in used and _WEIGHTS.match(name)]
     if stale:
-        log.info("%s: left out, since they hold the old last layer: %s", out, ", ".join(stale))
-    with replacing_folder(out) as folder:
-        for shard in source.shards:
-            if parts := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
-                write_shard(shard, parts, folder / shard.path.name)
-                del files[shard.path.name]
-        added = {key: value for key, value in keys.items() if key not in all_keys(source)}
-        if INDEX in files and INDEX in used and added:
-            write_json(folder / INDEX, index_with(files.pop(INDEX), added, holders))
-        for name, file in files.items():
-            if name not in stale:
-                shutil.copyfile(file, folder / name)
-
-
-@contextlib.contextmanager
-def replacing_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out` to write to; on success its files replace those of `out`."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            for file in [file for file in out.iterdir() if file.is_file()]:
-                file.unlink()
-            for file in partial.iterdir():
-                file.rename(out / file.name)
-        else:
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        log.info("%s: not copied, since they hold the old last layer: %s", source.path, ", ".join(stale))
+    for shard in source.shards:
+        if parts := {key: value for key, value in keys.items() if holders[key] == shard.path.name}:
+            write_shard(shard, parts, folder / shard.path.name)
+            del files[shard.path.name]
+    added = {key: value for key, value in keys.items() if key not in all_keys(source)}
+    if INDEX in files and INDEX in used and added:
+        write_json(folder / INDEX, index_with(files.pop(INDEX), added, holders))
+    for name, file in files.items():
+        if name not in stale:
+            shutil.copyfile(file, folder / name)
 
 
 def holder_of(source: Checkpoint, key: str) -> str:
@@ -215,16 +205,25 @@ def all_keys(source: Checkpoint) -> set[str]:
     return {key for shard in source.shards for key in shard.tensors}
 
 
-def read_record() -> dict[str, str]:
-    """Return the record of earlier outputs: SHA-256 by path."""
-    return read_json(WRITTEN) if WRITTEN.is_file() else {}
+def read_record() -> dict[str, list[str]]:
+    """Return the record of earlier outputs: by path the SHA-256 of what may be there."""
+    if not WRITTEN.is_file():
+        return {}
+    remedy = "delete it: what was written before is then never overwritten"
+    record = read_json(WRITTEN, dict[str, str | list[str]], remedy=remedy)
+    return {path: [known] if isinstance(known, str) else known for path, known in record.items()}
+
+
+def remember(out: Path, partial: Path) -> None:
+    """Record an output before it takes its place: a process that is killed leaves the old one or the new."""
+    known = [digest(out)] if out.exists() else []
+    write_json(WRITTEN, read_record() | {str(out.resolve()): [*known, digest(partial)]})
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's files."""
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    """Return the SHA-256 of a file, or of a folder's files and the names of what else is in it."""
     total = hashlib.sha256()
-    for file in files:
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         total.update(file.name.encode() if path.is_dir() else b"")
-        total.update(file.read_bytes())
+        total.update(file.read_bytes() if file.is_file() else b"/")
     return total.hexdigest()

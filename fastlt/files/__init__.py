@@ -2,7 +2,18 @@
 
 from .owning import owned
 from .reading import check_regular, deciphering, read_array, read_arrays, read_json, read_limited
-from .writing import check_empty, contents, make_once, making, replacing, replacing_set, sweep, write_json
+from .writing import (
+    check_empty,
+    contents,
+    make_once,
+    making,
+    replacing,
+    replacing_folder,
+    replacing_set,
+    settle,
+    sweep,
+    write_json,
+)
 
 __all__ = [
     "check_empty",
@@ -17,7 +28,9 @@ __all__ = [
     "read_json",
     "read_limited",
     "replacing",
+    "replacing_folder",
     "replacing_set",
+    "settle",
     "sweep",
     "write_json",
 ]

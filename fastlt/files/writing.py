@@ -101,6 +101,42 @@ def flush(file: Path) -> None:
 
 
 @contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` when the block succeeds; the old one, if any, goes.
+
+    A process that is killed leaves the old content or the new one, if need be under a name from which `settle` puts it
+    back. The caller owns the place.
+    """
+    folder = folder.resolve()
+    settle(folder)
+    with aside(folder, shown=folder) as partial:
+        yield partial
+        for file in partial.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        try:
+            if folder.is_dir():
+                folder.rename(replaced_name(folder))
+            partial.rename(folder)
+        finally:
+            settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Finish what a killed process began with `replacing_folder`: the new content stays if it is there, or the old."""
+    replaced = replaced_name(folder.resolve())
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    elif replaced.is_dir():
+        replaced.rename(folder.resolve())
+
+
+def replaced_name(folder: Path) -> Path:
+    """Return the name that a folder has while another one takes its place."""
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+@contextlib.contextmanager
 def aside(target: Path, *, shown: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target`, which goes again; errors name `shown` in its place."""
     try:
@@ -199,7 +235,8 @@ def contents(folder: Path) -> list[str]:
     """Return the names in a folder, sorted, without locks and what killed processes left; empty if it is absent."""
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in os.scandir(folder) if entry.name != LOCK and not is_partial(entry.name))
+    names = [entry.name for entry in os.scandir(folder)]
+    return sorted(name for name in names if not is_partial(name) and not (name.startswith(".") and name.endswith(LOCK)))
 
 
 def check_empty(flag: str, folder: Path) -> None:

@@ -1,15 +1,32 @@
 """Checkpoints that are written back with another last layer."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fastlt.checkpoints.reading import Checkpoint, find_places
+from fastlt.checkpoints import native
+from fastlt.checkpoints.import_run import ImportedCheckpoint
+from fastlt.checkpoints.names import NameMap
+from fastlt.checkpoints.reading import Checkpoint, find_places, read_checkpoint
 from fastlt.checkpoints.shards import read_shard, write_shard
-from fastlt.checkpoints.writing import default_output, index_with, key_of, write_pickled
+from fastlt.checkpoints.writing import (
+    WRITTEN,
+    check_output,
+    default_output,
+    digest,
+    index_with,
+    key_of,
+    write_back,
+    write_pickled,
+)
+from fastlt.files import settle, write_json
+from fastlt.files.writing import contents
+from fastlt.run import Run
 
 HERE = Path("net.pth")
 
@@ -71,3 +88,116 @@ def test_an_index_counts_what_came_new(tmp_path: Path) -> None:
     (tmp_path / "index").write_text(json.dumps({"metadata": {"total_size": 100}, "weight_map": {"a": "x"}}))
     content = index_with(tmp_path / "index", {"fc.bias": torch.zeros(3)}, {"fc.bias": "y", "a": "x"})
     assert content == {"metadata": {"total_size": 112}, "weight_map": {"a": "x", "fc.bias": "y"}}
+
+
+def test_a_shard_of_ours_gets_new_checksums(tmp_path: Path) -> None:
+    native.save(tmp_path / "old.safetensors", {"fc.weight": torch.ones(2, 3), "a": torch.arange(5)}, {"method": "tau"})
+    shard = read_shard(tmp_path / "old.safetensors")
+    write_shard(shard, {}, tmp_path / "same.safetensors")
+    assert (tmp_path / "same.safetensors").read_bytes() == (tmp_path / "old.safetensors").read_bytes()
+    write_shard(shard, {"fc.weight": torch.zeros(2, 3), "fc.bias": torch.ones(2)}, tmp_path / "new.safetensors")
+    tensors, metadata = native.load(tmp_path / "new.safetensors")
+    assert metadata == {"method": "tau"}
+    assert tensors["fc.weight"].eq(0).all()
+    content = (tmp_path / "new.safetensors").read_bytes()
+    (tmp_path / "new.safetensors").write_bytes(content[:-1] + b"x")
+    with pytest.raises(ValueError, match="other values"):
+        read_shard(tmp_path / "new.safetensors")
+
+
+def imported(source: Path) -> tuple[ImportedCheckpoint, Path]:
+    """Return a checkpoint of a head alone, imported by hand, and its rebalanced classifier."""
+    run = Run(Path("run"))
+    before = {"fc.weight": torch.ones(2, 3), "fc.bias": torch.zeros(2)}
+    native.save(run.checkpoint("best"), before)
+    rebalanced = Path("rebalanced.safetensors")
+    native.save(rebalanced, before | {"fc.weight": torch.full((2, 3), 5.0)})
+    if source.suffix == ".pth":
+        torch.save(before, source)
+    elif source.suffix:
+        save_file(before, source)
+    else:
+        source.mkdir()
+        save_file(before, source / "model.safetensors")
+        (source / "config.json").write_text("{}")
+        (source / "notes.txt").write_text("notes")
+    names = NameMap(backbone="none", head="fc", names={name: name for name in before})
+    checkpoint = read_checkpoint(source)
+    return ImportedCheckpoint(checkpoint=checkpoint, run=run, names=names, order=(0, 1)), rebalanced
+
+
+def head_of(out: Path) -> torch.Tensor:
+    return read_checkpoint(out).tensors["fc.weight"]
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "net"])
+def test_a_killed_write_leaves_the_old_output_or_the_new_and_the_next_goes_on(
+    name: str, killed_at: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, rebalanced = imported(Path(name))
+    out = default_output(Path(name), "tau")
+    write_back(source, rebalanced, out)
+    native.save(rebalanced, {"fc.weight": torch.full((2, 3), 7.0), "fc.bias": torch.ones(2)})
+    endings = []
+    for call in range(1, 9):
+        endings.append(killed_at(call, lambda: write_back(source, rebalanced, out)))
+        settle(out)
+        assert head_of(out)[0, 0] in (5.0, 7.0)
+        check_output(Path(name), out)
+        assert contents(tmp_path / "runs" / "adopted") == ["written.json"]
+        if endings[-1] == 0:
+            break
+    assert endings == [9] * (3 if name == "net" else 2) + [0]
+    assert head_of(out)[0, 0] == 7.0
+    left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert left == []
+    if name == "net":
+        assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
+
+
+def test_what_somebody_added_to_an_output_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, rebalanced = imported(Path("net"))
+    out = Path("net.tau")
+    write_back(source, rebalanced, out)
+    write_back(source, rebalanced, out)
+    for add in (lambda: (out / "mine").mkdir(), lambda: (out / "config.json").write_text("{ }")):
+        add()
+        with pytest.raises(ValueError, match=r"^--out: got net\.tau,"):
+            write_back(source, rebalanced, out)
+        assert (out / "mine").is_dir()
+
+
+def test_a_record_of_outputs_is_read_in_its_old_form_and_its_damage_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, rebalanced = imported(Path("net.pth"))
+    out = Path("net.tau.pth")
+    write_back(source, rebalanced, out)
+    write_json(WRITTEN, {str(out.resolve()): digest(out)})
+    write_back(source, rebalanced, out)
+    for damaged in ("", "[]", '{"a": 3}', "[" * 100_000):
+        WRITTEN.write_text(damaged)
+        with pytest.raises(ValueError, match=rf"^{WRITTEN}: got [^\n]*; delete it"):
+            write_back(source, rebalanced, out)
+
+
+def test_two_processes_record_both_of_their_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, rebalanced = imported(Path("net.pth"))
+    outs = [Path(f"net.{index}.pth") for index in range(8)]
+    children = []
+    for out in outs:
+        child = os.fork()
+        if child == 0:
+            try:
+                write_back(source, rebalanced, out)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 8
+    for out in outs:
+        check_output(Path("net.pth"), out)

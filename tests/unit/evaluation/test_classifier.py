@@ -9,7 +9,6 @@ import pytest
 from fastlt.evaluation.classifier import FOLDS, read_held_out, write_held_out
 from fastlt.evaluation.predictions import Predictions
 
-
 AGAIN = "make it again"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastlt.files import check_empty, make_once, making, replacing, replacing_set, sweep
+from fastlt.files import check_empty, make_once, making, replacing, replacing_folder, replacing_set, settle, sweep
 from fastlt.files.writing import contents, held, partial_name
 
 DEAD = 2**22 + 1  # above the largest process number of Linux
@@ -196,3 +196,48 @@ def test_a_left_over_link_goes_and_what_it_names_stays(tmp_path: Path) -> None:
     (tmp_path / f".last.{DEAD}.partial").symlink_to("run")
     sweep(tmp_path)
     assert listed(tmp_path) == ["run"]
+
+
+def filled(folder: Path, text: str) -> None:
+    with replacing_folder(folder) as partial:
+        (partial / "a").write_text(text)
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    filled(folder, "old")
+    (folder / "b").write_text("gone")
+    (tmp_path / "link").symlink_to(folder)
+    filled(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert listed(folder) == ["a"]
+    assert (folder / "a").read_text() == "new"
+    assert listed(tmp_path) == ["link", "out"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out"
+    filled(folder, "old")
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError(errno.EIO, "no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="no"):
+        filled(folder, "new")
+    assert (folder / "a").read_text() == "old"
+    assert listed(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("new_is_there", [False, True])
+def test_a_replacement_that_was_killed_is_settled(tmp_path: Path, new_is_there: bool) -> None:
+    folder = tmp_path / "out"
+    filled(tmp_path / ".out.replaced", "old")
+    if new_is_there:
+        filled(folder, "new")
+    settle(folder)
+    assert (folder / "a").read_text() == ("new" if new_is_there else "old")
+    assert listed(tmp_path) == ["out"]
