@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..config.base import number_from_zero
 from ..data.dataset import LongTailedDataset
 from ..data.unlabelled import unlabelled_images
+from ..files import deciphering, read_limited
 from ..models import LinearHead
 from ..runtime.log import log
 from .predictions import logit_chunks
@@ -25,6 +27,7 @@ ESTIMATE = "estimate:"
 
 NEVER = -30.0  # log of the ratio for a class of target frequency 0: logits stay finite
 EM_STEPS, EM_TOLERANCE = 1000, 1e-7
+MAX_BYTES = 64 << 20  # of a file of frequencies: more than any names need
 
 
 def read_target(
@@ -71,35 +74,42 @@ def normalized(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float64]:
     """Read the frequency of every class from a CSV file, scaled to sum to 1."""
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"--target: got {path}, which does not exist; expected uniform, train or FILE.csv")
     indices = {name: index for index, name in enumerate(class_names)}
     frequencies = np.full(len(class_names), math.nan)
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            where = f"--target: {path}, line {number}"
-            cells = [cell.strip() for cell in row]
-            if not any(cells) or (number == 1 and cells[-1].lower() == "frequency"):
-                continue
-            if len(cells) != 2:
-                raise ValueError(f"{where}: got {len(cells)} columns; expected class,frequency")
-            name, text = cells
-            if name not in indices:
-                raise ValueError(f"{where}: got {name!r}; expected one of the {len(indices)} classes")
-            if not math.isnan(frequencies[indices[name]]):
-                raise ValueError(f"{where}: got class {name!r} twice; expected one row a class")
-            frequencies[indices[name]] = number_from_zero(text)
-            if math.isnan(frequencies[indices[name]]):
-                raise ValueError(f"{where}: got {text!r}; expected a frequency from 0 up")
+    for number, row in enumerate(read_rows(path), 1):
+        where = f"--target: {path}, line {number}"
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or (number == 1 and cells[-1].lower() == "frequency"):
+            continue
+        if len(cells) != 2:
+            raise ValueError(f"{where}: got {len(cells)} columns; expected class,frequency")
+        name, text = cells
+        if name not in indices:
+            raise ValueError(f"{where}: got {name!r:.60}; expected one of the {len(indices)} classes")
+        if not math.isnan(frequencies[indices[name]]):
+            raise ValueError(f"{where}: got class {name!r} twice; expected one row a class")
+        frequencies[indices[name]] = number_from_zero(text)
+        if math.isnan(frequencies[indices[name]]):
+            raise ValueError(f"{where}: got {text!r:.60}; expected a frequency from 0 up")
     missing = np.flatnonzero(np.isnan(frequencies))
     if len(missing):
         raise ValueError(
             f"--target: got {path} without {len(missing)} of {len(indices)} classes, first "
             f"{class_names[missing[0]]!r}; give every class a row (0 for one that never occurs)"
         )
-    if frequencies.sum() <= 0:
+    largest = frequencies.max()
+    if largest <= 0:
         raise ValueError(f"--target: got {path} with the frequency 0 only; expected at least one above 0")
-    return normalized(frequencies)
+    return normalized(frequencies / largest)  # whose sum is finite
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file of class frequencies."""
+    text = read_limited(path, MAX_BYTES, "class,frequency in every line").decode("utf-8-sig", "surrogateescape")
+    with deciphering(f"--target: {path}", expected="class,frequency in every line", remedy="correct the file"):
+        return list(csv.reader(io.StringIO(text, newline="")))
 
 
 def adjust_to_prior(head: LinearHead, target: ArrayLike, source: ArrayLike) -> LinearHead:

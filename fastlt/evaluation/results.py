@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -33,11 +33,6 @@ class Accuracy:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {"value": self.value, "ci95": list(self.ci95), "n": self.n}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Accuracy:
-        """Rebuild an accuracy from `to_json`'s values."""
-        return cls(value=values["value"], ci95=tuple(values["ci95"]), n=values["n"])
 
     @classmethod
     def from_fractions(cls, value: float, interval: tuple[float, float], n: int) -> Accuracy:
@@ -94,13 +89,6 @@ class Result:
         """Return the result as scripts read it."""
         return {key: value.to_json() if isinstance(value, Accuracy) else value for key, value in vars(self).items()}
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Result:
-        """Rebuild a result from `to_json`'s values."""
-        names = (*ACCURACIES, "target")
-        accuracies = {key: Accuracy.from_json(values[key]) for key in names if values.get(key)}
-        return cls(**{**values, **accuracies})
-
     def details(self) -> list[str]:
         """Return the figures that `DETAILS` names, as text."""
         errors = self.ece or {}
@@ -114,7 +102,7 @@ class Result:
         # A temperature changes confidences, not the accuracies beside the name
         shown = {key: value for key, value in self.params.items() if key != "temperature"}
         params = ", ".join(
-            f"{key} {value if isinstance(value, str) else f'{value:.3g}'}" for key, value in shown.items()
+            f"{key} {f'{value:.3g}' if isinstance(value, int | float) else value}" for key, value in shown.items()
         )
         if list(shown) == [self.method]:
             return params
@@ -134,6 +122,13 @@ class Comparison:
         """Return the comparison as scripts read it."""
         differences = {name: value and value.to_json() for name, value in self.differences.items()}
         return {"method": self.method, "against": self.against, "split": self.split, **differences}
+
+
+class StoredResults(TypedDict):
+    """Results on disk, without comparisons."""
+
+    schema: int
+    results: list[Result]
 
 
 @dataclass(frozen=True)
@@ -191,8 +186,16 @@ class Results:
 
         Returns:
             The results, in the order of the file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, or in another schema.
         """
-        return cls(tuple(Result.from_json(row) for row in read_json(path)["results"]))
+        remedy = "make it again with fastlt rebalance or evaluate"
+        stored = read_json(path, StoredResults, remedy=remedy)
+        if stored["schema"] != SCHEMA:
+            raise ValueError(f"{path}: got schema {stored['schema']}; expected {SCHEMA}; {remedy}")
+        return cls(tuple(stored["results"]))
 
     def table(self, title: str) -> Table:
         """Return the accuracies in percent as a table for `rich`, one row a classifier and split.

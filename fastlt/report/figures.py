@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +14,7 @@ from ..evaluation.classifier import Classifier
 from ..evaluation.results import Results
 from ..rebalancing import tau_curve
 from ..run import Run
+from ..training.log import EpochRecord, read_records
 from . import plots
 from .decision_regions import choose_classes, planes
 from .worst import shorten
@@ -25,6 +24,7 @@ from .worst import shorten
 TAUS = np.linspace(0, 2, 81)
 NUM_RESAMPLES = 300
 NUM_BINS = 10
+MAX_EPOCH = 10**9  # more is a damaged record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +263,7 @@ def reliability(material: Material) -> Figure:
 
 def training(material: Material) -> Figure:
     """Draw loss and accuracies over stage 1."""
-    records = read_records(material.run.metrics)
+    records = records_of(material.run.metrics)
     if not records:
         return Figure(title="Training", caption="Not drawn: the run has no records of its training (metrics.jsonl).")
     path = plots.training(material.folder, records)
@@ -277,17 +277,9 @@ def training(material: Material) -> Figure:
     )
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def records_of(metrics: Path) -> list[EpochRecord]:
     """Return the records of a metrics file, one an epoch; of an epoch that was run twice, the later one."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    if not metrics.is_file():
         return []
-    records: dict[int, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-            records[int(record["epoch"])] = record
-        except (ValueError, KeyError, TypeError):  # a line cut short by a crash
-            continue
-    return [records[epoch] for epoch in sorted(records)]
+    records = {record.get("epoch", 0): record for _, record in read_records(metrics)}
+    return [records[epoch] for epoch in sorted(records) if 0 < epoch < MAX_EPOCH]

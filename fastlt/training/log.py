@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import SHOT_GROUPS
-from ..files import replacing
+from ..files import check_regular, replacing
+from ..files.reading import decode_json
 from ..runtime.log import log
 
 
@@ -127,14 +128,32 @@ class TrainingLog:
                     self.writer.add_scalar(f"val/{name}", value, record["step"])
 
 
+class EpochRecord(TypedDict, total=False):
+    """What is read again of an epoch's record."""
+
+    epoch: int
+    step: int
+    loss: float | None
+    val: dict[str, float | None] | None
+
+
+def read_records(metrics: Path) -> Iterator[tuple[bytes, EpochRecord]]:
+    """Yield the lines of a metrics file with their records; a damaged line, as a crash leaves it, is left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no regular file.
+    """
+    check_regular(metrics, "the records of a training")
+    for line in metrics.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            yield line, decode_json(line, EpochRecord, source=metrics, remedy="")
+
+
 def drop_records_after(metrics: Path, step: int) -> None:
-    """Remove the records of epochs that a resumed run will train again, and an incomplete last line."""
+    """Remove the records of epochs that a resumed run will train again, and damaged lines."""
     if not metrics.exists():
         return
-    lines = []
-    for line in metrics.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                lines.append(line)
+    lines = [line for line, record in read_records(metrics) if record.get("step", step + 1) <= step]
     with replacing(metrics) as partial:
-        partial.write_text("".join(f"{line}\n" for line in lines))
+        partial.write_bytes(b"".join(line + b"\n" for line in lines))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checkpoints import native
+from ..files import deciphering
+from ..files.reading import convert
 from ..models import Network
 from ..run import Run
 
@@ -38,15 +40,31 @@ def pack(model: Network, optimizer: torch.optim.SGD, average: Network | None) ->
     return tensors
 
 
-def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors, metadata) of the state that a run last saved.
+@dataclass
+class StateRecord:
+    """What the checkpoint of a state says about it."""
+
+    progress: Progress
+    settings: str | None = None
+    """The fingerprint of the settings; None in checkpoints of earlier versions."""
+    decoder: str | None = None
+    """What decoded the images, so that a resumed run sees the same pixels."""
+
+
+def read_last(run: Run) -> tuple[dict[str, Tensor], StateRecord]:
+    """Return (tensors, record) of the state that a run last saved.
 
     Raises:
         ValueError: The file is incomplete or not a checkpoint; the message says how to use the best checkpoint, if that
             is complete.
     """
+    path = run.checkpoint("last")
     try:
-        return native.load(run.checkpoint("last"))
+        tensors, metadata = native.load(path)
+        with deciphering(path, expected="the state of a training", remedy="train again"):
+            record = convert(metadata, StateRecord)
+        check_progress(record.progress, path)
+        return tensors, record
     except ValueError as error:
         best = run.checkpoint("best")
         try:
@@ -57,6 +75,13 @@ def read_last(run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{error}; or use {best}, which is complete: rebalance it (fastlt rebalance {run.path}), or start a new "
             f"run from it (--init {best})"
         ) from error
+
+
+def check_progress(progress: Progress, source: Path) -> None:
+    """Raise a ValueError for counts below 0 or numbers that are not finite."""
+    for name, value in vars(progress).items():
+        if not math.isfinite(value) or (name != "best" and value < 0):
+            raise ValueError(f"{source}: got progress.{name} {value}; expected a finite number from 0 up; train again")
 
 
 def unpack(
@@ -89,5 +114,10 @@ def unpack(
     momentum = under("momentum.")
     for name, parameter in model.named_parameters():
         if name in momentum:
+            if momentum[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{source}: got momentum.{name} of {list(momentum[name].shape)}; expected {list(parameter.shape)}, "
+                    "as the weights; train again"
+                )
             # empty_like keeps channels_last, the layout in which the buffer was saved
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])

@@ -153,16 +153,15 @@ class Trainer:
             log.info("%s has no checkpoint yet: starting from the first step", self.run.path)
             self.world.first(lambda: drop_records_after(self.run.metrics, 0))
             return
-        tensors, metadata = state.read_last(self.run)
+        tensors, record = state.read_last(self.run)
         settings = self.run.config.fingerprint()
-        if metadata.get("settings", settings) != settings:
+        if record.settings not in (None, settings):
             raise ValueError(
                 f"{path}: got a checkpoint of other settings; expected those of {self.run.path / 'config.json'}; "
                 "restore that file"
             )
         state.unpack(tensors, self.model, self.optimizer, self.averaged, source=path)
-        self.decoder = metadata.get("decoder")
-        self.progress = Progress(**metadata["progress"])
+        self.decoder, self.progress = record.decoder, record.progress
         if self.world.is_writer:  # the sums are over all processes, so only one continues them
             self.sums.copy_(torch.tensor([self.progress.loss_sum, self.progress.num_correct], dtype=torch.float64))
         self.world.first(lambda: drop_records_after(self.run.metrics, self.progress.step))

@@ -18,7 +18,7 @@ from fastlt.evaluation.predictions import Predictions
 from fastlt.features.store import FeatureStore
 from fastlt.models import LinearHead
 from fastlt.report.decision_regions import choose_classes, planes
-from fastlt.report.figures import read_records
+from fastlt.report.figures import records_of
 from fastlt.report.plots.geometry import Plane
 from fastlt.report.plots.theme import Theme, themed
 from fastlt.report.writing import write_report
@@ -119,7 +119,7 @@ def test_names_are_escaped(run_copy: Run) -> None:
 def test_records_cut_short_or_repeated_are_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "loss": 3}\n{"epoch": 2, "loss": 2}\n{"epoch": 2, "loss": 1}\n{"epoch": 3, "lo')
-    assert [(record["epoch"], record["loss"]) for record in read_records(path)] == [(1, 3), (2, 1)]
+    assert [(record["epoch"], record["loss"]) for record in records_of(path)] == [(1, 3), (2, 1)]
 
 
 def test_planes_assign_every_image_as_the_head_does() -> None:

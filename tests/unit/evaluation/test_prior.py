@@ -1,6 +1,7 @@
 """Target priors from a file, Bayes' rule, and the estimate from unlabelled images."""
 
 import functools
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,10 @@ def test_a_file_gives_frequencies_in_any_order(tmp_path: Path) -> None:
         ("ant,1\nbee,1\n", r"\b1 of 3 classes.*'cat'"),
         ("ant,0\nbee,0\ncat,0\n", r"\b0\b"),
         ("ant 1\n", r"line 1: .*\b1 column"),
+        ("ant,1e999\n", "line 1: .*'1e999'"),
+        ("ant,1\x00\n", "line 1: .*'1|NUL"),
+        ("ant," + "9" * 200_000 + "\n", "field larger"),
+        ('"ant\nbee,1', "1 column"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -55,6 +60,19 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, message: str) -> No
     with pytest.raises(ValueError, match=f"^--target: .*{re.escape(str(path))}.*{message}") as caught:
         read(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_huge_frequencies_have_a_finite_sum(tmp_path: Path) -> None:
+    path = tmp_path / "target.csv"
+    path.write_text("ant,1e308\nbee,1e308\ncat,0\n")
+    np.testing.assert_allclose(read(str(path)), [0.5, 0.5, 0])
+
+
+def test_a_target_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder")):
+        with pytest.raises(ValueError, match=f"{path}: got {kind}"):
+            read(str(path))
 
 
 def test_an_absent_file_says_what_was_expected() -> None:

@@ -87,3 +87,41 @@ def test_long_settings_wrap_and_the_method_and_numbers_stay_whole() -> None:
 def test_a_missing_result_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         Results(()).find("tau", "val")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"all": None}, r"\$\.results\[0\]\.all"),
+        ({"all": {"value": 1.0, "ci95": [1.0], "n": 3}}, r"\$\.results\[0\]\.all\.ci95"),
+        ({"all": {"value": "1", "ci95": [1.0, 2.0], "n": 3}}, r"\$\.results\[0\]\.all\.value"),
+        ({"all": [1, 2, 3]}, r"\$\.results\[0\]\.all"),
+        ({"params": []}, r"\$\.results\[0\]\.params"),
+        ({"method": 3}, r"\$\.results\[0\]\.method"),
+        ({"ece": {"all": "low"}}, r"\$\.results\[0\]\.ece"),
+        ({"seed": 1.5}, r"\$\.results\[0\]\.seed"),
+    ],
+)
+def test_a_damaged_result_is_named_with_its_place(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    values = Results((row(),)).to_json()
+    values["results"][0] |= change
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"^{path}: got .*{named}"):
+        Results.read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", "{}", '{"schema": 1}', '{"schema": 2, "results": []}', '{"schema": 1, "results": [3]}',
+     '{"schema": 1, "results": {"a": 1}}', '{"schema": 1, "results": ' + "[" * 10**5, '{"schema": 1e999}'],
+)  # fmt: skip
+def test_what_holds_no_results_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"^{path}: got "):
+        Results.read(path)
+
+
+def test_settings_of_any_kind_have_a_label() -> None:
+    assert row(params={"a": None, "b": [1], "c": 0.12345}).label == "logit_adjustment (a None, b [1], c 0.123)"

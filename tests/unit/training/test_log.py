@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,22 @@ def test_an_error_has_a_first_line_and_work_that_repeats_says_nothing() -> None:
     with only(logging.ERROR):
         assert not logging.getLogger("fastlt").isEnabledFor(logging.WARNING)
     assert logging.getLogger("fastlt").level == level
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "[]", "3", "null", '"step"', "[" * 10**5, '{"step": "5"}', '{"step": 1e999}', '{"loss": 1}', "\x00", "\udcff"],
+)
+def test_a_damaged_record_is_left_out(tmp_path: Path, line: str) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(
+        f'{{"step": 5}}\n{line}\n{{"step": 7, "val": {{"few": null}}}}\n'.encode(errors="surrogateescape")
+    )
+    drop_records_after(metrics, 10)
+    assert metrics.read_text() == '{"step": 5}\n{"step": 7, "val": {"few": null}}\n'
+
+
+def test_records_are_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: got a pipe"):
+        drop_records_after(tmp_path / "metrics.jsonl", 10)
