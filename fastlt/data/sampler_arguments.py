@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _C
+from ..files import read_array
 
 SAMPLINGS = {"instance_balanced": 1.0, "class_balanced": 0.0, "square_root": 0.5, "progressively_balanced": None}
 """The named samplings and their powers q; progressively_balanced moves from 1 to 0."""
@@ -136,7 +137,7 @@ def check_weights(class_weights: Sequence[float] | np.ndarray, num_classes: int)
 def as_labels(labels: Any) -> np.ndarray:
     """Return labels of any kind as a contiguous one-dimensional array of integers, without a copy where possible."""
     if isinstance(labels, str | Path):
-        labels = np.load(labels, mmap_mode="r", allow_pickle=False)
+        labels = read_array(Path(labels), remedy="give a .npy file of integers", mmap_mode="r")
     if hasattr(labels, "detach"):  # a torch tensor, possibly on another device
         labels = labels.detach().cpu()
     array = np.asarray(labels)

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...files import read_json
 from ...runtime.log import name_some
 from .layout import file_layout
-from .listing import Listing
+from .listing import Listing, first_unusable
+
+Id = int | float | str
+
+
+@dataclass(slots=True)
+class _Image:
+    id: Id
+    file_name: str
+
+
+@dataclass(slots=True)
+class _Annotation:
+    image_id: Id
+    category_id: Id
+
+
+@dataclass(slots=True)
+class _Category:
+    id: Id
+    name: Id | None = None
+
+
+@dataclass(slots=True)
+class _Coco:
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category] = field(default_factory=list)
+
+
+_REMEDY = "give COCO-style JSON: images (id, file_name) and annotations (image_id, category_id), one category an image"
 
 
 def read_coco(
@@ -21,34 +51,18 @@ def read_coco(
     class_names: tuple[str, ...] | None = None,
 ) -> Listing:
     """Read COCO-style JSON; `LongTailedDataset.from_coco` states the arguments and errors."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected COCO-style JSON")
+    content = read_json(file, _Coco, remedy=_REMEDY, foreign=True)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected the one that the images of {file} start from")
     try:
-        content = json.loads(file.read_bytes())
-        for key in ("images", "annotations"):
-            if not (isinstance(content, dict) and isinstance(content.get(key), list) and content[key]):
-                raise ValueError(f"no {key!r}")
-        category_of: dict[Any, int] = {}
-        for entry in content["annotations"]:
-            image, category = entry["image_id"], int(entry["category_id"])
-            if category_of.setdefault(image, category) != category:
-                raise ValueError(f"several categories of image {image} ({category_of[image]}, {category})")
-        images = [(entry["id"], str(entry["file_name"])) for entry in content["images"]]
-        bare = [path for image, path in images if image not in category_of]
-        if bare:
-            raise ValueError(f"{len(bare)} images without an annotation ({name_some(bare)})")
-        names_of = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in content.get("categories", ())}
-    except (ValueError, KeyError, TypeError) as error:
-        fault = f"an entry without the key {error}" if isinstance(error, KeyError) else str(error)
+        images, category_of, names_of = _check(content)
+    except (ValueError, OverflowError) as error:
         raise ValueError(
-            f"{file}: got {fault}; expected COCO-style JSON, images (id, file_name) and annotations (image_id, "
-            "category_id), one category an image; correct the file"
+            f"{file}: got {error}; expected images with a file name and one category each; {_REMEDY}"
         ) from None
     categories = categories or tuple(sorted(names_of or set(category_of.values())))
     label_of = {category: label for label, category in enumerate(categories)}
-    if unknown := sorted({category_of[image] for image, _ in images} - set(categories)):
+    if unknown := sorted({category_of[image.id] for image in images} - set(categories)):
         raise ValueError(
             f"{file}: got {len(unknown)} categories that are not among the {len(categories)} listed, "
             f"{name_some(unknown)}; expected those of train; add them to `categories` of the train file"
@@ -56,12 +70,37 @@ def read_coco(
     names = tuple(names_of.get(category, str(category)) for category in categories)
     return Listing(
         root=root,
-        paths=tuple(path for _, path in images),
-        labels=np.array([label_of[category_of[image]] for image, _ in images], np.int64),
+        paths=tuple(image.file_name for image in images),
+        labels=np.array([label_of[category_of[image.id]] for image in images], np.int64),
         class_names=class_names or names,
         source=file,
         keys=categories,
     )
+
+
+def _check(content: _Coco) -> tuple[list[_Image], dict[Id, int], dict[int, str]]:
+    """Return the images, the category of each by its id, and the categories' names.
+
+    Raises:
+        ValueError: They do not fit together.
+        OverflowError: A category is an infinite number.
+    """
+    images = content.images
+    for key, entries in (("images", images), ("annotations", content.annotations)):
+        if not entries:
+            raise ValueError(f"no {key!r}")
+    category_of: dict[Id, int] = {}
+    for entry in content.annotations:
+        category = int(entry.category_id)
+        if (first := category_of.setdefault(entry.image_id, category)) != category:
+            raise ValueError(f"several categories of image {entry.image_id} ({first}, {category})")
+    bare = [image.file_name for image in images if image.id not in category_of]
+    if bare:
+        raise ValueError(f"{len(bare)} images without an annotation ({name_some(bare)})")
+    if (at := first_unusable([image.file_name for image in images])) is not None:
+        raise ValueError(f"the file name {images[at].file_name[:80]!r} (images[{at}])")
+    names = {int(entry.id): str(entry.id if entry.name is None else entry.name) for entry in content.categories}
+    return images, category_of, names
 
 
 def _read(source: Path, root: Path, train: Listing | None) -> Listing:

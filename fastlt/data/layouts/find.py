@@ -10,7 +10,7 @@ from .coco import COCO
 from .folders import FOLDERS, count_images, subfolders
 from .layout import SPLITS, Layout, find_files
 from .listing import Listing
-from .lists import LISTS, ROOT_POINTER, lists_folder
+from .lists import LISTS, lists_folder, start_folder
 
 LAYOUTS = (LISTS, COCO, FOLDERS)
 """The layouts, in the order in which they are tried."""
@@ -51,12 +51,9 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
             else layout_of(train).explain_no_val(train)
         )
     train_listing: Listing | None = None
-    pointer = root / ROOT_POINTER
     for split, source in sources.items():
-        layout, start = layout_of(source), root
-        if layout is LISTS and pointer.is_file():
-            start = root / pointer.read_text(encoding="utf-8").strip()
-        listing = layout.read(source, start, train_listing)
+        layout = layout_of(source)
+        listing = layout.read(source, start_folder(root) if layout is LISTS else root, train_listing)
         train_listing = train_listing or listing
         yield split, listing
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ...files import read_limited
+
 _NUM_NAMED = 5
+_MOST_BYTES = 64 << 20  # of a classes.txt
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,7 +65,27 @@ def check_labels(listing: Listing, *, complete: bool) -> None:
         )
 
 
+def first_unusable(paths: Sequence[str]) -> int | None:
+    """Return the position of the first path that no file can have; None if there is none."""
+
+    def usable(text: str) -> bool:
+        try:
+            return b"\0" not in os.fsencode(text)
+        except UnicodeEncodeError:
+            return False
+
+    if usable("".join(paths)):
+        return None
+    return next(at for at, path in enumerate(paths) if not usable(path))
+
+
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
     """Read the class names in a folder's `classes.txt`; return None where there is none."""
     file = folder / "classes.txt"
-    return tuple(file.read_text("utf-8-sig", errors="surrogateescape").splitlines()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    text = read_limited(file, _MOST_BYTES, "a class name a line").decode("utf-8-sig", "surrogateescape")
+    names = tuple(line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")) if text else ()
+    if (at := next((at for at, name in enumerate(names) if "\0" in name), None)) is not None:
+        raise ValueError(f"{file}, line {at + 1}: got {names[at][:80]!r}; expected a class name; give a text file")
+    return names

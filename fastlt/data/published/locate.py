@@ -126,9 +126,10 @@ def read_benchmark_list(
             f"{source}: got the list of {title}; expected that of {benchmark.title}; choose its --dataset, or "
             "other --lists"
         )
-    if (highest := int(listing.labels.max())) >= benchmark.num_classes:
+    lowest, highest = int(listing.labels.min()), int(listing.labels.max())
+    if lowest < 0 or highest >= benchmark.num_classes:
         raise ValueError(
-            f"{source}: got label {highest}, so it is the list of another data set; expected 0 to "
+            f"{source}: got label {min(lowest, 0) or highest}, so it is the list of another data set; expected 0 to "
             f"{benchmark.num_classes - 1}, the {benchmark.num_classes} classes of {benchmark.title}; give other --lists"
         )
     return listing

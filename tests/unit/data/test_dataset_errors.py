@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from fastlt.config import TrainConfig
 from fastlt.data import LongTailedDataset, open_splits
+from fastlt.data.sampler_arguments import as_labels
 from fastlt.training.setup import check_classes
 
 
@@ -164,7 +166,13 @@ GOOD = "train/ant/1.jpg 0\ntrain/bee/1.jpg 1\n"
         ("train/ant/1.jpg -1\ntrain/bee/1.jpg 0\n", r"/train\.txt: got label -1; expected 0"),
         ("train/ant/1.jpg 1\ntrain/bee/1.jpg 2\n", r"/train\.txt: got .* 1 of 3 classes, 0; .*contiguous from 0"),
         ("train/ant/1.jpg 0\ntrain/bee/1.jpg 2\n", r"/train\.txt: got .* 1 of 3 classes, 1; .*contiguous"),
-        ("train/ant/1.jpg 0\ntrain/bee/1.jpg 2000000000\n", r"1999999999 of 2000000001 classes, 1, 2, 3, 4, 5, \.\.\."),
+        ("train/ant/1.jpg 0\ntrain/bee/1.jpg 2000000000\n", r"/train\.txt, line 2: got label 2000000000 "),
+        ("train/ant/1.jpg 0\n\ntrain/b\0e/1.jpg 1\n", r"/train\.txt, line 3: got 'train/b\\x00e/1\.jpg 1'"),
+        ("train/ant/1.jpg 0\n" + "x" * 100_000 + " 1\n", r"/train\.txt, line 2: got 'xxx"),
+        ("\0" * 100_000, r"/train\.txt, line 1: got '\\x00"),
+        (f"train/ant/1.jpg {'9' * 5000}\n", r"/train\.txt, line 1: got"),
+        ("train/ant/1.jpg 1e999\n", r"/train\.txt, line 1: got"),
+        (f"\n\ntrain/ant/1.jpg {2**31 - 1}\n", rf"/train\.txt, line 3: got label {2**31 - 1} in a list of 1 images"),
         ("", r"/train\.txt: got an empty train split"),
     ],
 )
@@ -240,16 +248,19 @@ ANNOTATIONS = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id":
 @pytest.mark.parametrize(
     ("content", "pattern"),
     [
-        ({"images": IMAGES}, r"/train\.json: got no 'annotations'"),
+        ({"images": IMAGES}, r"/train\.json: got .*`annotations`"),
         ({"images": IMAGES, "annotations": []}, r"/train\.json: got no 'annotations'"),
-        ({"annotations": ANNOTATIONS}, r"/train\.json: got no 'images'"),
-        ([], r"/train\.json: got no 'images'"),
+        ({"annotations": ANNOTATIONS}, r"/train\.json: got .*`images`"),
+        ([], r"/train\.json: got .*`array`"),
         ({"images": IMAGES, "annotations": ANNOTATIONS[:1]}, r": got 1 images .*\(train/bee/1\.jpg\)"),
         (
             {"images": IMAGES, "annotations": [*ANNOTATIONS, {"image_id": 1, "category_id": 6}]},
             "image 1 .5, 6",
         ),
-        ({"images": IMAGES, "annotations": [{"image_id": 1}]}, ": got .* 'category_id'"),
+        (
+            {"images": IMAGES, "annotations": [{"image_id": 1}]},
+            r"/train\.json: got .*`category_id` - at `\$\.annotations\[0\]`",
+        ),
         (
             {"images": IMAGES, "annotations": ANNOTATIONS, "categories": [{"id": 5}]},
             ": got 1 categories .* 1 listed, 6;",
@@ -270,9 +281,80 @@ def test_json_with_mistakes(root, content, pattern):
     refuses(pattern, open_splits, root)
 
 
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ('{"images": [{"id": 1, "file_name": "a\\u0000b"}], "annotations": [{"image_id": 1, "category_id": 1}]}',
+         r"/x\.json: got the file name 'a\\x00b' \(images\[0\]\)"),
+        ('{"images": [{"id": 1, "file_name": "a\\ud800"}], "annotations": [{"image_id": 1, "category_id": 1}]}',
+         r"/x\.json: got the file name 'a\\ud800' \(images\[0\]\)"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "category_id": 1e999}]}',
+         r"/x\.json: got .*`\$\.annotations\[0\]\.category_id`"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "category_id": Infinity}]}',
+         r"/x\.json: got .*infinity"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "category_id": NaN}]}',
+         r"/x\.json: got .*NaN"),
+        ('{"images": [{"id": 1, "file_name": 2}], "annotations": []}',
+         r"/x\.json: got .*`\$\.images\[0\]\.file_name`"),
+        ('{"images": ' + "[" * 100_000, r"/x\.json: got"),
+        ('{"images": 3, "annotations": {}}', r"/x\.json: got .*`\$\.images`"),
+    ],
+)  # fmt: skip
+def test_json_of_another_form(root, text, pattern):
+    (root / "x.json").write_text(text)
+    refuses(pattern, LongTailedDataset.from_coco, root / "x.json", root)
+
+
+def test_json_may_have_strings_for_ids_and_more_keys_than_needed(root):
+    images = [image | {"id": str(image["id"]), "width": float("nan")} for image in IMAGES]
+    annotations = [{key: str(value) for key, value in entry.items()} for entry in ANNOTATIONS]
+    (root / "x.json").write_text(json.dumps({"images": images, "annotations": annotations, "info": None}))
+    assert LongTailedDataset.from_coco(root / "x.json", root).class_names == ("5", "6")
+
+
+def test_pipes_are_not_waited_for(root):
+    os.mkfifo(root / "pipe")
+    for read in (LongTailedDataset.from_list, LongTailedDataset.from_coco):
+        refuses("/pipe: got a pipe", read, root / "pipe", root)
+    refuses("/pipe: got a pipe", as_labels, root / "pipe")
+    dataset = open_splits(root)["train"]
+    (root / "train" / "ant" / "1.jpg").unlink()
+    os.mkfifo(root / "train" / "ant" / "1.jpg")
+    refuses(r"/1\.jpg: got a pipe", dataset.read, 0)
+
+
+def test_labels_in_a_file_that_is_damaged(tmp_path):
+    np.save(tmp_path / "y.npy", np.arange(4))
+    content = (tmp_path / "y.npy").read_bytes()
+    for damaged in (b"", content[:50], content[:-8], content.replace(b"(4,)", b"(9**"), b"\x80\x04."):
+        (tmp_path / "y.npy").write_bytes(damaged)
+        refuses(r"/y\.npy: got", as_labels, tmp_path / "y.npy")
+
+
+@pytest.mark.parametrize("text", ["", "no\0folder", "absent", "x" * 300, "two\nlines", "\udcff"])
+def test_root_txt_that_names_no_folder(root, text):
+    lists(root, GOOD)
+    (root / "root.txt").write_text(text or "train.txt", errors="surrogateescape")
+    refuses(r"/root\.txt: got ", open_splits, root)
+
+
+def test_root_txt_and_classes_txt_that_are_no_text(root):
+    lists(root, GOOD)
+    (root / "classes.txt").write_bytes(b"ant\nb\0ee\n")
+    refuses(r"/classes\.txt, line 2: got", open_splits, root)
+    (root / "root.txt").write_bytes(b"x" * 100_000)
+    refuses(r"/root\.txt: got", open_splits, root)
+
+
+def test_class_names_are_divided_by_lines_only(root):
+    names = "one\x85half\r\ntwo\x0b\u2028\n"
+    (root / "classes.txt").write_text(names, newline="")
+    assert open_splits(root)["train"].class_names == ("one\x85half", "two\x0b\u2028")
+
+
 def test_json_that_is_none(root):
     (root / "train.json").write_text("{")
-    refuses("expected COCO-style JSON", LongTailedDataset.from_coco, root / "train.json", root)
+    refuses("give COCO-style JSON", LongTailedDataset.from_coco, root / "train.json", root)
     refuses(r"/x\.json: ", LongTailedDataset.from_coco, root / "x.json", root, error=FileNotFoundError)
 
 

@@ -124,9 +124,10 @@ def test_lists_of_another_data_set_are_refused(places: Any, monkeypatch: pytest.
     for split in ("train", "val", "test"):
         (places.lists / f"Places_LT_{split}.txt").rename(places.lists / f"{split}.txt")
     text = (places.lists / "train.txt").read_text()
-    (places.lists / "train.txt").write_text(text + "train/zen_garden/00000040.jpg 7000\n")
-    with pytest.raises(ValueError, match=r"train\.txt: got label 7000\b.*\b365\b.*Places-LT.*--lists\b"):
-        open_named("places_lt", places.root, DataOptions(lists=places.lists))
+    for label in (7000, -1):
+        (places.lists / "train.txt").write_text(text + f"train/zen_garden/00000040.jpg {label}\n")
+        with pytest.raises(ValueError, match=rf"train\.txt: got label {label}\b.*\b365\b.*Places-LT.*--lists\b"):
+            open_named("places_lt", places.root, DataOptions(lists=places.lists))
     (places.lists / "train.txt").write_text(text)
     monkeypatch.setattr("fastlt.data.published.locate.list_hash", lambda source: "efdbdad4f050")
     with pytest.raises(ValueError, match=r"train\.txt\b.*ImageNet-LT.*Places-LT.*--dataset.*--lists\b"):
@@ -137,7 +138,7 @@ def test_json_without_annotations_is_refused(tmp_path: Path, make_miniature: Cal
     inat = make_miniature(tmp_path / "data", "inat-json")
     file = inat.lists / "val2018.json"
     file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
-    with pytest.raises(ValueError, match=r"val2018\.json\b.*'annotations'"):
+    with pytest.raises(ValueError, match=r"val2018\.json\b.*`annotations`"):
         open_named("inat2018", inat.root, DataOptions(lists=inat.lists))
 
 
