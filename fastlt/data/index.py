@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from ..files import replacing
+from ..files import read_arrays, replacing
+from ..files.owning import LOCK, locked
+from ..files.reading import decode_json
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
 from ..runtime.machine import resolve_threads
@@ -25,6 +27,8 @@ from .image import is_of_machine, probe, why
 _VERSION = 1
 _CHUNK = 64
 _SLOW_S = 150e-6
+_ARRAYS = {"stats": "<i8", "sizes": "<i4", "native": "?", "reasons": "u1"}
+_REMEDY = "delete it"
 _UNREAD = "cannot be read"
 _NO_FILE, _DANGLING = -1, -2  # in place of a size
 _UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does not exist"}
@@ -65,32 +69,56 @@ def index_files(
     """
     prefix = f"{root}{os.sep}"
     stats = _stat(prefix, paths, source=source)
-    sizes = np.zeros((len(paths), 2), np.int32)
-    native = np.zeros(len(paths), np.bool_)
-    reasons: dict[int, str] = {}
-    stale = np.ones(len(paths), np.bool_)
-
-    file = cache_dir() / "index" / f"{index_key(root, paths)}.npz" if cache else None
-    if file is not None and (cached := _load(file, len(paths))) is not None:
-        stale = (cached.stats != stats).any(axis=1)
-        sizes, native = cached.sizes, cached.native
-        reasons = {at: reason for at, reason in cached.reasons.items() if not stale[at]}
-
-    stale &= stats[:, 0] >= 0
-    reasons |= {at: _UNOPENED[stats[at, 0]] for at in np.flatnonzero(stats[:, 0] < 0).tolist()}
-    pending = np.flatnonzero(stale)
+    if not cache:
+        index, pending = _known(None, stats)
+        return _probe_into(index, prefix, paths, pending, num_threads)
+    file = cache_dir() / "index" / f"{index_key(root, paths)}.npz"
+    index, pending = _known(_load(file, len(paths)), stats)
     if pending.size:
-        for at, (width, height, plain, reason) in zip(
-            pending.tolist(), _probe_all(prefix, paths, pending, num_threads), strict=True
-        ):
-            sizes[at] = width, height
-            native[at] = plain
-            if reason:
-                reasons[at] = reason
-    index = FileIndex(stats=stats, sizes=sizes, native=native, reasons=dict(sorted(reasons.items())))
-    if file is not None and pending.size:
-        _save(file, index)
+        with _in_turn(file):
+            index, pending = _known(_load(file, len(paths)), stats)
+            if pending.size:
+                index = _probe_into(index, prefix, paths, pending, num_threads)
+                _save(file, index)
     return index
+
+
+def _known(cached: FileIndex | None, stats: np.ndarray) -> tuple[FileIndex, np.ndarray]:
+    """Return (index, pending): what the cache knows about files that have not changed, and which are to be probed."""
+    fresh = np.zeros(len(stats), np.bool_)
+    sizes, native = np.zeros((len(stats), 2), np.int32), fresh.copy()
+    reasons: dict[int, str] = {}
+    if cached is not None:
+        fresh = (cached.stats == stats).all(axis=1)
+        sizes, native = cached.sizes.astype(np.int32), cached.native.copy()
+        reasons = {at: reason for at, reason in cached.reasons.items() if fresh[at]}
+    unopened = stats[:, 0] < 0
+    reasons |= {at: _UNOPENED[stats[at, 0]] for at in np.flatnonzero(unopened).tolist()}
+    index = FileIndex(stats=stats, sizes=sizes, native=native, reasons=dict(sorted(reasons.items())))
+    return index, np.flatnonzero(~fresh & ~unopened)
+
+
+def _probe_into(
+    index: FileIndex, prefix: str, paths: Sequence[str], pending: np.ndarray, num_threads: int | None
+) -> FileIndex:
+    """Return an index with what probing the pending files tells."""
+    reasons = dict(index.reasons)
+    results = _probe_all(prefix, paths, pending, num_threads) if pending.size else ()
+    for at, (width, height, plain, reason) in zip(pending.tolist(), results, strict=True):
+        index.sizes[at] = width, height
+        index.native[at] = plain
+        if reason:
+            reasons[at] = reason
+    return replace(index, reasons=dict(sorted(reasons.items())))
+
+
+@contextlib.contextmanager
+def _in_turn(file: Path) -> Iterator[None]:
+    """Let no two processes probe for the same entry of the cache at once, where the cache can be written."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(locked(file.with_name(f".{file.name}{LOCK}"), shown=file, wait=True))
+        yield
 
 
 def index_key(root: Path, paths: Sequence[str]) -> str:
@@ -179,18 +207,15 @@ def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[t
 
 def _load(file: Path, num_files: int) -> FileIndex | None:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            reasons = json.loads(arrays["reasons"].tobytes())
-            index = FileIndex(
-                stats=arrays["stats"],
-                sizes=arrays["sizes"],
-                native=arrays["native"],
-                reasons={int(at): str(reason) for at, reason in reasons.items()},
-            )
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        arrays = read_arrays(file, _ARRAYS, remedy=_REMEDY)
+        reasons = decode_json(arrays["reasons"].tobytes(), dict[int, str], source=file, remedy=_REMEDY)
+    except (OSError, ValueError):
         return None
+    index = FileIndex(stats=arrays["stats"], sizes=arrays["sizes"], native=arrays["native"], reasons=reasons)
     shapes = (index.stats.shape, index.sizes.shape, index.native.shape)
-    return index if shapes == ((num_files, 2), (num_files, 2), (num_files,)) else None
+    if shapes != ((num_files, 2), (num_files, 2), (num_files,)) or not all(0 <= at < num_files for at in reasons):
+        return None
+    return index
 
 
 def _save(file: Path, index: FileIndex) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...runtime.log import name_some
 from .coco import COCO
 from .folders import FOLDERS, count_images, subfolders
-from .layout import SPLITS, Layout, find_files
+from .layout import SPLITS, UNFINISHED, Layout, find_files
 from .listing import Listing
 from .lists import LISTS, lists_folder, start_folder
 
@@ -69,6 +69,11 @@ def _find_named(root: Path, lists: Path | None, name: str) -> Path:
 def _explain_no_train(root: Path) -> str:
     """Return the message for a root without a train split; name the folder that would do, if one is near."""
     expected = f"expected one with {' or '.join(layout.train for layout in LAYOUTS)}"
+    if (root / UNFINISHED).is_dir():
+        return (
+            f"--data-root: got {root}, which `fastlt data synth` has not finished; expected a whole data set; repeat "
+            "that command, which continues there"
+        )
     starts = [layout.train.partition("/")[0] for layout in LAYOUTS]
     names = subfolders(root)
     for name in names:

@@ -11,6 +11,9 @@ from .listing import Listing
 
 SPLITS = ("train", "val", "test")
 
+UNFINISHED = ".unfinished"
+"""Where `fastlt data synth` keeps splits until they are whole."""
+
 Reader = Callable[[Path, Path, Listing | None], Listing]
 
 

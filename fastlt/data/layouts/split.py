@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from ...config import check_range
-from ...files import replacing
+from ...files import check_empty, check_regular, owned, replacing_set, sweep
+from ...files.owning import LOCK
 from ...runtime.log import log, name_some
 from ..index import index_files
 from .folders import list_classes, subfolders
+from .layout import SPLITS
 from .lists import ROOT_POINTER
+
+_LISTS, _TRAIN, _CLASSES = "lists", "train.txt", "classes.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ def split_folder(
             already divided into train and val, or a number is out of range.
     """
     root = Path(root)
-    out = root / "lists" if out is None else Path(out)
+    out = root / _LISTS if out is None else Path(out)
     check_range("--val-per-class", val_per_class, low=1)
     check_range("--test-per-class", test_per_class, low=0)
     classes, files = _list_classes(root, out)
@@ -117,13 +121,22 @@ def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
     classes = [
         name
         for name in subfolders(root)
-        if (root / name).resolve() != out.resolve() and not (root / name / "train.txt").is_file()
+        if (root / name).resolve() != out.resolve() and not (root / name / _TRAIN).is_file()
     ]
     if "train" in classes:
         raise ValueError(f"{root}: got a train folder; expected class folders only; give one that is not split")
-    if not classes:
+    images = {name: files for name, (files, _) in zip(classes, list_classes(root, classes), strict=True)}
+    # Nor is one that a split left unfinished
+    started = [name for name, files in images.items() if not files and (name == _LISTS or _is_started(root / name))]
+    images = {name: files for name, files in images.items() if name not in started}
+    if not images:
         raise ValueError(f"{root}: got no folder in it; expected a folder a class, {root}/<class>/<image>")
-    return classes, [images for images, _ in list_classes(root, classes)]
+    return list(images), list(images.values())
+
+
+def _is_started(folder: Path) -> bool:
+    """Return whether a split has written lists to a folder, or was about to."""
+    return any((folder / name).exists() for name in (LOCK, _CLASSES))
 
 
 def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
@@ -145,17 +158,27 @@ def _shuffle(paths: list[str], name: str, seed: int) -> list[str]:
 
 
 def _write(root: Path, out: Path, classes: list[str], lists: dict[str, list[str]]) -> None:
-    contents = {f"{split}.txt": "".join(lines) for split, lines in lists.items()}
-    contents["classes.txt"] = "".join(f"{name}\n" for name in classes)
-    if out.resolve() not in (root.resolve(), (root / "lists").resolve()):
-        contents[ROOT_POINTER] = f"{root.resolve()}\n"
-    for name, text in contents.items():
-        file = out / name
-        if file.exists() and file.read_bytes() != _encode(text):
-            raise ValueError(f"--out: got {out}, whose {name} differs; remove it, or give another folder for the lists")
-    for name, text in contents.items():
-        with replacing(out / name) as partial:
-            partial.write_bytes(_encode(text))
+    texts = {f"{split}.txt": "".join(lines) for split, lines in lists.items()}
+    texts[_CLASSES] = "".join(f"{name}\n" for name in classes)
+    if out.resolve() not in (root.resolve(), (root / _LISTS).resolve()):
+        texts[ROOT_POINTER] = f"{root.resolve()}\n"
+    if out.exists() and not out.is_dir():
+        check_empty("--out", out)
+    with owned(out):
+        sweep(out)
+        there = [name for name in (*texts, *(f"{split}.txt" for split in SPLITS)) if (out / name).exists()]
+        for name in there:
+            check_regular(out / name)
+            if name not in texts or (out / name).read_bytes() != _encode(texts[name]):
+                raise ValueError(
+                    f"--out: got {out}, whose {name} differs; remove it, or give another folder for the lists"
+                )
+        if set(there) == set(texts):
+            return
+        # The train list, by which a data set is found, comes last
+        with replacing_set(out / _TRAIN) as aside:
+            for name, text in texts.items():
+                (aside / name).write_bytes(_encode(text))
 
 
 def _encode(text: str) -> bytes:

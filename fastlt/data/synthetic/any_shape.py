@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ...config import check_range
-from ...files import check_empty, replacing
+from ...files import check_empty, owned, replacing, sweep
+from ..layouts.layout import UNFINISHED
 from .glyphs import CHARACTERS, font_folder
 from .painting import MARK_BITS, Look, Style
 from .processes import Task, paint_all
@@ -87,7 +88,7 @@ def synthesize(
         The data root, `out`.
 
     Raises:
-        ValueError: No counts meet these numbers, or `out` holds another data set.
+        ValueError: No counts meet these numbers, `out` holds another data set, or another process writes to it.
         OSError: `out` cannot be written or the disk is full.
     """
     out = Path(out)
@@ -107,14 +108,20 @@ def synthesize(
         look=Look(size=size),
     )
     counts = count_profile(num_classes, num_images, max_count=max_count, min_count=min_count)
-    _claim(out, spec)
-    tasks = list(_tasks(spec, counts))
-    for folder in dict.fromkeys(task.folder for task in tasks):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    with replacing(out / "classes.txt") as partial:
-        names = (class_name(label, num_classes) for label in range(num_classes))
-        partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    paint_all(tasks, out, look=spec.look, fonts=font_folder(), seed=seed, num_workers=num_workers, progress=progress)
+    if out.exists() and not out.is_dir():
+        check_empty("OUT", out)
+    with owned(out):
+        _claim(out, spec)
+        tasks = list(_tasks(spec, counts, out))
+        for folder in dict.fromkeys(task.folder for task in tasks):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            sweep(out / folder)
+        with replacing(out / "classes.txt") as partial:
+            names = (class_name(label, num_classes) for label in range(num_classes))
+            partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        fonts = font_folder()
+        paint_all(tasks, out, look=spec.look, fonts=fonts, seed=seed, num_workers=num_workers, progress=progress)
+        _place(out)
     return out
 
 
@@ -192,17 +199,19 @@ def _falling(rank: np.ndarray, log_power: float, max_count: int, min_count: int)
     return np.clip(values, min_count, max_count)
 
 
-def _tasks(spec: SynthSpec, counts: np.ndarray) -> Iterator[Task]:
+def _tasks(spec: SynthSpec, counts: np.ndarray, out: Path) -> Iterator[Task]:
+    """Yield what to paint; a split that is not there yet is painted aside, so that no part of it counts as a set."""
     rank = np.argsort(np.random.Philox(key=spec.seed, counter=[0, 0, 0, len(_STREAMS)]).random_raw(spec.num_classes))
     per_split = {"train": counts[rank].tolist(), "val": spec.val_per_class, "test": spec.test_per_class}
     width = max(4, len(str(spec.num_classes - 1)))
     for split, number in per_split.items():
+        place = split if (out / split).is_dir() else f"{UNFINISHED}/{split}"
         for label in range(spec.num_classes):
             stop = number[label] if isinstance(number, list) else number
             if stop:
                 yield Task(
                     style=class_style(label, spec.num_classes),
-                    folder=f"{split}/{label:0{width}d}",
+                    folder=f"{place}/{label:0{width}d}",
                     stream=_STREAMS[split],
                     label=label,
                     start=0,
@@ -215,9 +224,19 @@ def _claim(out: Path, spec: SynthSpec) -> None:
     record = out / _RECORD
     text = json.dumps(asdict(spec), indent=2) + "\n"
     if record.is_file():
-        if record.read_text(encoding="utf-8") != text:
+        if record.read_bytes() != text.encode():
             raise ValueError(f"OUT: got {out}, which holds a synthetic data set of another shape; give another folder")
         return
     check_empty("OUT", out)
     with replacing(record) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _place(out: Path) -> None:
+    """Move the splits that were painted aside to their places; train, by which a data set is found, comes last."""
+    aside = out / UNFINISHED
+    for split in reversed(_STREAMS):
+        if (aside / split).is_dir():
+            (aside / split).rename(out / split)
+    if aside.is_dir():
+        aside.rmdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import making
+from ...files import make_once
 from ...runtime.cache import cache_dir
 from ..dataset import LongTailedDataset
 from ..splits import open_splits
@@ -75,7 +75,7 @@ def build_glyphs_lt(
 ) -> Path:
     """Paint glyphs_lt into the cache folder unless it is there: `train/<class>/<image>`, `val/...`, `test/...`.
 
-    An interruption leaves nothing half done. If two processes paint at once, one takes the other's result.
+    An interruption leaves nothing half done. A second process waits for the first one's result.
 
     Args:
         spec: As for `glyphs_lt`.
@@ -91,27 +91,29 @@ def build_glyphs_lt(
     # Another version of Pillow may rasterise or encode to other bits, so its files are another data set
     identity = json.dumps([_VERSION, PIL.__version__, CHARACTERS, asdict(spec)], sort_keys=True)
     root = cache_dir() / "datasets" / f"glyphs_lt-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if root.is_dir():
-        return root
-    tasks = [
-        Task(style=Style(character=character), folder=folder, stream=_STREAMS[split], label=label, start=0, stop=count)
-        for split, counts in split_counts(spec).items()
-        for label, (character, count) in enumerate(zip(sorted(CHARACTERS), counts.tolist(), strict=True))
-        for folder in (f"{split}/U+{ord(character):04X}",)
-    ]
-    with making(root) as partial:
+
+    def fill(folder: Path) -> None:
+        tasks = [
+            Task(
+                style=Style(character=character),
+                folder=f"{split}/U+{ord(character):04X}",
+                stream=_STREAMS[split],
+                label=label,
+                start=0,
+                stop=count,
+            )
+            for split, counts in split_counts(spec).items()
+            for label, (character, count) in enumerate(zip(sorted(CHARACTERS), counts.tolist(), strict=True))
+        ]
         for task in tasks:
-            (partial / task.folder).mkdir(parents=True)
-        (partial / "classes.txt").write_text("".join(f"{name}\n" for name in sorted(CHARACTERS)), encoding="utf-8")
+            (folder / task.folder).mkdir(parents=True)
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in sorted(CHARACTERS)), encoding="utf-8")
+        fonts = font_folder()
         paint_all(
-            tasks,
-            partial,
-            look=spec.look,
-            fonts=font_folder(),
-            seed=spec.seed,
-            num_workers=num_workers,
-            progress=progress,
+            tasks, folder, look=spec.look, fonts=fonts, seed=spec.seed, num_workers=num_workers, progress=progress
         )
+
+    make_once(root, fill)
     return root
 
 

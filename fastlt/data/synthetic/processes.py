@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...runtime.machine import resolve_threads
+from ...runtime.process import PARENT, end_with_parent
 from .painting import Look, Style, paint
 
 _CHUNK = 64
@@ -140,7 +141,8 @@ def paint_all(
 
 
 def work() -> None:
-    """Paint the tasks that arrive on standard input, each as a line of JSON, until it ends."""
+    """Paint the tasks that arrive on standard input, each as a line of JSON, until it or the parent ends."""
+    end_with_parent()
     setting = json.loads(sys.stdin.readline())
     fields = setting["look"]
     fields.update({name: tuple(fields[name]) for name in ("extent", "ink", "ground")})
@@ -164,10 +166,10 @@ def work() -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which painters import this very package and compute in one thread."""
+    """Return an environment in which painters import this very package, compute in one thread and end with us."""
     package_home = str(Path(__file__).resolve().parents[3])
     paths = [package_home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}
 
 
 def _serve(
@@ -205,7 +207,7 @@ def _paint_task(task: Task, out: Path, look: Look, fonts: Path, seed: int) -> No
     try:
         for number in range(task.start, task.stop):
             file = folder / image_name(number)
-            if file.exists():
+            if file.is_file() and file.stat().st_size:  # a power cut may leave an empty one
                 continue
             partial.write_bytes(
                 paint(task.style, look, fonts, seed=seed, stream=task.stream, label=task.label, number=number)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import making
+from ...files import make_once
 from ...runtime.cache import cache_dir
 from ...runtime.log import log
 from ...runtime.machine import resolve_threads
@@ -61,11 +61,13 @@ def synthetic(
     digest = f"{num_classes}x{int(shape.counts.sum())}-{size[0]}x{size[1]}-{_VERSION}"
     root = cache_dir() / "datasets" / f"{name}-synthetic-{digest}"
     num_train = 2 if num_classes <= _MANY_CLASSES else 1
-    if not root.is_dir():
+
+    def fill(folder: Path) -> None:
         began = time.perf_counter()
-        with making(root) as partial:
-            _make(partial, shape, size, num_train=num_train, num_workers=num_workers)
+        _make(folder, shape, size, num_train=num_train, num_workers=num_workers)
         log.info("made %s in %.0f s", root, time.perf_counter() - began)
+
+    make_once(root, fill)
     splits = open_splits(root)
     log.info(
         "synthetic %s: %s pictures of %d x %d pixels stand for its %s images",

@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -106,11 +107,45 @@ def test_files_that_have_to_be_waited_for_are_probed_by_many_threads(root, monke
 def test_a_damaged_cache_is_built_again(root, cache, probed):
     index_files(root, PATHS, source="list")
     (file,) = (cache / "index").glob("*.npz")
-    for content in (b"", b"nonsense", file.read_bytes()[:200]):
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"stats.npy") + 150] ^= 1
+    bomb = io.BytesIO()
+    np.savez(bomb, reasons=np.frombuffer(b"[" * 100_000, np.uint8))
+    far = io.BytesIO()
+    with np.load(file) as arrays:
+        np.savez(far, **{**arrays, "reasons": np.frombuffer(b'{"99": "broken"}', np.uint8)})
+    for content in (b"", b"nonsense", whole[:200], bytes(flipped), bomb.getvalue(), far.getvalue()):
         probed.clear()
         file.write_bytes(content)
         assert index_files(root, PATHS, source="list").native.all()
         assert len(probed) == len(PATHS)
+
+
+def test_a_pipe_in_the_place_of_the_cache_is_not_opened(root, cache):
+    index_files(root, PATHS, source="list")
+    (file,) = (cache / "index").glob("*.npz")
+    file.unlink()
+    os.mkfifo(file)
+    assert index_files(root, PATHS, source="list").native.all()
+
+
+def test_no_two_processes_probe_the_same_files_at_once(root, cache, monkeypatch):
+    probe, names = index_module.probe, []
+
+    def spy(path):
+        names.append(path)
+        time.sleep(0.01)
+        return probe(path)
+
+    monkeypatch.setattr(index_module, "probe", spy)
+    threads = [threading.Thread(target=index_files, args=(root, PATHS), kwargs={"source": "list"}) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names) == len(PATHS)
+    assert [file.suffix for file in (cache / "index").iterdir()] == [".npz"]
 
 
 def test_a_cache_that_cannot_be_written_only_warns(root, tmp_path, monkeypatch, caplog):

@@ -1,7 +1,11 @@
+import os
+import shutil
+
 import pytest
 from PIL import Image
 
 from fastlt.data import open_splits, split_folder
+from fastlt.files import owned
 
 GOLDEN_VAL = [
     *(f"ant/ant {number}.png 0" for number in (25, 27, 36, 55)),
@@ -104,6 +108,53 @@ def test_repeating_is_fine_but_other_lists_are_kept(root):
     with pytest.raises(ValueError, match=rf"^--out: got {root}/lists\b.*train\.txt\b"):
         split_folder(root, val_per_class=2, test_per_class=2, seed=5)
     assert lists(root / "lists") == before
+
+
+def test_a_split_killed_at_any_point_goes_on_and_its_half_is_no_data_set(root, tmp_path, killed_at):
+    options = {"val_per_class": 2, "test_per_class": 2}
+    whole = lists(split_folder(root, tmp_path / "whole", **options).out)
+    for number in range(1000):
+        out = tmp_path / f"out{number}"
+        if not killed_at(number, lambda out=out: split_folder(root, out, **options)):
+            break
+        if (out / "train.txt").exists():
+            assert list(open_splits(out)) == ["train", "val", "test"]
+        else:
+            with pytest.raises((ValueError, FileNotFoundError), match=f"^--data-root: got {out}"):
+                open_splits(out)
+        split_folder(root, out, **options)
+        assert lists(out) == whole, number
+    assert number > 8
+
+
+def test_what_a_killed_split_leaves_is_no_class(root, tmp_path, killed_at):
+    options = {"val_per_class": 2, "test_per_class": 2}
+    for number in range(1000):
+        if not killed_at(number, lambda: split_folder(root, **options)):
+            break
+        assert split_folder(root, tmp_path / f"out{number}", **options).num_classes == 3
+        if (root / "lists").exists():
+            shutil.rmtree(root / "lists")
+    assert number > 8
+
+
+def test_no_list_of_another_split_stays_beside(root):
+    (root / "lists").mkdir()
+    (root / "lists" / "test.txt").write_text("ant/ant 1.png 0\n")
+    with pytest.raises(ValueError, match=rf"^--out: got {root}/lists\b.*test\.txt\b"):
+        split_folder(root, val_per_class=2, test_per_class=0)
+
+
+def test_two_splits_into_one_folder_do_not_mix(root):
+    with owned(root / "lists"), pytest.raises(ValueError, match=f"^{root}/lists: .*process"):
+        split_folder(root, val_per_class=2, test_per_class=2)
+
+
+def test_a_pipe_in_the_place_of_a_list_is_not_opened(root):
+    (root / "lists").mkdir()
+    os.mkfifo(root / "lists" / "val.txt")
+    with pytest.raises(ValueError, match=rf"^{root}/lists/val\.txt: got a pipe"):
+        split_folder(root, val_per_class=2, test_per_class=2)
 
 
 def test_earlier_lists_are_no_class(root, tmp_path):

@@ -1,6 +1,5 @@
 """Packs that were interrupted, written by two at once, damaged, or made to deceive."""
 
-import contextlib
 import io
 import json
 import os
@@ -58,33 +57,12 @@ def files_of(out: Path) -> dict[str, Any]:
     return read
 
 
-def kill_at(number: int, work: Callable[[], object]) -> bool:
-    """Do some work in a process that is killed at its n-th system call of a kind that writes; return whether it was."""
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            left = [number]
-
-            def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-                def wrapper(*args: Any, **kwargs: Any) -> Any:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        os.kill(os.getpid(), 9)
-                    return call(*args, **kwargs)
-
-                return wrapper
-
-            for name in ("fsync", "replace", "rename", "unlink", "open", "mkdir"):
-                setattr(os, name, counted(getattr(os, name)))
-            work()
-            os._exit(0)
-        os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def test_a_pack_killed_at_any_point_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_killed_at_any_point_goes_on(
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: Callable[[int, Callable[[], object]], bool],
+) -> None:
     monkeypatch.setattr("fastlt.data.tar._COMMIT_BYTES", 1)  # a commit an image
     for file in root.rglob("[3-9].png"):
         file.unlink()
@@ -93,7 +71,7 @@ def test_a_pack_killed_at_any_point_goes_on(root: Path, tmp_path: Path, monkeypa
     whole = files_of(tmp_path / "whole")
     for number in range(0, 1000, 5):
         out = tmp_path / f"pack{number}"
-        if not kill_at(number, lambda out=out: pack(splits, out, num_threads=1)):  # type: ignore[misc]
+        if not killed_at(number, lambda out=out: pack(splits, out, num_threads=1)):  # type: ignore[misc]
             break
         pack(splits, out, num_threads=1)
         assert files_of(out) == whole, number

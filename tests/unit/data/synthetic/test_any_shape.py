@@ -1,4 +1,7 @@
 import errno
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 
 from fastlt.data import describe, open_splits, synthesize
 from fastlt.data.inspection.summary import gini
+from fastlt.data.layouts.layout import UNFINISHED
 from fastlt.data.synthetic import processes
 from fastlt.data.synthetic.any_shape import MAX_CLASSES, class_name, class_style, count_profile
+from fastlt.files import owned
 
 SHAPE = {"num_classes": 7, "num_images": 60, "max_count": 20, "min_count": 2, "size": 16}
 
@@ -115,15 +120,74 @@ def test_an_interrupted_call_goes_on_where_it_stopped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         synthesize(tmp_path / "part", **SHAPE, num_workers=1, progress=interrupt)
-    there = {file: file.stat().st_mtime_ns for file in (tmp_path / "part").rglob("*.jpg")}
+    aside = tmp_path / "part" / UNFINISHED
+    there = {file.relative_to(aside): file.stat().st_mtime_ns for file in aside.rglob("*.jpg")}
     assert 0 < len(there) < len(list(whole.rglob("*.jpg")))
     part = synthesize(tmp_path / "part", **SHAPE, num_workers=1)
-    assert all(file.stat().st_mtime_ns == time for file, time in there.items())
-
-    def contents(root):
-        return {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    assert all((part / file).stat().st_mtime_ns == time for file, time in there.items())
 
     assert contents(part) == contents(whole)
+
+
+def contents(root):
+    return {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def test_a_call_killed_at_any_point_goes_on_and_its_half_is_no_data_set(tmp_path, killed_at):
+    shape = {"num_classes": 2, "num_images": 3, "max_count": 2, "min_count": 1, "size": 8, "num_workers": 1}
+    whole = contents(synthesize(tmp_path / "whole", **shape, val_per_class=1, test_per_class=1))
+    for number in range(0, 1000, 3):
+        out = tmp_path / f"out{number}"
+        if not killed_at(number, lambda out=out: synthesize(out, **shape, val_per_class=1, test_per_class=1)):
+            break
+        if (out / "train").is_dir():
+            assert list(open_splits(out)) == ["train", "val", "test"]
+        else:
+            with pytest.raises((ValueError, FileNotFoundError), match=f"^--data-root: got {out}"):
+                open_splits(out)
+        synthesize(out, **shape, val_per_class=1, test_per_class=1)
+        assert contents(out) == whole, number
+    assert number > 20
+
+
+def test_a_set_that_an_earlier_version_left_half_painted_goes_on(tmp_path):
+    whole = contents(synthesize(tmp_path / "out", **SHAPE, num_workers=1))
+    for file in sorted((tmp_path / "out").rglob("*.jpg"))[::2]:
+        file.unlink()
+    (tmp_path / "out" / "train" / "0001" / f".{2**22 + 1}.partial").write_bytes(b"half")
+    assert contents(synthesize(tmp_path / "out", **SHAPE, num_workers=1)) == whole
+
+
+def test_two_calls_into_one_folder_do_not_mix(tmp_path):
+    with owned(tmp_path / "out"), pytest.raises(ValueError, match=f"^{tmp_path / 'out'}: .*process"):
+        synthesize(tmp_path / "out", **SHAPE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_painters_end_with_a_parent_that_is_killed(tmp_path):
+    # Images so large that a painter would take long to finish what it has been given
+    program = (
+        "import sys; from fastlt.data import synthesize; "
+        "synthesize(sys.argv[1], num_classes=2, num_images=200, max_count=100, min_count=100, size=1024, num_workers=2)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "out")]) as parent:
+        while len(list(tmp_path.rglob("*.jpg"))) < 2:
+            time.sleep(0.001)
+        painters = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        parent.kill()
+    assert len(painters) == 2
+    for _ in range(1000):
+        if not any(is_alive(painter) for painter in painters):
+            return
+        time.sleep(0.001)
+    pytest.fail("a painter is still alive")
+
+
+def is_alive(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
