@@ -95,6 +95,9 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
             record = convert(metadata, ClassifierRecord)
         if record.weights != store.weights_hash:
             raise ValueError(f"{path}: got a classifier of other weights than {store.checkpoint}; {again}")
+        prior = None if record.prior is None else np.array(record.prior)
+        if prior is not None and (len(prior) != len(store.run.data["class_counts"]) or not np.isfinite(prior).all()):
+            raise ValueError(f"{path}: got a prior of {len(prior)} numbers; expected one a class, finite; {again}")
         held_out = read_held_out(path.parent, remedy=again) if record.selected_on == "folds" else None
     return Classifier(
         method=method,
@@ -105,7 +108,7 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
         params=record.params,
         selected_on=record.selected_on,
         selection=record.selection,
-        prior=None if record.prior is None else np.array(record.prior),
+        prior=prior,
         held_out=held_out,
     )
 
