@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: demo test lint format benchmark clean
+MINUTES ?= 10
+
+.PHONY: demo test lint format benchmark campaign clean
 
 demo: $(VENV)/core
 	$(BIN)/fastlt demo
@@ -25,6 +27,9 @@ format: $(VENV)/dev
 
 benchmark: $(VENV)/dev
 	$(BIN)/python -m pytest benchmarks
+
+campaign: $(VENV)/dev
+	$(BIN)/python -m benchmarks.campaign --minutes $(MINUTES)
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v < (3, 14))' || \

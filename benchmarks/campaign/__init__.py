@@ -1,0 +1,1 @@
+"""Kills, failing disks and damaged files: what fastlt does when its surroundings go wrong."""

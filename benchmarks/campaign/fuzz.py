@@ -1,0 +1,208 @@
+"""Every reader gets mutated files: it returns a value or says in one line what is wrong, soon and in little memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import readers
+from .cases import Case, command
+from .children import TIMEOUT, Outcome, fork
+from .faults import Bench
+from .mutations import RAN_CODE, bombs, mutate
+from .readers import Reader, digest
+from .report import Finding, Row
+
+CPU_S, WALL_S, MEMORY_MB = 10, 60, 512
+READ, REFUSED, UNDOCUMENTED = 0, 2, 3
+ROUND = 8
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader, a private copy of the folder that it reads, and what it should return."""
+
+    reader: Reader
+    folder: Path
+    original: Path
+    content: bytes
+    value: str
+    fixed: tuple[bytes, ...]
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def input(self, seed: int, number: int, other: bytes) -> bytes:
+        """Return the damaged file of a trial."""
+        if number < len(self.fixed):
+            return self.fixed[number]
+        return mutate(self.content, self.reader.kind, random.Random(f"{seed} {self.reader.name} {number}"), other)
+
+    def renew(self) -> None:
+        """Bring the folder back to how it was, which usually it is except for the damaged file."""
+        if self.folder.is_dir() and stamps(self.folder) == self.stamps:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(self.original, self.folder, symlinks=True)
+        self.stamps.clear()
+        self.stamps.update(stamps(self.folder))
+
+    def trial(self, content: bytes) -> tuple[str, str] | None:
+        """Read a damaged file; return what is wrong, as (kind, detail)."""
+        self.renew()
+        file = self.folder / self.reader.file
+        before = file.stat()
+        file.write_bytes(content)
+        outcome = read(self.reader, self.folder)
+        if file.is_file():
+            file.write_bytes(self.content)
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if outcome.status == TIMEOUT:
+            return "slow", outcome.describe()
+        if outcome.peak_mb > MEMORY_MB:
+            return "memory", f"{outcome.peak_mb:.0f} MB; {outcome.describe()}"
+        if outcome.status == RAN_CODE:
+            return "ran code", outcome.describe()
+        if outcome.status == READ:
+            value = outcome.stdout.rpartition("VALUE ")[2]
+            return ("silent", "another value") if self.reader.sealed and value != self.value else None
+        if outcome.status != REFUSED or "Traceback" in outcome.stderr:
+            return "undocumented", outcome.describe()
+        return None
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of everything in a folder."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if not path.is_dir()
+    }
+
+
+def read(reader: Reader, folder: Path) -> Outcome:
+    """Read a folder in a forked child; its status says what came of it."""
+
+    def call() -> None:
+        try:
+            value = digest(reader.read(folder))
+        except OSError as error:
+            refuse(error, documented=error.errno is not None or type(error) is FileNotFoundError)
+        except ValueError as error:
+            refuse(error, documented=type(error) is ValueError)
+        except Exception as error:
+            refuse(error, documented=False)
+        else:
+            print(f"VALUE {value}", end="")
+
+    return fork(call, folder.parent, wall_s=WALL_S, cpu_s=CPU_S)
+
+
+def refuse(error: Exception, *, documented: bool) -> None:
+    """Exit with a status that says whether an exception is one that the documentation allows."""
+    lines = traceback.extract_tb(error.__traceback__)
+    place = next((line for line in reversed(lines) if "fastlt" in line.filename), lines[-1])
+    text = str(error)
+    odd = not text.isprintable() or len(text) > 3000 or ("expected" not in text and "got" not in text)
+    documented = documented and not (odd and not isinstance(error, OSError))
+    print(f"{type(error).__name__}: {text[:160]!r} in {Path(place.filename).name}:{place.lineno}", file=sys.stderr)
+    raise SystemExit(REFUSED if documented else UNDOCUMENTED)
+
+
+def targets(bench: Bench) -> Iterator[Target]:
+    """Yield every reader, after reading the undamaged file."""
+    inputs = bench.folder / "inputs"
+
+    def run(argv: tuple[str, ...], folder: Path) -> None:
+        outcome = fork(
+            lambda: command(argv, folder, {"FASTLT_CACHE": str(bench.folder / "cache")}), bench.folder, wall_s=240
+        )
+        if outcome.status:
+            raise RuntimeError(f"{' '.join(argv)} fails by itself: {outcome.describe()}\n{outcome.stderr}")
+
+    if not (inputs / "pack").is_dir():
+        readers.make_fixtures(inputs, run)
+        make_index(bench)
+        make_half_pack(bench)
+    place = bench.folder / "fuzz"
+    place.mkdir(exist_ok=True)
+    for reader in itertools.chain(readers.run_folder(), readers.checkpoints(), readers.data(inputs), readers.images()):
+        original = inputs / reader.folder
+        folder = place / reader.folder
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(original, folder, symlinks=True)
+        outcome = read(reader, folder)
+        if outcome.status:
+            raise RuntimeError(f"{reader.name} fails by itself: {outcome.describe()}\n{outcome.stderr}")
+        content = (original / reader.file).read_bytes()
+        yield Target(
+            reader=reader,
+            folder=folder,
+            original=original,
+            content=content,
+            value=outcome.stdout.rpartition("VALUE ")[2],
+            fixed=(*reader.extra, *bombs(content, reader.kind)),
+        )
+
+
+def make_index(bench: Bench) -> None:
+    """Let the index of the images be cached."""
+    inputs = bench.folder / "inputs"
+    (reader,) = [reader for reader in readers.data(inputs) if reader.name == "index cache"]
+    read(reader, inputs / "indexed")
+
+
+def make_half_pack(bench: Bench) -> None:
+    """Keep a pack that was killed in the middle."""
+    case = Case(
+        name="half-pack", command=("data", "pack", "../inputs/data", "--out", "pack", "--num-threads", "1"), inputs=()
+    )
+    case.set_up(bench.work)
+    count = bench.succeed(case).count
+    for at in range(1, count):
+        case.set_up(bench.work)
+        bench.run(case, case.command, "before", at)
+        if all((bench.work / "pack" / name).is_file() for name in readers.journals()) and (
+            (bench.work / "pack" / readers.journals()[0]).stat().st_size
+        ):
+            break
+    shutil.rmtree(bench.folder / "inputs" / "half-pack")
+    (bench.work / "pack").rename(bench.folder / "inputs" / "half-pack")
+
+
+def campaign(folder: Path, *, until: float, seed: int, only: frozenset[str] = frozenset()) -> Iterator[Row]:
+    """Read mutated files in rounds over all readers until a time of `time.monotonic`; yield a row a reader."""
+    chosen = [target for target in prepared(folder) if not only or target.reader.name in only]
+    rows = [Row(part="fuzz", name=target.reader.name) for target in chosen]
+    start = 0
+    while time.monotonic() < until:
+        for target, row, following in zip(chosen, rows, [*chosen[1:], *chosen[:1]], strict=True):
+            for number in range(start, start + ROUND):
+                if time.monotonic() > until:
+                    break
+                row.trials += 1
+                if fault := target.trial(target.input(seed, number, following.content)):
+                    row.add(Finding(*fault, replay=f"fuzz/{row.name}/{number}", seed=seed))
+        start += ROUND
+    yield from rows
+
+
+def prepared(folder: Path) -> list[Target]:
+    """Make the inputs, and return every reader."""
+    bench = Bench(folder)
+    bench.prepare()
+    return list(targets(bench))
+
+
+def replay(folder: Path, name: str, point: str, seed: int) -> Any:
+    """Repeat one trial; return what is wrong, or that nothing is."""
+    everything = prepared(folder)
+    (at,) = [at for at, target in enumerate(everything) if target.reader.name == name]
+    following = everything[(at + 1) % len(everything)]
+    fault = everything[at].trial(everything[at].input(seed, int(point), following.content))
+    return "nothing wrong" if fault is None else ": ".join(fault)
