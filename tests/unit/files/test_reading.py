@@ -138,6 +138,15 @@ def test_a_changed_byte_of_an_npz_is_noticed(tmp_path: Path) -> None:
         read_arrays(write(tmp_path / "a.npz", bytes(content)), {"x": "<i8"}, remedy="")
 
 
+def test_an_npz_that_leads_outside_itself_is_damaged(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    at = content.rindex(b"PK\x05\x06") + 16  # where the list of files starts
+    content[at : at + 4] = b"\xff" * 4
+    with pytest.raises(ValueError, match=r"a\.npz"):
+        read_arrays(write(tmp_path / "a.npz", bytes(content)), {"x": "<i8"}, remedy="")
+
+
 def test_json_numbers_stay_as_written(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, -3e-300, True, None, "x"]}
     assert read_json(write(tmp_path / "a.json", json.dumps(value))) == value
