@@ -6,6 +6,7 @@ import errno
 import functools
 import io
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ..files.reading import open_regular, read_regular, reason_of
+from ..runtime.machine import resolve_threads
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -225,9 +227,17 @@ def _probe_png(head: bytes, tail: bytes, size: int) -> ImageInfo | None:
     return ImageInfo(width, height, native)
 
 
+@functools.cache
+def _decoders() -> threading.BoundedSemaphore:
+    """Return what lets only as many threads decode at once as there are processors: an image takes memory."""
+    return threading.BoundedSemaphore(resolve_threads(None))
+
+
 def _probe_decoding(file: BinaryIO) -> ImageInfo:
     file.seek(0)
-    height, width, _ = decode_bytes(file.read()).shape
+    data = file.read()
+    with _decoders():
+        height, width, _ = decode_bytes(data).shape
     return ImageInfo(width, height, native=False)
 
 

@@ -157,7 +157,7 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
         full = os.path.join(prefix, path)  # noqa: PTH118 - half the time of pathlib's
         try:
             status = os.stat(full)  # noqa: PTH116
-        except OSError:
+        except (OSError, ValueError):  # a ValueError for a name that no file can have
             if os.path.islink(full):  # noqa: PTH114
                 stats[at] = _DANGLING, 0
             else:

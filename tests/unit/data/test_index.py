@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastlt.data import image as image_module
 from fastlt.data import index as index_module
 from fastlt.data.index import fingerprint, index_files
 from fastlt.files import replacing
@@ -102,6 +104,54 @@ def test_files_that_have_to_be_waited_for_are_probed_by_many_threads(root, monke
     index = index_files(root, PATHS * 50, source="list", cache=False)
     assert index.sizes.tolist() == [[10 + number, 20] for number in range(6)] * 50
     assert len(threads) > 1
+
+
+def test_no_more_threads_decode_than_there_are_processors(root, monkeypatch):
+    for number in range(6):
+        Image.new("L", (9, 9)).save(root / f"{number}.png", "GIF")
+    running, most = [], []
+
+    def decode(data):
+        running.append(data)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.pop()
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(image_module, "decode_bytes", decode)
+    monkeypatch.setattr(image_module, "resolve_threads", lambda _number: 2)
+    image_module._decoders.cache_clear()
+    try:
+        index_files(root, PATHS * 50, source="list", cache=False, num_threads=8)
+    finally:
+        image_module._decoders.cache_clear()
+    assert max(most) == 2
+
+
+def test_what_the_disk_refuses_is_tried_again_next_time(root, monkeypatch):
+    probe = index_module.probe
+
+    def fail(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(index_module, "probe", fail)
+    assert set(index_files(root, PATHS, source="list").reasons.values()) == {"cannot be read (Input/output error)"}
+    monkeypatch.setattr(index_module, "probe", probe)
+    assert not index_files(root, PATHS, source="list").reasons
+
+
+def test_too_many_open_files_break_no_image(root, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(index_module, "probe", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        index_files(root, PATHS, source="list")
+
+
+def test_a_name_that_no_file_can_have_is_of_no_file(root):
+    with pytest.raises(FileNotFoundError, match="list: got 2 of 3 files"):
+        index_files(root, ("0.png", "a\0b", "\ud800"), source="list", cache=False)
 
 
 def test_a_damaged_cache_is_built_again(root, cache, probed):
