@@ -25,6 +25,9 @@ MAX_PIXELS = 89_478_485
 MAX_DENSITY = 100
 """Pixels a byte of its file above which a large image is refused; a photograph of 0.08 bits a pixel shows nothing."""
 
+HEAVY_DENSITIES = {"AVIF": 60, "WEBP": 40, "JPEG2000": 30}
+"""The same for formats whose decoders take more than 7 bytes of memory a pixel: 700 bytes of memory a byte."""
+
 FREE_PIXELS = 1 << 24
 """Pixels up to which an image's file may be as small as it likes, as a drawing of a few colours is."""
 
@@ -264,11 +267,11 @@ def _count_scans(data: bytes, at: int) -> int:
     return num_scans
 
 
-def _refuse_huge(width: int, height: int, num_bytes: int) -> None:
+def _refuse_huge(width: int, height: int, num_bytes: int, *, density: int = MAX_DENSITY) -> None:
     """Raise a ValueError for an image with too many pixels, or with too many for a file of so many bytes."""
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS} allowed")
-    if width * height > max(FREE_PIXELS, MAX_DENSITY * num_bytes):
+    if width * height > max(FREE_PIXELS, density * num_bytes):
         raise ValueError(f"{width} x {height} pixels in {num_bytes} bytes, out of all proportion")
 
 
@@ -302,7 +305,8 @@ def decode_bytes(data: bytes) -> np.ndarray:
     _refuse_bomb(data)
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            _refuse_huge(image.width, image.height, len(data))
+            density = HEAVY_DENSITIES.get(str(image.format), MAX_DENSITY)
+            _refuse_huge(image.width, image.height, len(data), density=density)
             _refuse_huge_tiles(image, len(data))
             return _to_rgb(image)
     except UnidentifiedImageError:

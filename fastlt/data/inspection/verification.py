@@ -125,10 +125,10 @@ def decode_sample(sample: Mapping[str, Callable[[], bytes]]) -> tuple[float | No
     """Decode a sample; return the mean milliseconds per image on one core, and the files that cannot be decoded."""
     unreadable: list[str] = []
     elapsed_s, num_decoded = 0.0, 0
-    for at, (name, read) in enumerate(sample.items()):
+    for name, read in sample.items():
         try:
             content = read()
-            if at == 0:
+            if num_decoded == 0:
                 decode_bytes(content)  # the first call also loads the decoders
             start_s = time.perf_counter()
             decode_bytes(content)

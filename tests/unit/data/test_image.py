@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, TiffImagePlugin, features
 
-from fastlt.data.image import decode_rgb, probe
+from fastlt.data.image import HEAVY_DENSITIES, MAX_DENSITY, decode_bytes, decode_rgb, probe
 
 WIDTH, HEIGHT = 46, 31
 
@@ -313,6 +313,19 @@ def test_a_small_file_of_a_huge_image_is_refused_before_it_is_decoded(kind, tmp_
     for read in (probe, decode_rgb):
         with pytest.raises(ValueError, match=rf"{BIG} x {BIG} pixels in {file.stat().st_size} bytes"):
             read(file)
+
+
+@pytest.mark.parametrize("kind", ["1.TIFF", "RGB.WEBP"])
+def test_a_file_may_be_as_small_as_an_extreme_photograph(kind, monkeypatch):
+    mode, file_format, options = FLAT[kind]
+    data = encode(Image.new(mode, (BIG, BIG)), file_format, **options)
+    loaded = []
+    monkeypatch.setattr("fastlt.data.image._to_rgb", lambda image: loaded.append(image.size))
+    least = BIG * BIG // HEAVY_DENSITIES.get(file_format, MAX_DENSITY) + 1
+    decode_bytes(data + bytes(least - len(data)))
+    assert loaded == [(BIG, BIG)]
+    with pytest.raises(ValueError, match="out of all proportion"):
+        decode_bytes(data + bytes(least - len(data) - 100))
 
 
 def test_a_small_file_of_a_flat_image_is_accepted():

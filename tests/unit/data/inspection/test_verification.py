@@ -1,5 +1,9 @@
 """The parts that every comparison with a publication shares."""
 
+import errno
+import os
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -26,3 +30,13 @@ def test_the_time_is_that_of_an_image_that_decodes(monkeypatch: pytest.MonkeyPat
     assert decode_ms == pytest.approx(3)
     assert unreadable == ("b (corrupt)",)
     assert decode_sample({}) == (None, ())
+
+
+def test_a_file_that_cannot_be_read_is_named_but_the_machines_distress_is_raised() -> None:
+    def fail(number: int) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    decode_ms, unreadable = decode_sample({"a": partial(fail, errno.EACCES)})
+    assert (decode_ms, unreadable) == (None, ("a (Permission denied)",))
+    with pytest.raises(OSError, match="Too many open files"):
+        decode_sample({"a": partial(fail, errno.EMFILE)})
