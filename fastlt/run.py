@@ -244,8 +244,8 @@ def is_free(folder: Path) -> bool:
         return False
     try:
         return all(CREATED[name] in read_json(folder / name) for name in found)
-    except ValueError:
-        return False  # somebody else's
+    except (ValueError, FileNotFoundError):  # no JSON of ours, or a link to nowhere
+        return False
 
 
 def is_run(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from ..evaluation.results import Result, Results
 from ..evaluation.scoring import reported_splits, score
 from ..evaluation.target import adjust_to_target, target_frequencies
 from ..features.store import FeatureStore
-from ..files import owned, replacing_set, write_json
+from ..files import owned, replacing_set, sweep, write_json
 from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
@@ -64,6 +64,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     with contextlib.ExitStack() as stack:
         for method in config.methods:  # before anything is computed that another process would overwrite
             stack.enter_context(owned(run.method(method)))
+            sweep(run.method(method))
         fit_and_write(run, config, live)
     return run
 

@@ -15,7 +15,7 @@ from ..config.base import is_changeable
 from ..data.dataset import LongTailedDataset
 from ..data.registry import open_data
 from ..models import create_model
-from ..run import Run
+from ..run import Run, check_free
 from ..runtime.device import resolve_precision
 from ..runtime.distributed import World
 from ..runtime.log import log, name_some
@@ -41,6 +41,8 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
         splits = open_data(config)
         run.check_data(splits)
         return OpenedRun(run, config, splits, None)
+    if config.out is not None:
+        check_free(config.out)  # again when the run is made, but reading the data can take long
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
     # Parts that the network lacks and weights of another network are refused before the data are read
     model = create_model(config.backbone, 2, config.image_size)
