@@ -341,12 +341,12 @@ def test_a_classifier_that_was_not_made(run_copy: Run, fastlt: Callable[..., Out
 def test_a_full_disk(run_copy: Run, monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
     import errno
 
-    def full(path: Path, _content: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a failed write, without a name
 
     before = sorted(path for path in run_copy.path.rglob("*"))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr("fastlt.checkpoints.native.write_tensors", full)
         refused(
             fastlt("rebalance", run_copy.path, "--tau", "0.7"),
             str(run_copy.method("tau") / "model.safetensors: "),
