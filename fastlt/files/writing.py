@@ -30,10 +30,17 @@ def replacing(file: Path) -> Iterator[Path]:
     The content is on the disk before the rename, so that a power cut leaves no incomplete file. What killed processes
     left of earlier tries goes first.
     """
+    sweep(file.parent, file.name)
+    with replacing_unswept(file) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def replacing_unswept(file: Path) -> Iterator[Path]:
+    """Do as `replacing` in a folder of so many files that it takes long to search; the caller sweeps it once."""
     partial = partial_name(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        sweep(file.parent, file.name)
         with held(partial):
             yield partial
             flush(partial)

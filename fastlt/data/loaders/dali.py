@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ...files import replacing
+from ...files import sweep
+from ...files.writing import replacing_unswept
 from ...runtime.cache import cache_dir
 from ...runtime.log import first_line, log
 from ..dataset import LongTailedDataset
@@ -201,7 +202,7 @@ class NativeFiles:
             pixels = read_or_reason(self._dataset, index)
             if isinstance(pixels, str):
                 return pixels
-            with replacing(self._png(index)) as partial:
+            with replacing_unswept(self._png(index)) as partial:
                 Image.fromarray(pixels).save(partial, format="PNG", compress_level=1)
             return ""
 
@@ -210,6 +211,7 @@ class NativeFiles:
         if not missing:
             return {}
         start_s = time.perf_counter()
+        sweep(self._folder)
         broken = _reasons(convert, missing, num_threads=num_threads)
         log.info(
             "converted %d images that DALI does not decode as Pillow does to PNG, in %.1f s: %s",

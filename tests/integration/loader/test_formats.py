@@ -12,6 +12,7 @@ from PIL import Image
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.loaders.loader import eval_loader
 from fastlt.data.transforms.augmentation import EvalTransform
+from fastlt.runtime.cache import cache_dir
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 
@@ -69,12 +70,16 @@ def test_what_dali_cannot_decode_is_converted_once_and_said(
     odd_dataset: LongTailedDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     count = int((~odd_dataset.native).sum())
+    folder = cache_dir() / "converted" / odd_dataset.fingerprint
+    folder.mkdir(parents=True)
+    (folder / f".0.png.{2**22 + 1}.partial").write_bytes(b"of a process that was killed")
     with caplog.at_level(logging.INFO, "fastlt"):
         first = load(odd_dataset, "dali")
         assert f"converted {count} images" in caplog.text
         caplog.clear()
         assert torch.equal(load(odd_dataset, "dali"), first)
         assert "converted" not in caplog.text
+    assert len(list(folder.iterdir())) == count
 
 
 @needs_dali

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastlt.files import check_empty, make_once, making, replacing, replacing_folder, replacing_set, settle, sweep
-from fastlt.files.writing import contents, held, partial_name
+from fastlt.files.writing import contents, held, partial_name, replacing_unswept
 
 DEAD = 2**22 + 1  # above the largest process number of Linux
 
@@ -59,6 +59,14 @@ def test_writing_sweeps_its_own_left_overs_only(tmp_path: Path) -> None:
     with replacing(tmp_path / "a") as partial:
         partial.write_text("whole")
     assert listed(tmp_path) == [".a.tar.partial", f".b.{DEAD}.partial", "a"]
+
+
+def test_a_folder_of_many_files_is_not_searched_for_each(tmp_path: Path) -> None:
+    (tmp_path / f".a.{DEAD}.partial").write_text("half")
+    with replacing_unswept(tmp_path / "a") as partial:
+        sweep(tmp_path)  # as another process would
+        partial.write_text("whole")
+    assert listed(tmp_path) == ["a"]
 
 
 def test_left_over_folders_of_dead_processes_go(tmp_path: Path) -> None:
