@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing itself would take longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .config import EvaluateConfig, ExportConfig, PredictConfig, RebalanceConfig, TrainConfig
     from .evaluation.results import Results
     from .evaluation.scoring import evaluate

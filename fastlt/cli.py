@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
 
 from .runtime.process import end_with_parent, handle, is_writer, raise_on_signals, signal_behind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 USER_ERROR = 2
 TRACEBACK = "FASTLT_TRACEBACK"
@@ -156,6 +158,8 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
 
 def fail(message: str, status: int) -> NoReturn:
     """Print one line, after the traceback if FASTLT_TRACEBACK is set, and exit."""
+    import contextlib
+
     from .runtime.output import one_line
 
     if os.environ.get(TRACEBACK):

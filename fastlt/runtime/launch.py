@@ -16,7 +16,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ..config import TrainConfig
 from .output import flush
-from .process import PARENT, Signals
+from .process import PARENT, SIGNALS
+from .signals import Signals
 
 POLL_S, GRACE_S = 0.05, 1.0
 
@@ -87,8 +88,7 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
     try:
         with signals.collected():
             for rank in map(str, range(num_processes)):
-                command = [sys.executable, "-m", "fastlt", *argv]
-                processes.append(subprocess.Popen(command, env=environment | {"RANK": rank, "LOCAL_RANK": rank}))
+                processes.append(start(argv, environment | {"RANK": rank, "LOCAL_RANK": rank}))
             first = watch(processes, signals.received)
     finally:
         for process in processes:
@@ -105,6 +105,18 @@ def launch(argv: Sequence[str], num_processes: int) -> int:
         f"--gpus: got {signal.Signals(-status).name} in process {first}, perhaps for lack of memory; go on from the "
         "last epoch with --resume"
     )
+
+
+def start(argv: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start `fastlt` with these arguments and this environment.
+
+    Signals wait until it can answer them: while Python starts, it would answer with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen([sys.executable, "-m", "fastlt", *argv], env=environment)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def watch(processes: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> int | None:

@@ -1,21 +1,21 @@
-"""This process: whether it is the one that reports, and how it ends."""
+"""This process: whether it is the one that reports, and how it ends.
+
+It imports next to nothing, since a signal that arrives before `raise_on_signals` is called ends in a traceback.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 PARENT = "FASTLT_PARENT"  # the process without which this one must not go on
 PR_SET_PDEATHSIG = 1
-MOST_PATIENT = 2  # signals that wait for the end of the step
 
 
 class StoppedError(KeyboardInterrupt):
@@ -49,6 +49,7 @@ def raise_on_signals() -> list[int]:
 
     sys.unraisablehook = end_if_lost
     handle(stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the launcher blocks them until here
     return received
 
 
@@ -91,60 +92,8 @@ def end_with_parent() -> None:
     if not parent:
         return
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-
-
-class Signals:
-    """The signals SIGINT, SIGTERM and SIGHUP of a training.
-
-    Ctrl-C is easily pressed twice, so two of them wait for the end of the step; the third acts as it would without
-    training, though never while the state is saved.
-
-    Args:
-        patient: All of them wait, since a launcher repeats those that a terminal sends to every process.
-
-    Attributes:
-        received: Those that have arrived, in order.
-    """
-
-    def __init__(self, *, patient: bool = False) -> None:
-        self.patient = patient
-        self.received: list[int] = []
-        self.saves = False
-
-    @contextlib.contextmanager
-    def collected(self) -> Iterator[None]:
-        """Collect signals inside a block, except those that are ignored."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous: dict[int, Any] = {}
-
-        def restore() -> None:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-        def collect(signum: int, _frame: FrameType | None) -> None:
-            self.received.append(signum)
-            if len(self.received) > MOST_PATIENT and not self.patient and not self.saves:
-                restore()
-                signal.raise_signal(signum)
-
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, collect)
-        try:
-            yield
-        finally:
-            restore()
-
-    @contextlib.contextmanager
-    def uncut(self) -> Iterator[None]:
-        """Finish a block that saves, whatever arrives."""
-        self.saves = True
-        try:
-            yield
-        finally:
-            self.saves = False

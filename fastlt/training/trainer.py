@@ -31,7 +31,7 @@ from ..runtime.distributed import ReportedElsewhereError, World
 from ..runtime.log import log, only
 from ..runtime.machine import keep_freed_memory
 from ..runtime.output import Terminal
-from ..runtime.process import Signals
+from ..runtime.signals import Signals
 from ..schedule import learning_rate
 from . import state
 from .data_wait import DataWait

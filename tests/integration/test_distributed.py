@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -172,6 +174,62 @@ def test_gpus_starts_processes_that_write_one_run_and_stop_on_ctrl_c(
     assert output.count("training resnet8 on folder") == 1
     steps = [json.loads(line)["step"] for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
+def test_what_is_left_when_a_process_is_killed_goes_on_to_the_same_bits(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    """The launcher's end ends its processes; a process's end ends the others; neither says more than a line."""
+
+    def start(*flags: str) -> subprocess.Popen[str]:
+        flags = ("--epochs", "4", "--log-every", "1", *flags)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command(small_config, *flags), cwd=tmp_path, env=ENVIRONMENT, **pipes)
+
+    def ranks(process: subprocess.Popen[str]) -> list[int]:
+        """The processes by rank, once the second epoch has begun."""
+        assert process.stdout is not None
+        while "epoch 2/" not in process.stdout.readline():
+            assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return sorted(
+            map(int, children), key=lambda child: b"\0RANK=0\0" not in Path(f"/proc/{child}/environ").read_bytes()
+        )
+
+    whole = start("--out", "whole")
+    assert whole.wait(120) == 0
+
+    parts = start("--out", "parts")
+    os.kill(ranks(parts)[0], signal.SIGKILL)
+    _, error = parts.communicate(timeout=60)
+    assert parts.returncode == 2
+    assert re.fullmatch(r"fastlt: --gpus: got SIGKILL in process 0\b.*--resume\n", error)
+
+    parts = start("--out", "parts", "--resume")
+    left = ranks(parts)
+    parts.kill()
+    assert parts.communicate(timeout=60)[1] == ""
+    wait_until_gone(left)
+
+    parts = start("--out", "parts", "--resume")
+    assert parts.wait(120) == 0
+    for name in ("last", "best"):
+        expected, got = (load(tmp_path / run / f"checkpoints/{name}.safetensors")[0] for run in ("whole", "parts"))
+        assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
+
+
+def wait_until_gone(processes: Sequence[int]) -> None:
+    deadline = time.monotonic() + 30
+    while any(is_alive(process) for process in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
 
 
 def test_a_failure_before_the_first_step_is_one_line(small_config: TrainConfig, tmp_path: Path) -> None:

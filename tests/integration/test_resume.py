@@ -52,14 +52,16 @@ def whole(request: pytest.FixtureRequest, trained: Run, tmp_path_factory: pytest
     return train(dataclasses.replace(trained.config, sampling=request.param, ema=0.9, out=out))
 
 
-@pytest.mark.parametrize("step", [5, 9, 13])
-def test_resumed_is_bit_identical(step: int, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("step", "name"), [(5, "SIGTERM"), (9, "SIGHUP"), (13, "SIGINT")])
+def test_resumed_is_bit_identical(
+    step: int, name: str, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(whole.config, out=Path("parts"))
     assert len(records(whole)) == config.epochs
     with monkeypatch.context() as patch:
-        stop_at(step, patch, signal.SIGTERM)
-        with pytest.raises(InterruptedTrainingError, match=rf"stopped by SIGTERM at step {step} of 27.*--resume"):
+        stop_at(step, patch, signal.Signals[name])
+        with pytest.raises(InterruptedTrainingError, match=rf"stopped by {name} at step {step} of 27.*--resume"):
             train(config)
     parts = train(dataclasses.replace(Run.open(Path("parts")).config, resume=True))
 
@@ -103,6 +105,31 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert signal.getsignal(signal.SIGINT) is before
     _, metadata = load(Path("here/checkpoints/last.safetensors"))
     assert metadata["progress"]["step"] == 2
+
+
+def test_a_late_signal_ends_the_step_but_not_the_save(
+    small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastlt.runtime.signals.PATIENCE_S", -1)  # every signal comes late
+    original = trainer.native.save
+
+    def press_and_save(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        original(*args)
+
+    monkeypatch.setattr(trainer.native, "save", press_and_save)
+    with pytest.raises(InterruptedTrainingError, match=r"at step 10 of"):
+        train(dataclasses.replace(small_config, out=Path("saved")))
+    assert load(Path("saved/checkpoints/last.safetensors"))[1]["progress"]["step"] == 10
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        stop_at(2, monkeypatch, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataclasses.replace(small_config, out=Path("cut")))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_finished_run_has_nothing_to_resume(run_copy: Run) -> None:
