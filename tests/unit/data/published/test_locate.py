@@ -84,6 +84,16 @@ def test_paths_with_spaces_end_at_the_last_one(places: Any) -> None:
     assert splits["train"].paths[0] == "train/air field/00000000.jpg"
 
 
+def test_a_listed_name_too_long_for_a_file_is_an_absent_file(places: Any) -> None:
+    for file in places.lists.iterdir():
+        file.write_text(
+            "".join(f"val/{'a' * 300}{line}\n" for line in file.read_text().splitlines()[:1]) + file.read_text()
+        )
+    for inner in ("train", "."):
+        with pytest.raises(FileNotFoundError, match=r"^(--data-root|\S+_train\.txt): got"):
+            open_named("places_lt", places.root / inner, DataOptions(lists=places.lists))
+
+
 def test_a_root_at_the_wrong_level_names_the_right_one(miniature: Any) -> None:
     outer = miniature.root.parent
     with pytest.raises(FileNotFoundError, match=f"^--data-root: .*{outer}.* too high .*{miniature.root}$"):
