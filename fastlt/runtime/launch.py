@@ -1,4 +1,10 @@
-"""`--gpus N`: start the command N times on this machine, as torchrun would, and end all of it together."""
+"""`--gpus N`: start the command N times on this machine, and end all of it together.
+
+The environment of the processes is torchrun's, which starts them as well across machines. It is not torchrun's agent
+that starts them here, since that kills processes which need more than 30 seconds after a signal to finish their step
+and save (a fixed time in PyTorch 2.11), and at a third Ctrl-C returns while they are still saving (seen with PyTorch
+2.13: both went on after the command had ended).
+"""
 
 from __future__ import annotations
 

@@ -240,6 +240,13 @@ def test_a_failure_before_the_first_step_is_one_line(small_config: TrainConfig, 
     assert done.stderr.count("\n") == 1
 
 
+def test_torchrun_trains_too(small_config: TrainConfig, tmp_path: Path) -> None:
+    arguments = command(small_config, "--epochs", "1", "--out", "run")[1:]
+    started = [sys.executable, *TORCHRUN, *arguments]
+    subprocess.run(started, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, timeout=120, check=True)
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("size", "settings", "message"),
     [
