@@ -92,7 +92,7 @@ def test_json_without_annotations(
     file = data.lists / "train2018.json"
     file.write_text(json.dumps({"images": json.loads(file.read_text())["images"]}))
     message = refused(*on(command, "inat2018", data.root, data.lists))
-    assert re.search(rf"{file}.*'annotations'.*COCO", message)
+    assert re.search(rf"{file}.*`annotations`.*COCO", message)
 
 
 def test_a_list_with_spaces_in_paths_is_read_and_one_without_labels_is_not(

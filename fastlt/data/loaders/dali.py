@@ -19,6 +19,7 @@ from ...files.writing import replacing_unswept
 from ...runtime.cache import cache_dir
 from ...runtime.log import first_line, log
 from ..dataset import LongTailedDataset
+from ..image import decode_rgb, is_of_machine
 from .base import Batch, PlannedLoader, Tuning
 from .dali_graph import DaliBatch, Decoded, ImagePipeline
 from .plan import EvalPlan, Plan, Work, read_or_reason
@@ -50,15 +51,13 @@ class DaliLoader(PlannedLoader):
             under_way: deque[Work] = deque()
             with contextlib.closing(self._start(position, under_way)) as pipeline:
                 while position < len(self.plan):
-                    broken: dict[int, str] = {}
                     try:
                         decoded = pipeline.run()
                     except RuntimeError as error:
-                        broken = self._find_broken(position, error)
-                    else:
-                        work = under_way.popleft()
-                        broken = self._check(work, decoded)
-                    if broken:
+                        self._replace(self._find_broken(position, error))
+                        break
+                    work = under_way.popleft()
+                    if broken := self._check(work, decoded):
                         self._replace(broken)
                         break
                     yield self._deliver(decoded.images, work)
@@ -121,11 +120,12 @@ class DaliLoader(PlannedLoader):
         return broken
 
     def _find_broken(self, position: int, error: RuntimeError) -> dict[int, str]:
-        """Return the broken samples among the batches that a failed pipeline worked on."""
+        """Return the broken samples among the batches that a failed pipeline worked on; mend what was converted."""
         last = min(position + self._tuning.prefetch + 1, len(self.plan))
         works = [self.plan.work(number, self.stand_ins) for number in range(position, last)]
-        broken = self._read(set(np.concatenate([work.ids for work in works]).tolist()))
-        if not broken:
+        ids = set(np.concatenate([work.ids for work in works]).tolist())
+        broken = self._read(ids)
+        if not broken and not self._files.mend(ids, num_threads=self._tuning.num_threads):
             raise RuntimeError(
                 f"DALI failed between batches {position} and {last - 1} ({first_line(error)}), "
                 "though Pillow decodes all their images; use --loader pillow or --loader memory"
@@ -189,6 +189,23 @@ class NativeFiles:
 
     def _png(self, index: int) -> Path:
         return self._folder / f"{index}.png"
+
+    def mend(self, indices: Iterable[int], *, num_threads: int) -> bool:
+        """Make PNG files that are damaged anew; return whether there were any."""
+        damaged = [index for index in sorted(indices) if not self._dataset.native[index] and not self._is_whole(index)]
+        for index in damaged:
+            self._png(index).unlink(missing_ok=True)
+        self.convert(np.array(damaged, np.int64), num_threads=num_threads)
+        return bool(damaged)
+
+    def _is_whole(self, index: int) -> bool:
+        try:
+            decode_rgb(self._png(index))
+        except (OSError, ValueError) as error:
+            if is_of_machine(error):
+                raise
+            return False
+        return True
 
     def convert(self, indices: np.ndarray, *, num_threads: int) -> dict[int, str]:
         """Make the PNG files of samples that need one and do not have one yet.

@@ -83,6 +83,15 @@ def test_what_dali_cannot_decode_is_converted_once_and_said(
 
 
 @needs_dali
+@pytest.mark.parametrize("damage", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_a_converted_file_that_is_damaged_is_made_anew(damage: bytes, odd_dataset: LongTailedDataset) -> None:
+    first = load(odd_dataset, "dali")
+    for file in (cache_dir() / "converted" / odd_dataset.fingerprint).iterdir():
+        file.write_bytes(damage)
+    assert torch.equal(load(odd_dataset, "dali"), first)
+
+
+@needs_dali
 def test_a_broken_file_among_the_converted_is_replaced(
     odd_dataset: LongTailedDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
