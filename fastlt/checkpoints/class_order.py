@@ -8,6 +8,8 @@ from typing import Any
 
 from ..runtime.log import log, name_some
 
+MAX_NAME = 1000  # characters; no folder has a longer one
+
 
 def settle_order(
     path: Path, settings: Mapping[str, Any], classes: Path | None, class_names: Sequence[str]
@@ -46,13 +48,14 @@ def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
     config = settings.get("config", {})
     labels, names = config.get("id2label"), config.get("label_names")
     if isinstance(labels, dict) and labels:
-        if not all(str(key).isdecimal() for key in labels):
+        indices = [str(index) for index in range(len(labels))]
+        if not labels.keys() <= set(indices):
             raise ValueError(
-                f"{path}: got a config.json with an id2label whose keys are not numbers; expected class indices; "
-                "correct or drop it"
+                f"{path}: got a config.json with an id2label whose keys are not the numbers from 0 to "
+                f"{len(labels) - 1}; expected class indices; correct or drop it"
             )
-        return [str(labels[key]) for key in sorted(labels, key=int)]
-    return [str(name) for name in names] if isinstance(names, list) else []
+        return [str(labels[index])[:MAX_NAME] for index in indices]
+    return [str(name)[:MAX_NAME] for name in names] if isinstance(names, list) else []
 
 
 def order_of(

@@ -137,6 +137,6 @@ def check_pooling(path: Path, pooling: str | None, backbone: str, expected: Any)
     """Raise a ValueError if a network does not pool as the checkpoint's config.json says."""
     if expected and pooling is not None and pooling != expected:
         raise ValueError(
-            f"{path}: got a config.json that pools features with {expected!r}; expected {pooling!r}, as {backbone} "
-            "does; use fastlt.rebalance_model from Python"
+            f"{path}: got a config.json that pools features with {repr(expected)[:50]}; expected {pooling!r}, as "
+            f"{backbone} does; use fastlt.rebalance_model from Python"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..files import replacing
 from ..files.reading import decode_json
 from ..models import in_head
-from .shards import METADATA, read_safetensors, write_tensors
+from .formats.shards import METADATA, read_safetensors, write_tensors
 
 METADATA_KEY = "fastlt"
 

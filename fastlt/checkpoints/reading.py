@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import re
-import zipfile
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import read_json
+from ..files import deciphering, read_limited
+from ..files.reading import check_growth, decode_json
 from ..runtime.log import log
-from .shards import Shard, read_shard
+from .formats.pickled import REMEDY, is_zip, load_pickled
+from .formats.shards import Shard, read_shard
 
 AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = (*AVERAGES, "state_dict", "model", "model_state_dict", "module", "net", "network")
@@ -26,6 +25,7 @@ RELEASED = ("feat_model", "classifier")
 AVERAGE_COUNTER = "n_averaged"  # torch.optim.swa_utils keeps the number of averages beside the weights
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_JSON = 8 << 20  # bytes: an index of 80,000 tensors
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         FileNotFoundError: There is no such file.
         ValueError: The file is of another kind, is cut short, or holds objects whose code would have to run.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such checkpoint; expected a .pth or .safetensors file, or a folder")
     if path.is_dir():
         return read_folder(path)
     if path.suffix == ".safetensors":
         shard = read_shard(path)
         return Checkpoint(path=path, places=name_places([shard.tensors]), shards=(shard,))
     content = load_pickled(path)
-    return Checkpoint(
-        path=path,
-        places=find_places(path, content),
-        content=content,
-        settings=hints(content),
-        zipped=zipfile.is_zipfile(path),
-    )
+    places = find_places(path, content)
+    check_tensors(path, places)
+    return Checkpoint(path=path, places=places, content=content, settings=hints(content), zipped=is_zip(path))
 
 
 def read_folder(path: Path) -> Checkpoint:
     """Read a folder with config.json and model.safetensors, in one file or in shards."""
     files = sorted(path.glob("*.safetensors"))
-    if (path / WHOLE).is_file():
+    if (path / WHOLE).exists():
         files = [path / WHOLE]
-    elif (path / INDEX).is_file():
+    elif (path / INDEX).exists():
         files = indexed_files(path)
     elif not files:
         raise ValueError(f"{path}: got a folder without {WHOLE}; expected config.json and {WHOLE}, whole or in shards")
@@ -96,10 +90,27 @@ def read_folder(path: Path) -> Checkpoint:
     shards = tuple(read_shard(file) for file in files)
     settings: dict[str, Any] = {}
     for name in ("config.json", "preprocessor_config.json"):
-        if (path / name).is_file():
-            settings[name.removesuffix(".json")] = read_json(path / name)
+        if (path / name).exists():
+            settings[name.removesuffix(".json")] = read_foreign(path / name)
     places = name_places([shard.tensors for shard in shards])
     return Checkpoint(path=path, places=places, shards=shards, settings=settings)
+
+
+class Index(TypedDict, total=False):
+    """An index of shards: the file of every tensor."""
+
+    weight_map: dict[str, str]
+    metadata: dict[str, Any] | None
+
+
+def read_foreign(path: Path, kind: Any = dict[str, Any]) -> Any:
+    """Return a JSON file that came with a checkpoint, as a type.
+
+    Raises:
+        ValueError: It is none, is too long, or does not fit.
+    """
+    content = read_limited(path, MAX_JSON, f"a JSON file of at most {MAX_JSON:,}")
+    return decode_json(content, kind, source=path, remedy="correct or restore it", foreign=True)
 
 
 def indexed_files(path: Path) -> list[Path]:
@@ -109,8 +120,8 @@ def indexed_files(path: Path) -> list[Path]:
         ValueError: The index names none.
         FileNotFoundError: A shard is missing.
     """
-    files = read_json(path / INDEX).get("weight_map")
-    names = sorted({str(name) for name in files.values()}) if isinstance(files, dict) else []
+    index = read_foreign(path / INDEX, Index)
+    names = sorted(set(index.get("weight_map", {}).values()))
     if not names or any(Path(name).name != name for name in names):
         raise ValueError(
             f"{path / INDEX}: got no list of files; expected a weight_map from tensors to files of the folder; restore "
@@ -125,33 +136,6 @@ def indexed_files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def load_pickled(path: Path) -> Any:
-    """Load what torch.save wrote, without running code in it."""
-    try:
-        with torch.serialization.safe_globals(harmless_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged or hostile file may raise anything
-        text = " ".join(str(error).split()) or type(error).__name__
-        if match := re.search(r"GLOBAL (\S+)", text):
-            raise ValueError(
-                f"{path}: got a Python object, {match[1]}, which is not loaded; expected a file of tensors that "
-                "torch.save wrote; save its state_dict() alone, or as .safetensors"
-            ) from error
-        raise ValueError(
-            f"{path}: got a file that is incomplete or of another kind ({text.partition('. ')[0][:160]}); expected a "
-            ".pth file of tensors that torch.save wrote, or .safetensors; fetch it again, or save its state_dict() anew"
-        ) from error
-
-
-def harmless_types() -> list[Any]:
-    """Return harmless types that scripts save beside weights: those of their command line and of NumPy's numbers."""
-    scalar = np.float64(0).__reduce__()[0]
-    numbers = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
-    return [argparse.Namespace, (scalar, "numpy.core.multiarray.scalar"), scalar, *numbers]
-
-
 def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
     """Find the state dict in what torch.load returned, the averaged one if there are two.
 
@@ -159,7 +143,9 @@ def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
         ValueError: There is no state dict.
     """
     keys: list[str] = []
-    while isinstance(content, dict):
+    seen: set[int] = set()  # a hostile file may hold a dict that holds itself
+    while isinstance(content, dict) and id(content) not in seen:
+        seen.add(id(content))
         best = content.get("state_dict_best", content)
         if isinstance(best, dict) and all(isinstance(best.get(part), dict) for part in RELEASED):
             return name_places([best[part] for part in RELEASED])
@@ -168,7 +154,7 @@ def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
         if not inner:
             if any(isinstance(value, Tensor) for value in content.values()):
                 return name_places([content])
-            keys = [str(key) for key in content][:5]
+            keys = [str(key)[:50] for key in itertools.islice(content, 5)]
             break
         if inner[1:]:
             kind = "averaged weights" if inner[0] in AVERAGES else "weights"
@@ -178,6 +164,23 @@ def find_places(path: Path, content: Any) -> dict[str, TensorPlace]:
     raise ValueError(
         f"{path}: got no state dict but a {what}; expected tensors by name, alone or under {', '.join(WRAPPERS)}"
     )
+
+
+def check_tensors(path: Path, places: Mapping[str, TensorPlace]) -> None:
+    """Raise a ValueError unless tensors of a pickle hold their numbers, in memory as large as the file.
+
+    A pickle can also make tensors without data, or tensors that repeat one number without end.
+    """
+    with deciphering(path, expected="tensors with all their numbers", remedy=REMEDY):
+        tensors = {name: place.holder[place.key] for name, place in places.items()}
+        for name, tensor in tensors.items():
+            if (
+                tensor.device.type != "cpu"
+                or tensor.layout != torch.strided
+                or bool(tensor.numel()) > tensor.data_ptr()
+            ):
+                raise TypeError(f"{name} has no data")
+        check_growth(sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), path.stat().st_size)
 
 
 def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
@@ -203,4 +206,4 @@ def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
 def hints(content: Any) -> dict[str, Any]:
     """Return the network's name, if a training script saved it beside the weights, in the form of config.json."""
     arch = content.get("arch") if isinstance(content, dict) else None
-    return {"config": {"architecture": arch}} if isinstance(arch, str) else {}
+    return {"config": {"architecture": arch[:100]}} if isinstance(arch, str) else {}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from ..files import deciphering
+from ..files.reading import convert
 from ..models import Network, create_model, in_head
 from ..models.resnet import SPECS, ResNetSpec
 
 COUNTER = "num_batches_tracked"  # missing from older files, torchvision's own among them
 USUAL = ("in_chans", 3)
+REMEDY = "correct it, or name the weights file alone and give --backbone"
 
 # The names of transformers' ResNetForImageClassification
 _STEM = re.compile(r"^resnet\.embedder\.embedder\.(convolution|normalization)\.(\w+)$")
@@ -22,6 +25,20 @@ _SHORTCUT = re.compile(r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcu
 _LAYER = re.compile(
     r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(\w+)$"
 )
+
+
+class Described(TypedDict, total=False):
+    """What is taken from a config.json."""
+
+    model_args: dict[str, Any] | None
+
+
+class DescribedResNet(TypedDict, total=False):
+    """What is taken from a config.json of transformers' ResNet."""
+
+    layer_type: str
+    depths: list[int]
+    hidden_sizes: list[int]
 
 
 def torchvision_name(name: str) -> str:
@@ -57,13 +74,15 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
         ValueError: No network can be recognised.
     """
     config = settings.get("config", {})
+    with deciphering(path, expected="a config.json as timm or transformers writes it", remedy=REMEDY):
+        described = convert(config, Described)
     architecture = config.get("architecture")
     name = architecture.removeprefix("timm:").partition(".")[0] if isinstance(architecture, str) else ""
-    arguments = config.get("model_args") or {}
+    arguments = described.get("model_args") or {}
     if unusual := {key: value for key, value in arguments.items() if not is_usual(key, value)}:
         raise ValueError(
-            f"{path}: got a config.json that builds {architecture} with model_args {unusual}; expected none that "
-            "change the network; use fastlt.rebalance_model from Python"
+            f"{path}: got a config.json that builds {architecture} with model_args {str(unusual)[:200]}; expected "
+            "none that change the network; use fastlt.rebalance_model from Python"
         )
     if name.lower() in SPECS and config.get("global_pool", "avg") == "avg":
         return name.lower()
@@ -110,20 +129,18 @@ def resembling(tensors: Mapping[str, Tensor]) -> str | None:
 
 def transformers_backbone(path: Path, config: Mapping[str, Any]) -> str:
     """Return the ResNet that a transformers config describes."""
-    basic = config.get("layer_type", "bottleneck") == "basic"
+    with deciphering(path, expected="a config.json as transformers writes it", remedy=REMEDY):
+        described = convert(config, DescribedResNet)
+    basic = described.get("layer_type", "bottleneck") == "basic"
     expansion = 1 if basic else 4
-    spec = ResNetSpec(
-        blocks=tuple(config.get("depths", ())),
-        widths=tuple(width // expansion for width in config.get("hidden_sizes", ())),
-        bottleneck=not basic,
-    )
+    depths, widths = described.get("depths", []), described.get("hidden_sizes", [])
+    spec = ResNetSpec(blocks=tuple(depths), widths=tuple(width // expansion for width in widths), bottleneck=not basic)
     plain = not config.get("downsample_in_bottleneck") and not config.get("downsample_in_first_stage")
     plain = plain and config.get("hidden_act", "relu") == "relu"
     for name, ours in SPECS.items():
         if ours == spec and plain and config.get("embedding_size", 64) == 64:
             return name
     raise ValueError(
-        f"{path}: got a config.json of a ResNet with depths {config.get('depths')} and widths "
-        f"{config.get('hidden_sizes')} that fastlt does not have; expected one of {', '.join(SPECS)}; use "
-        "fastlt.rebalance_model from Python"
+        f"{path}: got a config.json of a ResNet with depths {depths[:9]} and widths {widths[:9]} that fastlt does not "
+        f"have; expected one of {', '.join(SPECS)}; use fastlt.rebalance_model from Python"
     )

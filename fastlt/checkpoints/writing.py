@@ -15,9 +15,9 @@ from ..files import owned, read_json, replacing, replacing_folder, settle, write
 from ..models import HEAD, in_head
 from ..runtime.log import log
 from . import native
+from .formats.shards import weight_of, write_shard
 from .import_run import IMPORTED, ImportedCheckpoint
-from .reading import INDEX, WHOLE, Checkpoint, TensorPlace
-from .shards import weight_of, write_shard
+from .reading import INDEX, WHOLE, Checkpoint, TensorPlace, read_foreign
 
 SAFE = ".safetensors"
 # A network's weights in any framework's format, or the index of such files
@@ -192,10 +192,10 @@ def holder_of(source: Checkpoint, key: str) -> str:
 
 def index_with(index: Path, added: dict[str, Tensor], holders: dict[str, str]) -> dict[str, Any]:
     """Return a folder's index with new tensors added."""
-    content = read_json(index)
+    content: dict[str, Any] = read_foreign(index)
     content["weight_map"] |= {key: holders[key] for key in added}
-    total = content.get("metadata", {}).get("total_size")
-    if total is not None:
+    total = (content.get("metadata") or {}).get("total_size")
+    if isinstance(total, int):
         content["metadata"]["total_size"] = total + sum(value.nbytes for value in added.values())
     return content
 

@@ -154,8 +154,8 @@ CASES = {
         folder({"architecture": "resnet50", "model_args": {"output_stride": 8}}), ("model_args", "rebalance_model")
     ),
     "no weights": Case(no_weights, ("net.pth: ", "epoch, metrics")),
-    "cut short": Case(cut("net.pth"), ("net.pth", "incomplete")),
-    "cut short, safetensors": Case(cut("net.safetensors"), ("net.safetensors", "incomplete")),
+    "cut short": Case(cut("net.pth"), ("net.pth", "cannot be read")),
+    "cut short, safetensors": Case(cut("net.safetensors"), ("net.safetensors", "cannot be read")),
     "not finite": Case(not_a_number, ("net.safetensors: ", "layer1.0.conv1.weight", "not finite")),
     "a shard lacks": Case(folder(without="model-2.safetensors"), ("hub: ", "model-2.safetensors", "1 of the 2 shards")),
     "an index lacks": Case(

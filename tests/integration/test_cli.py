@@ -298,11 +298,11 @@ def test_a_half_written_checkpoint(run_copy: Run, fastlt: Callable[..., Outcome]
     for name in ("best", "last"):
         path = run_copy.checkpoint(name)
         path.write_bytes(path.read_bytes()[:-1000])
-    refused(fastlt("rebalance", run_copy.path), str(run_copy.checkpoint("best")), "incomplete")
+    refused(fastlt("rebalance", run_copy.path), str(run_copy.checkpoint("best")), "cannot be read")
     refused(
         fastlt("train", "--resume", "--out", run_copy.path, "--device", "cpu"),
         str(run_copy.checkpoint("last")),
-        "incomplete",
+        "cannot be read",
     )
 
 

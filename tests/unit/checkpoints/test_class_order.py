@@ -30,9 +30,10 @@ def test_names_that_do_not_match_are_refused(listed: list[str], pattern: str) ->
         settle_order(HERE, {"config": {"label_names": listed}}, None, ("a", "b", "c"))
 
 
-def test_keys_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^net: .*config\.json.* id2label.* numbers"):
-        settle_order(HERE, {"config": {"id2label": {"0": "a", "x": "b"}}}, None, ("a", "b"))
+def test_keys_that_do_not_count_the_classes_are_refused() -> None:
+    for odd in ("x", "2", "01", "-1", "9" * 5000, "\u0661"):
+        with pytest.raises(ValueError, match=r"^net: .*config\.json.* id2label.* numbers from 0 to 1;"):
+            settle_order(HERE, {"config": {"id2label": {"0": "a", odd: "b"}}}, None, ("a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_nothing_known_is_imagenets() -> None:
 
 
 def test_a_timm_configuration_may_be_short() -> None:
-    settings = settle({}, {"std": [0.25] * 3, "mean": [0.5]})
+    settings = settle({}, {"std": [0.25] * 3, "mean": None})
     assert (settings["image_size"], settings["eval_resize"]) == (224, 256)
     assert (settings["mean"], settings["std"]) == (IMAGENET["mean"], (0.25,) * 3)
 
@@ -109,3 +109,66 @@ def test_means_of_its_own_are_taken_and_another_filter_only_by_force(caplog: pyt
     assert (settings["mean"], settings["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert settings["interpolation"] == "bilinear"
     assert "lanczos interpolation asked for; bilinear is used instead" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input_size": "224"},
+        {"input_size": [3, "224", "224"]},
+        {"input_size": [224]},
+        {"input_size": [3, 0, 0]},
+        {"input_size": [3, -5, -5]},
+        {"input_size": [3, 10**9, 10**9]},
+        {"crop_pct": "0.875"},
+        {"crop_pct": float("inf")},
+        {"crop_pct": float("nan")},
+        {"crop_pct": 1e-320},
+        {"crop_pct": -1},
+        {"mean": [0.5, 0.5]},
+        {"mean": "123"},
+        {"mean": ["0.5"] * 3},
+        {"mean": [float("nan")] * 3},
+        {"std": [0.0] * 3},
+        {"std": [1e999] * 3},
+        {"std": 0.5},
+        {"interpolation": 3},
+        {"crop_mode": ["center"]},
+    ],
+)
+def test_a_timm_configuration_that_makes_no_sense_is_one_clear_line(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^net: got [^\n]*; expected [^\n]*; .*--image-size"):
+        settle({"config": {"pretrained_cfg": TIMM | change}})
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"size": "224"},
+        {"size": [224, 224]},
+        {"size": {"shortest_edge": "224"}},
+        {"size": {"shortest_edge": 10**30}},
+        {"size": -3},
+        {"crop_size": {"height": 1e999}},
+        {"size": 224, "crop_pct": 1e999},
+        {"size": 224, "crop_pct": 1e-320},
+        {"size": 224, "image_mean": [0.5, 0.5]},
+        {"size": 224, "image_std": [0, 1, 1]},
+        {"size": 224, "resample": 6},
+        {"size": 224, "resample": -1},
+        {"size": 224, "resample": "bilinear"},
+        {"size": 224, "do_normalize": "no"},
+        {"size": 224, "image_processor_type": {}},
+    ],
+)
+def test_a_processor_that_makes_no_sense_is_one_clear_line(processor: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^net: got [^\n]*; expected [^\n]*; .*--image-size"):
+        settle({"preprocessor_config": processor})
+
+
+def test_settings_of_another_kind_are_one_clear_line() -> None:
+    for config in ([1], 3, "timm"):
+        with pytest.raises(ValueError, match=r"^net: got [^\n]*--image-size"):
+            settle({"config": {"pretrained_cfg": config}})
+    with pytest.raises(ValueError, match=r"^--interpolation: got sharp from net"):
+        settle({"config": {"pretrained_cfg": TIMM | {"interpolation": "sharp"}}})

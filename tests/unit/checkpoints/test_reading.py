@@ -1,6 +1,8 @@
 """Checkpoints of any format: where their tensors are, under which names."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fastlt.checkpoints.formats.shards import read_shard
 from fastlt.checkpoints.reading import TensorPlace, find_places, name_places, read_checkpoint, read_folder
-from fastlt.checkpoints.shards import read_shard
 
 HERE = Path("net.pth")
 
@@ -83,3 +85,50 @@ def test_a_file_says_which_network_it_is_of(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "net.safetensors").content is None
     torch.save(numbers("a"), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert not read_checkpoint(tmp_path / "old.pth").zipped
+
+
+BIG = b'{"weight_map": {"a": "' + b"x" * (9 << 20) + b'"}}'
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        Path.mkdir,
+        lambda path: path.write_bytes(b"[" * 200_000),
+        lambda path: path.write_bytes(b"[]"),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_bytes(BIG),
+        lambda path: path.write_bytes(b'{"weight_map": {"a": NaN}, "x": [' + b"[" * 200_000),
+    ],
+    ids=["pipe", "folder", "deep", "list", "no text", "long", "deep and NaN"],
+)
+def test_what_comes_with_weights_is_checked(name: str, make: Callable[[Path], object], tmp_path: Path) -> None:
+    save_file(numbers("a"), tmp_path / ("other.safetensors" if "index" in name else "model.safetensors"))
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / name}: got [^\n]*$"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("index", [{"weight_map": {"a": 3}}, {"weight_map": {"a": None}}, {"weight_map": 3}])
+def test_an_index_of_another_form_names_the_place(index: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"index\.json: got .*`\$\.weight_map"):
+        read_checkpoint(tmp_path)
+
+
+def test_settings_may_hold_what_json_has_not(tmp_path: Path) -> None:
+    save_file(numbers("a"), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"layer_norm_eps": Infinity, "model_type": "x"}')
+    assert read_checkpoint(tmp_path).settings["config"]["model_type"] == "x"
+
+
+def test_pipes_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: got a pipe"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors: got a pipe"):
+        read_checkpoint(tmp_path / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"none\.pth: "):
+        read_checkpoint(tmp_path / "none.pth")

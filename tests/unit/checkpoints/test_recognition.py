@@ -65,3 +65,19 @@ def test_the_network_is_guessed_by_what_says_it_best() -> None:
                 {"hidden_act": "gelu"}, {"depths": [3, 4, 6, 4]}):  # fmt: skip
         with pytest.raises(ValueError, match=r"^net\.pth: .*config\.json.*rebalance_model"):
             guess_backbone(HERE, {}, {"config": transformers | odd})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "resnet8", "model_args": [1]},
+        {"architecture": "resnet8", "model_args": "x"},
+        {"model_type": "resnet", "depths": 3},
+        {"model_type": "resnet", "depths": [1, "1"]},
+        {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [None]},
+        {"model_type": "resnet", "layer_type": {}},
+    ],
+)
+def test_a_configuration_of_another_form_is_one_clear_line(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^net\.pth: got [^\n]*`\$\.[^\n]*--backbone"):
+        guess_backbone(HERE, resnet(), {"config": config})

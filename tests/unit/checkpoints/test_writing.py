@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastlt.checkpoints import native
+from fastlt.checkpoints.formats.shards import read_shard, write_shard
 from fastlt.checkpoints.import_run import ImportedCheckpoint
 from fastlt.checkpoints.names import NameMap
 from fastlt.checkpoints.reading import Checkpoint, find_places, read_checkpoint
-from fastlt.checkpoints.shards import read_shard, write_shard
 from fastlt.checkpoints.writing import (
     WRITTEN,
     check_output,

@@ -17,9 +17,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..files import check_regular, deciphering
-from ..files.checksums import checksums
-from ..runtime.log import name_some
+from ...files import check_regular, deciphering
+from ...files.checksums import checksums
+from ...runtime.log import name_some
 
 METADATA = "__metadata__"
 CHECKSUMS = "fastlt.crc32"  # the entry of a file's metadata
