@@ -72,7 +72,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def read_regular(path: Path | str, expected: str = "a file") -> bytes:
     """Return the bytes of a regular file; `open_regular` states the rest."""
-    with open_regular(path, expected) as file:
+    with open_regular(path, expected) as file, naming(path):
         return file.readall()
 
 
@@ -84,11 +84,22 @@ def read_limited(path: Path, limit: int, expected: str) -> bytes:
         ValueError: It is no regular file, or longer.
     """
     check_regular(path, expected)
-    with path.open("rb") as file:
+    with path.open("rb") as file, naming(path):
         content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     if len(content) > limit:
         raise ValueError(f"{path}: got more than {limit:,} bytes; expected {expected}; check the file")
     return content
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Name the file in what the machine reports inside a block: a read that fails names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -108,7 +119,8 @@ def deciphering(path: Path | str, *, expected: str, remedy: str) -> Iterator[Non
         OSError: The machine failed.
     """
     try:
-        yield
+        with naming(path):
+            yield
     except Exception as error:
         # A decoder that follows a damaged offset seeks to where no file can have anything
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -150,7 +162,9 @@ def read_json(
         ValueError: The file is no JSON, or does not fit; the message has the place of the fault.
     """
     check_regular(path, "a JSON file")
-    return decode_json(path.read_bytes(), kind, source=path, remedy=remedy, foreign=foreign)
+    with naming(path):
+        content = path.read_bytes()
+    return decode_json(content, kind, source=path, remedy=remedy, foreign=foreign)
 
 
 def decode_json(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...files import check_regular, read_limited
+from ...files.reading import naming
 from .layout import file_layout
 from .listing import Listing, read_class_names
 
@@ -59,7 +60,7 @@ def read_list(file: Path, root: Path, *, class_names: tuple[str, ...] | None = N
         raise FileNotFoundError(f"{root}: no such folder; expected the one that the paths of {file} start from")
     paths: list[str] = []
     labels: list[int] = []
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream, naming(file):
         lines = iter(partial(stream.readline, _MOST_CHARACTERS), "")  # a file that is no list may have one line only
         for number, line in enumerate(lines, 1):
             if line.isspace():

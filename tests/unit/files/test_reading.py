@@ -4,13 +4,16 @@ import json
 import os
 import socket
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fastlt.data.layouts.lists import read_list
 from fastlt.files import check_regular, deciphering, read_array, read_arrays, read_json, read_limited
+from fastlt.files.reading import read_regular
 
 
 @dataclasses.dataclass
@@ -158,3 +161,20 @@ def test_names_that_are_not_utf_8_come_back(tmp_path: Path) -> None:
     for text in (r'{"x": "\ud800", "y": NaN}', r'{"x": "\ud800", "y": 1e999}'):
         with pytest.raises(ValueError, match=r"a\.json.*(NaN|1e999)"):
             read_json(write(tmp_path / "a.json", text))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_json,
+        read_regular,
+        partial(read_limited, limit=9, expected="text"),
+        partial(read_array, remedy="none"),
+        partial(read_list, root=Path()),
+    ],
+)
+def test_a_read_that_fails_names_the_file(read: Any) -> None:
+    memory = Path("/proc/self/mem")  # nothing is at its beginning
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        read(memory)
+    assert caught.value.filename == str(memory)
