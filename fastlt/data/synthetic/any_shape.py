@@ -113,14 +113,16 @@ def synthesize(
     with owned(out):
         _claim(out, spec)
         tasks = list(_tasks(spec, counts, out))
-        for folder in dict.fromkeys(task.folder for task in tasks):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            sweep(out / folder)
+        folders = list(dict.fromkeys(out / task.folder for task in tasks))
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
         with replacing(out / "classes.txt") as partial:
             names = (class_name(label, num_classes) for label in range(num_classes))
             partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         fonts = font_folder()
         paint_all(tasks, out, look=spec.look, fonts=fonts, seed=seed, num_workers=num_workers, progress=progress)
+        for folder in folders:  # only now: painters of a process that was killed may live a moment longer
+            sweep(folder)
         _place(out)
     return out
 
