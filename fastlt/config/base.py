@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -66,10 +67,11 @@ def check_range(
     name: str, value: float, *, low: float, high: float = math.inf, low_open: bool = False, unit: str = ""
 ) -> None:
     """Raise a ValueError unless `value` is a finite number in [low, high], or in (low, high] with `low_open`."""
-    if not math.isfinite(value) or value < low or value > high or (low_open and value == low):
+    # math.isfinite would fail for an integer beyond the range of floats
+    if not abs(value) <= sys.float_info.max or value < low or value > high or (low_open and value == low):
         lower = f"more than {low:g}" if low_open else f"at least {low:g}"
         upper = "" if high == math.inf else f" and at most {high:g}"
-        raise ValueError(f"{name}: got {value}; expected a finite number, {lower}{upper}{unit and ' ' + unit}")
+        raise ValueError(f"{name}: got {value!s:.60}; expected a finite number, {lower}{upper}{unit and ' ' + unit}")
 
 
 def changeable(default: T) -> T:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -160,14 +161,18 @@ def read_head(path: Path, tensors: Mapping[str, Tensor], store: FeatureStore, ag
     Raises:
         ValueError: There is none, or it is not of the shape of the run's own.
     """
-    name = f"{HEAD}.weight"
-    expected = list(store.tensors[name].shape)
-    shapes = [list(tensors[key].shape) for key in (name, f"{HEAD}.bias") if key in tensors]
-    if name not in tensors or shapes not in ([expected], [expected, expected[:1]]):
+    weight, bias = tensors.get(f"{HEAD}.weight"), tensors.get(f"{HEAD}.bias")
+    expected = list(store.head.weight.shape)
+    found = [tensor for tensor in (weight, bias) if tensor is not None]
+    shapes = [list(tensor.shape) for tensor in found]
+    right = shapes == [expected, expected[:1]][: len(found)] and all(map(torch.is_floating_point, found))
+    if weight is None or not right:
+        kinds = ", ".join(f"{list(tensor.shape)} {tensor.dtype}" for tensor in found) or "no tensors"
         raise ValueError(
-            f"{path}: got a last layer of {shapes}; expected {expected}, as in {store.checkpoint}; {again}"
+            f"{path}: got a last layer of {kinds}; expected {expected} in floating point, as in {store.checkpoint}; "
+            f"{again}"
         )
-    return LinearHead(tensors[name], tensors.get(f"{HEAD}.bias"))
+    return LinearHead(weight, bias)
 
 
 def methods_of(run: Run) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from ..files import deciphering
 from ..files.reading import convert
 from ..models import Network
 from ..run import Run
+
+MAX_COUNT = 2.0**53  # float64, in which processes sum, counts no further
 
 
 @dataclass
@@ -78,10 +79,10 @@ def read_last(run: Run) -> tuple[dict[str, Tensor], StateRecord]:
 
 
 def check_progress(progress: Progress, source: Path) -> None:
-    """Raise a ValueError for counts below 0 or numbers that are not finite."""
+    """Raise a ValueError for counts below 0 or above MAX_COUNT."""
     for name, value in vars(progress).items():
-        if not math.isfinite(value) or (name != "best" and value < 0):
-            raise ValueError(f"{source}: got progress.{name} {value}; expected a finite number from 0 up; train again")
+        if not -1 <= value < MAX_COUNT or (value < 0 and name != "best"):
+            raise ValueError(f"{source}: got progress.{name} {value!s:.60}; expected a number from 0 up; train again")
 
 
 def unpack(

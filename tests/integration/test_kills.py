@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from fastlt import EvaluateConfig, ExportConfig, RebalanceConfig, Run, evaluate, export, files, rebalance
 from fastlt.checkpoints import native
@@ -133,8 +134,18 @@ def test_a_damaged_record_of_a_classifier_is_named(
     native.save(path, tensors, metadata | changes)
     with pytest.raises(ValueError, match=rf"^{path}: got .*{named}.*fastlt rebalance"):
         open_classifier(store_of(run), "tau")
-    native.save(path, tensors | {"fc.weight": torch.zeros(3, 2)}, metadata)
-    with pytest.raises(ValueError, match=rf"^{path}: got a last layer of \[\[3, 2\]"):
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(3, 2), torch.zeros(10), torch.zeros(10, 64, dtype=torch.int32), None])
+def test_a_last_layer_of_another_form_is_refused(
+    run: Run, two: dict[str, dict[str, bytes]], weight: Tensor | None
+) -> None:
+    put(run.method("tau"), two["0.7"])
+    path = run.method("tau") / "model.safetensors"
+    tensors, metadata = native.load(path)
+    del tensors["fc.weight"]
+    native.save(path, tensors if weight is None else tensors | {"fc.weight": weight}, metadata)
+    with pytest.raises(ValueError, match=rf"^{path}: got a last layer of .*fastlt rebalance"):
         open_classifier(store_of(run), "tau")
 
 

@@ -72,6 +72,7 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
     ("change", "message"),
     [
         ({"epochs": 0}, r"^--epochs: got 0\b"),
+        ({"epochs": 10**400}, r"^--epochs: got 10{59};"),
         ({"lr": float("nan")}, r"^--lr: got nan\b"),
         ({"lr": 0.0}, r"^--lr: got 0\.0\b"),
         ({"momentum": 1.5}, r"^--momentum: got 1\.5\b"),

@@ -34,6 +34,8 @@ def test_a_record_goes_there_and_back_and_an_older_one_is_read(tmp_path: Path) -
         ({"progress": [1]}, r"\$\.progress"),
         ({"progress": PROGRESS | {"step": "3"}}, r"\$\.progress\.step"),
         ({"progress": PROGRESS | {"step": 3.5}}, r"\$\.progress\.step"),
+        ({"progress": PROGRESS | {"step": 10**400}}, r"progress\.step"),
+        ({"progress": PROGRESS | {"num_seen": 2**53}}, r"progress\.num_seen"),
         ({"progress": PROGRESS | {"step": -1}}, r"progress\.step"),
         ({"progress": PROGRESS | {"best": float("nan")}}, "nan|NaN"),
         ({"progress": PROGRESS | {"loss_sum": float("inf")}}, "inf|Inf"),
