@@ -5,34 +5,19 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from ..files.reading import open_regular, read_regular, reason_of
 from ..runtime.machine import resolve_threads
+from .image_bounds import MAX_PIXELS, refuse_huge, refuse_opened, refuse_scans
 
 if TYPE_CHECKING:
     from PIL import Image
-
-MAX_PIXELS = 89_478_485
-"""Pixels (width * height) above which a file is refused as a decompression bomb; Pillow warns from there on."""
-
-MAX_DENSITY = 100
-"""Pixels a byte of its file above which a large image is refused; a photograph of 0.08 bits a pixel shows nothing."""
-
-HEAVY_DENSITIES = {"AVIF": 60, "WEBP": 40, "JPEG2000": 30}
-"""The same for formats whose decoders take more than 7 bytes of memory a pixel: 700 bytes of memory a byte."""
-
-FREE_PIXELS = 1 << 24
-"""Pixels up to which an image's file may be as small as it likes, as a drawing of a few colours is."""
-
-MAX_SCANS = 100
-"""Scans above which a JPEG is refused; others have about ten, and each goes through all pixels however short it is."""
 
 # Errors of this machine, not of a broken file
 _MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -45,8 +30,6 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _HUFFMAN_DCT_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # one that starts a segment, or ends the image
-_TILE_SIDES = (322, 323)  # TIFF's tags
 _LUMA_SAMPLINGS = frozenset({0x11, 0x12, 0x21, 0x22, 0x41})
 
 
@@ -157,7 +140,7 @@ def _probe_jpeg(head: bytes, tail: bytes, size: int, file: BinaryIO) -> ImageInf
     # An end marker cannot occur inside a scan (0xff is stuffed there), but an EXIF thumbnail has one before the scan.
     if end < 0 or size - len(tail) + end < scan_start:
         return None
-    _refuse_huge(info.width, info.height, size)
+    refuse_huge(info.width, info.height, size)
     return info
 
 
@@ -219,7 +202,7 @@ def _probe_png(head: bytes, tail: bytes, size: int) -> ImageInfo | None:
     depth, colour, interlace = head[24], head[25], head[28]
     if width == 0 or height == 0:
         return None
-    _refuse_huge(width, height, size)
+    refuse_huge(width, height, size)
     native = depth == 8 and colour in (0, 2) and interlace == 0
     at = 33
     while native and head[at + 4 : at + 8] != b"IDAT":
@@ -247,40 +230,12 @@ def _probe_decoding(file: BinaryIO) -> ImageInfo:
 def _refuse_bomb(data: bytes) -> None:
     """Refuse a huge JPEG or PNG by its header, before Pillow, which only warns, opens it."""
     if data.startswith(_PNG_SIGNATURE) and len(data) >= 24:
-        _refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), len(data))
+        refuse_huge(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]), len(data))
     elif data.startswith(b"\xff\xd8"):
         scan = _scan_jpeg(data)
         if scan is not None:
-            _refuse_huge(scan[0].width, scan[0].height, len(data))
-        # Counting is quick, but also counts what a thumbnail or a film after the image holds
-        if data.count(b"\xff\xda") > MAX_SCANS and _count_scans(data, scan[1] if scan else 2) > MAX_SCANS:
-            raise ValueError(f"more than the {MAX_SCANS} scans allowed")
-
-
-def _count_scans(data: bytes, at: int) -> int:
-    """Count the scans of a JPEG from a marker on, which stands at `at`; no more than one above the limit."""
-    num_scans = 0
-    while num_scans <= MAX_SCANS and (found := _MARKER.search(data, at)) and data[found.start() + 1] != 0xD9:
-        at = found.start() + 2
-        num_scans += data[at - 1] == 0xDA
-        at += int.from_bytes(data[at : at + 2])
-    return num_scans
-
-
-def _refuse_huge(width: int, height: int, num_bytes: int, *, density: int = MAX_DENSITY) -> None:
-    """Raise a ValueError for an image with too many pixels, or with too many for a file of so many bytes."""
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS} allowed")
-    if width * height > max(FREE_PIXELS, density * num_bytes):
-        raise ValueError(f"{width} x {height} pixels in {num_bytes} bytes, out of all proportion")
-
-
-def _refuse_huge_tiles(image: Any, num_bytes: int) -> None:
-    """Raise a ValueError for a TIFF with huge tiles: libtiff makes room for one, however small the image is."""
-    tags = getattr(image, "tag_v2", {})
-    if all(side in tags for side in _TILE_SIDES):
-        width, height = (int(tags[side]) for side in _TILE_SIDES)
-        _refuse_huge(width, height, num_bytes)
+            refuse_huge(scan[0].width, scan[0].height, len(data))
+        refuse_scans(data, scan[1] if scan else 2)
 
 
 @functools.cache
@@ -305,9 +260,7 @@ def decode_bytes(data: bytes) -> np.ndarray:
     _refuse_bomb(data)
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            density = HEAVY_DENSITIES.get(str(image.format), MAX_DENSITY)
-            _refuse_huge(image.width, image.height, len(data), density=density)
-            _refuse_huge_tiles(image, len(data))
+            refuse_opened(image, data)
             return _to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(f"not an image (starts with {data[:8]!r})") from None

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...files import deciphering, read_arrays, read_json, replacing
 from ...files.reading import convert
-from ..image import MAX_PIXELS
+from ..image_bounds import MAX_PIXELS
 
 MANIFEST = "pack.json"
 """The file that marks a folder as a pack."""

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, TiffImagePlugin, features
 
-from fastlt.data.image import HEAVY_DENSITIES, MAX_DENSITY, decode_bytes, decode_rgb, probe
+from fastlt.data.image import decode_bytes, decode_rgb, probe
+from fastlt.data.image_bounds import HEAVY_DENSITIES, MAX_DENSITY
 
 WIDTH, HEIGHT = 46, 31
 
@@ -341,6 +342,19 @@ def test_the_size_of_a_tiffs_tiles_counts(tmp_path, monkeypatch):
     for read in (probe, decode_rgb):
         with pytest.raises(ValueError, match="40000 x 40000 pixels"):
             read(file)
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
+@pytest.mark.parametrize(("side", "num_components"), [(1, 3), (1, 1), (2, 3)])
+def test_a_jpeg_2000_of_endless_tiles_is_refused(side, num_components, monkeypatch):
+    data = bytearray(encode(picture().resize((200, 200)), "JPEG2000"))
+    at = data.index(b"\xff\x4f\xff\x51")
+    assert decode_rgb(bytes(data)).shape == (200, 200, 3)
+    data[at + 24 : at + 32] = struct.pack(">II", side, side)
+    data[at + 40 : at + 42] = struct.pack(">H", num_components)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _self: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match="tiles"):
+        decode_rgb(bytes(data))
 
 
 def test_a_jpeg_of_endless_scans_is_refused_but_not_one_with_a_film_behind_it():
