@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from . import faults, fuzz, shim
+from . import faults, fuzz, kills, shim
 from .report import Row, table
 
-PARTS = {"faults": faults, "fuzz": fuzz}
+PARTS = {"faults": faults, "kills": kills, "fuzz": fuzz}
 
 
 def main() -> int:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -40,33 +39,57 @@ class Outcome:
         return " ".join([how, *lines[-1:]])[:300]
 
 
-def fork(call: Callable[[], Any], logs: Path, *, wall_s: float, cpu_s: int | None = None) -> Outcome:
-    """Run a function in a forked child and process group; its SystemExit is the status, another exception is 1.
+class Child:
+    """A forked child in a process group of its own.
 
     Args:
-        call: The function. This process must have one thread only, since a fork copies no others.
-        logs: A folder for the output.
-        wall_s: Seconds until the child is killed.
+        call: What it runs; a SystemExit is its status, another exception is status 1. This process must have one
+            thread only, since a fork copies no others.
+        logs: A folder for its output.
         cpu_s: Seconds of processor time until it is killed.
     """
-    before_kb = resident_kb()
-    began = time.monotonic()
-    pid = os.fork()
-    if pid == 0:
-        os._exit(run_child(call, logs, cpu_s))
-    with contextlib.suppress(OSError):
-        os.setpgid(pid, pid)
-    with killing(pid, wall_s) as killed:
-        _, code, usage = os.wait4(pid, 0)
-    end_group(pid)
-    status = os.waitstatus_to_exitcode(code)
-    return Outcome(
-        status=TIMEOUT if killed or status == -signal.SIGXCPU else status,
-        stdout=(logs / LOGS[0]).read_text(errors="replace"),
-        stderr=(logs / LOGS[1]).read_text(errors="replace"),
-        seconds=time.monotonic() - began,
-        peak_mb=max(0, usage.ru_maxrss - before_kb) / 1024,
-    )
+
+    def __init__(self, call: Callable[[], Any], logs: Path, *, cpu_s: int | None = None) -> None:
+        logs.mkdir(exist_ok=True)
+        self.logs, self.before_kb, self.began = logs, resident_kb(), time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os._exit(run_child(call, logs, cpu_s))
+        with contextlib.suppress(OSError):
+            os.setpgid(self.pid, self.pid)
+
+    def runs(self) -> bool:
+        """Return whether it has not ended yet."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def wait(self, wall_s: float) -> Outcome:
+        """Wait for its end, or end it when the time is up; and end what is left of its group."""
+        with killing(self.pid, wall_s) as killed:
+            _, code, usage = os.wait4(self.pid, 0)
+        end_group(self.pid)
+        status = os.waitstatus_to_exitcode(code)
+        return Outcome(
+            status=TIMEOUT if killed or status == -signal.SIGXCPU else status,
+            stdout=(self.logs / LOGS[0]).read_text(errors="replace"),
+            stderr=(self.logs / LOGS[1]).read_text(errors="replace"),
+            seconds=time.monotonic() - self.began,
+            peak_mb=max(0, usage.ru_maxrss - self.before_kb) / 1024,
+        )
+
+
+def program(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Callable[[], Any]:
+    """Return a function for a child that becomes a new Python with the repository's modules."""
+
+    def call() -> None:
+        os.chdir(folder)
+        os.execve(sys.executable, [sys.executable, *command], {**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+    return call
+
+
+def fork(call: Callable[[], Any], logs: Path, *, wall_s: float, cpu_s: int | None = None) -> Outcome:
+    """Run a function in a child, and wait for it."""
+    return Child(call, logs, cpu_s=cpu_s).wait(wall_s)
 
 
 def run_child(call: Callable[[], Any], logs: Path, cpu_s: int | None) -> int:
@@ -91,36 +114,6 @@ def run_child(call: Callable[[], Any], logs: Path, cpu_s: int | None) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     return status
-
-
-def start(
-    command: Sequence[str], logs: Path, *, folder: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """Start a Python command of the repository in a process group of its own."""
-    paths = {"PYTHONPATH": str(ROOT)}
-    with (logs / LOGS[0]).open("wb") as out, (logs / LOGS[1]).open("wb") as err:
-        return subprocess.Popen(
-            [sys.executable, *command],
-            cwd=folder,
-            env={**os.environ, **paths, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            process_group=0,
-        )
-
-
-def finish(process: subprocess.Popen[bytes], logs: Path, *, wall_s: float) -> Outcome:
-    """Wait for a started command, and end what is left of its group."""
-    began = time.monotonic()
-    try:
-        status = process.wait(wall_s)
-    except subprocess.TimeoutExpired:
-        status = TIMEOUT
-    end_group(process.pid)
-    process.wait()
-    texts = [(logs / name).read_text(errors="replace") for name in LOGS]
-    return Outcome(status=status, stdout=texts[0], stderr=texts[1], seconds=time.monotonic() - began, peak_mb=0)
 
 
 @contextlib.contextmanager
