@@ -119,7 +119,12 @@ def cases() -> tuple[Case, ...]:
                 *("--size", "16", "--num-threads", "1"),
             ),
         ),
-        Case(name="glyphs", command=("train", "--dataset", "glyphs_lt", "--out", "run", *CPU), own_cache=True),
+        Case(
+            name="glyphs",
+            command=("train", "--dataset", "glyphs_lt", "--out", "run", *CPU),
+            resume=resume,
+            own_cache=True,
+        ),
         Case(name="synthetic", command=(*CIFAR, "--synthetic"), resume=resume, own_cache=True),
         Case(name="cifar", command=(*CIFAR, "--data-root", "../inputs/cifar"), resume=resume, own_cache=True),
         Case(name="index", command=("data", "info", "../inputs/data"), own_cache=True),

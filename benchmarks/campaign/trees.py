@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 TIMES = ("images_per_s", "data_wait_share")  # of an epoch's record
-VOLATILE = ("environment.json", "tensorboard")
+VOLATILE = ("environment.json", "tensorboard", "written.json")  # the last keeps what outputs were before, too
 
 Tree = dict[str, str]
 
