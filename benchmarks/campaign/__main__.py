@@ -11,6 +11,7 @@ every reader gets mutated files. The status is 1 if anything was found.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,25 @@ from . import faults, fuzz, kills, shim
 from .report import Row, table
 
 PARTS = {"faults": faults, "kills": kills, "fuzz": fuzz}
+
+
+def write(file: Path, rows: list[Row]) -> None:
+    """Write a record of the rows, with the command, the machine, the versions and the commit."""
+    import torch
+
+    from fastlt.run import environment
+    from fastlt.runtime.machine import describe_machine
+
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python -m benchmarks.campaign", *sys.argv[1:]]),
+        "machine": describe_machine(torch.device("cpu")),
+        "versions": environment()["versions"],
+        "trials": sum(row.trials for row in rows),
+        "findings": sum(len(row.findings) for row in rows),
+        "rows": [row.to_json() for row in rows],
+    }
+    file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> int:
@@ -43,6 +63,8 @@ def main() -> int:
             until = began + 60 * args.minutes * (number + 1) / len(args.only)
             rows += PARTS[part].campaign(place, until=until, seed=args.seed, only=frozenset(args.names))
     print(table(rows))
+    if args.out:
+        write(args.out, rows)
     return int(any(row.findings for row in rows))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from . import readers
 from .cases import Case, command
 from .children import TIMEOUT, Outcome, fork
-from .faults import Bench
+from .faults import Bench, FailsByItselfError
 from .mutations import RAN_CODE, bombs, mutate
 from .readers import Reader, digest
 from .report import Finding, Row
@@ -123,7 +123,7 @@ def targets(bench: Bench) -> Iterator[Target]:
             lambda: command(argv, folder, {"FASTLT_CACHE": str(bench.folder / "cache")}), bench.folder, wall_s=240
         )
         if outcome.status:
-            raise RuntimeError(f"{' '.join(argv)} fails by itself: {outcome.describe()}\n{outcome.stderr}")
+            raise FailsByItselfError(f"{' '.join(argv)}: {outcome.describe()}")
 
     if not (inputs / "pack").is_dir():
         readers.make_fixtures(inputs, run)
@@ -138,7 +138,7 @@ def targets(bench: Bench) -> Iterator[Target]:
         shutil.copytree(original, folder, symlinks=True)
         outcome = read(reader, folder)
         if outcome.status:
-            raise RuntimeError(f"{reader.name} fails by itself: {outcome.describe()}\n{outcome.stderr}")
+            raise FailsByItselfError(f"{reader.name}: {outcome.describe()}")
         content = (original / reader.file).read_bytes()
         yield Target(
             reader=reader,

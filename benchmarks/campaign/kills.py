@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .cases import CPU, TRAIN, Case, cases, command
 from .children import Child, Outcome, program
-from .faults import WALL_S, Bench
+from .faults import WALL_S, Bench, FailsByItselfError
 from .report import Finding, Row
 
 EXPLICIT = (  # what the small recipe says, for processes that do not know it
@@ -152,7 +152,7 @@ def refer_fresh(bench: Bench, case: Case) -> None:
         case.set_up(bench.work)
         outcome = start(bench, case, case.command, fresh=True).wait(WALL_S)
         if outcome.status:
-            raise RuntimeError(f"{case.name} fails by itself: {outcome.describe()}\n{outcome.stderr}")
+            raise FailsByItselfError(f"{case.name}: {outcome.describe()}")
         bench.keep(case, outcome.seconds)
 
 
@@ -179,7 +179,11 @@ def campaign(folder: Path, *, until: float, seed: int, only: frozenset[str] = fr
             if time.monotonic() > until:
                 break
             rows[name].trials += 1
-            if fault := run_trial(bench, name, number, seed):
+            try:
+                fault = run_trial(bench, name, number, seed)
+            except FailsByItselfError as error:
+                fault = "fails by itself", str(error)
+            if fault:
                 rows[name].add(Finding(*fault, replay=f"kills/{name}/{number}", seed=seed))
         number += 1
     yield from rows.values()
