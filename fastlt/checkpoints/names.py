@@ -126,13 +126,19 @@ def check_backbone(
     Raises:
         ValueError: Tensors are missing or of another shape.
     """
-    expected = {name: value.shape for name, value in network.state_dict().items() if not in_head(name)}
+    ours = {name: value for name, value in network.state_dict().items() if not in_head(name)}
+    expected = {name: value.shape for name, value in ours.items()}
     file_names = network.checkpoint_names()
     missing = [file_names[name] for name in expected if name not in weights and not name.endswith(COUNTER)]
     reshaped = [
         f"{file_names[name]} is {list(value.shape)}, expected {list(expected[name])}"
         for name, value in weights.items()
         if value.shape != expected[name]
+    ]
+    reshaped += [
+        f"{file_names[name]} is {value.dtype}, expected floating point"
+        for name, value in weights.items()
+        if ours[name].is_floating_point() and not value.is_floating_point()
     ]
     if missing or reshaped:
         heads = matrices(tensors, rest)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..files import deciphering, read_limited
 from ..files.reading import check_growth, decode_json
-from ..runtime.log import log
+from ..runtime.log import log, name_some
 from .formats.pickled import REMEDY, is_zip, load_pickled
 from .formats.shards import Shard, read_shard
 
@@ -25,7 +25,7 @@ RELEASED = ("feat_model", "classifier")
 AVERAGE_COUNTER = "n_averaged"  # torch.optim.swa_utils keeps the number of averages beside the weights
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MAX_JSON = 8 << 20  # bytes: an index of 80,000 tensors
+MAX_JSON = 4 << 20  # bytes: an index of 40,000 tensors
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def indexed_files(path: Path) -> list[Path]:
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{path}: got a folder without {', '.join(missing)}, {len(missing)} of the {len(names)} shards that "
+            f"{path}: got a folder without {name_some(missing, 3)}, {len(missing)} of the {len(names)} shards that "
             f"{INDEX} names; expected all of them; fetch them again"
         )
     return [path / name for name in names]
@@ -206,4 +206,4 @@ def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
 def hints(content: Any) -> dict[str, Any]:
     """Return the network's name, if a training script saved it beside the weights, in the form of config.json."""
     arch = content.get("arch") if isinstance(content, dict) else None
-    return {"config": {"architecture": arch[:100]}} if isinstance(arch, str) else {}
+    return {"config": {"architecture": arch}} if isinstance(arch, str) else {}

@@ -17,13 +17,16 @@ from ..models.resnet import SPECS, ResNetSpec
 
 COUNTER = "num_batches_tracked"  # missing from older files, torchvision's own among them
 USUAL = ("in_chans", 3)
+MAX_NAME = 100  # characters of a network's name
 REMEDY = "correct it, or name the weights file alone and give --backbone"
 
 # The names of transformers' ResNetForImageClassification
 _STEM = re.compile(r"^resnet\.embedder\.embedder\.(convolution|normalization)\.(\w+)$")
-_SHORTCUT = re.compile(r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(\w+)$")
+_SHORTCUT = re.compile(
+    r"^resnet\.encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.shortcut\.(convolution|normalization)\.(\w+)$"
+)
 _LAYER = re.compile(
-    r"^resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(\w+)$"
+    r"^resnet\.encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.layer\.(\d{1,3})\.(convolution|normalization)\.(\w+)$"
 )
 
 
@@ -77,7 +80,8 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
     with deciphering(path, expected="a config.json as timm or transformers writes it", remedy=REMEDY):
         described = convert(config, Described)
     architecture = config.get("architecture")
-    name = architecture.removeprefix("timm:").partition(".")[0] if isinstance(architecture, str) else ""
+    architecture = architecture[:MAX_NAME] if isinstance(architecture, str) else ""
+    name = architecture.removeprefix("timm:").partition(".")[0]
     arguments = described.get("model_args") or {}
     if unusual := {key: value for key, value in arguments.items() if not is_usual(key, value)}:
         raise ValueError(

@@ -7,6 +7,7 @@ import io
 import os
 import time
 import zlib
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..files import read_array, read_json, replacing, write_json
 from ..files.checksums import PIECE_BYTES, checksums, file_checksums
+from ..files.reading import naming
 from ..runtime.log import log
 from .arrays import Features
 
@@ -127,11 +129,16 @@ class FeatureWriter:
             self.num_bytes = len(self.header) + rows * self.row_bytes
             self.checksums = checksums(content[: self.num_bytes])
 
+    def naming(self) -> AbstractContextManager[None]:
+        """Name the finished file in what the machine reports."""
+        return naming(self.path.with_suffix(".npy"), self.path)
+
     def __enter__(self) -> Self:
         """Open the file behind its last complete block."""
-        self.file: BinaryIO = self.path.open("r+b" if self.num_done else "w+b")
-        self.file.truncate(self.num_bytes)
-        self.file.seek(self.num_bytes)
+        with self.naming():
+            self.file: BinaryIO = self.path.open("r+b" if self.num_done else "w+b")
+            self.file.truncate(self.num_bytes)
+            self.file.seek(self.num_bytes)
         if not self.num_done:
             self.write_record()
             self.write(self.header)
@@ -139,8 +146,11 @@ class FeatureWriter:
 
     def __exit__(self, *_: object) -> None:
         """Save and close the file, for a later try or for `finish`."""
-        self.save()
-        self.file.close()
+        try:
+            self.save()
+        finally:
+            with self.naming():
+                self.file.close()
 
     def append(self, features: Tensor) -> None:
         """Append float32 [B, D]."""
@@ -153,7 +163,8 @@ class FeatureWriter:
 
     def write(self, content: bytes) -> None:
         """Append bytes, and keep the checksums up to date."""
-        self.file.write(content)
+        with self.naming():
+            self.file.write(content)
         at = 0
         while at < len(content):
             filled = self.num_bytes % PIECE_BYTES
@@ -165,8 +176,9 @@ class FeatureWriter:
 
     def save(self) -> None:
         """Flush the file to the disk, then record its progress: the record never claims more than is stored."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with self.naming():
+            self.file.flush()
+            os.fsync(self.file.fileno())
         self.write_record()
         self.saved_at = time.monotonic()
 
@@ -180,7 +192,8 @@ class FeatureWriter:
         with replacing(stored.labels) as temporary, temporary.open("wb") as file:
             np.save(file, labels.astype(np.int64))
         self.write_record(file_checksums(stored.labels))
-        self.path.replace(stored.array)
+        with self.naming():
+            self.path.replace(stored.array)
 
     def write_record(self, labels: list[int] | None = None) -> None:
         """Write key, shape, progress and checksums."""

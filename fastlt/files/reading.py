@@ -92,13 +92,18 @@ def read_limited(path: Path, limit: int, expected: str) -> bytes:
 
 
 @contextlib.contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Name the file in what the machine reports inside a block: a read that fails names none."""
+def naming(path: Path | str, temporary: Path | None = None) -> Iterator[None]:
+    """Name the file in what the machine reports inside a block: a read or write that fails names none.
+
+    Args:
+        path: The file.
+        temporary: The name under which it is written, which nobody would know.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(temporary)):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

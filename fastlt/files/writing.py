@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .owning import LOCK, is_same, locked
+from .reading import naming
 
 _PARTIAL = re.compile(r"\.(.+\.)?[0-9]+\.partial", re.DOTALL)  # .NAME.PID.partial
 
@@ -40,16 +41,12 @@ def replacing_unswept(file: Path) -> Iterator[Path]:
     """Do as `replacing` in a folder of so many files that it takes long to search; the caller sweeps it once."""
     partial = partial_name(file)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with held(partial):
-            yield partial
-            flush(partial)
-            partial.replace(file)
-    except OSError as error:
-        # Name the file in the error: a failed write names the temporary one or none at all
-        if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
-            error.filename, error.filename2 = str(file), None
-        raise
+        with naming(file, partial):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with held(partial):
+                yield partial
+                flush(partial)
+                partial.replace(file)
     finally:
         with contextlib.suppress(OSError):  # a disk that fails here too has already raised above
             partial.unlink(missing_ok=True)
@@ -119,8 +116,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     with aside(folder, shown=folder) as partial:
         yield partial
         for file in partial.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+            flush(file)
         try:
             if folder.is_dir():
                 folder.rename(replaced_name(folder))

@@ -23,7 +23,7 @@ from ...runtime.log import name_some
 
 METADATA = "__metadata__"
 CHECKSUMS = "fastlt.crc32"  # the entry of a file's metadata
-MAX_HEADER = 8 << 20  # bytes: that of 50,000 tensors
+MAX_HEADER = 4 << 20  # bytes: that of 25,000 tensors
 _LENGTH = 8  # bytes that hold the header's length, little endian
 
 

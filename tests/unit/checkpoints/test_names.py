@@ -38,6 +38,7 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
     ("change", "head", "pattern"),
     [
         ({"bn1.weight": None}, None, r"^net\.pth: .*resnet8.*\b1 missing \(bn1\.weight\).*--backbone"),
+        ({"bn1.weight": torch.zeros(32, dtype=torch.int8)}, None, r"^net\.pth: .*\(bn1\.weight .*int8.*\)"),
         ({"bn1.weight": torch.zeros(3)}, None, r"^net\.pth: .*\(bn1\.weight .*\[3\].*\[32\]\)"),
         (resnet("resnet10"), None, r"^net\.pth: .*--backbone resnet10\b"),
         ({"aux": torch.zeros(3)}, None, r"^net\.pth: .*\b1 not expected \(aux\).*--head"),

@@ -1,6 +1,7 @@
 """Features in memory and in files: their two precisions, their checks, and files that are written in several tries."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -201,6 +202,26 @@ def test_features_that_lack_only_their_name_are_taken_over(tmp_path: Path, left:
     assert again.num_done == 20
     again.finish(stored, LABELS)
     assert np.array_equal(stored.read(key()).features, x.numpy())
+
+
+@pytest.mark.parametrize("call", ["open", "write", "replace"])
+def test_a_disk_that_fails_names_the_finished_file(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if call == "open":
+        (tmp_path / "x.features.partial").mkdir()
+    elif call == "write":
+        fsync = os.fsync
+        names = "/proc/self/fd/{}"
+        is_array = lambda number: os.readlink(names.format(number)).endswith("x.features.partial")  # noqa: E731
+        monkeypatch.setattr(os, "fsync", lambda number: fails() if is_array(number) else fsync(number))
+    else:
+        replace = os.replace
+        monkeypatch.setattr(os, "replace", lambda a, b: fails() if "x.features" in str(a) else replace(a, b))
+    with pytest.raises(OSError, match=r".") as caught:
+        write(tmp_path, random_features(), "fp32", [slice(0, 20)])
+    assert caught.value.filename == str(tmp_path / "x.features.npy")
 
 
 def test_blocks_are_recorded_as_time_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
