@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.loaders.base import Batch
@@ -47,7 +47,16 @@ def replace_with_text(path: Path) -> None:
     path.write_text("<html>not found</html>")
 
 
-DAMAGES = (truncate, scramble, empty, remove, resize, replace_with_text)
+def replace_with_damaged_avif(path: Path) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    with Image.open(path) as image:
+        image.save(path, "AVIF")
+    head = path.read_bytes().partition(b"mdat")[0]
+    path.write_bytes(head + b"mdat" + bytes(path.stat().st_size - len(head) - 4))
+
+
+DAMAGES = (truncate, scramble, empty, remove, resize, replace_with_text, replace_with_damaged_avif)
 
 
 def drain(loader: Loader) -> list[Batch]:
