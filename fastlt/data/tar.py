@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tarfile
 import time
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..files.reading import naming
 
 RECORD = np.dtype(
     [("offset", "<i8"), ("length", "<i8"), ("crc", "<u4"), ("width", "<i4"), ("height", "<i4"), ("native", "?")]
@@ -104,15 +107,26 @@ class TarWriter:
         self._committed_s = time.monotonic()
         self._end = 0
         self.records: list[np.ndarray] = []
-        self._take_over()
-        self._stream = self._partial.open("r+b" if self.records else "wb")
-        self._stream.truncate(self._end)
-        self._stream.seek(self._end)
-        with self._journal.open("r+b" if self.records else "wb") as stream:
-            stream.truncate(len(self.records) * RECORD.itemsize)
+        with self._naming():
+            self._take_over()
+            self._stream = self._partial.open("r+b" if self.records else "wb")
+            self._stream.truncate(self._end)
+            self._stream.seek(self._end)
+            with self._journal.open("r+b" if self.records else "wb") as stream:
+                stream.truncate(len(self.records) * RECORD.itemsize)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Name the finished tar in errors: a failed write names a temporary file or none."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None:
+                error.filename, error.filename2 = str(self._file), None
+            raise
 
     def _take_over(self) -> None:
         """Keep the images of an earlier writer, up to the first that is not what its record says."""
@@ -144,7 +158,8 @@ class TarWriter:
         record["crc"] = zlib.crc32(item.content)
         record["width"], record["height"], record["native"] = item.width, item.height, item.native
         padding = bytes(-len(item.content) % tarfile.BLOCKSIZE)
-        self._stream.write(header + item.content + padding)
+        with self._naming():
+            self._stream.write(header + item.content + padding)
         added = len(header) + len(item.content) + len(padding)
         self._end += added
         self.records.append(record)
@@ -155,24 +170,27 @@ class TarWriter:
 
     def commit(self) -> None:
         """Write the appended images to the disk, then their records."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        with self._journal.open("ab") as stream:
-            stream.write(b"".join(record.tobytes() for record in self._pending))
-            stream.flush()
-            os.fsync(stream.fileno())
+        with self._naming():
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            with self._journal.open("ab") as stream:
+                stream.write(b"".join(record.tobytes() for record in self._pending))
+                stream.flush()
+                os.fsync(stream.fileno())
         self._pending, self._pending_bytes, self._committed_s = [], 0, time.monotonic()
 
     def finish(self) -> np.ndarray:
         """Finish the tar and return its records, RECORD [N]; call `place` once they are stored."""
-        self._stream.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._stream.write(bytes(-self._stream.tell() % tarfile.RECORDSIZE))
+        with self._naming():
+            self._stream.write(bytes(2 * tarfile.BLOCKSIZE))
+            self._stream.write(bytes(-self._stream.tell() % tarfile.RECORDSIZE))
         self.close()
         return np.array(self.records, RECORD)
 
     def place(self) -> None:
         """Give a finished tar its final name, and remove the journal."""
-        self._partial.replace(self._file)
+        with self._naming():
+            self._partial.replace(self._file)
         discard_journal(self._file)
 
     def close(self) -> None:
@@ -181,7 +199,8 @@ class TarWriter:
             try:
                 self.commit()
             finally:
-                self._stream.close()
+                with self._naming():
+                    self._stream.close()
 
 
 def member_header(name: str, length: int) -> bytes:
@@ -208,7 +227,7 @@ def _journal(file: Path) -> Path:
 
 def damage(file: Path, record: np.ndarray | np.void, name: str) -> str | None:
     """Check an image in a tar by its header, its name and its CRC-32; return what is wrong, or None."""
-    with file.open("rb") as stream:
+    with naming(file), file.open("rb") as stream:
         start, length = int(record["offset"]), int(record["length"])
         stream.seek(start - tarfile.BLOCKSIZE)
         header, content = stream.read(tarfile.BLOCKSIZE), stream.read(length)

@@ -20,6 +20,7 @@ from .painting import Look, Style, paint
 
 _CHUNK = 64
 _DONE = "done"
+_ENDED = "a painting process ended early"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +97,11 @@ def paint_all(
             try:
                 _paint_task(task, out, look, fonts, seed)
             except OSError as error:
-                raise _explain(error.errno or errno.EIO, str(error), out) from None
+                raise _explain(error, out) from None
             tell(task.stop - task.start)
         return
 
-    results: queue.SimpleQueue[tuple[int, int, str]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
     setting = {"out": str(out), "look": asdict(look), "fonts": str(fonts), "seed": seed}
     command = [sys.executable, "-c", f"from {__name__} import work; work()"]
     painters = [
@@ -122,10 +123,10 @@ def paint_all(
         for thread in threads:
             thread.start()
         for _ in range(num_chunks):
-            count, code, message = results.get()
-            if code:
-                raise _explain(code, message, out)
-            tell(count)
+            result = results.get()
+            if isinstance(result, OSError):
+                raise _explain(result, out)
+            tell(result)
     finally:
         for painter in painters:
             painter.kill()
@@ -161,7 +162,7 @@ def work() -> None:
             )
             reply = _DONE
         except OSError as error:
-            reply = json.dumps([error.errno or errno.EIO, str(error)])
+            reply = json.dumps([error.errno, error.strerror, error.filename])
         print(reply, flush=True)
 
 
@@ -176,7 +177,7 @@ def _serve(
     painter: subprocess.Popen[str],
     setting: dict[str, object],
     chunks: queue.SimpleQueue[Task],
-    results: queue.SimpleQueue[tuple[int, int, str]],
+    results: queue.SimpleQueue[int | OSError],
 ) -> None:
     """Give one painter chunk after chunk, and pass on its replies."""
     assert painter.stdin is not None
@@ -192,13 +193,12 @@ def _serve(
             painter.stdin.flush()
             reply = painter.stdout.readline().strip()
             if reply == _DONE:
-                results.put((task.stop - task.start, 0, ""))
+                results.put(task.stop - task.start)
             else:
-                code, message = json.loads(reply) if reply else (errno.EPIPE, "a painting process ended early")
-                results.put((0, code, message))
+                results.put(OSError(*json.loads(reply)) if reply else OSError(errno.EPIPE, _ENDED))
                 return
     except (OSError, ValueError) as error:
-        results.put((0, errno.EPIPE, f"a painting process ended early ({error})"))
+        results.put(OSError(errno.EPIPE, f"{_ENDED} ({error})"))
 
 
 def _paint_task(task: Task, out: Path, look: Look, fonts: Path, seed: int) -> None:
@@ -213,13 +213,18 @@ def _paint_task(task: Task, out: Path, look: Look, fonts: Path, seed: int) -> No
                 paint(task.style, look, fonts, seed=seed, stream=task.stream, label=task.label, number=number)
             )
             partial.replace(file)
+    except OSError as error:
+        # Not the temporary file that the error names, if any
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(folder)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
-def _explain(code: int, message: str, out: Path) -> OSError:
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return OSError(
-            code, f"the disk is full ({message}); free some space and repeat the command, which continues there", out
-        )
-    return OSError(code, f"cannot write images ({message}); expected a folder that can be written", out)
+def _explain(error: OSError, out: Path) -> OSError:
+    """Return an error that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space and repeat the command, which continues there"
+        return OSError(error.errno, f"the disk is full ({error.strerror}); {remedy}", error.filename or out)
+    remedy = "expected a folder that can be written"
+    return OSError(error.errno, f"cannot write images ({error.strerror}); {remedy}", error.filename or out)

@@ -1,5 +1,6 @@
 """A tar of images that is written while something may end the process."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_a_bit_that_changes_is_damage(at: int, what: str, tmp_path: Path) -> Non
     longer["length"] += 1
     (tmp_path / "train.tar").write_bytes(content)
     assert damage(tmp_path / "train.tar", longer, "0") is not None
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "os.rename"])
+def test_an_error_names_the_tar_and_no_temporary_file(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def write() -> None:
+        writer = TarWriter(tmp_path / "train.tar", NAMES)
+        writer.append(item(0))
+        writer.finish()
+        writer.place()
+
+    if call == "os.rename":
+        (tmp_path / ".train.tar.partial").mkdir()
+    else:
+        monkeypatch.setattr(call, fail)
+    with pytest.raises(OSError, match=r"train\.tar") as caught:
+        write()
+    assert str(caught.value.filename) == str(tmp_path / "train.tar")
 
 
 def test_sizes_and_qualities_out_of_range_are_refused(tmp_path: Path) -> None:
