@@ -114,7 +114,7 @@ def test_no_more_threads_decode_than_there_are_processors(root, monkeypatch):
     def decode(data):
         running.append(data)
         most.append(len(running))
-        time.sleep(0.01)
+        time.sleep(0.002)
         running.pop()
         return np.zeros((9, 9, 3), np.uint8)
 
