@@ -14,7 +14,7 @@ from rich.console import Console
 from .config import METHODS, RebalanceConfig, TrainConfig
 from .evaluation.classifier import MODEL, RESULTS
 from .evaluation.results import Result, Results
-from .files import owned, read_json, replacing_set, write_json
+from .files import naming, owned, read_json, replacing_set, write_json
 from .rebalancing import rebalance
 from .rebalancing.run import read_results
 from .recipes import recipe
@@ -86,7 +86,8 @@ def reproduce(
         )
         with replacing_set(out / "results.json") as folder:
             for name, text in (("table.md", reproduction.markdown()), ("table.csv", reproduction.csv())):
-                (folder / name).write_text(text, encoding="utf-8")
+                with naming(folder / name):
+                    (folder / name).write_text(text, encoding="utf-8")
             write_json(folder / "results.json", reproduction.to_json())
     return reproduction
 

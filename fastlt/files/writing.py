@@ -53,6 +53,17 @@ def replacing_unswept(file: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def naming(file: Path, partial: Path | None = None) -> Iterator[None]:
+    """Name a file in the system's errors inside a block that name none, as those of a write, or its temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
+            error.filename, error.filename2 = str(file), None
+        raise
+
+
+@contextlib.contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill that becomes `folder` when the block succeeds.
 
@@ -100,7 +111,7 @@ def replacing_set(mark: Path, stale: Iterable[str] = ()) -> Iterator[Path]:
 
 def flush(file: Path) -> None:
     """Wait until a file's content is on the disk."""
-    with file.open("rb") as written:
+    with naming(file), file.open("rb") as written:
         os.fsync(written.fileno())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import naming
 from ..runtime.log import log
 
 # Shapes: N images, C classes, S image size.
@@ -64,7 +65,8 @@ def write_onnx(network: nn.Module, about: dict[str, Any], image_size: int, file:
         )
     assert program is not None
     program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
-    program.save(file, external_data=False)
+    with naming(file):
+        program.save(file, external_data=False)
     difference = compare_onnx(file, network, images)
     if difference is not None and difference > AGREEMENT:
         raise ValueError(

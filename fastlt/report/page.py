@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from ..config import SHOT_GROUPS
 from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results
+from ..files import naming
 from .figures import Figure, Material
 from .plots import dark_variant
 from .worst import Worst
@@ -59,7 +60,8 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
             footer=f"{run.path} · fastlt {importlib.metadata.version('fastlt')}",
         )
     )
-    (material.folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
+    with naming(material.folder / PAGE):
+        (material.folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
 
 
 def headline(material: Material) -> list[dict[str, str]]:

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..config import SHOT_GROUPS
-from ..files import check_regular, replacing
+from ..files import check_regular, naming, replacing
 from ..files.reading import decode_json
 from ..runtime.log import log
+from .events import Events
 
 
 def clock(seconds: float) -> str:
@@ -54,11 +55,7 @@ class TrainingLog:
         self.interactive = console.is_terminal
         self.mark(first_step)
         self.begin_epoch(first_step)
-        self.writer: Any = None
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(tensorboard), purge_step=first_step)
+        self.events = Events(tensorboard, first_step)
 
     def __enter__(self) -> Self:
         """Start the bar."""
@@ -71,8 +68,7 @@ class TrainingLog:
     ) -> None:
         """Stop the bar and close the files."""
         self.bar.stop()
-        if self.writer is not None:
-            self.writer.close()
+        self.events.close()
 
     def begin_epoch(self, step: int) -> None:
         """Start the clock for the epoch's rate at `step`, after validation."""
@@ -99,14 +95,13 @@ class TrainingLog:
             self.bar.update(self.task, completed=step, description=f"epoch {epoch}", status=status)
         else:
             log.info("epoch %s  step %d/%d  %s", epoch, step, self.num_steps, status)
-        if self.writer is not None:
-            self.writer.add_scalar("train/loss", loss, step)
-            self.writer.add_scalar("train/learning_rate", learning_rate, step)
-            self.writer.add_scalar("train/images_per_s", images_per_s, step)
+        self.events.add(
+            {"train/loss": loss, "train/learning_rate": learning_rate, "train/images_per_s": images_per_s}, step
+        )
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Append an epoch's record to metrics.jsonl and log it as one line."""
-        with self.metrics.open("a") as file:
+        with naming(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
         val = record["val"]
         shots = "  ".join(f"{name} {val[name]:.1f}" for name in SHOT_GROUPS if val[name] is not None)
@@ -120,12 +115,8 @@ class TrainingLog:
             shots,
             100 * record["data_wait_share"],
         )
-        if self.writer is not None:
-            self.writer.add_scalar("train/accuracy", record["train_accuracy"], record["step"])
-            self.writer.add_scalar("train/data_wait_share", record["data_wait_share"], record["step"])
-            for name, value in val.items():
-                if value is not None:
-                    self.writer.add_scalar(f"val/{name}", value, record["step"])
+        curves = {"train/accuracy": record["train_accuracy"], "train/data_wait_share": record["data_wait_share"]}
+        self.events.add(curves | {f"val/{name}": value for name, value in val.items()}, record["step"])
 
 
 class EpochRecord(TypedDict, total=False):

@@ -15,6 +15,8 @@ from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ...files import naming
+
 P = ParamSpec("P")
 
 DARK = ".dark"
@@ -129,10 +131,11 @@ def themed(
                     figure = Figure(figsize=(WIDTH, height), layout="constrained")
                     FigureCanvasAgg(figure)
                     draw(figure, theme, *args, **kwargs)
-                    with warnings.catch_warnings():
+                    picture = path.with_name(f"{path.stem}{theme.infix}{path.suffix}")
+                    with warnings.catch_warnings(), naming(picture):
                         # A letter that no font has becomes a box in the picture; the page's text shows it
                         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-                        figure.savefig(path.with_name(f"{path.stem}{theme.infix}{path.suffix}"), dpi=DPI)
+                        figure.savefig(picture, dpi=DPI)
 
             return path
 

@@ -189,14 +189,24 @@ def test_a_set_that_is_killed_half_way_has_no_mark(tmp_path: Path, calls: int, m
 
 
 @pytest.mark.parametrize("make", [making, lambda folder: replacing_set(folder / "mark")])
-def test_errors_name_the_folder_that_comes_into_being(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+def test_errors_name_the_folder_that_comes_into_being(
+    tmp_path: Path, make: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fill() -> None:
         with make(tmp_path / "new") as folder, replacing(folder / "a") as partial:
             raise OSError(errno.ENOSPC, "No space left", str(partial))
 
-    with pytest.raises(OSError, match="No space") as caught:
-        fill()
-    assert caught.value.filename == str(tmp_path / "new" / "a")
+    def fail_to_flush() -> None:
+        with make(tmp_path / "new") as folder, replacing(folder / "a"):
+            monkeypatch.setattr(os, "fsync", full)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    for work in (fill, fail_to_flush):
+        with pytest.raises(OSError, match="No space") as caught:
+            work()
+        assert caught.value.filename == str(tmp_path / "new" / "a")
 
 
 def test_a_left_over_link_goes_and_what_it_names_stays(tmp_path: Path) -> None:

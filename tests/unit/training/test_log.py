@@ -4,12 +4,15 @@ import io
 import json
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from fastlt.runtime.log import first_line, only
+from fastlt.training.events import Events
 from fastlt.training.log import TrainingLog, clock, drop_records_after
 
 VAL = {"all": 50.0, "many": 60.0, "medium": None, "few": 0.0}
@@ -89,3 +92,29 @@ def test_records_are_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(ValueError, match=r"metrics\.jsonl: got a pipe"):
         drop_records_after(tmp_path / "metrics.jsonl", 10)
+
+
+@pytest.mark.parametrize("when", ["open", "write"])
+def test_a_disk_that_fails_costs_the_curves_and_says_so_once(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", hook := printed.append)
+    writing = pytest.importorskip("tensorboard.summary.writer.record_writer")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.RecordWriter, "write", fail) if when == "open" else None
+        events = Events(tmp_path / "tensorboard", 0)
+        patch.setattr(writing.RecordWriter, "write", fail)
+        for step in range(50):
+            events.add({"train/loss": 1.0, "val/few": None}, step)
+            time.sleep(0.001)
+        events.close()
+    assert caplog.messages == [
+        f"{tmp_path / 'tensorboard'} cannot be written (No space left on device): TensorBoard's curves end here"
+    ]
+    assert printed == []
+    assert threading.excepthook == hook
