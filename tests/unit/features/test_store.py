@@ -165,6 +165,25 @@ def test_an_interrupted_file_goes_on_as_far_as_it_is_whole(tmp_path: Path, at: i
     assert np.array_equal(stored.read(key()).features, LARGE.numpy())
 
 
+def test_no_damage_to_an_interrupted_file_is_taken_over(tmp_path: Path) -> None:
+    x = random_features()
+    stored = write(tmp_path, x, "fp32", [slice(0, 8), slice(8, 15)], finish=False)
+    whole = {file: file.read_bytes() for file in (stored.partial, stored.record)}
+    draws = np.random.default_rng(0)
+    for file in whole:
+        for _ in range(30):
+            for each, content in whole.items():
+                each.write_bytes(content)
+            mutated = bytearray(whole[file])
+            mutated[draws.integers(len(mutated))] ^= 1 << draws.integers(8)
+            file.write_bytes(mutated)
+            writer = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
+            with writer:
+                writer.append(x[writer.num_done :])
+            writer.finish(stored, LABELS)
+            assert np.array_equal(stored.read(key()).features, x.numpy())
+
+
 def test_an_interrupted_file_goes_on_after_its_last_recorded_block(tmp_path: Path) -> None:
     x, stored = random_features(), stored_in(tmp_path)
     writer = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
@@ -213,8 +232,8 @@ def test_a_disk_that_fails_names_the_finished_file(call: str, tmp_path: Path, mo
         (tmp_path / "x.features.partial").mkdir()
     elif call == "write":
         fsync = os.fsync
-        names = "/proc/self/fd/{}"
-        is_array = lambda number: os.readlink(names.format(number)).endswith("x.features.partial")  # noqa: E731
+        array = tmp_path / "x.features.partial"
+        is_array = lambda number: Path(f"/proc/self/fd/{number}").readlink() == array  # noqa: E731
         monkeypatch.setattr(os, "fsync", lambda number: fails() if is_array(number) else fsync(number))
     else:
         replace = os.replace
