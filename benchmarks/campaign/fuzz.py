@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import random
@@ -9,6 +10,7 @@ import shutil
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,10 +74,20 @@ class Target:
             return "ran code", outcome.describe()
         if outcome.status == READ:
             value = outcome.stdout.rpartition("VALUE ")[2]
-            return ("silent", "another value") if self.reader.sealed and value != self.value else None
+            silent = self.reader.sealed and value != self.value and not is_resealed(content)
+            return ("silent", "another value") if silent else None
         if outcome.status != REFUSED or "Traceback" in outcome.stderr:
             return "undocumented", outcome.describe()
         return None
+
+
+def is_resealed(content: bytes) -> bool:
+    """Return whether a mutation made the checksums of a zip file right again, so that nothing can tell it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except Exception:
+        return False
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -138,7 +150,8 @@ def targets(bench: Bench) -> Iterator[Target]:
         shutil.copytree(original, folder, symlinks=True)
         outcome = read(reader, folder)
         if outcome.status:
-            raise FailsByItselfError(f"{reader.name}: {outcome.describe()}")
+            print(f"{reader.name} fails by itself and is left out: {outcome.describe()}", flush=True)
+            continue
         content = (original / reader.file).read_bytes()
         yield Target(
             reader=reader,

@@ -80,7 +80,7 @@ def run_folder() -> Iterator[Reader]:
     """Yield the readers of a run's files."""
     import torch
 
-    from fastlt.evaluation.classifier import open_classifier, read_held_out
+    from fastlt.evaluation.classifier import open_classifier
     from fastlt.evaluation.results import Results
     from fastlt.features.store import FeatureStore
     from fastlt.report.figures import read_records
@@ -98,7 +98,7 @@ def run_folder() -> Iterator[Reader]:
 
     def classifier(folder: Path) -> Any:
         found = open_classifier(store(folder), "tau")
-        return found.head.weight.detach(), found.params, found.prior, found.selection
+        return found.head.weight.detach(), found.params, found.prior, found.selection, found.held_out
 
     def table(folder: Path) -> Any:
         return repr(Results.read(folder / "rebalanced/tau/results.json").table(""))
@@ -161,11 +161,7 @@ def run_folder() -> Iterator[Reader]:
         read=fastlt("train", "--resume", "--out", ".", "--data-root", "../../inputs/data", *CPU),
     )
     yield Reader(
-        name="folds.npz",
-        folder=kept,
-        file="rebalanced/tau/folds.npz",
-        kind="zip",
-        read=lambda f: read_held_out(f / "rebalanced/tau"),
+        name="folds.npz", folder=kept, file="rebalanced/tau/folds.npz", kind="zip", read=classifier, sealed=True
     )
 
 
