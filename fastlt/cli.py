@@ -80,9 +80,20 @@ def dispatch(argv: Sequence[str]) -> None:
             return
         name, rest = f"{name} {rest[0]}", rest[1:]
     from .config import check_choice
+    from .runtime.cache import give_libraries_a_cache
 
     check_choice("command", name, COMMANDS)
+    check_working_folder()
+    give_libraries_a_cache()
     importlib.import_module(f".commands.{name.replace(' ', '_')}", __package__).run(rest)
+
+
+def check_working_folder() -> None:
+    """Raise a ValueError if the working folder has been deleted, which crashes libraries."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        raise ValueError("PWD: got a working folder that was deleted; expected one that exists; change to it") from None
 
 
 def main() -> None:
@@ -123,6 +134,7 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         error: What a command raised.
         received: The signals that arrived.
     """
+    from .runtime.cache import advice
     from .runtime.output import OUTPUT
 
     stop = signal_behind(error)
@@ -141,9 +153,16 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = os.strerror(error.errno)
             fail(f"{where}{reason}; free some space and run the command again (train: add --resume)", USER_ERROR)
-        fail(f"{where}{error.strerror}" if where else str(error), USER_ERROR)
+        fail(f"{where}{error.strerror}{advice(error.filename)}" if where else str(error), USER_ERROR)
     if isinstance(error, ValueError):
         fail(str(error), USER_ERROR)
+    if isinstance(error, ImportError):
+        fail(f"{error}; fastlt doctor tells which libraries work", USER_ERROR)
+    if isinstance(error, MemoryError) or str(error).endswith("can't start new thread"):
+        fail(
+            f"memory: got too little ({error or 'an array does not fit'}); free some, or raise the limit (ulimit)",
+            USER_ERROR,
+        )
     if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the middle of other work
         cause = str(error).strip().rstrip(".")
         fail(

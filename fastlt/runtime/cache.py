@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -9,6 +10,9 @@ import tempfile
 from pathlib import Path
 
 from .log import log
+
+LIBRARIES = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_HOME": "triton"}
+"""Where libraries cache, by the variable that says so."""
 
 
 def cache_dir() -> Path:
@@ -24,11 +28,34 @@ def cache_dir() -> Path:
         return named_folder("FASTLT_CACHE", own)
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return named_folder("XDG_CACHE_HOME", shared) / "fastlt"
+    home = home_cache()
+    if home is None:
+        announce(private_folder())
+    return home / "fastlt" if home else private_folder()
+
+
+def give_libraries_a_cache() -> None:
+    """Point the libraries that cache in the user's home to the cache folder, if there is no such home."""
+    if home_cache() is None:
+        for variable, name in LIBRARIES.items():
+            os.environ.setdefault(variable, str(cache_dir() / name))
+
+
+def home_cache() -> Path | None:
+    """Return ~/.cache; None if there is no home, or if it cannot be written."""
     try:
-        folder = Path.home() / ".cache" / "fastlt"
+        folder = Path.home() / ".cache"
     except RuntimeError:
-        return private_folder()
-    return folder if can_be_made(folder) else private_folder()
+        return None
+    return folder if can_be_made(folder / "fastlt") else None
+
+
+def advice(file: object) -> str:
+    """Return what to do about a file or folder that cannot be written, if it is in the cache folder; else nothing."""
+    with contextlib.suppress(ValueError, TypeError):  # a variable that names no folder; no path
+        if Path(file).is_relative_to(cache_dir()):  # type: ignore[arg-type]
+            return "; set FASTLT_CACHE to a folder that can be written"
+    return ""
 
 
 def named_folder(variable: str, value: str) -> Path:
@@ -56,7 +83,7 @@ def can_be_made(folder: Path) -> bool:
 
 @functools.cache
 def private_folder() -> Path:
-    """Make a folder of this user's own among the temporary files, and say so once.
+    """Make a folder of this user's own among the temporary files.
 
     Raises:
         ValueError: It cannot be made, or another user has made it.
@@ -71,5 +98,10 @@ def private_folder() -> Path:
             f"FASTLT_CACHE: got none, and neither a home nor a temporary folder that can be written ({error.strerror})"
             "; expected a folder; set it"
         ) from error
-    log.info("no home folder that can be written: the cache is %s; set FASTLT_CACHE to keep it elsewhere", folder)
     return folder
+
+
+@functools.cache
+def announce(folder: Path) -> None:
+    """Say once where the cache is."""
+    log.info("no home folder that can be written: the cache is %s; set FASTLT_CACHE to keep it elsewhere", folder)

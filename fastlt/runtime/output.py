@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 OUTPUT = "standard output"
+COLUMNS, LEAST_COLUMNS = 80, 20
 MOST = 4000  # characters of a message
 # Control characters other than tab and newline, what turns the direction of text, and parts of no character
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -45,6 +46,9 @@ class Terminal(Console):
     """A console that prints strings as they are, without markup, and safely whatever is in them."""
 
     def __init__(self, **settings: Any) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdigit() and int(columns) < LEAST_COLUMNS:
+            settings = {"width": COLUMNS, **settings}
         super().__init__(markup=False, highlight=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlt.runtime.cache import cache_dir, private_folder
+from fastlt.runtime.cache import advice, cache_dir, private_folder
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +58,11 @@ def test_a_user_without_a_home_has_a_private_folder(
     folder = cache_dir()
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_cannot_be_written_in_the_cache_has_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FASTLT_CACHE", str(tmp_path))
+    assert "set FASTLT_CACHE" in advice(tmp_path / "datasets")
+    assert advice(tmp_path.parent) == advice(None) == ""
+    monkeypatch.setenv("FASTLT_CACHE", "~nosuch")
+    assert advice(tmp_path) == ""
