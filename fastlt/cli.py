@@ -154,8 +154,10 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
             reason = os.strerror(error.errno)
             fail(f"{where}{reason}; free some space and run the command again (train: add --resume)", USER_ERROR)
         fail(f"{where}{error.strerror}{advice(error.filename)}" if where else str(error), USER_ERROR)
+    if isinstance(error, UnicodeError):
+        fail(f"{error}; if it is no UTF-8, correct it, else set PYTHONUTF8=1", USER_ERROR)
     if isinstance(error, ValueError):
-        fail(str(error), USER_ERROR)
+        fail(name_null(error), USER_ERROR)
     if isinstance(error, ImportError):
         fail(f"{error}; fastlt doctor tells which libraries work", USER_ERROR)
     if isinstance(error, MemoryError) or str(error).endswith("can't start new thread"):
@@ -173,6 +175,19 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         cause = str(error).partition(". GPU")[0].strip()
         fail(f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR)
     raise error
+
+
+def name_null(error: ValueError) -> str:
+    """Return the message of an error; Python's "embedded null byte" names no path, so this looks for it."""
+    if str(error) != "embedded null byte":
+        return str(error)
+    import traceback
+
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, str | os.PathLike) and "\0" in str(value):
+                return f"{value}: got a NUL character in a path; expected none; correct the file that names it"
+    return str(error)
 
 
 def fail(message: str, status: int) -> NoReturn:

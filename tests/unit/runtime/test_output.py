@@ -95,3 +95,15 @@ def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment)
     assert done.stdout == rb"\u72d0" + b"\n"
+
+
+def test_a_nul_character_in_a_path_is_shown() -> None:
+    program = (
+        "from pathlib import Path\nfrom fastlt import cli\n"
+        "cli.dispatch = lambda argv: Path('images/a\\0b.png').read_bytes()\ncli.main()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(HOME)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(r"fastlt: images/a\x00b.png: got a NUL character")
