@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..files import read_array, read_json, replacing, write_json
+from ..files import naming, read_array, read_json, replacing, write_json
 from ..files.checksums import PIECE_BYTES, checksums, file_checksums
-from ..files.reading import naming
 from ..runtime.log import log
 from .arrays import Features
 

@@ -1,13 +1,12 @@
 """Files and folders: written whole or not at all, owned by one process at a time, and never trusted when read."""
 
 from .owning import owned
-from .reading import check_regular, deciphering, read_array, read_arrays, read_json, read_limited
+from .reading import check_regular, deciphering, naming, read_array, read_arrays, read_json, read_limited
 from .writing import (
     check_empty,
     contents,
     make_once,
     making,
-    naming,
     replacing,
     replacing_folder,
     replacing_set,

@@ -53,17 +53,6 @@ def replacing_unswept(file: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming(file: Path, partial: Path | None = None) -> Iterator[None]:
-    """Name a file in the system's errors inside a block that name none, as those of a write, or its temporary name."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
-            error.filename, error.filename2 = str(file), None
-        raise
-
-
-@contextlib.contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill that becomes `folder` when the block succeeds.
 
