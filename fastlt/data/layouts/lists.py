@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import check_regular, read_limited
-from ...files.reading import naming
+from ...files import check_regular, naming, read_limited
 from .layout import file_layout
 from .listing import Listing, read_class_names
 
