@@ -51,6 +51,8 @@ class Classifier:
     """[C] the class frequencies that it is adjusted to; None without a target."""
     held_out: Predictions | None = None
     """Predictions of every val image by heads chosen without it; None if settings were chosen on all of val."""
+    version: tuple[int, int] | None = None
+    """The version of the results beside it when it was read; None if it was not read."""
     cache: dict[str, Predictions] = dataclasses.field(default_factory=dict)
     """Split -> predictions made so far."""
 
@@ -90,7 +92,9 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
             f"{flag}: got {method}, but {store.run.path} has no {method} classifier yet; make it with: fastlt "
             f"rebalance {store.run.path} --method {method}"
         )
-    with whole(path.with_name(RESULTS), again):
+    mark = path.with_name(RESULTS)
+    with whole(mark, again):
+        version = version_of(mark)
         tensors, metadata = native.load(path)
         with deciphering(path, expected="a classifier of this run", remedy=again):
             record = convert(metadata, ClassifierRecord)
@@ -111,6 +115,7 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
         selection=record.selection,
         prior=prior,
         held_out=held_out,
+        version=version,
     )
 
 
@@ -126,6 +131,15 @@ class ClassifierRecord:
     prior: list[float] | None = None
 
 
+def version_of(mark: Path) -> tuple[int, int] | None:
+    """Return what changes whenever a file is written anew; None where there is none."""
+    try:
+        found = mark.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 @contextlib.contextmanager
 def whole(mark: Path, again: str) -> Iterator[None]:
     """Read a classifier's folder inside a block.
@@ -133,22 +147,14 @@ def whole(mark: Path, again: str) -> Iterator[None]:
     Raises:
         ValueError: It lacks its mark, the results that are written last, or another process writes it meanwhile.
     """
-
-    def version() -> tuple[int, int] | None:
-        try:
-            found = mark.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
-    before = version()
+    before = version_of(mark)
     if before is None:
         raise ValueError(
             f"{mark.parent}: got no {mark.name}, so its making was interrupted or is under way; expected a whole "
             f"classifier; {again}"
         )
     yield
-    if version() != before:
+    if version_of(mark) != before:
         raise ValueError(
             f"{mark.parent}: got a classifier that another process writes at this moment; expected one at rest; run "
             "the command again"

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastlt import EvaluateConfig, ExportConfig, RebalanceConfig, Run, evaluate, export, files, rebalance
 from fastlt.checkpoints import native
 from fastlt.config import TrainConfig
+from fastlt.evaluation import scoring
 from fastlt.evaluation.classifier import Classifier, open_classifier
 from fastlt.features.store import FeatureStore
 from fastlt.files import owned
@@ -175,6 +176,23 @@ def test_an_evaluation_goes_with_its_classifier(run: Run, two: dict[str, dict[st
     rebalance(run, FIXED)
     assert not (run.method("tau") / "evaluation.json").exists()
     assert not (run.method("tau") / "per_class.val.csv").exists()
+
+
+def test_an_evaluation_of_a_classifier_that_is_replaced_meanwhile_is_not_left(
+    run: Run, two: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(run.method("tau"), two["auto"])
+    original = scoring.write_class_table
+
+    def slow(*arguments: Any) -> None:
+        rebalance(run, FIXED)
+        original(*arguments)
+
+    monkeypatch.setattr(scoring, "write_class_table", slow)
+    with pytest.raises(ValueError, match=f"^{run.method('tau')}: got another tau classifier"):
+        evaluate(run, config=EvaluateConfig(method="tau", device="cpu", num_threads=1))
+    assert not (run.method("tau") / "evaluation.json").exists()
+    assert open_classifier(store_of(run), "tau").params["tau"] == 0.7
 
 
 @pytest.mark.parametrize("style", ["torchvision", "safetensors"])
