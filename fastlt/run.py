@@ -176,7 +176,7 @@ class Run:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from training this run inside a block; what killed ones left in its folders goes first.
+        """Keep other processes from training this run inside a block; what killed ones left goes first.
 
         Yields:
             None.
@@ -185,7 +185,9 @@ class Run:
             ValueError: Another process is training it.
         """
         with owned(self.path):
-            for folder, _, _ in os.walk(self.path):
+            path = self.path.resolve()
+            sweep(path.parent, path.name)  # of processes that would have begun this run too
+            for folder, _, _ in os.walk(path):
                 sweep(Path(folder))
             yield
 

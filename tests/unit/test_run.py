@@ -169,8 +169,11 @@ def test_a_run_has_one_owner_who_sweeps_it_first() -> None:
     partial = made.checkpoint("last").with_name(f".last.safetensors.{DEAD}.partial")
     partial.parent.mkdir()
     partial.write_text("half")
+    beside = Path(f".out.{DEAD}.partial")
+    beside.mkdir()
     with made.held():
         assert not partial.exists()
+        assert not beside.exists()
         with pytest.raises(ValueError, match=r"^out: .*another process"), made.held():
             pass
 
