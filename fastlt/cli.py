@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 TRACEBACK = "FASTLT_TRACEBACK"
+OUT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "not enough memory")  # Python's and PyTorch's words
 
 COMMANDS = {
     "demo": "train and rebalance on the embedded data set, with a report: start here",
@@ -160,11 +161,9 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         fail(name_null(error), USER_ERROR)
     if isinstance(error, ImportError):
         fail(f"{error}; fastlt doctor tells which libraries work", USER_ERROR)
-    if isinstance(error, MemoryError) or str(error).endswith("can't start new thread"):
-        fail(
-            f"memory: got too little ({error or 'an array does not fit'}); free some, or raise the limit (ulimit)",
-            USER_ERROR,
-        )
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        cause = str(error).strip() or "an array does not fit"
+        fail(f"memory: got too little ({cause}); free some, or raise the limit (ulimit)", USER_ERROR)
     if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the middle of other work
         cause = str(error).strip().rstrip(".")
         fail(
