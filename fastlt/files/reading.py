@@ -136,8 +136,9 @@ def deciphering(path: Path | str, *, expected: str, remedy: str) -> Iterator[Non
 
 
 def reason_of(error: Exception) -> str:
-    """Return a decoder's error in a few words on one line."""
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    """Return a decoder's error, which may quote the file, in a few printable words on one line."""
+    words = " ".join(str(error).split())[:160] or type(error).__name__
+    reason = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in words)
     return f"no {reason}" if isinstance(error, KeyError) else reason
 
 

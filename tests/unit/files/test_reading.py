@@ -91,6 +91,15 @@ def test_a_decoders_error_names_the_file(error: Exception) -> None:
         raise error
 
 
+def test_what_a_decoder_quotes_is_printable() -> None:
+    with (
+        pytest.raises(ValueError, match=r"bad \\x1b\[31mé\\udc80 x") as caught,
+        deciphering("a", expected="", remedy=""),
+    ):
+        raise RuntimeError("bad \x1b[31mé\udc80\n x")
+    assert str(caught.value).isprintable()
+
+
 def test_the_machines_errors_pass() -> None:
     with pytest.raises(OSError, match="Input") as caught, deciphering("a.bin", expected="x", remedy="y"):
         raise OSError(5, "Input/output error")
