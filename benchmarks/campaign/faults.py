@@ -6,6 +6,7 @@ command gives, bit for bit, with nothing left over.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import re
@@ -158,13 +159,15 @@ def warm_up() -> None:
         warnings.simplefilter("ignore")
         for name in (
             *("torch", "torch._dynamo", "matplotlib.pyplot", "PIL.Image", "fastlt", "fastlt.cli", "fastlt.reproduce"),
+            *("msgspec", "msgspec.json", "encodings.cp437", "encodings.utf_8_sig", "torch.utils.tensorboard"),
             *("fastlt.data.synthetic.glyphs", "fastlt.data.synthetic.published_shape", "fastlt.data.packs.write"),
             *("fastlt.report.writing", "fastlt.inference.exporting", "fastlt.inference.prediction"),
             *("fastlt.rebalancing.checkpoint", "fastlt.training.trainer", "fastlt.evaluation.scoring"),
             *("rich.progress", "fastlt.data.layouts.split", "fastlt.data.inspection.summary"),
             *("fastlt.data.synthetic.any_shape", "fastlt.report.plots.accuracy"),
         ):
-            importlib.import_module(name)
+            with contextlib.suppress(ImportError):  # an extra may not be installed
+                importlib.import_module(name)
         from fastlt.cli import COMMANDS
 
         for name in COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -11,7 +12,7 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from .mutations import RAN_CODE, bombs, mutate
 from .readers import Reader, digest
 from .report import Finding, Row
 
-CPU_S, WALL_S, MEMORY_MB = 10, 60, 512
+CPU_S, WALL_S, MEMORY_MB, LONGEST = 10, 60, 512, 3000
 READ, REFUSED, UNDOCUMENTED = 0, 2, 3
-ROUND = 8
+ROUND = 16
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,39 @@ class Target:
         self.stamps.clear()
         self.stamps.update(stamps(self.folder))
 
-    def trial(self, content: bytes) -> tuple[str, str] | None:
-        """Read a damaged file; return what is wrong, as (kind, detail)."""
+    @contextlib.contextmanager
+    def holding(self, content: bytes) -> Iterator[None]:
+        """Put a damaged file into the folder inside a block."""
         self.renew()
         file = self.folder / self.reader.file
         before = file.stat()
         file.write_bytes(content)
-        outcome = read(self.reader, self.folder)
+        yield
         if file.is_file():
             file.write_bytes(self.content)
             os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def is_silent(self, content: bytes, value: str) -> bool:
+        """Return whether a damaged file was read as another value though a checksum could have told."""
+        return self.reader.sealed and value != self.value and not is_resealed(content)
+
+    def passes(self, contents: Sequence[bytes]) -> bool:
+        """Return whether nothing is wrong with several damaged files that one child reads; else `trial` says what."""
+
+        def call() -> None:
+            for content in contents:
+                with self.holding(content):
+                    status, value = judge(self.reader, self.folder)
+                if status not in (READ, REFUSED) or (status == READ and self.is_silent(content, value)):
+                    raise SystemExit(UNDOCUMENTED)
+
+        outcome = fork(call, self.folder.parent, wall_s=WALL_S, cpu_s=CPU_S)
+        return not outcome.status and outcome.peak_mb <= MEMORY_MB and "Traceback" not in outcome.stderr
+
+    def trial(self, content: bytes) -> tuple[str, str] | None:
+        """Read a damaged file; return what is wrong, as (kind, detail)."""
+        with self.holding(content):
+            outcome = read(self.reader, self.folder)
         if outcome.status == TIMEOUT:
             return "slow", outcome.describe()
         if outcome.peak_mb > MEMORY_MB:
@@ -73,9 +97,7 @@ class Target:
         if outcome.status == RAN_CODE:
             return "ran code", outcome.describe()
         if outcome.status == READ:
-            value = outcome.stdout.rpartition("VALUE ")[2]
-            silent = self.reader.sealed and value != self.value and not is_resealed(content)
-            return ("silent", "another value") if silent else None
+            return ("silent", "another value") if self.is_silent(content, value_in(outcome)) else None
         if outcome.status != REFUSED or "Traceback" in outcome.stderr:
             return "undocumented", outcome.describe()
         return None
@@ -101,29 +123,47 @@ def read(reader: Reader, folder: Path) -> Outcome:
     """Read a folder in a forked child; its status says what came of it."""
 
     def call() -> None:
-        try:
-            value = digest(reader.read(folder))
-        except OSError as error:
-            refuse(error, documented=error.errno is not None or type(error) is FileNotFoundError)
-        except ValueError as error:
-            refuse(error, documented=type(error) is ValueError)
-        except Exception as error:
-            refuse(error, documented=False)
-        else:
-            print(f"VALUE {value}", end="")
+        status, value = judge(reader, folder)
+        print(f"VALUE {value}", end="")
+        raise SystemExit(status)
 
     return fork(call, folder.parent, wall_s=WALL_S, cpu_s=CPU_S)
 
 
-def refuse(error: Exception, *, documented: bool) -> None:
-    """Exit with a status that says whether an exception is one that the documentation allows."""
+def value_in(outcome: Outcome) -> str:
+    """Return the hash of the value that a child read."""
+    return outcome.stdout.rpartition("VALUE ")[2]
+
+
+def judge(reader: Reader, folder: Path) -> tuple[int, str]:
+    """Read a folder in this process; return READ, REFUSED or UNDOCUMENTED, and a hash of the value."""
+    try:
+        return READ, digest(reader.read(folder))
+    except SystemExit as error:
+        return int(error.code or READ), ""
+    except Exception as error:
+        print(describe(error), file=sys.stderr)
+        return (REFUSED if is_documented(error) else UNDOCUMENTED), ""
+
+
+def is_documented(error: Exception) -> bool:
+    """Return whether an exception is one that the documentation allows, with one readable line."""
+    if isinstance(error, OSError):
+        return error.errno is not None or type(error) is FileNotFoundError
+    text = str(error)
+    return (
+        type(error) is ValueError
+        and text.isprintable()
+        and len(text) <= LONGEST
+        and ("expected" in text or "got" in text)
+    )
+
+
+def describe(error: Exception) -> str:
+    """Return an exception and the place in fastlt that let it through, in one line."""
     lines = traceback.extract_tb(error.__traceback__)
     place = next((line for line in reversed(lines) if "fastlt" in line.filename), lines[-1])
-    text = str(error)
-    odd = not text.isprintable() or len(text) > 3000 or ("expected" not in text and "got" not in text)
-    documented = documented and not (odd and not isinstance(error, OSError))
-    print(f"{type(error).__name__}: {text[:160]!r} in {Path(place.filename).name}:{place.lineno}", file=sys.stderr)
-    raise SystemExit(REFUSED if documented else UNDOCUMENTED)
+    return f"{type(error).__name__}: {str(error)[:160]!r} in {Path(place.filename).name}:{place.lineno}"
 
 
 def targets(bench: Bench) -> Iterator[Target]:
@@ -158,7 +198,7 @@ def targets(bench: Bench) -> Iterator[Target]:
             folder=folder,
             original=original,
             content=content,
-            value=outcome.stdout.rpartition("VALUE ")[2],
+            value=value_in(outcome),
             fixed=(*reader.extra, *bombs(content, reader.kind)),
         )
 
@@ -195,11 +235,14 @@ def campaign(folder: Path, *, until: float, seed: int, only: frozenset[str] = fr
     start = 0
     while time.monotonic() < until:
         for target, row, following in zip(chosen, rows, [*chosen[1:], *chosen[:1]], strict=True):
-            for number in range(start, start + ROUND):
-                if time.monotonic() > until:
-                    break
-                row.trials += 1
-                if fault := target.trial(target.input(seed, number, following.content)):
+            if time.monotonic() > until:
+                break
+            inputs = {number: target.input(seed, number, following.content) for number in range(start, start + ROUND)}
+            row.trials += len(inputs)
+            if target.passes([*inputs.values()]):
+                continue
+            for number, content in inputs.items():
+                if fault := target.trial(content):
                     row.add(Finding(*fault, replay=f"fuzz/{row.name}/{number}", seed=seed))
         start += ROUND
     yield from rows
