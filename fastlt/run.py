@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from .config import TrainConfig
-from .files import contents, making, owned, read_json, sweep, write_json
-from .files.owning import locked
+from .files import contents, making, owned, read_json, reserved, sweep, write_json
 from .files.writing import partial_name
 from .runtime.log import log
 
@@ -304,7 +303,7 @@ def point_last_at(path: Path) -> None:
     """Point `runs/last` at `path`, atomically; a folder that cannot be written costs the link, not the run."""
     last = RUNS / LAST
     try:
-        with locked(RUNS / f".{LAST}.lock", shown=last, wait=True):
+        with reserved(last, wait=True):
             sweep(RUNS, LAST)
             temporary = partial_name(last)
             temporary.symlink_to(os.path.relpath(path.resolve(), RUNS.resolve()), target_is_directory=True)

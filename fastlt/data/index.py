@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import read_arrays, replacing
-from ..files.owning import LOCK, locked
+from ..files import read_arrays, replacing, reserved
 from ..files.reading import decode_json
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
@@ -117,7 +116,7 @@ def _in_turn(file: Path) -> Iterator[None]:
     """Let no two processes probe for the same entry of the cache at once, where the cache can be written."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
-            stack.enter_context(locked(file.with_name(f".{file.name}{LOCK}"), shown=file, wait=True))
+            stack.enter_context(reserved(file, wait=True))
         yield
 
 

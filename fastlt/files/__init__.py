@@ -1,6 +1,6 @@
 """Files and folders: written whole or not at all, owned by one process at a time, and never trusted when read."""
 
-from .owning import owned
+from .owning import owned, reserved
 from .reading import check_regular, deciphering, naming, read_array, read_arrays, read_json, read_limited
 from .writing import (
     check_empty,
@@ -31,6 +31,7 @@ __all__ = [
     "replacing",
     "replacing_folder",
     "replacing_set",
+    "reserved",
     "settle",
     "sweep",
     "write_json",

@@ -1,4 +1,4 @@
-"""Locks: a folder that several processes could write to has one owner at a time."""
+"""Locks: what several processes could write to has one owner at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes from writing to a folder inside a block.
+    """Keep other processes from writing to a folder inside a block; the lock, `.lock`, is in it.
 
-    The lock is a file in the folder, `.lock`, which the system frees when its holder ends, however it ends. The folder
-    is made if it is absent; it goes again, with parents that were absent, if it is still empty afterwards.
+    The folder is made if it is absent; it goes again, with parents that were absent, if it is still empty afterwards.
 
     Args:
         folder: The folder.
@@ -28,19 +27,23 @@ def owned(folder: Path, *, wait: bool = False) -> Iterator[None]:
         ValueError: Another process owns the folder, and `wait` is not set.
         OSError: The folder cannot be written.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with locked(folder / LOCK, shown=folder, wait=wait):
-            yield
-    finally:
-        with contextlib.suppress(OSError):  # not empty
-            for path in made:
-                path.rmdir()
+    with locked(folder / LOCK, shown=folder, wait=wait):
+        yield
+
+
+@contextlib.contextmanager
+def reserved(target: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes from making a file or folder inside a block; the lock, `.NAME.lock`, is beside it.
+
+    `owned` states the rest.
+    """
+    with locked(target.with_name(f".{target.name}{LOCK}"), shown=target, wait=wait):
+        yield
 
 
 @contextlib.contextmanager
 def locked(file: Path, *, shown: Path, wait: bool) -> Iterator[None]:
-    """Hold a lock file inside a block, and remove it afterwards.
+    """Hold a lock file, which the system frees when its holder ends, inside a block, and remove it afterwards.
 
     Args:
         file: The lock file.
@@ -51,10 +54,32 @@ def locked(file: Path, *, shown: Path, wait: bool) -> Iterator[None]:
         ValueError: Another process holds it, and `wait` is not set.
         OSError: It cannot be made.
     """
+    made = [path for path in file.parents if not path.exists()]
+    try:
+        while True:
+            descriptor = open_lock(file, shown)
+            try:
+                if take(descriptor, shown, wait=wait) and not is_same(descriptor, file):
+                    continue  # the last holder removed the file in between
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
+            finally:
+                os.close(descriptor)
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def open_lock(file: Path, shown: Path) -> int:
+    """Open a lock file, made if it is absent, and return its descriptor; errors name `shown`."""
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             if isinstance(error, FileNotFoundError) or (
                 isinstance(error, FileExistsError) and is_folder_or_gone(error)
@@ -62,16 +87,6 @@ def locked(file: Path, *, shown: Path, wait: bool) -> Iterator[None]:
                 continue  # the last owner removed the folder in between
             error.filename = str(shown)
             raise
-        try:
-            if take(descriptor, shown, wait=wait) and not is_same(descriptor, file):
-                continue  # the last holder removed the file in between
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(descriptor)
 
 
 def take(descriptor: int, shown: Path, *, wait: bool) -> bool:
@@ -85,7 +100,7 @@ def take(descriptor: int, shown: Path, *, wait: bool) -> bool:
     except BlockingIOError as error:
         if not wait:
             raise ValueError(
-                f"{shown}: got a folder that another process writes to; expected a free one; wait for that process, or "
+                f"{shown}: got what another process writes to; expected it to be free; wait for that process, or "
                 "stop it"
             ) from error
         log.info("another process writes to %s: waiting for it", shown)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .owning import LOCK, is_same, locked
+from .owning import LOCK, is_same, reserved
 from .reading import naming
 
 _PARTIAL = re.compile(r"\.(.+\.)?[0-9]+\.partial", re.DOTALL)  # .NAME.PID.partial
@@ -168,8 +168,7 @@ def make_once(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f".{folder.name}{LOCK}"), shown=folder, wait=True):
+    with reserved(folder, wait=True):
         if not folder.is_dir():
             with making(folder) as partial:
                 fill(partial)

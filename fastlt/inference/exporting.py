@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..checkpoints import native
 from ..config import ExportConfig
 from ..evaluation.classifier import MODEL, Classifier, default_method, open_classifier
 from ..features.store import FeatureStore
-from ..files import making, owned, read_json, replacing_set, write_json
+from ..files import making, owned, read_json, replacing_set, reserved, write_json
 from ..models import HEAD, LinearHead, Network
 from ..run import Run
 from .onnx_file import check_onnx, write_onnx
@@ -58,7 +57,7 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
     out = config.out or run.path / "export" / f"{method}{SUFFIXES[config.format]}"
     if config.format == "onnx":
         check_onnx()
-    with owned(out.parent) if config.out is None else contextlib.nullcontext():
+    with owned(out.parent) if config.out is None else reserved(out):
         if config.out is not None:
             check_unused(config)
         classifier = open_classifier(FeatureStore(run, device=torch.device("cpu")), method)
