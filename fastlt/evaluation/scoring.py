@@ -24,7 +24,7 @@ from ..metrics import (
 from ..run import Run
 from ..runtime.device import resolve_device
 from .calibration import calibration_errors
-from .classifier import EVALUATION, RESULTS, Classifier, methods_of, open_classifier, version_of
+from .classifier import EVALUATED, EVALUATION, RESULTS, Classifier, methods_of, open_classifier, version_of
 from .per_class import class_rows, write_class_table
 from .prior import read_target
 from .results import Accuracy, Comparison, Result, Results
@@ -169,7 +169,9 @@ def write(classifier: Classifier, results: Results, splits: Iterable[str]) -> No
             write_class_table(folder, split, rows)
         write_json(folder / EVALUATION, selected.to_json())
     if classifier.version is not None and version_of(classifier.path.with_name(RESULTS)) != classifier.version:
-        (run.method(method) / EVALUATION).unlink(missing_ok=True)
+        for pattern in EVALUATED:
+            for file in list(run.method(method).glob(pattern)):
+                file.unlink(missing_ok=True)
         raise ValueError(
             f"{run.method(method)}: got another {method} classifier, which a process made meanwhile; expected the one "
             "that was evaluated; run the command again"

@@ -19,7 +19,7 @@ from fastlt.config import TrainConfig
 from fastlt.evaluation import scoring
 from fastlt.evaluation.classifier import Classifier, open_classifier
 from fastlt.features.store import FeatureStore
-from fastlt.files import owned
+from fastlt.files import owned, reserved
 from fastlt.inference import exporting
 from fastlt.rebalancing import run as stage2
 from fastlt.report import writing as report
@@ -161,6 +161,10 @@ def test_a_second_process_is_refused_before_anything_is_computed(
         report.write_report(run, store_of(run))
     with owned(run.path / "export"), pytest.raises(ValueError, match=r"/export: .*another process"):
         export(run)
+    out = tmp_path / "new" / "export"
+    with reserved(out), pytest.raises(ValueError, match=f"^{out}: .*another process"):
+        export(run, ExportConfig(out=out, format="safetensors"))
+    assert not out.parent.exists()
     monkeypatch.setattr("fastlt.reproduce.trained_run", lambda *_: pytest.fail("trained"))
     out = tmp_path / "table"
     with owned(out), pytest.raises(ValueError, match=f"^{out}: .*another process"):
@@ -191,7 +195,7 @@ def test_an_evaluation_of_a_classifier_that_is_replaced_meanwhile_is_not_left(
     monkeypatch.setattr(scoring, "write_class_table", slow)
     with pytest.raises(ValueError, match=f"^{run.method('tau')}: got another tau classifier"):
         evaluate(run, config=EvaluateConfig(method="tau", device="cpu", num_threads=1))
-    assert not (run.method("tau") / "evaluation.json").exists()
+    assert contents(run.method("tau")).keys() == two["0.7"].keys()
     assert open_classifier(store_of(run), "tau").params["tau"] == 0.7
 
 
