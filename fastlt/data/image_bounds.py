@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from typing import Any
@@ -24,6 +25,7 @@ MAX_SCANS = 100
 MAX_TILES = 16_384
 """Tiles times components above which a JPEG 2000 file is refused: the decoder takes 4 kB for each, empty or not."""
 
+_SCAN = re.compile(rb"\xff\xda")  # `bytes.count` takes three times as long
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # one that starts a segment, or ends the image
 _TILE_SIDES = (322, 323)  # TIFF's tags
 _CODESTREAM = re.compile(rb"\xff\x4f\xff\x51")  # JPEG 2000's first two markers
@@ -44,8 +46,8 @@ def refuse_scans(data: bytes, at: int) -> None:
         data: The file.
         at: Where its first scan, or any marker before that, is.
     """
-    # Counting is quick, but also counts what a thumbnail or a film after the image holds
-    if data.count(b"\xff\xda") <= MAX_SCANS:
+    # Searching is quick, but also finds what a thumbnail or a film after the image holds
+    if next(itertools.islice(_SCAN.finditer(data), MAX_SCANS, None), None) is None:
         return
     num_scans = 0
     while (found := _MARKER.search(data, at)) and data[found.start() + 1] != 0xD9:
