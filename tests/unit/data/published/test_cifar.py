@@ -178,7 +178,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=rf"{tmp_path}.*\b(posix|os|nt)\.system\b.*public archive"):
         CIFAR["cifar10_lt"].open(tmp_path, DataOptions())
     assert not (tmp_path / "evil").exists()
-    with pytest.raises(ValueError, match="numpy"):
+    with pytest.raises(ValueError, match="public archive"):
         load_plain(pickle.dumps(np.random.default_rng(0)))
 
 

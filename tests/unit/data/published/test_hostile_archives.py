@@ -97,10 +97,16 @@ def test_text_is_encoded_no_more_often_than_it_is_there() -> None:
         load_plain(b"\x80\x02" + text + call * 1000 + b".")
 
 
+def test_a_key_cannot_take_forever_to_hash() -> None:
+    twice = b"".join(b"h" + bytes([at]) + b"\x86q" + bytes([at + 1]) for at in range(60))
+    with pytest.raises(ValueError, match="BINGET"):
+        load_plain(b"\x80\x02}K\x01q\x00" + twice + b"K\x01s.")
+
+
 def test_too_many_codes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastlt.data.published.plain_pickle.MAX_STEPS", 1000)
-    with pytest.raises(ValueError, match="1000 codes"):
-        load_plain(b"]" * 1001)
+    with pytest.raises(ValueError, match="1000 steps"):
+        load_plain(b"]" * 1001 + b".")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
