@@ -72,6 +72,8 @@ class Stored(NamedTuple):
         # Copy-on-write: writable, which PyTorch wants, and the file stays as it is
         features = read_array(self.array, remedy=REMEDY, mmap_mode="c")
         labels = read_array(self.labels, remedy=REMEDY)
+        if read_record(self.record) != record:  # it goes first when another process writes other features
+            raise FileNotFoundError(f"{self.array}: got other features meanwhile; expected the same; compute them")
         fits = features.shape == record.shape and features.dtype == np.dtype(DTYPES[key["precision"]])
         if not fits or not features.flags.c_contiguous:
             raise ValueError(

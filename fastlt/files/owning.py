@@ -100,7 +100,7 @@ def take(descriptor: int, shown: Path, *, wait: bool) -> bool:
     except BlockingIOError as error:
         if not wait:
             raise ValueError(
-                f"{shown}: got what another process writes to; expected it to be free; wait for that process, or "
+                f"{shown}: got an output that another process writes; expected a free one; wait for that process, or "
                 "stop it"
             ) from error
         log.info("another process writes to %s: waiting for it", shown)

@@ -120,6 +120,25 @@ def test_features_of_another_shape_or_type_than_recorded_are_damaged(tmp_path: P
         stored.read(key())
 
 
+def test_features_that_are_replaced_while_they_are_read_are_not_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = random_features()
+    stored = write(tmp_path, x, "fp32", [slice(0, 20)])
+    original = feature_file.read_array
+
+    def slow(path: Path, **settings: Any) -> Any:
+        other = FeatureWriter(stored.partial, stored.record, key() | {"weights": "other"}, tuple(x.shape))
+        with other:
+            other.append(x + 1)
+        other.finish(stored, LABELS)
+        return original(path, **settings)
+
+    monkeypatch.setattr(feature_file, "read_array", slow)
+    with pytest.raises(FileNotFoundError, match=str(stored.array)):
+        stored.read(key())
+
+
 def test_no_damage_returns_other_features(tmp_path: Path) -> None:
     x = random_features()
     stored = write(tmp_path, x, "fp32", [slice(0, 20)])
