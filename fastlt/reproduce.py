@@ -40,7 +40,7 @@ def reproduce(
     """Train under every sampling and seed, fit every classifier on each run, and write table.md, .csv and results.json.
 
     Each run is a folder `out/<sampling>-seed<seed>`. Finished runs and classifiers are reused, and an interrupted run
-    continues where it stopped. With `base.gpus` torchrun trains each in that many processes; stage 2 runs in this one.
+    continues where it stopped. With `base.gpus` each is trained in that many processes; stage 2 runs in this one.
 
     Args:
         base: Settings of stage 1 except sampling, seed and run folder.
@@ -93,7 +93,7 @@ def reproduce(
 
 
 def trained_run(config: TrainConfig, out: Path, console: Console | None) -> Run:
-    """Train a run, or finish or reuse the one on disk; under torchrun if there are to be several processes."""
+    """Train a run, or finish or reuse the one on disk; in several processes if the settings say so."""
     folder = out / f"{config.sampling}-seed{config.seed}"
     exists = is_run(folder)
     config = dataclasses.replace(config, out=folder, resume=exists)
@@ -115,7 +115,7 @@ def free_gpu_memory() -> None:
 
 
 def has_processes(config: TrainConfig) -> bool:
-    """Return whether torchrun trains in several processes."""
+    """Return whether training takes several processes."""
     return config.gpus is not None and config.gpus > 1
 
 

@@ -52,8 +52,8 @@ class Run:
 
     Files below `path`: config.json (resolved settings), environment.json (versions, hardware), data.json
     (fingerprints, classes, counts), metrics.jsonl (one record per epoch), checkpoints/{best,last}.safetensors,
-    features/, joint/, rebalanced/<method>/, report/, .lock (held while the run is trained).
-    config.json comes last when the folder is made.
+    features/, joint/, rebalanced/<method>/, export/, report/, .lock (held while the run is trained). config.json comes
+    last when the folder is made.
     """
 
     path: Path
