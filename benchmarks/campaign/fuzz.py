@@ -27,7 +27,7 @@ from .report import Finding, Row
 
 CPU_S, WALL_S, MEMORY_MB, LONGEST = 10, 60, 512, 3000
 READ, REFUSED, UNDOCUMENTED = 0, 2, 3
-ROUND = 16
+BATCH, TURN_S = 16, 2.0  # inputs of a child; the time of a reader before it is the next one's turn
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def is_documented(error: Exception) -> bool:
     """Return whether an exception is one that the documentation allows, with one readable line."""
     if isinstance(error, OSError):
         return error.errno is not None or type(error) is FileNotFoundError
-    text = str(error)
+    text = str(error).encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names may be of another encoding
     return (
         type(error) is ValueError
         and text.isprintable()
@@ -229,22 +229,21 @@ def make_half_pack(bench: Bench) -> None:
 
 
 def campaign(folder: Path, *, until: float, seed: int, only: frozenset[str] = frozenset()) -> Iterator[Row]:
-    """Read mutated files in rounds over all readers until a time of `time.monotonic`; yield a row a reader."""
+    """Read mutated files, the readers in turn, until a time of `time.monotonic`; yield a row a reader."""
     chosen = [target for target in prepared(folder) if not only or target.reader.name in only]
     rows = [Row(part="fuzz", name=target.reader.name) for target in chosen]
-    start = 0
-    while time.monotonic() < until:
-        for target, row, following in zip(chosen, rows, [*chosen[1:], *chosen[:1]], strict=True):
-            if time.monotonic() > until:
-                break
-            inputs = {number: target.input(seed, number, following.content) for number in range(start, start + ROUND)}
-            row.trials += len(inputs)
-            if target.passes([*inputs.values()]):
-                continue
-            for number, content in inputs.items():
-                if fault := target.trial(content):
-                    row.add(Finding(*fault, replay=f"fuzz/{row.name}/{number}", seed=seed))
-        start += ROUND
+    turns = itertools.cycle(zip(chosen, rows, [*chosen[1:], *chosen[:1]], strict=True))
+    while chosen and time.monotonic() < until:
+        target, row, following = next(turns)
+        ends = min(until, time.monotonic() + TURN_S)
+        while time.monotonic() < ends:
+            numbers = range(row.trials, row.trials + BATCH)
+            inputs = {number: target.input(seed, number, following.content) for number in numbers}
+            row.trials += BATCH
+            if not target.passes([*inputs.values()]):
+                for number, content in inputs.items():
+                    if fault := target.trial(content):
+                        row.add(Finding(*fault, replay=f"fuzz/{row.name}/{number}", seed=seed))
     yield from rows
 
 
