@@ -27,7 +27,7 @@
 struct state {
   atomic_long count;
   atomic_long hits; /* calls that were made to fail */
-  char call[16];    /* the n-th call, and its path */
+  char call[16];    /* the n-th call or the first after it that failed, and its path */
   char path[496];
 };
 
@@ -87,13 +87,12 @@ static enum verdict judge(enum kind kind, const char *call, const char *path) {
   long number = atomic_fetch_add(&state->count, 1) + 1;
   int later = mode == 'f' && at && number > at && (kind == MAKES || kind == WRITES);
   if (number != at && !later) return PASS;
-  if (number == at) {
+  int fails = mode != 'n' && (mode != 's' || kind == WRITES) && (mode != 'f' || kind == MAKES || kind == WRITES);
+  if (number == at || (fails && !atomic_load(&state->hits))) {
     snprintf(state->call, sizeof state->call, "%s", call);
     snprintf(state->path, sizeof state->path, "%s", path);
   }
-  if (mode == 's' && kind != WRITES) return PASS;
-  if (mode == 'f' && kind != MAKES && kind != WRITES) return PASS;
-  if (mode == 'n') return PASS;
+  if (!fails) return PASS;
   atomic_fetch_add(&state->hits, 1);
   if (mode == 'b') kill(0, SIGKILL);
   if (mode == 'a') return KILL_AFTER;
