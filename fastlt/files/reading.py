@@ -205,19 +205,14 @@ def finite(text: str) -> float:
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """Return a value that came from JSON as a type, paths included.
+    """Return a value that came from JSON as a type.
 
     Raises:
         ValueError: It does not fit; the message has the place of the fault.
     """
     import msgspec
 
-    def revive(hint: type, text: Any) -> Any:
-        if hint is Path and isinstance(text, str):
-            return Path(text)
-        raise TypeError(f"expected {hint.__name__}, got {type(text).__name__}")
-
-    return msgspec.convert(value, kind, dec_hook=revive)
+    return msgspec.convert(value, kind)
 
 
 def read_arrays(path: Path, names: Mapping[str, DTypeLike], *, remedy: str) -> dict[str, NDArray[Any]]:
