@@ -37,7 +37,7 @@ def reserved(target: Path, *, wait: bool = False) -> Iterator[None]:
 
     `owned` states the rest.
     """
-    with locked(target.with_name(f".{target.name}{LOCK}"), shown=target, wait=wait):
+    with locked(target.parent / f".{target.name}{LOCK}", shown=target, wait=wait):
         yield
 
 

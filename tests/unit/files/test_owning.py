@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlt.files import owned
+from fastlt.files import contents, owned, reserved
 
 
 def listed(folder: Path) -> list[str]:
@@ -26,6 +26,18 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 def test_a_folder_that_stays_empty_goes_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), owned(tmp_path / "new" / "out"):
         raise RuntimeError
+    assert listed(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["new/out", "."])
+def test_a_name_has_one_owner_and_nothing_stays_beside_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with reserved(Path(name)):
+        with pytest.raises(ValueError, match=rf"^{name}: .*another process"), reserved(Path(name)):
+            pass
+        assert contents(Path(name).parent) == []
     assert listed(tmp_path) == []
 
 
