@@ -102,7 +102,7 @@ class Result:
         # A temperature changes confidences, not the accuracies beside the name
         shown = {key: value for key, value in self.params.items() if key != "temperature"}
         params = ", ".join(
-            f"{key} {f'{value:.3g}' if isinstance(value, int | float) else value}" for key, value in shown.items()
+            f"{key} {f'{value:.3g}' if isinstance(value, float) else value}" for key, value in shown.items()
         )
         if list(shown) == [self.method]:
             return params
