@@ -63,7 +63,8 @@ def making(folder: Path) -> Iterator[Path]:
         FileExistsError: Another process has made `folder` in the meantime.
     """
     if folder.is_dir():
-        yield folder
+        with naming(folder):
+            yield folder
         return
     with aside(folder, shown=folder) as partial:
         yield partial
@@ -148,7 +149,7 @@ def aside(target: Path, *, shown: Path) -> Iterator[Path]:
         partial = partial_name(target)
         partial.mkdir()
         try:
-            with held(partial):
+            with held(partial), naming(shown):
                 yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -207,6 +207,9 @@ def test_errors_name_the_folder_that_comes_into_being(
         with pytest.raises(OSError, match="No space") as caught:
             work()
         assert caught.value.filename == str(tmp_path / "new" / "a")
+    with pytest.raises(OSError, match="No space") as caught, make(tmp_path / "new"):
+        full(0)
+    assert caught.value.filename == str(tmp_path / "new")
 
 
 def test_a_left_over_link_goes_and_what_it_names_stays(tmp_path: Path) -> None:
