@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+# Tests that run in the background ignore Ctrl-C, and so would the processes that they start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # (layout, data set, where a class's train image lies, where a test or val image lies); {c} class, {i} image
 TRAIN_FORMS = {
     "imagenet_lt": "train/{c}/{c}_{i}.JPEG",

@@ -121,7 +121,7 @@ class Config:
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(
-                f"{source}: got the unknown setting {unknown[0]!r}, of another version of fastlt; use that version"
+                f"{source}: got the unknown setting {unknown[0][:60]!r}, of another version of fastlt; use that version"
             )
         try:
             return values_as(cls, values)
