@@ -9,8 +9,10 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import json
 import os
 import pickle
+import random
 import shutil
 import sys
 import tarfile
@@ -25,6 +27,7 @@ COUNTS = {"train": (12, 8, 5, 5), "val": (3, 3, 3, 3), "test": (2, 2, 2, 2)}
 CIFAR_PER_CLASS = {"train": 5, "test": 2}
 CPU = ("--device", "cpu")
 TRAIN = ("train", "--dataset", "folder", "--data-root", "../inputs/data", *CPU)
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 CIFAR = ("train", "--dataset", "cifar10_lt", "--imbalance", "5", "--out", "run", *CPU)
 FIT = ("--epochs", "1", *CPU, "--num-threads", "1")
 
@@ -236,6 +239,98 @@ def make_cifar(root: Path, draws: np.random.Generator) -> None:
             info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+
+
+def make_fixtures(inputs: Path, run_command: Callable[[tuple[str, ...], Path], None]) -> None:
+    """Make the folders that the readers read, in the folder of the commands' inputs.
+
+    Args:
+        inputs: The folder, with what `cases.make_inputs` made.
+        run_command: Runs a command in a folder; it has to succeed.
+    """
+    nets, sharded = inputs / "nets", inputs / "nets" / "sharded"
+    nets.mkdir()
+    for name in ("net.pth", "net.safetensors"):
+        shutil.copy2(inputs / name, nets / name)
+    shutil.copytree(inputs / "net", nets / "net")
+    make_foreign(inputs, nets, sharded)
+    pack = ("data", "pack", "../data", "--num-threads", "1", "--out", ".")
+    work = inputs / "again"
+    for name in ("pack", "half-pack", "made", "again", "lists", "coco", "prior", "indexed", "images", "featured"):
+        (inputs / name).mkdir()
+    run_command(pack, inputs / "pack")
+    shutil.copy2(inputs / "net.pth", work)
+    foreign = ("--data-root", "../data", "--image-size", "16", "--eval-resize", "16", "--tau", "0.7", "--force")
+    run_command(("rebalance", "net.pth", *foreign, *CPU), work)
+    synth = ("data", "synth", ".", "--classes", "4", "--images", "20", "--max", "10", "--min", "2", "--size", "16")
+    run_command((*synth, "--num-threads", "1"), inputs / "made")
+    shutil.rmtree(inputs / "featured")
+    shutil.copytree(inputs / "run", inputs / "featured")
+    run_command(
+        ("rebalance", ".", "--method", "crt", "--epochs", "1", "--feature-precision", "bf16", *CPU), inputs / "featured"
+    )
+    make_lists(inputs)
+    make_cifar_forms(inputs)
+    draws = np.random.default_rng(0).integers(0, 256, (18, 20, 3), dtype=np.uint8)
+    from PIL import Image
+
+    for name in FORMATS:
+        if name in Image.SAVE:
+            Image.fromarray(draws).save(inputs / "images" / f"image.{name.lower()}", name)
+
+
+def make_foreign(inputs: Path, nets: Path, sharded: Path) -> None:
+    """Write a checkpoint in the old format of torch.save, and a folder in two shards with an index."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = torch.load(inputs / "net.pth", weights_only=True)
+    torch.save(tensors, nets / "legacy.pth", _use_new_zipfile_serialization=False)
+    shutil.copytree(inputs / "net", sharded)
+    (sharded / "model.safetensors").unlink()
+    tensors = load_file(inputs / "net" / "model.safetensors")
+    holders = {key: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, key in enumerate(sorted(tensors))}
+    for holder in set(holders.values()):
+        save_file({key: tensors[key] for key in holders if holders[key] == holder}, sharded / holder)
+    index = {"metadata": {"total_size": 1}, "weight_map": holders}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    processor = {"size": {"shortest_edge": 16}, "image_mean": [0.5] * 3, "image_std": [0.2] * 3, "resample": 2}
+    (sharded / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def make_lists(inputs: Path) -> None:
+    """Write lists, COCO-style files, a prior and an index of the images."""
+    names = {name: label for label, name in enumerate(CLASSES)}
+    for split in ("train", "val", "test"):
+        files = sorted(path.relative_to(inputs / "data") for path in (inputs / "data" / split).glob("*/*"))
+        entries = [(f"../data/{path.as_posix()}", names[path.parent.name]) for path in files]
+        (inputs / "lists" / f"{split}.txt").write_text("".join(f"{path[3:]} {label}\n" for path, label in entries))
+        coco = {
+            "images": [{"id": at, "file_name": f"../../inputs/{path[3:]}"} for at, (path, _) in enumerate(entries)],
+            "annotations": [{"image_id": at, "category_id": label} for at, (_, label) in enumerate(entries)],
+            "categories": [{"id": label, "name": name} for name, label in names.items()],
+        }
+        (inputs / "coco" / f"{split}.json").write_text(json.dumps(coco))
+    (inputs / "lists" / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    (inputs / "lists" / "root.txt").write_text("../../inputs\n")
+    (inputs / "prior" / "prior.csv").write_text("class,frequency\n" + "".join(f"{name},0.25\n" for name in CLASSES))
+    train = inputs / "data" / "train"
+    paths = sorted(path.relative_to(train).as_posix() for path in train.glob("*/*"))
+    (inputs / "indexed" / "paths.json").write_text(json.dumps(paths))
+
+
+def make_cifar_forms(inputs: Path) -> None:
+    """Extract the small CIFAR archive, and write it in its binary form."""
+    with tarfile.open(inputs / "cifar" / "cifar-10-python.tar.gz") as archive:
+        archive.extractall(inputs / "cifar-py", filter="data")
+    folder = inputs / "cifar-bin" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    draws = random.Random(0)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        count = CIFAR_PER_CLASS["test"] if name == "test_batch" else CIFAR_PER_CLASS["train"] // 5
+        records = [bytes([label]) + draws.randbytes(3072) for label in range(10) for _ in range(count)]
+        (folder / f"{name}.bin").write_bytes(b"".join(records))
+    (folder / "batches.meta.txt").write_text("".join(f"class{number}\n" for number in range(10)))
 
 
 def command(argv: tuple[str, ...], folder: Path, environment: dict[str, str]) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
+import io
+import json
 import random
 import re
 import signal
@@ -17,14 +20,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from . import shim
 from .cases import Case, cases, command, make_inputs, make_small
 from .children import Outcome, fork
 from .report import Finding, Row
-from .trees import Tree, differences, snapshot
 
 WALL_S = 240
+TIMES = ("images_per_s", "data_wait_share")  # of an epoch's record
+VOLATILE = ("environment.json", "tensorboard", "written.json")  # the last keeps what outputs were before, too
 ROUND = 6  # trials of a command before it is the next one's turn
+Tree = dict[str, str]
 _TEMPORARY = re.compile(r"^\.(.+?)(\.[0-9]+)?\.(partial|journal)$")
 
 
@@ -136,6 +143,38 @@ class Bench:
         if names and not any(name in lines[0] for name in names):
             return "does not name the target"
         return ""
+
+
+def snapshot(folder: Path) -> Tree:
+    """Return a digest of everything below a folder by its path, without what depends on the time."""
+    return {
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in sorted(folder.rglob("*"))
+        if not any(part in VOLATILE for part in path.relative_to(folder).parts)
+    }
+
+
+def digest(path: Path) -> str:
+    """Return what a path is, and a hash of its content."""
+    if path.is_symlink():
+        return f"link to {path.readlink()}"
+    if path.is_dir():
+        return "folder"
+    content = path.read_bytes()
+    if path.name == "metrics.jsonl":
+        rows = [json.loads(line) for line in content.decode().splitlines()]
+        content = json.dumps([{key: row[key] for key in row if key not in TIMES} for row in rows]).encode()
+    elif path.suffix == ".npz":  # its members have times
+        with np.load(io.BytesIO(content)) as arrays:
+            content = b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def differences(expected: Tree, got: Tree) -> list[str]:
+    """Return what distinguishes a tree from the expected one."""
+    found = [f"no {path}" for path in expected if path not in got]
+    found += [f"left {path}" for path in got if path not in expected]
+    return found + [f"other {path}" for path in expected if path in got and got[path] != expected[path]]
 
 
 def excused(difference: str, seen: shim.Seen, work: Path, mode: str) -> bool:

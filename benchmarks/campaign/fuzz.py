@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import readers
-from .cases import Case, command
+from .cases import Case, command, make_fixtures
 from .children import TIMEOUT, Outcome, fork
 from .faults import Bench, FailsByItselfError
 from .mutations import RAN_CODE, bombs, mutate
@@ -178,7 +178,7 @@ def targets(bench: Bench) -> Iterator[Target]:
             raise FailsByItselfError(f"{' '.join(argv)}: {outcome.describe()}")
 
     if not (inputs / "pack").is_dir():
-        readers.make_fixtures(inputs, run)
+        make_fixtures(inputs, run)
         make_index(bench)
         make_half_pack(bench)
     place = bench.folder / "fuzz"
