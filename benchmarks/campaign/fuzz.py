@@ -25,7 +25,7 @@ from .mutations import RAN_CODE, bombs, mutate
 from .readers import Reader, digest
 from .report import Finding, Row
 
-CPU_S, WALL_S, MEMORY_MB, LONGEST = 10, 60, 512, 3000
+CPU_S, WALL_S, MEMORY_MB = 10, 60, 512
 READ, REFUSED, UNDOCUMENTED = 0, 2, 3
 BATCH, TURN_S = 16, 2.0  # inputs of a child; the time of a reader before it is the next one's turn
 
@@ -147,16 +147,11 @@ def judge(reader: Reader, folder: Path) -> tuple[int, str]:
 
 
 def is_documented(error: Exception) -> bool:
-    """Return whether an exception is one that the documentation allows, with one readable line."""
+    """Return whether an exception is one that the documentation allows, and says in one line what is wrong."""
     if isinstance(error, OSError):
         return error.errno is not None or type(error) is FileNotFoundError
-    text = str(error).encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # names may be of another encoding
-    return (
-        type(error) is ValueError
-        and text.isprintable()
-        and len(text) <= LONGEST
-        and ("expected" in text or "got" in text)
-    )
+    text = str(error)
+    return type(error) is ValueError and "\n" not in text and ("expected" in text or "got" in text)
 
 
 def describe(error: Exception) -> str:

@@ -67,4 +67,5 @@ def arm(environment: dict[str, str]) -> None:
 def seen(state: Path) -> Seen:
     """Read what the library saw."""
     count, hits, call, path = _STATE.unpack(state.read_bytes())
-    return Seen(count=count, hits=hits, call=call.rstrip(b"\0").decode(), path=Path(os.fsdecode(path.rstrip(b"\0"))))
+    texts = [os.fsdecode(text.partition(b"\0")[0]) for text in (call, path)]
+    return Seen(count=count, hits=hits, call=texts[0], path=Path(texts[1]))
