@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from ..runtime.log import log
 
 LOCK = ".lock"
+MAX_ATTEMPTS = 1000  # a working folder that was removed never comes back
 
 
 @contextlib.contextmanager
@@ -76,17 +78,19 @@ def locked(file: Path, *, shown: Path, wait: bool) -> Iterator[None]:
 
 def open_lock(file: Path, shown: Path) -> int:
     """Open a lock file, made if it is absent, and return its descriptor; errors name `shown`."""
-    while True:
+    for attempt in itertools.count(1):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or (
+            lost = isinstance(error, FileNotFoundError) or (
                 isinstance(error, FileExistsError) and is_folder_or_gone(error)
-            ):
+            )
+            if lost and attempt < MAX_ATTEMPTS:
                 continue  # the last owner removed the folder in between
             error.filename = str(shown)
             raise
+    raise AssertionError
 
 
 def take(descriptor: int, shown: Path, *, wait: bool) -> bool:

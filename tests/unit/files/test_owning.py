@@ -78,3 +78,11 @@ def test_what_is_no_folder_cannot_be_owned(tmp_path: Path, parts: str) -> None:
         with pytest.raises(OSError, match=r"directory|exists"), owned(tmp_path / parts):
             pass
         (tmp_path / "taken").unlink()
+
+
+def test_a_place_that_is_gone_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError), owned(Path("out")):
+        pass
