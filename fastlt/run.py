@@ -307,7 +307,10 @@ def point_last_at(path: Path) -> None:
             sweep(RUNS, LAST)
             temporary = partial_name(last)
             temporary.symlink_to(os.path.relpath(path.resolve(), RUNS.resolve()), target_is_directory=True)
-            temporary.replace(last)
+            try:
+                temporary.replace(last)
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s does not point at %s (%s): name the run in later commands", last, path, error.strerror)
 

@@ -102,7 +102,9 @@ def naming(path: Path | str, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and (error.filename is None or str(error.filename) == str(temporary)):
+        if error.errno is None:  # as from NumPy, which forgets it
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        if error.filename is None or str(error.filename) == str(temporary):
             error.filename, error.filename2 = str(path), None
         raise
 
@@ -124,11 +126,11 @@ def deciphering(path: Path | str, *, expected: str, remedy: str) -> Iterator[Non
         OSError: The machine failed.
     """
     try:
-        with naming(path):
-            yield
+        yield
     except Exception as error:
         # A decoder that follows a damaged offset seeks to where no file can have anything
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            error.filename = error.filename or str(path)
             raise
         raise ValueError(
             f"{path}: got a file that cannot be read ({reason_of(error)}); expected {expected}; {remedy}"

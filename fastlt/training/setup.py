@@ -15,7 +15,7 @@ from ..config.base import is_changeable
 from ..data.dataset import LongTailedDataset
 from ..data.registry import open_data
 from ..models import create_model
-from ..run import Run, check_free
+from ..run import Run, check_free, point_last_at
 from ..runtime.device import resolve_precision
 from ..runtime.distributed import World
 from ..runtime.log import log, name_some
@@ -40,6 +40,8 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
         config = resumed_config(config, run)
         splits = open_data(config)
         run.check_data(splits)
+        if not run.checkpoint("last").exists():  # it may have been killed before it was the last one
+            point_last_at(run.path)
         return OpenedRun(run, config, splits, None)
     if config.out is not None:
         check_free(config.out)  # again when the run is made, but reading the data can take long

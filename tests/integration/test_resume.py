@@ -13,6 +13,7 @@ import torch
 from fastlt import Run, TrainConfig, train
 from fastlt.checkpoints.native import load, save
 from fastlt.training import trainer
+from fastlt.training.setup import open_run
 from fastlt.training.signals import InterruptedTrainingError
 from fastlt.training.trainer import Trainer
 
@@ -130,6 +131,19 @@ def test_a_late_signal_ends_the_step_but_not_the_save(
             train(dataclasses.replace(small_config, out=Path("cut")))
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_was_killed_before_its_first_step_becomes_the_last_one_when_it_goes_on(
+    run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(run_copy.config, out=run_copy.path, resume=True)
+    open_run(config, torch.device("cpu"))
+    assert not Path("runs").exists()
+    for name in ("best", "last"):
+        run_copy.checkpoint(name).unlink()
+    open_run(config, torch.device("cpu"))
+    assert Run.open().path.resolve() == run_copy.path.resolve()
 
 
 def test_a_finished_run_has_nothing_to_resume(run_copy: Run) -> None:

@@ -35,6 +35,12 @@ def test_a_failed_write_names_the_target(tmp_path: Path) -> None:
     assert caught.value.filename == str(file)
 
 
+def test_a_failed_write_without_a_number_names_the_target_too(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="8 requested") as caught, replacing(tmp_path / "a.npy"):
+        raise OSError("8 requested and 0 written")  # as NumPy does
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "a.npy"))
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_names_the_target(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
