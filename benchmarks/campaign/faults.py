@@ -191,7 +191,8 @@ def excused(difference: str, seen: shim.Seen, work: Path, mode: str) -> bool:
     if what == "left" and path.endswith(".lock") and is_free(work / path):
         return True
     kept = what == "left" and seen.call.startswith(("unlink", "rmdir")) and work / path == seen.path
-    return mode not in shim.KILLS and (kept or (what == "no" and path.startswith(("cache", "runs/last"))))
+    lost = what == "no" and (path.startswith("cache") or path in ("runs", "runs/last"))
+    return mode not in shim.KILLS and (kept or lost)
 
 
 def is_free(lock: Path) -> bool:
