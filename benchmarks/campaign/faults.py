@@ -32,7 +32,7 @@ WALL_S = 240
 TIMES = ("images_per_s", "data_wait_share")  # of an epoch's record
 VOLATILE = ("environment.json", "tensorboard", "written.json")  # the last keeps what outputs were before, too
 ROUND = 6  # trials of a command before it is the next one's turn
-INDEX = ("cache", "index")
+DISPENSABLE = (("cache", "index"), ("runs",), ("runs", "last"))
 Tree = dict[str, str]
 _TEMPORARY = re.compile(r"^\.(.+?)(\.[0-9]+)?\.(partial|journal)$")
 
@@ -142,7 +142,7 @@ class Bench:
         if ".partial" in lines[0]:
             return "names the temporary file"
         names = target_of(seen.path, self.work).parts
-        if names[:2] == INDEX:  # its loss is a warning, and a later call failed for good
+        if names[:2] in DISPENSABLE:  # their loss is a warning, and a later call failed for good
             return ""
         if names and not any(name in lines[0] for name in names):
             return "does not name the target"
