@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import tarfile
 import time
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,15 +118,9 @@ class TarWriter:
     def __len__(self) -> int:
         return len(self.records)
 
-    @contextlib.contextmanager
-    def _naming(self) -> Iterator[None]:
+    def _naming(self) -> AbstractContextManager[None]:
         """Name the finished tar in errors: a failed write names a temporary file or none."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno is not None:
-                error.filename, error.filename2 = str(self._file), None
-            raise
+        return naming(self._file, self._partial, self._journal)
 
     def _take_over(self) -> None:
         """Keep the images of an earlier writer, up to the first that is not what its record says."""
@@ -208,6 +202,13 @@ def member_header(name: str, length: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = length
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def records_of(offsets: np.ndarray, lengths: np.ndarray, crc: np.ndarray) -> np.ndarray:
+    """Return what `damage` compares N images with: RECORD [N], without what is not about their bytes."""
+    records = np.zeros(len(offsets), RECORD)
+    records["offset"], records["length"], records["crc"] = offsets, lengths, crc
+    return records
 
 
 def journal_length(file: Path) -> int:

@@ -92,19 +92,19 @@ def read_limited(path: Path, limit: int, expected: str) -> bytes:
 
 
 @contextlib.contextmanager
-def naming(path: Path | str, temporary: Path | None = None) -> Iterator[None]:
+def naming(path: Path | str, *temporary: Path) -> Iterator[None]:
     """Name the file in what the machine reports inside a block: a read or write that fails names none.
 
     Args:
         path: The file.
-        temporary: The name under which it is written, which nobody would know.
+        *temporary: The names under which it is written, which nobody would know.
     """
     try:
         yield
     except OSError as error:
         if error.errno is None:  # as from NumPy, which forgets it
             raise OSError(errno.EIO, str(error), str(path)) from error
-        if error.filename is None or str(error.filename) == str(temporary):
+        if error.filename is None or str(error.filename) in map(str, temporary):
             error.filename, error.filename2 = str(path), None
         raise
 

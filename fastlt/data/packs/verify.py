@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from ...runtime.log import name_some
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
-from ..tar import RECORD, damage
+from ..tar import damage, records_of
 from .items import make_item, member_names
 from .manifest import Manifest, read_manifest
 from .read import open_pack
@@ -60,17 +58,10 @@ def verify_pack(
     return sum(map(len, splits.values()))
 
 
-def records_of(split: LongTailedDataset) -> np.ndarray:
-    """Return where the images of a packed split are, and their checksums: RECORD [N]."""
-    assert split.images is not None
-    records = np.zeros(len(split), RECORD)
-    records["offset"], records["length"], records["crc"] = split.images.offsets, split.images.lengths, split.images.crc
-    return records
-
-
 def _checksum_check(split: LongTailedDataset) -> Callable[[int], str | None]:
     """Return a function that says what is wrong with an image by its header and checksum, or None."""
-    records = records_of(split)
+    assert split.images is not None
+    records = records_of(split.images.offsets, split.images.lengths, split.images.crc)
     return lambda at: damage(split.root, records[at], split.paths[at])
 
 

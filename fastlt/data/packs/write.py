@@ -16,7 +16,7 @@ import numpy as np
 from ...files import check_empty, owned, replacing, sweep
 from ...runtime.machine import resolve_threads
 from ..dataset import LongTailedDataset
-from ..tar import RECORD, Item, TarWriter, damage, discard_journal
+from ..tar import RECORD, Item, TarWriter, damage, discard_journal, records_of
 from .items import make_item, member_names
 from .manifest import (
     MANIFEST,
@@ -217,8 +217,7 @@ def _finished_index(
     packed = manifest.splits.get(name)
     if packed is not None and (packed.num_bytes, packed.index) == (num_bytes, index_hash(index)):
         return index
-    records = np.zeros(len(members), RECORD)
-    records["offset"], records["length"], records["crc"] = index["offsets"], index["lengths"], index["crc"]
+    records = records_of(index["offsets"], index["lengths"], index["crc"])
     sound = all(damage(tar, record, member) is None for record, member in zip(records, members, strict=True))
     return index if sound else None
 
