@@ -20,6 +20,7 @@ from ..run import RUNS, Run, describe_data, environment
 from ..runtime.log import log
 from . import native
 from .class_order import settle_order
+from .formats.shards import bytes_of
 from .names import NameMap, match
 from .preprocessing import settle_preprocessing
 from .reading import Checkpoint, read_checkpoint
@@ -105,7 +106,7 @@ def store_run(
     digest = hashlib.sha256(json.dumps([config.to_json(), data, origin], sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(tensors[name]).data)
     run = Run(IMPORTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
 
     def fill(folder: Path) -> None:

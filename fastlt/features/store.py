@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import native
+from ..checkpoints.formats.shards import bytes_of
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader, eval_loader, view_loader
@@ -237,9 +238,9 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names and contents."""
     digest = hashlib.sha256()
     for key in sorted(tensors):
-        value = tensors[key].detach().cpu().contiguous()
+        value = tensors[key]
         digest.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(value).data)
     return digest.hexdigest()
 
 

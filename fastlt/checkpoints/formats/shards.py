@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -98,11 +100,17 @@ def with_checksums(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
     rest = {key: value for key, value in metadata.items() if key != CHECKSUMS}
     found = {METADATA: [crc_of(json.dumps(rest, sort_keys=True))]}
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         # Bytes alone do not tell floats from integers, or rows from columns
         kind = crc_of(f"{tensor.dtype} {list(tensor.shape)}")
-        found[name] = [kind, *checksums(tensor.reshape(-1).view(torch.uint8).numpy())]
+        found[name] = [kind, *checksums(bytes_of(tensor))]
     return rest | {CHECKSUMS: json.dumps(found, separators=(",", ":"))}
+
+
+def bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    """Return the bytes of a tensor's numbers, in order: uint8 [*]."""
+    content: NDArray[np.uint8] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return content
 
 
 def crc_of(text: str) -> int:
@@ -145,13 +153,13 @@ def write_shard(shard: Shard, changed: dict[str, Tensor], path: Path) -> None:
         header[METADATA] = metadata = shard.header[METADATA]
         if CHECKSUMS in (metadata or {}):
             header[METADATA] = with_checksums(shard.tensors | changed, metadata)
-    pieces: list[bytes | memoryview] = []
+    pieces: list[memoryview] = []
     at = 0
     for name in by_place:
         entry = dict(shard.header.get(name, {}))
         if name in changed:
-            tensor = changed[name].detach().cpu().contiguous()
-            piece: bytes | memoryview = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+            tensor = changed[name]
+            piece = bytes_of(tensor).data
             like = shard.header[name if name in shard.header else weight_of(name)]
             entry = {"dtype": like["dtype"], "shape": list(tensor.shape)}
         else:
