@@ -98,7 +98,7 @@ def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ())
     classes: dict[Identity, Path] = {}
     for place in (folder, *(folder / name for name in names)):
         if place.is_dir():
-            _claim(place, classes)
+            _claim(place, _identity(place), classes)
     taken = {_identity(place): place for place in apart} | classes
     return [list_images(folder / name, taken) for name in names]
 
@@ -121,16 +121,17 @@ def list_images(folder: Path, taken: dict[Identity, Path] | None = None) -> tupl
     if not folder.is_dir():
         return images, num_ignored
     taken = {} if taken is None else taken
-    seen = {_identity(folder): folder}
+    seen = {_identity(folder)}
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         relative = Path(parent).relative_to(folder).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
         names, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
         for name in names:
             place = folder / f"{prefix}{name}"
-            if _identity(place) not in seen:
-                _claim(place, taken)
-                seen[_identity(place)] = place
+            identity = _identity(place)
+            if identity not in seen:
+                _claim(place, identity, taken)
+                seen.add(identity)
                 folders.append(name)
         for name in sorted(files):
             if _is_image(name):
@@ -140,13 +141,13 @@ def list_images(folder: Path, taken: dict[Identity, Path] | None = None) -> tupl
     return images, num_ignored
 
 
-def _claim(place: Path, taken: dict[Identity, Path]) -> None:
+def _claim(place: Path, identity: Identity, taken: dict[Identity, Path]) -> None:
     """Add a folder to those that are taken.
 
     Raises:
         ValueError: It is one of them, perhaps under another name.
     """
-    if (other := taken.setdefault(_identity(place), place)) is not place:
+    if (other := taken.setdefault(identity, place)) is not place:
         raise ValueError(
             f"{place}: got the same folder as {other}; expected every folder in one class only; remove the link"
         )
