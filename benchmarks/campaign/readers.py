@@ -100,6 +100,7 @@ def run_folder() -> Iterator[Reader]:
     def table(folder: Path) -> Any:
         return repr(Results.read(folder / "rebalanced/tau/results.json").table(""))
 
+    resume = fastlt("train", "--resume", "--out", ".", "--data-root", "../../inputs/data", *CPU)
     kept = "rebalanced"
     yield Reader(
         name="config.json", folder=kept, file="config.json", kind="json", read=lambda f: repr(Run.open(f).config)
@@ -124,7 +125,7 @@ def run_folder() -> Iterator[Reader]:
         folder="halfway",
         file="metrics.jsonl",
         kind="lines",
-        read=fastlt("train", "--resume", "--out", ".", "--data-root", "../../inputs/data", *CPU),
+        read=resume,
     )
     for file, kind in (
         ("train.bf16.json", "json"),
@@ -155,7 +156,7 @@ def run_folder() -> Iterator[Reader]:
         folder="halfway",
         file="checkpoints/last.safetensors",
         kind="bytes",
-        read=fastlt("train", "--resume", "--out", ".", "--data-root", "../../inputs/data", *CPU),
+        read=resume,
     )
     yield Reader(
         name="folds.npz", folder=kept, file="rebalanced/tau/folds.npz", kind="zip", read=classifier, sealed=True
