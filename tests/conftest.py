@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -103,6 +104,18 @@ def miniature(
 ) -> Miniature:
     """A miniature in each of the layouts in turn."""
     return make_miniature(tmp_path / "data", request.param)
+
+
+@pytest.fixture
+def one_bit_off() -> Callable[[bytes, np.random.Generator], bytes]:
+    """Return bytes with one of their bits changed, drawn at random."""
+
+    def change(content: bytes, draws: np.random.Generator) -> bytes:
+        mutated = bytearray(content)
+        mutated[draws.integers(len(mutated))] ^= 1 << draws.integers(8)
+        return bytes(mutated)
+
+    return change
 
 
 @pytest.fixture

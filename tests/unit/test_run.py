@@ -1,6 +1,7 @@
 """A run folder comes into being whole, and says in one line what is wrong with it."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -126,41 +127,44 @@ def test_what_somebody_else_wrote_is_kept(name: str) -> None:
     assert path.read_text() == '{"mine": 1}'
 
 
-def test_runs_that_begin_at_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "stamp", lambda: "now")
+def statuses_of_four(function: Callable[[], int]) -> list[int]:
+    """Call a function in four processes at once; return what it returned, sorted, 1 where it failed."""
     children = []
     for _ in range(4):
         child = os.fork()
         if child == 0:
             status = 1
             try:
-                path = create(None).path
-                status = int(json.loads((path / "config.json").read_text())["out"] != str(path))
+                status = function()
             finally:
                 os._exit(status)
         children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    return sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+
+
+def test_runs_that_begin_at_the_same_second_get_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "stamp", lambda: "now")
+
+    def begin() -> int:
+        path = create(None).path
+        return int(json.loads((path / "config.json").read_text())["out"] != str(path))
+
+    assert statuses_of_four(begin) == [0] * 4
     names = sorted(path.name for path in (run.RUNS / "folder").iterdir())
     assert names == ["resnet8-now", "resnet8-now-2", "resnet8-now-3", "resnet8-now-4"]
 
 
 def test_of_two_that_want_one_folder_one_gets_it() -> None:
+    def begin(out: Path) -> int:
+        try:
+            create(out)
+        except ValueError:
+            return 2
+        return 0
+
     Path("empty").mkdir()
     for out in (Path("absent"), Path("empty")):
-        children = []
-        for _ in range(4):
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    create(out)
-                    status = 0
-                except ValueError:
-                    status = 2
-                finally:
-                    os._exit(status)
-            children.append(child)
-        assert sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == [0, 2, 2, 2]
+        assert statuses_of_four(functools.partial(begin, out)) == [0, 2, 2, 2]
         check(out)
 
 

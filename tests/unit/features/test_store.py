@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from fastlt.files import write_json
 from fastlt.files.checksums import file_checksums
 from fastlt.rebalancing.engine.folds import stratified_folds
 
+OneBitOff = Callable[[bytes, np.random.Generator], bytes]
 CPU = torch.device("cpu")
 
 
@@ -139,7 +141,7 @@ def test_features_that_are_replaced_while_they_are_read_are_not_returned(
         stored.read(key())
 
 
-def test_no_damage_returns_other_features(tmp_path: Path) -> None:
+def test_no_damage_returns_other_features(tmp_path: Path, one_bit_off: OneBitOff) -> None:
     x = random_features()
     stored = write(tmp_path, x, "fp32", [slice(0, 20)])
     whole = {file: file.read_bytes() for file in stored}
@@ -147,9 +149,7 @@ def test_no_damage_returns_other_features(tmp_path: Path) -> None:
     found = 0
     for file, content in whole.items():
         for _ in range(200):
-            mutated = bytearray(content)
-            mutated[draws.integers(len(content))] ^= 1 << draws.integers(8)
-            file.write_bytes(mutated)
+            file.write_bytes(one_bit_off(content, draws))
             try:
                 features = stored.read(key())
             except (ValueError, FileNotFoundError):
@@ -184,7 +184,7 @@ def test_an_interrupted_file_goes_on_as_far_as_it_is_whole(tmp_path: Path, at: i
     assert np.array_equal(stored.read(key()).features, LARGE.numpy())
 
 
-def test_no_damage_to_an_interrupted_file_is_taken_over(tmp_path: Path) -> None:
+def test_no_damage_to_an_interrupted_file_is_taken_over(tmp_path: Path, one_bit_off: OneBitOff) -> None:
     x = random_features()
     stored = write(tmp_path, x, "fp32", [slice(0, 8), slice(8, 15)], finish=False)
     whole = {file: file.read_bytes() for file in (stored.partial, stored.record)}
@@ -193,9 +193,7 @@ def test_no_damage_to_an_interrupted_file_is_taken_over(tmp_path: Path) -> None:
         for _ in range(30):
             for each, content in whole.items():
                 each.write_bytes(content)
-            mutated = bytearray(whole[file])
-            mutated[draws.integers(len(mutated))] ^= 1 << draws.integers(8)
-            file.write_bytes(mutated)
+            file.write_bytes(one_bit_off(whole[file], draws))
             writer = FeatureWriter(stored.partial, stored.record, key(), (20, 6))
             with writer:
                 writer.append(x[writer.num_done :])
