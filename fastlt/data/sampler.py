@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,12 +15,13 @@ from .sampler_arguments import (
     as_labels,
     check_samples_per_class,
     check_sampling,
-    check_weights,
     check_whole,
     count_classes,
     find_law,
-    power_weights,
+    find_ramp,
+    find_weights,
 )
+from .sampler_place import check_place, check_shares, current_place, group_place, step_of_state
 
 _STREAM_VERSION = 1  # of the draws themselves: a state saved under another version would continue with other samples
 
@@ -47,8 +47,16 @@ class LongTailSampler:
     batches are the same for every world size. Only the class index is stored (4 bytes per sample; nothing for
     instance_balanced), and the state is the number of steps done.
 
-    It is also a batch_sampler for a torch DataLoader, with one epoch per iteration:
-    `DataLoader(dataset, batch_sampler=sampler, num_workers=8)`.
+    It is also a batch_sampler for a torch DataLoader, with one epoch per iteration. Each iteration starts the epoch
+    after the one that the previous iteration started, however many batches were taken of it; `set_epoch` may be called,
+    but is not needed, and `load_state_dict` goes on in the middle of an epoch. Under DDP every process makes the same
+    sampler, and takes its share of each batch by its rank in torch.distributed::
+
+        sampler = LongTailSampler(labels, sampling="class_balanced", batch_size=256)  # 256 over all processes
+        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=8)
+        for epoch in range(num_epochs):
+            for images, targets in loader:  # 256 / world_size images on each process
+                ...
 
     Attributes:
         num_samples: N.
@@ -58,8 +66,8 @@ class LongTailSampler:
         local_batch_size: Samples per batch on this rank.
         steps_per_epoch: floor(N / batch_size), at least 1; also len().
         seed: Seed of every draw.
-        rank: Rank of this process.
-        world_size: Number of processes that share each batch.
+        rank: Rank of this process: as given, else its current rank in torch.distributed, else 0.
+        world_size: Number of processes that share each batch, likewise; else 1.
 
     Example:
         >>> from fastlt.data import LongTailSampler
@@ -74,6 +82,12 @@ class LongTailSampler:
         ... ]
         >>> [*shares[0], *shares[1]] == [*ids]  # the ranks share the same batch
         True
+        >>> for epoch in range(2):  # a loop of a user; this one leaves each epoch early
+        ...     for batch in sampler:
+        ...         print(epoch, batch.shape)
+        ...         break
+        0 (6,)
+        1 (6,)
     """
 
     def __init__(
@@ -83,8 +97,8 @@ class LongTailSampler:
         sampling: str | float = "instance_balanced",
         batch_size: int,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         samples_per_class: int = 1,
         replacement: bool = False,
         num_steps: int | None = None,
@@ -104,8 +118,9 @@ class LongTailSampler:
             sampling: A name or a power, see above.
             batch_size: Samples per batch over all ranks.
             seed: 0 to 2^64 - 1.
-            rank: Rank of this process.
-            world_size: Number of processes; must divide batch_size.
+            rank: Rank of this process; None asks torch.distributed when a batch is drawn, so that the process group may
+                be initialised later. Give 0 of 1 where something else shares batches out among processes.
+            world_size: Number of processes, given with the rank; must divide batch_size.
             samples_per_class: Consecutive draws of a class, for class_balanced without replacement.
             replacement: Draw with replacement under every sampling.
             num_steps: Steps of the whole training; iteration ends there.
@@ -123,16 +138,13 @@ class LongTailSampler:
         """
         self.batch_size = check_whole("batch_size", batch_size, least=1, most=2**31 - 1)
         self.seed = check_whole("seed", seed, least=0, most=2**64 - 1)
-        self.world_size = check_whole("world_size", world_size, least=1)
-        self.rank = check_whole("rank", rank, least=0, most=self.world_size - 1)
+        self._given_place = check_place(rank, world_size)
+        self._pickled_place: tuple[int, int] | None = None
         self.num_steps = None if num_steps is None else check_whole("num_steps", num_steps, least=1)
         self.num_epochs = None if num_epochs is None else check_whole("num_epochs", num_epochs, least=1)
         self.num_threads = check_whole("num_threads", num_threads, least=1)
-        if self.batch_size % self.world_size:
-            raise ValueError(
-                f"world_size: got {world_size}; expected a divisor of batch_size {batch_size}; give a batch size that "
-                "is a multiple of the number of processes"
-            )
+        if (place := self._given_place or group_place()) is not None:
+            check_shares(place[1], self.batch_size)
         self.sampling = check_sampling(sampling, class_weights)
         self.replacement, self.unique_batches, self.progress = bool(replacement), bool(unique_batches), progress
         self.samples_per_class = check_samples_per_class(
@@ -149,11 +161,26 @@ class LongTailSampler:
         self._index = _C.ClassIndex(labels, num_classes=num_classes, with_order=by_class, num_threads=self.num_threads)
         self.num_samples, self.num_classes = self._index.num_samples, self._index.num_classes
         self.class_counts: np.ndarray = np.diff(self._index.offsets).astype(np.int64)
-        self._weights = self._find_weights(class_weights)
+        self._weights = find_weights(class_weights, self.class_counts, sampling=self.sampling, law=self._law)
         self.steps_per_epoch = max(1, self.num_samples // self.batch_size)
-        self._ramp_steps, self._ramp_units = self._find_ramp()
-        self._step = 0
+        self._ramp_steps, self._ramp_units = 1, 0
+        if self._law == _C.Law.mixture:
+            self._ramp_steps, self._ramp_units = find_ramp(
+                self.num_steps, self.num_epochs, steps_per_epoch=self.steps_per_epoch, by_step=progress == "step"
+            )
+        self._step = 0  # the first one of the next iteration
+        self._is_resumed = False  # whether `load_state_dict` set it, and no iteration has begun since
         self._core = self._build_core()
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process, now."""
+        return self._place()[0]
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that share each batch, now."""
+        return self._place()[1]
 
     @property
     def local_batch_size(self) -> int:
@@ -175,7 +202,9 @@ class LongTailSampler:
         Raises:
             ValueError: The step is negative, or too large for 64-bit slots.
         """
-        return self._core.draw(self.first_slot(step), self.local_batch_size)
+        rank, world_size = self._place()
+        count = self.batch_size // world_size
+        return self._core.draw(self._slot(step) + rank * count, count)
 
     def first_slot(self, step: int) -> int:
         """Return the global slot of this rank's first sample of a step.
@@ -186,9 +215,7 @@ class LongTailSampler:
         Raises:
             ValueError: As for `batch`.
         """
-        # Slots are 64-bit numbers; any training ends long before they run out
-        most = 2**63 // self.batch_size - 1
-        return check_whole("step", step, least=0, most=most) * self.batch_size + self.rank * self.local_batch_size
+        return self._slot(step) + self.rank * self.local_batch_size
 
     def draw(self, first_slot: int, count: int) -> np.ndarray:
         """Return the samples of consecutive slots, whatever rank they belong to: int64 [count].
@@ -217,19 +244,23 @@ class LongTailSampler:
             step += 1
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield this rank's batches to the end of the epoch; the next iteration continues with the next epoch.
+        """Yield this rank's batches to the end of the epoch; the next iteration starts the next epoch.
 
-        An iteration that is broken off starts again next time, unless `load_state_dict` sets another step.
+        An iteration begins when its first batch is taken. It may be left early. Several may run at once, each in an
+        epoch of its own.
         """
         start = self._step
         end = (start // self.steps_per_epoch + 1) * self.steps_per_epoch
         if self.num_steps is not None:
             end = max(start, min(end, self.num_steps))
+        self._step, self._is_resumed = end, False
         yield from self.batches(start, end - start)
-        self._step = end
 
     def set_epoch(self, epoch: int) -> None:
-        """Start the next iteration at an epoch.
+        """Start the next iteration at an epoch, and those after it at the following ones.
+
+        Right after `load_state_dict`, a call with the epoch that the state stands in changes nothing, so that loops
+        which call this before every epoch can be resumed in the middle of one.
 
         Args:
             epoch: Number of the epoch, counted from 0.
@@ -237,7 +268,9 @@ class LongTailSampler:
         Raises:
             ValueError: The epoch is negative.
         """
-        self._step = check_whole("epoch", epoch, least=0) * self.steps_per_epoch
+        epoch = check_whole("epoch", epoch, least=0)
+        if not (self._is_resumed and epoch == self._step // self.steps_per_epoch):
+            self._step, self._is_resumed = epoch * self.steps_per_epoch, False
 
     def class_probabilities(self, step: int = 0) -> np.ndarray:
         """Return the probability of each class in a slot of a step: float64 [C].
@@ -263,7 +296,8 @@ class LongTailSampler:
         """Return what another sampler needs to continue.
 
         Args:
-            step: Number of batches trained on, which only the caller knows: loaders fetch batches ahead.
+            step: Number of batches trained on, which only the caller knows: loaders fetch batches ahead. Where epochs
+                were left early it is epoch * len(sampler) + batches trained on in this epoch.
 
         Returns:
             The step, the settings and a fingerprint of settings and labels; JSON can hold it.
@@ -283,26 +317,8 @@ class LongTailSampler:
         Raises:
             ValueError: The state comes from labels or settings that give other batches. Rank and world size may differ.
         """
-        try:
-            step, settings, fingerprint = state["step"], dict(state["settings"]), state["fingerprint"]
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"state: got {state!r:.80}; expected step, settings and fingerprint; give what state_dict() returned"
-            ) from None
-        current = self._settings()
-        changed = [name for name in current if settings.get(name) != current[name]]
-        if changed:
-            changes = ", ".join(f"{name} {settings.get(name)!r} (here {current[name]!r})" for name in changed)
-            raise ValueError(
-                f"state: got {changes}; expected the same settings and labels, else the order changes; create the "
-                "sampler with those it was saved with"
-            )
-        if fingerprint != self.fingerprint:
-            raise ValueError(
-                f"state: got fingerprint {fingerprint!r}; expected {self.fingerprint!r}; give a state that "
-                "was not altered"
-            )
-        self._step = check_whole("step", step, least=0)
+        self._step = step_of_state(state, settings=self._settings(), fingerprint=self.fingerprint)
+        self._is_resumed = True
 
     @property
     def fingerprint(self) -> str:
@@ -312,7 +328,8 @@ class LongTailSampler:
     def __getstate__(self) -> dict[str, Any]:
         state = copy.copy(self.__dict__)
         del state["_core"]
-        return {**state, "_law": self._law.name}
+        # Another process, such as a DataLoader's worker, may be in no process group
+        return {**state, "_law": self._law.name, "_pickled_place": group_place() or self._pickled_place}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -321,10 +338,24 @@ class LongTailSampler:
 
     def __repr__(self) -> str:
         sampling = "class_weights" if self._law == _C.Law.weighted and self.sampling is None else self.sampling
+        rank, world_size = self._given_place or group_place() or (None, None)
         return (
             f"LongTailSampler({self.num_samples} samples, {self.num_classes} classes, sampling={sampling!r}, "
-            f"batch_size={self.batch_size}, seed={self.seed}, rank={self.rank}, world_size={self.world_size})"
+            f"batch_size={self.batch_size}, seed={self.seed}, rank={rank}, world_size={world_size})"
         )
+
+    def _slot(self, step: int) -> int:
+        """Return the global slot of a step's first sample."""
+        # Slots are 64-bit numbers; any training ends long before they run out
+        return check_whole("step", step, least=0, most=2**63 // self.batch_size - 1) * self.batch_size
+
+    def _place(self) -> tuple[int, int]:
+        """Return (rank, world size)."""
+        if self._given_place is not None:
+            return self._given_place
+        rank, world_size = current_place(self._pickled_place)
+        check_shares(world_size, self.batch_size)
+        return rank, world_size
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that decides the order, as JSON values."""
@@ -344,40 +375,6 @@ class LongTailSampler:
             "shuffle_batches": self.shuffle_batches,
             "ramp": [self._ramp_steps, self._ramp_units],
         }
-
-    def _find_weights(self, class_weights: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
-        """Return the class weights, by default those of a power; refuse empty classes that would be drawn."""
-        weights = None
-        if class_weights is not None:
-            weights = check_weights(class_weights, self.num_classes)
-        empty = self.class_counts == 0 if weights is None else (self.class_counts == 0) & (weights > 0)
-        if empty.any():
-            raise ValueError(
-                f"labels: got no sample for {int(empty.sum())} of {self.num_classes} classes, the first is class "
-                f"{int(empty.argmax())}; number the classes that have samples 0 to C - 1, or leave the empty ones out "
-                "with class_weights of 0"
-            )
-        if weights is None and self._law == _C.Law.weighted:
-            weights = power_weights(self.class_counts, self.sampling)
-        return weights
-
-    def _find_ramp(self) -> tuple[int, int]:
-        """Return the number of steps between moves of the mixture, and of moves until it is class-balanced."""
-        if self._law != _C.Law.mixture:
-            return 1, 0
-        num_steps, num_epochs = self.num_steps, self.num_epochs
-        if num_steps is None:
-            if num_epochs is None:
-                raise ValueError(
-                    "num_epochs: got None with sampling='progressively_balanced', which moves over the whole training; "
-                    "give num_epochs or num_steps"
-                )
-            num_steps = num_epochs * self.steps_per_epoch
-        if self.progress == "step":
-            return 1, num_steps - 1
-        if num_epochs is None:
-            num_epochs = math.ceil(num_steps / self.steps_per_epoch)
-        return self.steps_per_epoch, num_epochs - 1
 
     def _build_core(self) -> _C.Sampler:
         slots = self.steps_per_epoch * self.batch_size

@@ -162,3 +162,42 @@ def count_classes(labels: np.ndarray, num_classes: int | None) -> int:
             "classes that have samples 0 to C - 1"
         )
     return num_classes
+
+
+def find_weights(
+    class_weights: Sequence[float] | np.ndarray | None,
+    class_counts: np.ndarray,
+    *,
+    sampling: str | float | None,
+    law: _C.Law,
+) -> np.ndarray | None:
+    """Return the class weights, by default those of a power; refuse empty classes that would be drawn."""
+    weights = None
+    if class_weights is not None:
+        weights = check_weights(class_weights, len(class_counts))
+    empty = class_counts == 0 if weights is None else (class_counts == 0) & (weights > 0)
+    if empty.any():
+        raise ValueError(
+            f"labels: got no sample for {int(empty.sum())} of {len(class_counts)} classes, the first is class "
+            f"{int(empty.argmax())}; number the classes that have samples 0 to C - 1, or leave the empty ones out "
+            "with class_weights of 0"
+        )
+    if weights is None and law == _C.Law.weighted:
+        weights = power_weights(class_counts, sampling)
+    return weights
+
+
+def find_ramp(num_steps: int | None, num_epochs: int | None, *, steps_per_epoch: int, by_step: bool) -> tuple[int, int]:
+    """Return the number of steps between moves of the mixture, and of moves until it is class-balanced."""
+    if num_steps is None:
+        if num_epochs is None:
+            raise ValueError(
+                "num_epochs: got None with sampling='progressively_balanced', which moves over the whole training; "
+                "give num_epochs or num_steps"
+            )
+        num_steps = num_epochs * steps_per_epoch
+    if by_step:
+        return 1, num_steps - 1
+    if num_epochs is None:
+        num_epochs = math.ceil(num_steps / steps_per_epoch)
+    return steps_per_epoch, num_epochs - 1

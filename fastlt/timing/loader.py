@@ -131,7 +131,8 @@ def loader_rate(
         repeats: Timed passes.
         settings: Other arguments of `train_loader`.
     """
-    sampler, augmentation = LongTailSampler(dataset.labels, batch_size=batch_size), Augmentation(size=image_size)
+    sampler = LongTailSampler(dataset.labels, batch_size=batch_size, rank=0, world_size=1)
+    augmentation = Augmentation(size=image_size)
     with train_loader(dataset, sampler, augmentation, num_steps=num_steps, device=device, **settings) as loader:
         seconds = median_s(lambda: sum(1 for _ in loader), device, repeats=repeats, warmup=1)
     return num_steps * batch_size / seconds

@@ -97,6 +97,8 @@ def estimate(store: FeatureStore, seed: int, batch_size: int) -> dict[str, Tenso
         batch_size=batch_size,
         seed=seed,
         num_classes=train.num_classes,
+        rank=0,
+        world_size=1,
     )
     num_batches = min(NUM_BATCHES, len(sampler))
     images = training_images(store, sampler, num_steps=num_batches)

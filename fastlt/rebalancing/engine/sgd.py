@@ -98,6 +98,8 @@ class HeadTraining:
             seed=self.seed,
             num_classes=num_classes,
             num_epochs=self.epochs,
+            rank=0,  # every process of a training that asks for this does all of it
+            world_size=1,
         )
 
     def losses(self, logits: Tensor, labels: Tensor, class_counts: Tensor, epoch: int) -> Tensor:
