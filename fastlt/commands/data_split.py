@@ -25,6 +25,8 @@ class DataSplit(Output):
     """Test images per class; 0 writes no test list."""
     seed: int = 0
     """Seed for choosing the images."""
+    strict: bool = False
+    """Stop at an incomplete image, or a picture of a kind that is not read, instead of leaving it out."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -38,6 +40,7 @@ def run(argv: Sequence[str]) -> None:
         val_per_class=parsed.val_per_class,
         test_per_class=parsed.test_per_class,
         seed=parsed.seed,
+        strict=parsed.strict,
     )
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_images.items())
     say(f"{summary.num_classes} classes: {counts} images; lists in {summary.out}")

@@ -17,6 +17,7 @@ from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.listing import Listing, check_labels
 from .layouts.lists import read_list
+from .layouts.walk import LeftOut, tell_left_out
 from .tar import TarImages
 
 
@@ -42,6 +43,7 @@ class LongTailedDataset:
         split: "train", "val", "test" or any other name.
         fingerprint: Hash of paths, labels, file sizes and modification times.
         skipped: The files left out because they are not complete images.
+        left_out: Files and folders beside the images that are no images, or are not entered.
         images: The images if they are packed in a tar, which is then `root`.
     """
 
@@ -54,6 +56,7 @@ class LongTailedDataset:
     split: str
     fingerprint: str
     skipped: tuple[SkippedFile, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     images: TarImages | None = None
 
     def __len__(self) -> int:
@@ -135,7 +138,8 @@ class LongTailedDataset:
             class_folders: The folders of classes 0 .. C - 1, for a split that shares another one's classes;
                 by default all that exist, sorted.
             class_names: Names to show; by default the folders' names.
-            strict: Whether a file that is not a complete image is an error instead of being skipped.
+            strict: Whether a file that is not a complete image, or a picture of a kind that is not read, is an error
+                instead of being left out.
             cache: Whether the index may be read from and written to the cache folder.
 
         Returns:
@@ -247,6 +251,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         cache: As for `LongTailedDataset.from_folder`.
     """
     source = str(listing.source)
+    tell_left_out(listing.source.resolve(), listing.left_out, strict=strict)
     if not listing.paths:
         raise ValueError(f"{source}: got an empty {split} split; add images, or see `fastlt data split`")
     check_labels(listing, complete=complete)
@@ -272,6 +277,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         split=split,
         fingerprint=fingerprint(paths, labels, stats),
         skipped=skipped,
+        left_out=listing.left_out,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..files.reading import open_regular, read_regular, reason_of
 from ..runtime.machine import resolve_threads
+from .decoding.formats import explain_unidentified, formats
 from .image_bounds import MAX_PIXELS, refuse_huge, refuse_opened, refuse_scans
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _MACHINE_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 STRIP_PIXELS = 1 << 20
 _HEAD_BYTES = 16384
 _TAIL_BYTES = 4096
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
@@ -238,15 +238,6 @@ def _refuse_bomb(data: bytes) -> None:
         refuse_scans(data, scan[1] if scan else 2)
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Return the formats that are images for certain; Pillow would also start Ghostscript for an EPS file."""
-    from PIL import Image
-
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
 def decode_bytes(data: bytes) -> np.ndarray:
     """Decode the bytes of an image file as `decode_rgb` does; an error's message is the bare reason.
 
@@ -259,11 +250,11 @@ def decode_bytes(data: bytes) -> np.ndarray:
         raise ValueError("empty file")
     _refuse_bomb(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             refuse_opened(image, data)
             return _to_rgb(image)
     except UnidentifiedImageError:
-        raise ValueError(f"not an image (starts with {data[:8]!r})") from None
+        raise ValueError(explain_unidentified(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"more than the {MAX_PIXELS} pixels allowed") from None
     except Exception as error:

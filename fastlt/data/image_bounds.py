@@ -13,7 +13,7 @@ MAX_PIXELS = 89_478_485
 MAX_DENSITY = 100
 """Pixels a byte of its file above which a large image is refused; a photograph of 0.08 bits a pixel shows nothing."""
 
-HEAVY_DENSITIES = {"AVIF": 60, "WEBP": 40, "JPEG2000": 30}
+HEAVY_DENSITIES = {"AVIF": 60, "HEIF": 60, "WEBP": 40, "JPEG2000": 30}
 """The same for formats whose decoders take more than 7 bytes of memory a pixel: 700 bytes of memory a byte."""
 
 FREE_PIXELS = 1 << 24

@@ -21,6 +21,7 @@ from ..files.reading import decode_json
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
 from ..runtime.machine import resolve_threads
+from .decoding.formats import NEEDS
 from .image import is_of_machine, probe, why
 
 _VERSION = 1
@@ -219,9 +220,9 @@ def _load(file: Path, num_files: int) -> FileIndex | None:
 
 def _save(file: Path, index: FileIndex) -> None:
     reasons = np.frombuffer(json.dumps(index.reasons).encode(), np.uint8)
-    # What could not be read (a disk, a permission) is tried again next time
+    # What could not be read (a disk, a permission, a library that is missing) is tried again next time
     stats = index.stats.copy()
-    stats[[at for at, reason in index.reasons.items() if reason.startswith(_UNREAD)]] = _NO_FILE
+    stats[[at for at, reason in index.reasons.items() if reason.startswith(_UNREAD) or NEEDS in reason]] = _NO_FILE
     try:
         with replacing(file) as partial, partial.open("wb") as stream:
             np.savez(stream, stats=stats, sizes=index.sizes, native=index.native, reasons=reasons)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ..runtime.log import log, name_some
 from .dataset import LongTailedDataset, SkippedFile
 from .index import fingerprint, index_files
-from .layouts.folders import list_images
+from .layouts.walk import Identity, LeftOut, count_reasons, tell_left_out, walk
 
 
 def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, flag: str) -> LongTailedDataset:
@@ -23,16 +24,21 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         flag: The flag or argument that named the places, for messages.
 
     Returns:
-        The images, relative to their common folder; files that are not complete images are named in `skipped`.
+        The images, relative to their common folder; files that are not complete images are named in `skipped`, and
+        those that are no images, under the names that `places` give them, in `left_out`.
 
     Raises:
         FileNotFoundError: A place does not exist.
         ValueError: There is no image.
     """
     files: list[Path] = []
+    left_out: list[LeftOut] = []
+    seen: set[Identity] = set()
     for place in places:
         if place.is_dir():
-            files += [place / name for name in list_images(place)[0]]
+            found = walk(place, seen=seen)
+            files += [place / name for name in found.images]
+            left_out += (replace(each, path=str(place / each.path)) for each in found.left_out)
         elif place.is_file():
             files.append(place)
         else:
@@ -42,7 +48,9 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
             raise kind(f"{flag}: got {place}, which {state}; expected images or folders")
     shown = name_some(places, 3)
     if not files:
-        raise ValueError(f"{flag}: got {shown} without an image; expected .jpg, .png or other image files")
+        held = f" but {count_reasons(left_out)}" if left_out else ""
+        raise ValueError(f"{flag}: got {shown} without an image{held}; expected .jpg, .png or other image files")
+    tell_left_out(flag, left_out)
     if any(file.is_absolute() for file in files):
         files = [file.absolute() for file in files]
     root = Path(os.path.commonpath([file.parent for file in files]))
@@ -67,4 +75,5 @@ def unlabelled_images(places: Sequence[Path], class_names: Sequence[str], *, fla
         split="unlabelled",
         fingerprint=fingerprint(paths, labels, index.stats[complete]),
         skipped=tuple(SkippedFile(names[at], reason) for at, reason in index.reasons.items()),
+        left_out=tuple(left_out),
     )

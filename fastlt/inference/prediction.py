@@ -44,7 +44,7 @@ class ImagePredictions:
     probabilities: NDArray[np.float64]
     """[N, K]."""
     skipped: dict[str, str]
-    """Path -> why it cannot be read."""
+    """Path -> why it cannot be read, pictures of a kind that is not read among them."""
 
     def rankings(self) -> Iterator[tuple[str, list[tuple[str, float]]]]:
         """Yield each file with its K pairs of class name and probability."""
@@ -68,10 +68,14 @@ class ImagePredictions:
         }
 
     def write_csv(self, path: Path) -> None:
-        """Write one row per image: file, class, probability, class_2, probability_2, ..."""
+        """Write one row per file: file, class, probability, class_2, probability_2, ..., reason.
+
+        The rows of files that could not be read come last and have a reason only.
+        """
         num_named = self.classes.shape[1]
         header = ["file", "class", "probability"]
         header += [f"{name}_{rank}" for rank in range(2, num_named + 1) for name in ("class", "probability")]
+        header.append("reason")
         with (
             replacing(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -79,7 +83,9 @@ class ImagePredictions:
             writer = csv.writer(file)
             writer.writerow(header)
             for name, ranking in self.rankings():
-                writer.writerow([name, *itertools.chain.from_iterable(ranking)])
+                writer.writerow([name, *itertools.chain.from_iterable(ranking), ""])
+            for name, reason in self.skipped.items():
+                writer.writerow([name, *[""] * 2 * num_named, reason])
 
 
 @torch.inference_mode()
@@ -123,6 +129,7 @@ def predict(
     # A file that broke since it was listed was replaced by another image, so it has no prediction
     readable = np.array([path not in replaced for path in dataset.paths])
     skipped = {image.path: image.reason for image in dataset.skipped} | replaced
+    missed = {each.path: each.reason for each in dataset.left_out if each.is_picture}
     return ImagePredictions(
         run=str(run.path),
         method=classifier.method,
@@ -130,5 +137,5 @@ def predict(
         files=tuple(str(dataset.path(at)) for at in np.flatnonzero(readable).tolist()),
         classes=torch.cat(classes).numpy()[readable],
         probabilities=torch.cat(probabilities).numpy()[readable],
-        skipped={str(dataset.root / path): reason for path, reason in skipped.items()},
+        skipped={str(dataset.root / path): reason for path, reason in skipped.items()} | missed,
     )

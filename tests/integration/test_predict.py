@@ -81,7 +81,7 @@ def test_names_that_are_no_utf8_come_out_as_they_are_on_the_disk(tmp_path: Path)
         skipped={},
     )
     predictions.write_csv(tmp_path / "p.csv")
-    assert (tmp_path / "p.csv").read_bytes().splitlines()[1] == b"caf\xe9.jpg,caf\xe9,1.0"
+    assert (tmp_path / "p.csv").read_bytes().splitlines()[1] == b"caf\xe9.jpg,caf\xe9,1.0,"
     truth = np.zeros(1, np.int64)
     rows = class_rows(truth, truth, class_names=[name], class_counts=[1], norms=[1.0])
     write_class_table(tmp_path, "val", rows)

@@ -103,7 +103,7 @@ def test_libraries_have_one_home(module: str) -> None:
 
 
 def test_the_table_names_the_homes_of_libraries() -> None:
-    assert HOMES.keys() == {"nvidia", "triton", "matplotlib", "tyro", "jinja2", "timm", "msgspec"}
+    assert HOMES.keys() == {"nvidia", "triton", "matplotlib", "tyro", "jinja2", "timm", "msgspec", "pillow_heif"}
 
 
 def test_no_circle_of_folders_or_files() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset import LongTailedDataset
+from ..layouts.walk import reasons_as_json
 
 
 def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: int = 20) -> dict[str, Any]:
@@ -20,8 +21,8 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
 
     Returns:
         num_classes; imbalance_ratio, gini and groups (number of classes) of train; largest and smallest classes
-        (name, count); and for each split num_images, min and max images per class, num_skipped, num_native (images
-        that DALI decodes itself) and its fingerprint.
+        (name, count); and for each split num_images, min and max images per class, num_skipped, left_out (what lies
+        beside the images, by reason), num_native (images that DALI decodes itself) and its fingerprint.
     """
     train = splits["train"]
     counts = train.class_counts
@@ -39,6 +40,7 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
                 "min_per_class": int(split.class_counts.min()),
                 "max_per_class": int(split.class_counts.max()),
                 "num_skipped": len(split.skipped),
+                "left_out": reasons_as_json(split.left_out),
                 "num_native": int(split.native.sum()),
                 "fingerprint": split.fingerprint,
             }

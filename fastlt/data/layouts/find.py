@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ...runtime.log import name_some
 from .coco import COCO
-from .folders import FOLDERS, count_images, subfolders
+from .folders import FOLDERS, count_images
 from .layout import SPLITS, UNFINISHED, Layout, find_files
 from .listing import Listing
 from .lists import LISTS, lists_folder, start_folder
+from .walk import subfolders
 
 LAYOUTS = (LISTS, COCO, FOLDERS)
 """The layouts, in the order in which they are tried."""

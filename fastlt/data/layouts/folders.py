@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ...runtime.log import name_some
+from ..decoding.formats import IMAGE_SUFFIXES
 from .layout import SPLITS, Layout
 from .listing import Listing, read_class_names
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
-)
-"""Suffixes by which a file in a class folder counts as an image; indexing checks what it really holds."""
-
-Identity = tuple[int, int]
-"""A folder's device and inode, the same under all its names."""
+from .walk import BY_NAME, LOOSE, Found, Identity, LeftOut, claim, count_reasons, identity_of, look, subfolders, walk
 
 _OTHER_NAMES = {"val": ("valid", "validation")}
 
@@ -41,14 +34,11 @@ def list_folder(
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected one that holds a folder a class")
-    present = subfolders(folder)
+    here = look(folder)
+    present = here.folders
     if class_folders is None:
         if not present:
-            held = (
-                f"{num_loose} images without class folders"
-                if (num_loose := count_images(folder))
-                else "an empty folder"
-            )
+            held = f"{len(here.images)} images without class folders" if here.images else "an empty folder"
             raise FileNotFoundError(f"{folder}: got {held}; expected a folder a class, {folder}/<class>/<image>")
         if len(present) == 1 and len(inner := subfolders(folder / present[0])) > 1:
             raise ValueError(
@@ -62,14 +52,16 @@ def list_folder(
             "rename them as in train, or add their images to train"
         )
     paths: list[str] = []
+    left_out = beside_classes(here)
     counts = []
-    for name, (files, num_ignored) in zip(class_folders, list_classes(folder, class_folders, apart), strict=True):
-        paths.extend(f"{name}/{file}" for file in files)
-        counts.append(len(files))
-        if not files and num_ignored:
+    for name, found in zip(class_folders, list_classes(folder, class_folders, apart), strict=True):
+        paths.extend(f"{name}/{file}" for file in found.images)
+        counts.append(len(found.images))
+        left_out += (replace(each, path=f"{name}/{each.path}") for each in found.left_out)
+        if not found.images and (missed := [each for each in found.left_out if each.reason not in BY_NAME]):
             raise ValueError(
-                f"{folder / name}: got no image and {num_ignored} files with other suffixes; expected "
-                f"{', '.join(sorted(IMAGE_SUFFIXES)[:4])}, ...; rename or remove them"
+                f"{folder / name}: got no image but {count_reasons(missed)}; expected "
+                f"{', '.join(sorted(IMAGE_SUFFIXES)[:4])}, ...; convert or remove them"
             )
     return Listing(
         root=folder,
@@ -78,11 +70,18 @@ def list_folder(
         class_names=_names_for(folder, class_names, class_folders),
         source=folder,
         keys=class_folders,
+        left_out=tuple(left_out),
     )
 
 
-def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ()) -> list[tuple[list[str], int]]:
-    """List the images of class folders; no folder may count for two classes, as links can make it do.
+def beside_classes(here: Found) -> list[LeftOut]:
+    """Return what is left out directly in a folder of class folders, where nobody expects other files to be images."""
+    loose = [LeftOut(name, LOOSE, is_picture=True) for name in here.images]
+    return loose + [each for each in here.left_out if each.is_picture or each.path.endswith("/")]
+
+
+def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ()) -> list[Found]:
+    """Find the images of class folders; no folder may count for two classes, as links can make it do.
 
     Args:
         folder: Holds the class folders.
@@ -90,7 +89,7 @@ def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ())
         apart: Other folders that none of them may contain, as those of other splits.
 
     Returns:
-        What `list_images` returns for each class.
+        What a walk finds in each class.
 
     Raises:
         ValueError: A folder is reached as a part of two classes, or from a class folder that it holds.
@@ -98,80 +97,14 @@ def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ())
     classes: dict[Identity, Path] = {}
     for place in (folder, *(folder / name for name in names)):
         if place.is_dir():
-            _claim(place, _identity(place), classes)
-    taken = {_identity(place): place for place in apart} | classes
-    return [list_images(folder / name, taken) for name in names]
-
-
-def list_images(folder: Path, taken: dict[Identity, Path] | None = None) -> tuple[list[str], int]:
-    """List the images below a folder, sorted and relative to it; count its other files. Hidden files are left out.
-
-    A folder that links reach again counts once.
-
-    Args:
-        folder: The folder; one that does not exist has no image.
-        taken: Folders that may not be reached from it; those that are reached are added.
-
-    Raises:
-        ValueError: One of the folders that are taken is reached.
-        OSError: A folder cannot be read.
-    """
-    images: list[str] = []
-    num_ignored = 0
-    if not folder.is_dir():
-        return images, num_ignored
-    taken = {} if taken is None else taken
-    seen = {_identity(folder)}
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        relative = Path(parent).relative_to(folder).as_posix()
-        prefix = "" if relative == "." else f"{relative}/"
-        names, folders[:] = sorted(name for name in folders if not name.startswith(".")), []
-        for name in names:
-            place = folder / f"{prefix}{name}"
-            identity = _identity(place)
-            if identity not in seen:
-                _claim(place, identity, taken)
-                seen.add(identity)
-                folders.append(name)
-        for name in sorted(files):
-            if _is_image(name):
-                images.append(prefix + name)
-            elif not name.startswith("."):
-                num_ignored += 1
-    return images, num_ignored
-
-
-def _claim(place: Path, identity: Identity, taken: dict[Identity, Path]) -> None:
-    """Add a folder to those that are taken.
-
-    Raises:
-        ValueError: It is one of them, perhaps under another name.
-    """
-    if (other := taken.setdefault(identity, place)) is not place:
-        raise ValueError(
-            f"{place}: got the same folder as {other}; expected every folder in one class only; remove the link"
-        )
-
-
-def _identity(place: Path) -> Identity:
-    status = place.stat()
-    return status.st_dev, status.st_ino
-
-
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would leave out what it cannot read
+            claim(place, classes)
+    taken = {identity_of(place): place for place in apart} | classes
+    return [walk(folder / name, taken) for name in names]
 
 
 def count_images(folder: Path) -> int:
     """Count the images directly in a folder."""
-    with os.scandir(folder) as entries:
-        return sum(_is_image(entry.name) for entry in entries)
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    return len(look(folder).images)
 
 
 def _names_for(folder: Path, given: tuple[str, ...] | None, class_folders: Sequence[str]) -> tuple[str, ...]:
@@ -182,11 +115,6 @@ def _names_for(folder: Path, given: tuple[str, ...] | None, class_folders: Seque
             "in sorted order; correct classes.txt"
         )
     return names
-
-
-def _is_image(name: str) -> bool:
-    """Return whether a file counts as an image by its name."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
 def _find(root: Path) -> dict[str, Path]:

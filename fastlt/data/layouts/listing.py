@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...files import read_limited
+from .walk import LeftOut
 
 _NUM_NAMED = 5
 _MOST_BYTES = 64 << 20  # of a classes.txt
@@ -27,6 +28,7 @@ class Listing:
         labels: int64 [N].
         class_names: C names.
         source: The list, JSON file or folder that the listing comes from.
+        left_out: What lies beside the images and is none, or is no folder of them.
         keys: What the source calls classes 0 .. C - 1 (folders, category ids); the other splits use the same.
     """
 
@@ -36,6 +38,7 @@ class Listing:
     class_names: tuple[str, ...]
     source: Path
     keys: tuple[Any, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def check_labels(listing: Listing, *, complete: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from ...files import check_empty, check_regular, owned, replacing_set, sweep
 from ...files.owning import LOCK
 from ...runtime.log import log, name_some
 from ..index import index_files
-from .folders import list_classes, subfolders
+from .folders import beside_classes, list_classes
 from .layout import SPLITS
 from .lists import ROOT_POINTER
+from .walk import LeftOut, look, reasons_as_json, tell_left_out
 
 _LISTS, _TRAIN, _CLASSES = "lists", "train.txt", "classes.txt"
 
@@ -30,6 +32,7 @@ class SplitSummary:
         num_images: Images in "train", "val" and "test".
         num_reduced: Classes that gave fewer images to val and test than asked for, so that most stay in train.
         num_skipped: Files left out because they are not complete images.
+        left_out: What else is left out, by reason.
     """
 
     out: Path
@@ -37,6 +40,7 @@ class SplitSummary:
     num_images: dict[str, int]
     num_reduced: int
     num_skipped: int
+    left_out: dict[str, list[str]]
 
 
 def split_folder(
@@ -46,12 +50,13 @@ def split_folder(
     val_per_class: int = 20,
     test_per_class: int = 50,
     seed: int = 0,
+    strict: bool = False,
 ) -> SplitSummary:
     """Write train.txt, val.txt, test.txt and classes.txt for a folder of class folders.
 
     Every class gives the same number of images to val and to test, drawn at random; a class that would keep no more
-    than half of its images gives fewer, in the same proportion, but at least one. The choice in a class depends
-    only on its own files and the seed.
+    than half of its images gives fewer, in the same proportion: at least one and at most a third each. The choice in
+    a class depends only on its own files and the seed.
 
     Args:
         root: Holds one folder per class, with the class's images at any depth.
@@ -60,6 +65,8 @@ def split_folder(
         val_per_class: Val images of each class, at least 1.
         test_per_class: Test images of each class; 0 writes no test list.
         seed: Key of the draws.
+        strict: Whether a file that is not a complete image, or a picture of a kind that is not read, is an error
+            instead of being left out.
 
     Returns:
         What was written.
@@ -73,29 +80,19 @@ def split_folder(
     out = root / _LISTS if out is None else Path(out)
     check_range("--val-per-class", val_per_class, low=1)
     check_range("--test-per-class", test_per_class, low=0)
-    classes, files = _list_classes(root, out)
-    paths = [f"{name}/{file}" for name, members in zip(classes, files, strict=True) for file in members]
-    reasons = {paths[at]: reason for at, reason in index_files(root, paths, source=str(root)).reasons.items()}
-    if reasons:
-        log.warning(
-            "%s: %d of %d files are not complete images and are left out: %s",
-            root,
-            len(reasons),
-            len(paths),
-            name_some([f"{path} ({reason})" for path, reason in reasons.items()]),
-        )
-
-    quotas: dict[str, tuple[int, int]] = {}
-    images: dict[str, list[str]] = {}
-    for name, members in zip(classes, files, strict=True):
-        images[name] = [path for file in members if (path := f"{name}/{file}") not in reasons]
-        quotas[name] = _quota(len(images[name]), val_per_class, test_per_class)
-    needed = 5 if test_per_class else 3
+    images, left_out = _list_classes(root, out)
+    tell_left_out(root, left_out, strict=strict)
+    images, num_skipped = _leave_out_broken(root, images, strict=strict)
+    classes = list(images)
+    needed = 4 if test_per_class else 3
     if small := [f"{name} ({len(images[name])})" for name in classes if len(images[name]) < needed]:
+        eased = needed == 4 and all(len(members) == 3 for members in images.values() if len(members) < needed)
+        remedy = "give --test-per-class 0, which needs 3," if eased else "add images,"
         raise ValueError(
             f"{root}: got too few images for {len(small)} of {len(classes)} classes, {name_some(small)}; expected at "
-            f"least {needed}, of which most stay in train; add images, or move the class out of the folder"
+            f"least {needed}, of which half stay in train; {remedy} or move the class out of the folder"
         )
+    quotas = {name: _quota(len(images[name]), val_per_class, test_per_class) for name in classes}
 
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(classes):
@@ -110,28 +107,48 @@ def split_folder(
         num_classes=len(classes),
         num_images={split: len(lines) for split, lines in lists.items()},
         num_reduced=sum(quota != (val_per_class, test_per_class) for quota in quotas.values()),
-        num_skipped=len(reasons),
+        num_skipped=num_skipped,
+        left_out=reasons_as_json(left_out),
     )
 
 
-def _list_classes(root: Path, out: Path) -> tuple[list[str], list[list[str]]]:
+def _list_classes(root: Path, out: Path) -> tuple[dict[str, list[str]], list[LeftOut]]:
+    """Return the images of each class, relative to the root, and what is left out."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected one that holds a folder a class")
     # A folder of lists, from this or an earlier split, is not a class
+    here = look(root)
     classes = [
         name
-        for name in subfolders(root)
+        for name in here.folders
         if (root / name).resolve() != out.resolve() and not (root / name / _TRAIN).is_file()
     ]
     if "train" in classes:
         raise ValueError(f"{root}: got a train folder; expected class folders only; give one that is not split")
-    images = {name: files for name, (files, _) in zip(classes, list_classes(root, classes), strict=True)}
-    # Nor is one that a split left unfinished
-    started = [name for name, files in images.items() if not files and (name == _LISTS or _is_started(root / name))]
-    images = {name: files for name, files in images.items() if name not in started}
+    images: dict[str, list[str]] = {}
+    left_out = beside_classes(here)
+    for name, found in zip(classes, list_classes(root, classes), strict=True):
+        # Nor is one that a split left unfinished
+        if found.images or not (name == _LISTS or _is_started(root / name)):
+            images[name] = [f"{name}/{file}" for file in found.images]
+            left_out += (dataclasses.replace(each, path=f"{name}/{each.path}") for each in found.left_out)
     if not images:
         raise ValueError(f"{root}: got no folder in it; expected a folder a class, {root}/<class>/<image>")
-    return list(images), list(images.values())
+    return images, left_out
+
+
+def _leave_out_broken(root: Path, images: dict[str, list[str]], *, strict: bool) -> tuple[dict[str, list[str]], int]:
+    """Return the images without those that are not complete, and the number of these."""
+    paths = [path for members in images.values() for path in members]
+    reasons = {paths[at]: reason for at, reason in index_files(root, paths, source=str(root)).reasons.items()}
+    if not reasons:
+        return images, 0
+    fault = f"{len(reasons)} of {len(paths)} files that are not complete images"
+    named = name_some([f"{path} ({reason})" for path, reason in reasons.items()])
+    if strict:
+        raise ValueError(f"{root}: got {fault}: {named}; replace or remove them, or drop --strict to leave them out")
+    log.warning("%s: %s are left out: %s", root, fault, named)
+    return {name: [path for path in members if path not in reasons] for name, members in images.items()}, len(reasons)
 
 
 def _is_started(folder: Path) -> bool:
@@ -140,14 +157,18 @@ def _is_started(folder: Path) -> bool:
 
 
 def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
-    """Return how many of a class's images go to val and test: at least one each, and together fewer than half."""
-    room = (count - 1) // 2
-    if num_val + num_test <= room:
-        return num_val, num_test
+    """Return how many of a class's images go to val and test: at least one each, at most a third each.
+
+    Together they are fewer than half of the class, or half of one of four images.
+    """
+    third = count // 3
     if num_test == 0:
-        return room, 0
-    val = min(max(1, round(room * num_val / (num_val + num_test))), room - 1, num_val)
-    return val, room - val
+        return min(num_val, third), 0
+    room = max(2, (count - 1) // 2)
+    if num_val + num_test <= room:
+        return min(num_val, third), min(num_test, third)
+    val = min(max(1, round(room * num_val / (num_val + num_test))), room - 1, num_val, third)
+    return val, min(room - val, num_test, third)
 
 
 def _shuffle(paths: list[str], name: str, seed: int) -> list[str]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from ...runtime.log import name_some
 from ..layouts.find import LAYOUTS, layout_of
-from ..layouts.folders import subfolders
 from ..layouts.layout import find_file
 from ..layouts.listing import Listing, read_class_names
 from ..layouts.lists import lists_folder
+from ..layouts.walk import subfolders
 from .specs import BENCHMARKS, Benchmark, class_folder
 
 _NUM_PROBED = 48

@@ -127,8 +127,9 @@ def test_a_class_whose_only_image_is_broken(root, caplog):
 
 
 def test_a_class_of_files_with_other_suffixes(root):
-    (root / "train" / "bee" / "1.jpg").rename(root / "train" / "bee" / "1.dat")
-    refuses(r"/bee: got no image and 1 files\b", open_splits, root)
+    (root / "train" / "bee" / "1.jpg").unlink()
+    (root / "train" / "bee" / "1.dat").write_bytes(b"numbers")
+    refuses(r"/bee: got no image but 1 suffix \.dat \(1\.dat\);", open_splits, root)
 
 
 def test_no_file_is_an_image(root):

@@ -59,13 +59,25 @@ def test_the_lists_of_a_seed_are_a_promise(root):
         assert lines == sorted(lines, key=lambda line: (int(line[2]), line[0]))
 
 
-@pytest.mark.parametrize("count", [3, 4])
-def test_without_a_test_split_three_images_suffice(tmp_path, count):
-    folder = write(tmp_path / "few", {"ant": 9, "bee": count})
-    numbers = split_folder(folder, val_per_class=2, test_per_class=0).num_images
-    assert numbers == {"train": 7 + count - 1, "val": 3, "test": 0}
-    with pytest.raises(ValueError, match=rf"^{folder}: .*bee \({count}\).*\b5\b"):
-        split_folder(folder, tmp_path / "lists", val_per_class=2, test_per_class=1)
+@pytest.mark.parametrize(("count", "taken"), [(3, 1), (4, 1), (7, 2), (18, 6), (29, 9)])
+def test_without_a_test_split_val_takes_at_most_a_third(tmp_path, count, taken):
+    folder = write(tmp_path / "few", {"ant": 90, "bee": count})
+    split_folder(folder, val_per_class=20, test_per_class=0)
+    splits = open_splits(folder)
+    assert splits["val"].class_counts.tolist() == [20, taken]
+    assert splits["train"].class_counts.tolist() == [70, count - taken]
+
+
+def test_a_class_of_four_gives_one_image_each_and_one_of_three_is_told_how(tmp_path):
+    folder = write(tmp_path / "few", {"ant": 9, "bee": 4})
+    split_folder(folder)
+    splits = open_splits(folder)
+    assert [splits[name].class_counts[1] for name in ("train", "val", "test")] == [2, 1, 1]
+    write(folder, {"cow": 3})
+    with pytest.raises(ValueError, match=rf"^{folder}: .*cow \(3\).*\b4\b.*--test-per-class 0"):
+        split_folder(folder, tmp_path / "lists")
+    split_folder(folder, tmp_path / "lists", test_per_class=0)
+    assert open_splits(tmp_path / "lists")["val"].class_counts.tolist() == [3, 1, 1]
 
 
 def test_every_image_is_in_one_list_and_none_is_moved(root):
@@ -168,7 +180,7 @@ def test_broken_images_are_in_no_list_and_are_named(root, caplog):
     (root / "ant" / "ant 0.png").write_bytes(b"")
     assert split_folder(root, val_per_class=2, test_per_class=2).num_skipped == 1
     assert "ant 0.png" not in "".join(lists(root / "lists").values())
-    assert "files are not complete images and are left out: ant/ant 0.png (empty file)" in caplog.text
+    assert "files that are not complete images are left out: ant/ant 0.png (empty file)" in caplog.text
 
 
 def test_reduced_classes_keep_most_images_in_train(tmp_path):
@@ -185,8 +197,8 @@ def test_reduced_classes_keep_most_images_in_train(tmp_path):
 
 
 def test_classes_that_are_too_small_are_named(root):
-    write(root, {"dog": 4, "elk": 2})
-    with pytest.raises(ValueError, match=rf"^{root}: .*\b2 of 5 classes.*dog \(4\), elk \(2\).*\b5\b"):
+    write(root, {"dog": 3, "elk": 2})
+    with pytest.raises(ValueError, match=rf"^{root}: .*\b2 of 5 classes.*dog \(3\), elk \(2\).*\b4\b"):
         split_folder(root)
     assert not (root / "lists").exists()
 

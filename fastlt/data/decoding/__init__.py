@@ -1,0 +1,1 @@
+"""Parts of decoding an image: which formats there are, and how deep greyscale becomes 8 bits."""
