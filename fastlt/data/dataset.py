@@ -15,6 +15,7 @@ from ..runtime.log import log, name_some
 from .index import fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
+from .layouts.identity import check_names
 from .layouts.listing import Listing, check_labels
 from .layouts.lists import read_list
 from .layouts.walk import LeftOut, tell_left_out
@@ -137,7 +138,8 @@ class LongTailedDataset:
             split: Name of the split; by default the folder's name.
             class_folders: The folders of classes 0 .. C - 1, for a split that shares another one's classes;
                 by default all that exist, sorted.
-            class_names: Names to show; by default the folders' names.
+            class_names: The folders' names in the order of the classes, or names to show, in the order of the sorted
+                folders; by default the lines of `classes.txt`, or the folders' names.
             strict: Whether a file that is not a complete image, or a picture of a kind that is not read, is an error
                 instead of being left out.
             cache: Whether the index may be read from and written to the cache folder.
@@ -200,6 +202,8 @@ class LongTailedDataset:
         """
         file = Path(file)
         listing = read_list(file, Path(root), class_names=class_names)
+        if class_names is not None:
+            check_names(listing)
         return build_dataset(
             listing, split=split or file.stem, complete=class_names is None, strict=strict, cache=cache
         )
@@ -211,7 +215,7 @@ class LongTailedDataset:
         root: Path | str,
         *,
         split: str | None = None,
-        categories: tuple[int, ...] | None = None,
+        categories: tuple[int | str, ...] | None = None,
         class_names: tuple[str, ...] | None = None,
         strict: bool = False,
         cache: bool = True,
@@ -223,8 +227,9 @@ class LongTailedDataset:
             root: The folder file_name starts from.
             split: Name of the split; by default the file's name without its suffix.
             categories: Category ids of classes 0 .. C - 1, for a split that shares another one's classes; by
-                default those of the file, sorted.
-            class_names: Names to show; by default the categories' names.
+                default those of the file that have an image, sorted.
+            class_names: Names of classes 0 .. C - 1; by default the categories' names. Where the file has these names,
+                they and not the ids say which category is which class.
             strict: Whether a file that is not a complete image is an error instead of being skipped.
             cache: Whether the index may be read from and written to the cache folder.
 

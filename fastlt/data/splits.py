@@ -27,7 +27,8 @@ def open_splits(
 
     Args:
         root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), paths in list and JSON files
-            start from the folder named there. A `classes.txt` beside the lists or in `root` names the classes.
+            start from the folder named there. A `classes.txt` beside the lists or in `root` names the classes, in the
+            order of their numbers; it holds the names of class folders, or others to show.
         lists: The folder of the list files, where it is not `root` or `root/lists`.
         train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
         val: The same for val; needed when `train` is given.

@@ -8,8 +8,9 @@ from pathlib import Path
 from ...runtime.log import name_some
 from .coco import COCO
 from .folders import FOLDERS, count_images
+from .identity import check_names, check_numbers, count_from_zero, in_range
 from .layout import SPLITS, UNFINISHED, Layout, find_files
-from .listing import Listing
+from .listing import Listing, read_class_names
 from .lists import LISTS, lists_folder, start_folder
 from .walk import subfolders
 
@@ -39,7 +40,10 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
         folder = lists_folder(root, lists)
         sources = find_files(folder, LISTS.file, LISTS.pattern)
         if not sources:
-            raise FileNotFoundError(f"--lists: got {folder}, which holds no train.txt; expected train.txt and val.txt")
+            held = [file.name for split in SPLITS for file in sorted(folder.glob(LISTS.pattern.format(split=split)))]
+            held += [LISTS.file.format(split=split) for split in SPLITS if (folder / f"{split}.txt").is_file()]
+            held_text = f"{name_some(held)} but no list for train" if held else "no train.txt"
+            raise FileNotFoundError(f"--lists: got {folder}, which holds {held_text}; expected train.txt and val.txt")
     else:
         sources = next(filter(None, (layout.find(root) for layout in LAYOUTS)), {})
     if "train" not in sources:
@@ -51,11 +55,19 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
             if named
             else layout_of(train).explain_no_val(train)
         )
-    train_listing: Listing | None = None
+    listings: dict[str, Listing] = {}
     for split, source in sources.items():
         layout = layout_of(source)
-        listing = layout.read(source, start_folder(root) if layout is LISTS else root, train_listing)
-        train_listing = train_listing or listing
+        start = start_folder(root) if layout is LISTS else root
+        listings[split] = layout.read(source, start, listings.get("train"))
+    names = None
+    if all(layout_of(source) is LISTS for source in sources.values()):
+        names = read_class_names(sources["train"].parent) or read_class_names(listings["train"].root)
+        listings = count_from_zero(listings, names)
+    for split, listing in listings.items():
+        if layout_of(sources[split]) is not FOLDERS and in_range(listing):
+            check_numbers(listing, listings["train"])
+            check_names(listing, given=names is not None)
         yield split, listing
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...runtime.log import name_some
 from ..decoding.formats import IMAGE_SUFFIXES
+from .identity import order_folders
 from .layout import SPLITS, Layout
 from .listing import Listing, read_class_names
 from .walk import BY_NAME, LOOSE, Found, Identity, LeftOut, claim, count_reasons, identity_of, look, subfolders, walk
@@ -45,7 +46,10 @@ def list_folder(
                 f"{folder}: got one class folder, {present[0]}, which holds folders itself ({name_some(inner)}); "
                 f"expected {folder}/<class>/<image>; move the class folders one level up"
             )
-        class_folders = tuple(present)
+        names = class_names or read_class_names(folder) or read_class_names(folder.parent) or ()
+        source = "class_names" if class_names else "classes.txt"
+        class_folders = order_folders(folder, present, names, source) if names else tuple(present)
+        class_names = names or class_folders
     elif unknown := sorted(set(present) - set(class_folders)):
         raise ValueError(
             f"{folder}: got {len(unknown)} classes that train lacks, {name_some(unknown)}; expected those of train; "
@@ -67,7 +71,7 @@ def list_folder(
         root=folder,
         paths=tuple(paths),
         labels=np.repeat(np.arange(len(class_folders), dtype=np.int64), counts),
-        class_names=_names_for(folder, class_names, class_folders),
+        class_names=class_names or class_folders,
         source=folder,
         keys=class_folders,
         left_out=tuple(left_out),
@@ -105,16 +109,6 @@ def list_classes(folder: Path, names: Sequence[str], apart: Iterable[Path] = ())
 def count_images(folder: Path) -> int:
     """Count the images directly in a folder."""
     return len(look(folder).images)
-
-
-def _names_for(folder: Path, given: tuple[str, ...] | None, class_folders: Sequence[str]) -> tuple[str, ...]:
-    names = given or read_class_names(folder) or read_class_names(folder.parent) or tuple(class_folders)
-    if len(names) != len(class_folders):
-        raise ValueError(
-            f"{folder}: got {len(class_folders)} class folders but {len(names)} class names; expected a name a folder, "
-            "in sorted order; correct classes.txt"
-        )
-    return names
 
 
 def _find(root: Path) -> dict[str, Path]:

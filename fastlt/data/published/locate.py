@@ -12,6 +12,7 @@ import numpy as np
 
 from ...runtime.log import name_some
 from ..layouts.find import LAYOUTS, layout_of
+from ..layouts.identity import check_names, check_numbers
 from ..layouts.layout import find_file
 from ..layouts.listing import Listing, read_class_names
 from ..layouts.lists import lists_folder
@@ -51,6 +52,15 @@ def find_lists(benchmark: Benchmark, root: Path, lists: Path | None = None) -> d
                 f"{' or '.join(benchmark.splits['val'].lists)} beside it; add it"
             )
         return sources
+    for folder in filter(Path.is_dir, folders):
+        found = _released(benchmark, folder)
+        if lists is not None:  # beside the images, other files may be named like a split
+            found = [file for split in benchmark.splits if (file := _find_list(benchmark, folder, split))]
+        if found:
+            raise FileNotFoundError(
+                f"--lists: got {folder}, which has {name_some([file.name for file in found])} but no train list; "
+                f"expected {' or '.join(benchmark.splits['train'].lists)} beside it; add it"
+            )
     others = [file for folder in folders for other in BENCHMARKS.values() for file in _released(other, folder)]
     if lists is not None or others:
         files = f"{name_some([file.name for file in others])}, of another data set" if others else "no list file"
@@ -102,6 +112,8 @@ def read_lists(benchmark: Benchmark, sources: Mapping[str, Path], root: Path) ->
             named = listing.keys or read_class_names(source.parent) or read_class_names(root)
             if not named and len(set(folders)) == len(folders):
                 train = listing = replace(listing, class_names=tuple(folders))
+        check_numbers(listing, train)
+        check_names(listing)
         yield split, locate(benchmark, listing, folders)
 
 

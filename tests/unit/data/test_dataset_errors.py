@@ -244,6 +244,7 @@ def test_several_files_of_a_split(root):
 
 IMAGES = [{"id": 1, "file_name": "train/ant/1.jpg"}, {"id": 2, "file_name": "train/bee/1.jpg"}]
 ANNOTATIONS = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 6}]
+CATEGORIES = [{"id": 5, "name": "ant"}, {"id": 6, "name": "bee"}]
 
 
 @pytest.mark.parametrize(
@@ -267,13 +268,10 @@ ANNOTATIONS = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id":
             ": got 1 categories .* 1 listed, 6;",
         ),
         (
-            {
-                "images": IMAGES,
-                "annotations": ANNOTATIONS,
-                "categories": [{"id": 5}, {"id": 6}, {"id": 7, "name": "cow"}],
-            },
-            r": got .* 1 of 3 classes, 2 \(cow\)",
+            {"images": IMAGES, "annotations": ANNOTATIONS, "categories": [*CATEGORIES, {"id": 5, "name": "cow"}]},
+            r": got two names of category 5 \(ant, cow\)",
         ),
+        ({"images": IMAGES, "annotations": [ANNOTATIONS[0], {"image_id": 2, "category_id": 6.5}]}, "category_id 6.5"),
     ],
 )
 def test_json_with_mistakes(root, content, pattern):

@@ -169,3 +169,33 @@ def test_other_counts_are_warned_of(places: Any, caplog: pytest.LogCaptureFixtur
     open_named("places_lt", places.root, DataOptions(lists=places.lists))
     assert "17 train images (62,500 expected)" in caplog.text
     assert "not comparable" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["lists", "root"])
+def test_a_val_list_alone_misses_the_train_list(
+    tmp_path: Path, make_miniature: Callable[[Path, str], Any], where: str
+) -> None:
+    inat = make_miniature(tmp_path / "data", "inat")
+    (inat.lists / "iNaturalist18_train.txt").unlink()
+    options = DataOptions(lists=inat.lists)
+    if where == "root":
+        shutil.move(inat.lists, inat.root / "lists")
+        options = DataOptions()
+    with pytest.raises(FileNotFoundError) as error:
+        open_named("inat2018", inat.root, options)
+    for part in ("--lists: ", "has iNaturalist18_val.txt but no train list", "expected iNaturalist18_train.txt"):
+        assert part in str(error.value)
+    if where == "lists":
+        with pytest.raises(FileNotFoundError, match=r"holds iNaturalist18_val\.txt but no list for train"):
+            open_named("folder", inat.root, options)
+
+
+def test_a_val_list_of_another_order_than_train_is_refused(
+    tmp_path: Path, make_miniature: Callable[[Path, str], Any]
+) -> None:
+    inat = make_miniature(tmp_path / "data", "inat")
+    file = inat.lists / "iNaturalist18_val.txt"
+    lines = [line.rsplit(" ", 1) for line in file.read_text().splitlines()]
+    file.write_text("".join(f"{path} {2 - int(label)}\n" for path, label in lines))
+    with pytest.raises(ValueError, match=r"/iNaturalist18_val\.txt: .*\b2 is 0 here and 2 in train"):
+        open_named("inat2018", inat.root, DataOptions(lists=inat.lists))
