@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, cast
 
 from .config import TrainConfig
+from .data.inspection.identity import DataRecord, compare_data, describe_data
+from .data.registry import open_data
 from .files import contents, making, owned, read_json, reserved, sweep, write_json
 from .files.writing import partial_name
-from .runtime.log import log
+from .runtime.log import log, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,20 +32,6 @@ LAST = "last"
 RECORDED_PACKAGES = ("fastlt", "torch", "triton", "nvidia-dali-cuda130", "numpy", "pillow", "timm")
 CREATED = {"environment.json": "versions", "data.json": "class_counts", "config.json": "backbone"}
 """What the creation of a run writes, in this order, with a key of each; earlier versions wrote data.json last."""
-
-
-class SplitRecord(TypedDict):
-    """The record of a split."""
-
-    fingerprint: str
-
-
-class DataRecord(TypedDict):
-    """The record of a run's data, data.json."""
-
-    class_names: list[str]
-    class_counts: list[int]
-    splits: dict[str, SplitRecord]
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,7 @@ class Run:
 
     @cached_property
     def data(self) -> DataRecord:
-        """Classes, training counts, and the fingerprint of every split."""
+        """Classes, training counts, and the identity of every split."""
         source = self.path / "data.json"
         data = read_json(source, DataRecord, remedy="restore the file")
         names, counts = data["class_names"], data["class_counts"]
@@ -190,34 +178,111 @@ class Run:
                 sweep(Path(folder))
             yield
 
-    def check_data(self, splits: Mapping[str, LongTailedDataset]) -> None:
+    def open_data(self) -> dict[str, LongTailedDataset]:
+        """Open the data that the run was trained on, where its settings say they are.
+
+        Returns:
+            The data by split.
+
+        Raises:
+            FileNotFoundError: They are not there any more.
+            ValueError: They have changed.
+        """
+        if opened := self.__dict__.pop("opened", None):  # as `relocated` has just done
+            return cast("dict[str, LongTailedDataset]", opened)
+        for flag, folder in (("--data-root", self.config.data_root), ("--lists", self.config.lists)):
+            if folder is not None and not folder.exists():
+                raise FileNotFoundError(
+                    f"{self.path}: got no {folder}, where its data were; expected the files and labels that it was "
+                    f"trained on; put them back, or give their new place with {flag} DIR"
+                )
+        splits = open_data(self.config)
+        self.check_data(splits)
+        return splits
+
+    def relocated(self, data_root: Path | None, lists: Path | None = None) -> Run:
+        """Return the run with its data in another place, where later commands will look for them too.
+
+        Args:
+            data_root: The new data root; None keeps the one in the run's settings.
+            lists: The new folder of list files; by default the one in the settings, or its like in the new data root.
+
+        Raises:
+            ValueError, FileNotFoundError: There are no data, or not those that the run was trained on.
+        """
+        config = moved(self.config, data_root, lists, run=self.path)
+        splits = open_data(config)
+        unsure = self.check_data(splits, confirmed=True)
+        found = Run(self.path)
+        found.__dict__.update(config=config, data=self.data, opened=splits)
+        try:
+            if unsure:
+                for name in unsure:
+                    found.data["splits"][name]["content"] = splits[name].content
+                write_json(self.path / "data.json", found.data)
+            if config != self.config:
+                write_json(self.path / "config.json", config.to_json())
+        except OSError as error:
+            log.warning("%s: the new place of its data is not remembered (%s)", self.path, error.strerror)
+        return found
+
+    def check_data(self, splits: Mapping[str, LongTailedDataset], *, confirmed: bool = False) -> tuple[str, ...]:
         """Raise a ValueError unless `splits` are the very data the run was trained on.
 
         Args:
             splits: The data by split.
+            confirmed: Whether to take the user's word where the record of an earlier version cannot tell.
+
+        Returns:
+            The splits for which the user's word was taken.
 
         Raises:
             ValueError: A split is missing, or its files or labels have changed.
         """
-        for name, record in self.data["splits"].items():
-            if name not in splits or splits[name].fingerprint != record["fingerprint"]:
+        found = compare_data(self.data, splits)
+        root = splits["train"].root if "train" in splits else self.config.data_root
+        if found.faults:
+            name, fault = next(iter(found.faults.items()))
+            raise ValueError(
+                f"{self.path}: got other {name} data at {root}, {fault}; expected the files and labels that the run "
+                "was trained on; restore them, give their place with --data-root DIR, or train a new run"
+            )
+        if found.unsure:
+            names = name_some(found.unsure)
+            if not confirmed:
                 raise ValueError(
-                    f"{self.path}: got other {name} data; expected the files and labels that the run was trained on; "
-                    "restore them, or train a new run"
+                    f"{self.path}: got {names} data at {root} that were copied, moved or touched; expected files as "
+                    "they were, since an earlier version of fastlt recorded this run, with times of files instead of "
+                    f"their content; if they are the same, say so with --data-root {self.config.data_root or 'DIR'}"
                 )
+            log.warning(
+                "%s: the record of an earlier version cannot tell whether these are its %s data: only the numbers of "
+                "images and of classes were compared",
+                self.path,
+                names,
+            )
+        if found.renamed:
+            changes = name_some([f"{old} is {new}" for old, new in found.renamed], 3)
+            log.warning("%s: classes have other names now (%s); the run keeps its own", self.path, changes)
+        return found.unsure
 
 
-def describe_data(splits: Mapping[str, LongTailedDataset]) -> dict[str, Any]:
-    """Return the record of a run's data: classes, training counts, and each split's fingerprint."""
-    train = splits["train"]
-    return {
-        "class_names": list(train.class_names),
-        "class_counts": train.class_counts.tolist(),
-        "splits": {
-            name: {"fingerprint": split.fingerprint, "num_images": len(split), "num_skipped": len(split.skipped)}
-            for name, split in splits.items()
-        },
-    }
+def moved(config: TrainConfig, data_root: Path | None, lists: Path | None, *, run: Path) -> TrainConfig:
+    """Return settings with the data in another place; lists that lie in the data root move along.
+
+    Raises:
+        ValueError: The data of the settings have no place.
+    """
+    if config.synthetic:
+        raise ValueError(
+            f"--data-root: got {data_root or lists} for {run}, whose data are made up (--synthetic); expected none; "
+            "drop it"
+        )
+    before, root = config.data_root, data_root and data_root.resolve()
+    if lists is None and root and config.lists and before and config.lists.is_relative_to(before):
+        beside = root / config.lists.relative_to(before)
+        lists = beside if beside.is_dir() else None
+    return replace(config, data_root=root or before, lists=lists.resolve() if lists else config.lists)
 
 
 def environment() -> dict[str, Any]:

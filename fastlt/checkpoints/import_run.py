@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..config.checkpoint import CheckpointConfig
+from ..data.inspection.identity import DataRecord, describe_data, is_same
 from ..data.splits import open_splits
 from ..files import make_once, owned, write_json
 from ..models import HEAD, in_head
-from ..run import RUNS, Run, describe_data, environment
+from ..run import RUNS, Run, environment
 from ..runtime.log import log
 from . import native
 from .class_order import settle_order
@@ -100,14 +102,20 @@ def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: t
 
 
 def store_run(
-    path: Path, config: TrainConfig, data: dict[str, Any], tensors: dict[str, Tensor], origin: dict[str, Any]
+    path: Path, config: TrainConfig, data: DataRecord, tensors: dict[str, Tensor], origin: dict[str, Any]
 ) -> Run:
-    """Write the run folder unless it exists and can be read."""
+    """Write the run folder unless it exists and can be read; where its data have moved, it gets their new place."""
+    stem = path.name.partition(".")[0] or "checkpoint"
+    for folder in sorted(IMPORTED.glob(f"{glob.escape(stem)}-*")):
+        if is_of(run := Run(folder), config, data, tensors, origin):
+            if (config.data_root, config.lists) != (run.config.data_root, run.config.lists):
+                write_json(folder / "config.json", config.to_json() | {"out": str(folder)})
+            return Run(folder)
     digest = hashlib.sha256(json.dumps([config.to_json(), data, origin], sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(bytes_of(tensors[name]).data)
-    run = Run(IMPORTED / f"{path.name.partition('.')[0] or 'checkpoint'}-{digest.hexdigest()[:8]}")
+    run = Run(IMPORTED / f"{stem}-{digest.hexdigest()[:8]}")
 
     def fill(folder: Path) -> None:
         write_json(folder / "environment.json", environment())
@@ -120,6 +128,18 @@ def store_run(
             fill(run.path)
     make_once(run.path, fill)
     return Run(run.path)
+
+
+def is_of(run: Run, config: TrainConfig, data: DataRecord, tensors: dict[str, Tensor], origin: dict[str, Any]) -> bool:
+    """Return whether a run was made from these weights, settings and data, wherever the data were then."""
+    try:
+        if run.config.fingerprint() != config.fingerprint() or not is_same(run.data, data):
+            return False
+        stored, metadata = native.load(run.checkpoint("best"))
+    except (FileNotFoundError, ValueError):
+        return False
+    same_names = metadata == {"adopted": origin} and stored.keys() == tensors.keys()
+    return same_names and all(torch.equal(stored[name], value) for name, value in tensors.items())
 
 
 def is_whole(run: Run) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from ..config import Config, TrainConfig
-from ..config.base import RENAMED, File
+from ..config.base import RENAMED, File, Folder
 from ..runtime.output import Terminal, one_line, writing_output
 
 if TYPE_CHECKING:
@@ -42,7 +42,18 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunArgument(Output):
+class DataPlace:
+    """Where the data of a run are, if they are not where it was trained."""
+
+    data_root: Folder | None = None
+    """Where the run's data are now, if they were moved or copied; the run remembers it once they are found to be the
+    same."""
+    lists: Folder | None = None
+    """Where its list files are now, if they are not in --data-root."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunArgument(DataPlace, Output):
     """Which run a command is about."""
 
     run: tyro.conf.Positional[Annotated[str, "[RUN]"]] = ""
@@ -54,11 +65,12 @@ def say(text: str) -> None:
     console.print(one_line(text), soft_wrap=True)
 
 
-def open_run(argument: RunArgument) -> Run:
-    """Open the run that a command names, or the last one."""
+def open_run(path: str | Path, data_root: Path | None, lists: Path | None) -> Run:
+    """Open the run that a command names, or the last one; its data are taken from their new place if that is given."""
     from ..run import Run
 
-    return Run.open(Path(argument.run) if argument.run else None)
+    run = Run.open(Path(path) if path else None)
+    return run if data_root is None and lists is None else run.relocated(data_root, lists)
 
 
 def settings_of(parsed: Config, kind: type[T]) -> T:

@@ -17,7 +17,7 @@ class Evaluate(RunArgument, EvaluateConfig):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt evaluate`."""
     parsed = parse(Evaluate, argv, "evaluate")
-    run = open_run(parsed)
+    run = open_run(parsed.run, parsed.data_root, parsed.lists)
     from ..evaluation.scoring import evaluate
 
     results = evaluate(run, config=settings_of(parsed, EvaluateConfig))

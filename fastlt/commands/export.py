@@ -17,7 +17,7 @@ class Export(RunArgument, ExportConfig):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt export`."""
     parsed = parse(Export, argv, "export")
-    run = open_run(parsed)
+    run = open_run(parsed.run, parsed.data_root, parsed.lists)
     from ..inference.exporting import export
 
     result = export(run, settings_of(parsed, ExportConfig))

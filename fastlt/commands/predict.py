@@ -14,17 +14,16 @@ from rich.table import Table
 
 from ..config import PredictConfig
 from ..config.base import File
-from .common import Output, console, parse, say, settings_of, write_output
+from .common import DataPlace, Output, console, open_run, parse, say, settings_of, write_output
 
 if TYPE_CHECKING:
     from ..inference.prediction import ImagePredictions
-    from ..run import Run
 
 NUM_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predict(Output, PredictConfig):
+class Predict(DataPlace, Output, PredictConfig):
     """Classify images: the most probable classes of each, with their probabilities."""
 
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], "[RUN] IMAGES"]]
@@ -36,7 +35,8 @@ class Predict(Output, PredictConfig):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt predict`."""
     parsed = parse(Predict, argv, "predict")
-    run, images = split_arguments(parsed.paths)
+    path, images = split_arguments(parsed.paths)
+    run = open_run(path, parsed.data_root, parsed.lists)
     from ..inference.prediction import predict
 
     predictions = predict(run, images, config=settings_of(parsed, PredictConfig))
@@ -48,19 +48,17 @@ def run(argv: Sequence[str]) -> None:
         say(f"predictions: {path}")
 
 
-def split_arguments(paths: Sequence[Path]) -> tuple[Run, Sequence[Path]]:
-    """Return the run (the first argument, or the last run) and the images.
+def split_arguments(paths: Sequence[Path]) -> tuple[Path | str, Sequence[Path]]:
+    """Return the run (the first argument; empty for the last run) and the images.
 
     Raises:
         ValueError: No image is named.
     """
-    from ..run import Run
-
     names_run = bool(paths) and (paths[0] / "data.json").is_file() and (paths[0] / "config.json").is_file()
     images = paths[1:] if names_run else paths
     if not images:
         raise ValueError("IMAGES: got none; expected image files or folders of images; fastlt predict [RUN] IMAGES")
-    return Run.open(paths[0] if names_run else None), images
+    return paths[0] if names_run else "", images
 
 
 def show(predictions: ImagePredictions) -> None:

@@ -11,13 +11,13 @@ import tyro
 
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
-from .common import RunArgument, console, open_run, parse, print_results, say, settings_of
+from .common import Output, console, open_run, parse, print_results, say, settings_of
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rebalance(RunArgument, RebalanceConfig):
+class Rebalance(Output, RebalanceConfig):
     """Rebalance the linear classifier of a trained network (stage 2)."""
 
     run: tyro.conf.Positional[Annotated[str, "[RUN | CHECKPOINT]"]] = ""
@@ -37,12 +37,12 @@ def run(argv: Sequence[str]) -> None:
 
 def rebalance_run(parsed: Rebalance) -> None:
     """Rebalance a run, and print its table and the paths of the checkpoints."""
-    if flags := parsed.checkpoint.given():
+    if flags := parsed.checkpoint.given(ignored=("data_root", "lists")):
         raise ValueError(
             f"{flags[0]}: got it with {parsed.run or 'the last run'}, a run, which knows its own settings; expected a "
             "CHECKPOINT; drop it, or name a checkpoint first"
         )
-    run = open_run(parsed)
+    run = open_run(parsed.run, parsed.checkpoint.data_root, parsed.checkpoint.lists)
     from ..rebalancing.run import read_released, read_results, rebalance
 
     rebalance(run, settings_of(parsed, RebalanceConfig))

@@ -26,7 +26,7 @@ class Report(RunArgument):
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt report`."""
     parsed = parse(Report, argv, "report")
-    run = open_run(parsed)
+    run = open_run(parsed.run, parsed.data_root, parsed.lists)
     from ..features.store import FeatureStore
     from ..report.writing import write_report
     from ..runtime.device import resolve_device

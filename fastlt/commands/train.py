@@ -46,7 +46,8 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
 
         out = flag_value(argv, "--out")
         run = Run.open(Path(out) if out else None)
-        base = dataclasses.replace(run.config, out=run.path)
+        # The place of the data only if it is given, since then it is checked and remembered
+        base = dataclasses.replace(run.config, out=run.path, data_root=None, lists=None)
     elif dataset is None and flag_value(argv, "--data-root") is None and not asks_for_help:
         raise ValueError(
             f"--dataset: got none; expected one of {', '.join(RECIPES)}; give one, or --data-root DIR for your own "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Annotated
 
 from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_choice, check_range
@@ -13,9 +14,11 @@ from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_cho
 class CheckpointConfig(Config):
     """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
 
-    # A field without a docstring has the help of the same field of `TrainConfig`
     data_root: Folder | None = None
+    """Folder with the images that the checkpoint was trained on, as for `fastlt train`; of a run whose data were moved
+    or copied, where they are now."""
     lists: Folder | None = None
+    """Folder with their list files, if not in --data-root."""
     backbone: Annotated[str, "NAME"] | None = None
     """The network, as for `fastlt train`; by default what the checkpoint's config.json says, or the ResNet whose
     tensors have these shapes."""
@@ -49,10 +52,10 @@ class CheckpointConfig(Config):
         if self.std is not None and not all(math.isfinite(value) and value > 0 for value in self.std):
             raise ValueError(f"--std: got {self.std}; expected three positive numbers; give one a channel")
 
-    def given(self) -> tuple[str, ...]:
-        """Return the flags that were given."""
+    def given(self, *, ignored: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the flags that were given, without those of ignored fields."""
         return tuple(
             f"--{field.name.replace('_', '-')}"
             for field in dataclasses.fields(CheckpointConfig)
-            if getattr(self, field.name) != field.default
+            if getattr(self, field.name) != field.default and field.name not in ignored
         )

@@ -12,7 +12,7 @@ from ..files.reading import read_regular
 from ..metrics import shot_groups
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
-from .index import fingerprint, index_files, index_key
+from .index import content_hash, fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.identity import check_names
@@ -43,6 +43,8 @@ class LongTailedDataset:
         class_names: C names.
         split: "train", "val", "test" or any other name.
         fingerprint: Hash of paths, labels, file sizes and modification times.
+        content: Hash of labels, file sizes and content (`index.content_hash`), the same for a copy in another place;
+            empty where it is not known, as in packs of earlier versions.
         skipped: The files left out because they are not complete images.
         left_out: Files and folders beside the images that are no images, or are not entered.
         images: The images if they are packed in a tar, which is then `root`.
@@ -56,6 +58,7 @@ class LongTailedDataset:
     class_names: tuple[str, ...]
     split: str
     fingerprint: str
+    content: str = ""
     skipped: tuple[SkippedFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     images: TarImages | None = None
@@ -262,6 +265,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
     check_labels(listing, complete=complete)
     index = index_files(listing.root, listing.paths, source=source, cache=cache)
     paths, labels, sizes, native, stats = listing.paths, listing.labels, index.sizes, index.native, index.stats
+    digests = index.digests
     skipped = tuple(SkippedFile(paths[at], reason) for at, reason in index.reasons.items())
     if skipped:
         keep = np.ones(len(paths), np.bool_)
@@ -270,7 +274,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         if not keep.any():
             raise ValueError(f"{source}: got {len(paths)} files, none of which is an image: {_name(skipped)}")
         paths = tuple(path for path, kept in zip(paths, keep.tolist(), strict=True) if kept)
-        labels, sizes, native, stats = labels[keep], sizes[keep], native[keep], stats[keep]
+        labels, sizes, native, stats, digests = (array[keep] for array in (labels, sizes, native, stats, digests))
         check_labels(replace(listing, paths=paths, labels=labels), complete=complete)
     return LongTailedDataset(
         root=listing.root,
@@ -281,6 +285,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         class_names=listing.class_names,
         split=split,
         fingerprint=fingerprint(paths, labels, stats),
+        content=content_hash(labels, stats, digests),
         skipped=skipped,
         left_out=listing.left_out,
     )

@@ -22,15 +22,16 @@ from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
 from ..runtime.machine import resolve_threads
 from .decoding.formats import NEEDS
-from .image import is_of_machine, probe, why
+from .image import ImageInfo, is_of_machine, probe, why
 
-_VERSION = 1
+_VERSION = 2
 _CHUNK = 64
 _SLOW_S = 150e-6
-_ARRAYS = {"stats": "<i8", "sizes": "<i4", "native": "?", "reasons": "u1"}
+_ARRAYS = {"stats": "<i8", "sizes": "<i4", "native": "?", "digests": "<u8", "reasons": "u1"}
 _REMEDY = "delete it"
 _UNREAD = "cannot be read"
 _NO_FILE, _DANGLING = -1, -2  # in place of a size
+_NO_IMAGE = ImageInfo(0, 0, native=False)
 _UNOPENED = {_NO_FILE: "no regular file", _DANGLING: "a link to a file that does not exist"}
 
 
@@ -42,12 +43,14 @@ class FileIndex:
         stats: int64 [N, 2], size in bytes and modification time in ns.
         sizes: int32 [N, 2], width and height in pixels; (0, 0) for a file that is not a complete image.
         native: bool [N], whether DALI decodes the file as `decode_rgb` does.
+        digests: uint64 [N], hashes of what `probe` read of each file; 0 for one that is not a complete image.
         reasons: Why a file is not a complete image, by its position.
     """
 
     stats: np.ndarray
     sizes: np.ndarray
     native: np.ndarray
+    digests: np.ndarray
     reasons: dict[int, str]
 
 
@@ -87,14 +90,17 @@ def _known(cached: FileIndex | None, stats: np.ndarray) -> tuple[FileIndex, np.n
     """Return (index, pending): what the cache knows about files that have not changed, and which are to be probed."""
     fresh = np.zeros(len(stats), np.bool_)
     sizes, native = np.zeros((len(stats), 2), np.int32), fresh.copy()
+    digests = np.zeros(len(stats), np.uint64)
     reasons: dict[int, str] = {}
     if cached is not None:
         fresh = (cached.stats == stats).all(axis=1)
         sizes, native = cached.sizes.astype(np.int32), cached.native.copy()
+        digests = cached.digests.astype(np.uint64)
         reasons = {at: reason for at, reason in cached.reasons.items() if fresh[at]}
     unopened = stats[:, 0] < 0
     reasons |= {at: _UNOPENED[stats[at, 0]] for at in np.flatnonzero(unopened).tolist()}
-    index = FileIndex(stats=stats, sizes=sizes, native=native, reasons=dict(sorted(reasons.items())))
+    reasons = dict(sorted(reasons.items()))
+    index = FileIndex(stats=stats, sizes=sizes, native=native, digests=digests, reasons=reasons)
     return index, np.flatnonzero(~fresh & ~unopened)
 
 
@@ -104,9 +110,10 @@ def _probe_into(
     """Return an index with what probing the pending files tells."""
     reasons = dict(index.reasons)
     results = _probe_all(prefix, paths, pending, num_threads) if pending.size else ()
-    for at, (width, height, plain, reason) in zip(pending.tolist(), results, strict=True):
-        index.sizes[at] = width, height
-        index.native[at] = plain
+    for at, (info, reason) in zip(pending.tolist(), results, strict=True):
+        index.sizes[at] = info.width, info.height
+        index.native[at] = info.native
+        index.digests[at] = info.digest
         if reason:
             reasons[at] = reason
     return replace(index, reasons=dict(sorted(reasons.items())))
@@ -143,6 +150,23 @@ def fingerprint(paths: Sequence[str], labels: np.ndarray, stats: np.ndarray) -> 
     return digest.hexdigest()
 
 
+def content_hash(labels: np.ndarray, stats: np.ndarray, digests: np.ndarray) -> str:
+    """Return a hash of a split's labels and content, in order, whatever its files are called and wherever they lie.
+
+    Splits of one hash have, image by image, the same labels, the same sizes in bytes, and the same bytes in the parts
+    that `ImageInfo.digest` covers.
+
+    Args:
+        labels: int64 [N].
+        stats: int64 [N, 2], of which the sizes are taken.
+        digests: uint64 [N].
+    """
+    digest = hashlib.sha256()
+    for array, kind in ((labels, "<i8"), (stats[:, 0], "<i8"), (digests, "<u8")):
+        digest.update(np.ascontiguousarray(array, kind).tobytes())
+    return digest.hexdigest()
+
+
 def _hash_paths(digest: hashlib._Hash, paths: Sequence[str]) -> None:
     rest = iter(paths)
     while block := list(islice(rest, 65536)):
@@ -176,7 +200,7 @@ def _stat(prefix: str, paths: Sequence[str], *, source: str) -> np.ndarray:
 
 def _probe_all(
     prefix: str, paths: Sequence[str], pending: np.ndarray, num_threads: int | None
-) -> Iterator[tuple[int, int, bool, str]]:
+) -> Iterator[tuple[ImageInfo, str]]:
     chunks = iter([pending[start : start + _CHUNK] for start in range(0, pending.size, _CHUNK)])
     if num_threads is None or num_threads == 1:
         # Python parses one header at a time in any case, so more threads help only where they wait
@@ -190,18 +214,17 @@ def _probe_all(
             yield from results
 
 
-def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[tuple[int, int, bool, str]]:
+def _probe_chunk(prefix: str, paths: Sequence[str], chunk: np.ndarray) -> list[tuple[ImageInfo, str]]:
     results = []
     for at in chunk.tolist():
         try:
-            info = probe(os.path.join(prefix, paths[at]))  # noqa: PTH118
-            results.append((info.width, info.height, info.native, ""))
+            results.append((probe(os.path.join(prefix, paths[at])), ""))  # noqa: PTH118
         except ValueError as error:
-            results.append((0, 0, False, str(error)))
+            results.append((_NO_IMAGE, str(error)))
         except OSError as error:
             if is_of_machine(error):
                 raise
-            results.append((0, 0, False, f"{_UNREAD} ({why(error)})"))
+            results.append((_NO_IMAGE, f"{_UNREAD} ({why(error)})"))
     return results
 
 
@@ -211,9 +234,11 @@ def _load(file: Path, num_files: int) -> FileIndex | None:
         reasons = decode_json(arrays["reasons"].tobytes(), dict[int, str], source=file, remedy=_REMEDY)
     except (OSError, ValueError):
         return None
-    index = FileIndex(stats=arrays["stats"], sizes=arrays["sizes"], native=arrays["native"], reasons=reasons)
-    shapes = (index.stats.shape, index.sizes.shape, index.native.shape)
-    if shapes != ((num_files, 2), (num_files, 2), (num_files,)) or not all(0 <= at < num_files for at in reasons):
+    index = FileIndex(**{name: array for name, array in arrays.items() if name != "reasons"}, reasons=reasons)
+    shapes = (index.stats.shape, index.sizes.shape, index.native.shape, index.digests.shape)
+    if shapes != ((num_files, 2), (num_files, 2), (num_files,), (num_files,)):
+        return None
+    if not all(0 <= at < num_files for at in reasons):
         return None
     return index
 
@@ -225,6 +250,7 @@ def _save(file: Path, index: FileIndex) -> None:
     stats[[at for at, reason in index.reasons.items() if reason.startswith(_UNREAD) or NEEDS in reason]] = _NO_FILE
     try:
         with replacing(file) as partial, partial.open("wb") as stream:
-            np.savez(stream, stats=stats, sizes=index.sizes, native=index.native, reasons=reasons)
+            arrays = {"sizes": index.sizes, "native": index.native, "digests": index.digests, "reasons": reasons}
+            np.savez(stream, stats=stats, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         log.warning("index not cached: %s; set FASTLT_CACHE to a folder that can be written", error)

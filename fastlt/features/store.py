@@ -20,7 +20,6 @@ from ..checkpoints.formats.shards import bytes_of
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader, eval_loader, view_loader
-from ..data.registry import open_data
 from ..data.transforms.augmentation import augmentation, eval_transform
 from ..data.transforms.preprocess import Preprocess
 from ..files import owned
@@ -123,9 +122,7 @@ class FeatureStore:
     @cached_property
     def splits(self) -> dict[str, LongTailedDataset]:
         """The images, opened only when features must be computed."""
-        splits = open_data(self.run.config)
-        self.run.check_data(splits)
-        return splits
+        return self.run.open_data()
 
     @property
     def names(self) -> list[str]:

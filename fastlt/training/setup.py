@@ -37,9 +37,10 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
     config = dataclasses.replace(config, init=config.init and config.init.resolve())
     if config.resume:
         run = Run.open(config.out)
+        if config.data_root is not None or config.lists is not None:
+            run = run.relocated(config.data_root, config.lists)
         config = resumed_config(config, run)
-        splits = open_data(config)
-        run.check_data(splits)
+        splits = run.open_data()
         if not run.checkpoint("last").exists():  # it may have been killed before it was the last one
             point_last_at(run.path)
         return OpenedRun(run, config, splits, None)
@@ -94,7 +95,7 @@ def resumed_config(config: TrainConfig, run: Run) -> TrainConfig:
     for field in dataclasses.fields(TrainConfig):
         before, now = getattr(run.config, field.name), getattr(config, field.name)
         if is_changeable(field):
-            changes[field.name] = now or before if field.name in ("data_root", "lists") else now
+            changes[field.name] = before if field.name in ("data_root", "lists") else now
         elif before != now and (field.name, now) != ("precision", "auto"):
             flag = f"--{field.name.replace('_', '-')}"
             raise ValueError(

@@ -28,7 +28,7 @@ class Split(SimpleNamespace):
         return 3
 
 
-TRAIN = Split(class_names=["ant", "caf\udce9"], class_counts=np.array([2, 1]), fingerprint="f", skipped=())
+TRAIN = Split(class_names=["ant", "caf\udce9"], class_counts=np.array([2, 1]), fingerprint="f", content="c", skipped=())
 SPLITS: Any = {"train": TRAIN, "val": TRAIN}
 
 

@@ -22,7 +22,8 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
     Returns:
         num_classes; imbalance_ratio, gini and groups (number of classes) of train; largest and smallest classes
         (name, count); and for each split num_images, min and max images per class, num_skipped, left_out (what lies
-        beside the images, by reason), num_native (images that DALI decodes itself) and its fingerprint.
+        beside the images, by reason), num_native (images that DALI decodes itself), its fingerprint, and the hash of
+        its content.
     """
     train = splits["train"]
     counts = train.class_counts
@@ -43,6 +44,7 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
                 "left_out": reasons_as_json(split.left_out),
                 "num_native": int(split.native.sum()),
                 "fingerprint": split.fingerprint,
+                "content": split.content,
             }
             for name, split in splits.items()
         },

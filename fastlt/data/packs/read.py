@@ -61,5 +61,6 @@ def _open_split(root: Path, name: str, manifest: Manifest) -> LongTailedDataset:
         class_names=manifest.class_names,
         split=name,
         fingerprint=split.fingerprint,
+        content=split.content,
         images=TarImages(file=tar, offsets=index["offsets"], lengths=index["lengths"], crc=index["crc"]),
     )

@@ -91,6 +91,7 @@ def pack(
         short_side=short_side,
         quality=quality if short_side else None,
         sources={name: split.fingerprint for name, split in splits.items()},
+        contents={name: split.content for name, split in splits.items() if split.content},
     )
     names = {name: member_names(split, reencoded=short_side is not None) for name, split in splits.items()}
 
@@ -165,7 +166,8 @@ def write_pack(
                 num_images=len(members),
                 num_skipped=(skipped or {}).get(name, 0),
                 num_bytes=tar.stat().st_size,
-                fingerprint=_fingerprint(packing, name, index["crc"]),
+                fingerprint=_identity(manifest, manifest.sources[name], index["crc"]),
+                content=_identity(manifest, manifest.contents.get(name, ""), index["crc"]),
                 index=index_hash(index),
             )
             manifest = replace(manifest, splits={**manifest.splits, name: packed})
@@ -188,7 +190,7 @@ def _claim(out: Path, packing: Packing, planned: dict[str, int]) -> Manifest:
             raise ValueError(
                 f"--out: got {out}, which holds a pack of other data or settings; give another folder, or remove it"
             )
-        return manifest
+        return replace(manifest, contents=manifest.contents or packing.contents)
     check_empty("--out", out)
     manifest = Manifest(**packing.to_json(), complete=False, planned=planned, splits={})
     write_manifest(out, manifest)
@@ -285,10 +287,10 @@ def _write_index(
     return index
 
 
-def _fingerprint(packing: Packing, name: str, checksums: np.ndarray) -> str:
-    """Return the source's fingerprint if all bytes were kept, so that its runs accept the pack; else a new one."""
-    if packing.short_side is None:
-        return packing.sources[name]
-    digest = hashlib.sha256(f"{packing.sources[name]}\n{packing.short_side}\n{packing.quality}\n".encode())
+def _identity(packing: Packing, source: str, checksums: np.ndarray) -> str:
+    """Return the source's hash if all bytes were kept, so that its runs accept the pack; else a new one."""
+    if packing.short_side is None or not source:
+        return source
+    digest = hashlib.sha256(f"{source}\n{packing.short_side}\n{packing.quality}\n".encode())
     digest.update(checksums.tobytes())
     return digest.hexdigest()
