@@ -52,7 +52,7 @@ _HOMES = {
     "recipe": "recipes",
     "train": "training.trainer",
 }
-_MODULES = ("data", "models", "ops", "rebalancing", "metrics", "recipes")
+_MODULES = ("data", "features", "models", "ops", "rebalancing", "metrics", "recipes")
 
 
 def __getattr__(name: str) -> Any:

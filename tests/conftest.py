@@ -1,9 +1,11 @@
 """Miniature benchmarks in every official layout, shared by the tests of the data and of the recipes."""
 
+import importlib
 import json
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from fastlt.config import plugins
 
 # Tests that run in the background ignore Ctrl-C, and so would the processes that they start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -145,6 +149,31 @@ def killed_at() -> Callable[[int, Callable[[], object]], bool]:
         return status == 9
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def own_methods_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers, and where it looks for modules, goes with it."""
+    monkeypatch.setattr(plugins, "OWN", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Write a module of the user's into the working folder, and return its name, new in every test."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def write(text: str) -> str:
+        name = f"mine_{abs(hash(str(tmp_path)))}_{len(made)}"
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+        made.append(name)
+        return name
+
+    yield write
+    for name in made:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

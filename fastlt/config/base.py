@@ -30,6 +30,10 @@ METHODS = {
 """The rebalancing methods, and how the help describes them; `rebalancing.methods.registry` has the code of each."""
 RENAMED = {"trunk_lr": "backbone_lr"}  # as older config.json files call it
 LOSSES = ("cross_entropy", "balanced_softmax", "cb_focal", "ldam")
+NAME = "NAME"
+"""How the help writes the name of a method of the user's own."""
+FUNCTION = "module:function"
+"""How a setting names a function of the user's own; `config.plugins` finds it."""
 SHOT_GROUPS = ("many", "medium", "few")
 """Groups of classes by their number of training images, as `metrics.shot_groups` splits them."""
 GROUPS = ("all", "class_mean", *SHOT_GROUPS)
@@ -58,9 +62,13 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise a ValueError that names the nearest choice unless `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
-        nearest = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-        raise ValueError(f"{name}: got {value!r}; {hint}choose one of {', '.join(choices)}")
+        raise ValueError(f"{name}: got {value!r}; {nearest_of(value, choices)}choose one of {', '.join(choices)}")
+
+
+def nearest_of(value: str, choices: Iterable[str]) -> str:
+    """Return the question whether the nearest choice was meant; empty where none is near."""
+    nearest = difflib.get_close_matches(value, tuple(choices), n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}? " if nearest else ""
 
 
 def check_range(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from .base import LOADERS, METHODS, Config, Device, Loader, Target, check_choice, check_range, one_of
+from .base import LOADERS, METHODS, NAME, Config, Device, Loader, Target, check_choice, check_range, one_of
+from .plugins import check_classifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
     """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
 
-    method: Annotated[str, one_of(("joint", *METHODS, "all"))] = "joint"
-    """joint (stage 1 as it is), a rebalanced classifier of the run, or all of them."""
-    against: Annotated[str, one_of(("joint", *METHODS))] = ""
+    method: Annotated[str, one_of(("joint", *METHODS, NAME, "all"))] = "joint"
+    """joint (stage 1 as it is), a rebalanced classifier of the run, also by your own method's name, or all of them."""
+    against: Annotated[str, one_of(("joint", *METHODS, NAME))] = ""
     """The classifier that the others are compared with, image by image; by default joint."""
     target: Target = ""
     """Class frequencies where the network will be used, to adjust to and to report under: uniform, train, FILE.csv
@@ -30,9 +31,8 @@ class EvaluateConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        check_choice("--method", self.method, ("joint", *METHODS, "all"))
-        if self.against:
-            check_choice("--against", self.against, ("joint", *METHODS))
+        check_classifier("--method", self.method)
+        check_classifier("--against", self.against)
         if self.against == self.method:
             raise ValueError(f"--against: got {self.against}; expected another classifier than --method; choose one")
         check_choice("--split", self.split, ("val", "test", "all"))

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from .base import METHODS, Config, check_choice, one_of
+from .base import METHODS, NAME, Config, check_choice, one_of
+from .plugins import check_classifier
 
 FORMATS = ("torchvision", "safetensors", "onnx")
 
@@ -15,7 +16,7 @@ FORMATS = ("torchvision", "safetensors", "onnx")
 class ExportConfig(Config):
     """Write a run's network, with one of its classifiers folded in, as a file for other programs."""
 
-    method: Annotated[str, one_of(("joint", *METHODS))] = ""
+    method: Annotated[str, one_of(("joint", *METHODS, NAME))] = ""
     """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
     format: Annotated[str, one_of(FORMATS)] = "torchvision"
     """torchvision: a .pth state dict with torchvision's names (timm's for timm:NAME); safetensors: a folder with
@@ -25,6 +26,5 @@ class ExportConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        if self.method:
-            check_choice("--method", self.method, ("joint", *METHODS))
+        check_classifier("--method", self.method)
         check_choice("--format", self.format, FORMATS)

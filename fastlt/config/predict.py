@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from .base import LOADERS, METHODS, Config, Device, Loader, check_choice, check_range, one_of
+from .base import LOADERS, METHODS, NAME, Config, Device, Loader, check_choice, check_range, one_of
+from .plugins import check_classifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig(Config):
     """Classify images without labels: the most probable classes of each."""
 
-    method: Annotated[str, one_of(("joint", *METHODS))] = ""
+    method: Annotated[str, one_of(("joint", *METHODS, NAME))] = ""
     """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
     top: int = 5
     """Classes to name for each image, most probable first."""
@@ -25,8 +26,7 @@ class PredictConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        if self.method:
-            check_choice("--method", self.method, ("joint", *METHODS))
+        check_classifier("--method", self.method)
         check_range("--top", self.top, low=1)
         check_choice("--loader", self.loader, LOADERS)
         check_range("--num-threads", 1 if self.num_threads is None else self.num_threads, low=1)

@@ -7,6 +7,7 @@ import math
 from typing import Annotated
 
 from .base import (
+    FUNCTION,
     GROUPS,
     LOADERS,
     LOSSES,
@@ -22,20 +23,25 @@ from .base import (
     number_from_zero,
     one_of,
 )
+from .plugins import check_choice_or_function, check_method, method_names
 
 FEATURES = ("cached", "live")
 FEATURE_PRECISIONS = ("fp32", "bf16")
 FINE_TUNE = ("classifier", "last_block", "all")
 SELECT_ON = ("val", "folds", "test")
-METHOD_HELP = "".join(f"{name}: {text}; " for name, text in METHODS.items()) + "all: all of them."
+Method = Annotated[str, one_of((*METHODS, "all", FUNCTION))]
+METHOD_HELP = (
+    "".join(f"{name}: {text}; " for name, text in METHODS.items())
+    + "all: all of them, and those registered; module:function: your own, from a Problem to a LinearHead."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RebalanceConfig(Config):
     """Stage 2: rebalance the linear classifier of a trained network; the backbone stays as it is."""
 
-    method: Annotated[str, one_of((*METHODS, "all"))] = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
-    """A rebalancing method, or all of them."""
+    method: Method = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
+    """A rebalancing method, one of your own (registered, or as module:function), or all of them."""
     tau: Annotated[str, "auto|learned|NUMBER"] = "auto"
     """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the exact best on val; learned: by
     cross entropy on class-balanced draws of the training features."""
@@ -56,8 +62,9 @@ class RebalanceConfig(Config):
     its loss allows)."""
     weight_decay: tuple[float, ...] = ()
     """Weight decays to try; the best on val wins. By default one, the paper's: 5e-4 (iNaturalist 1e-4)."""
-    loss: Annotated[str, one_of(LOSSES)] = "cross_entropy"
-    """Loss of crt. ldam re-weights classes late in training; all but cross_entropy use instance-balanced draws."""
+    loss: Annotated[str, one_of((*LOSSES, FUNCTION))] = "cross_entropy"
+    """Loss of crt. ldam re-weights classes late in training; module:function is your own, as for `fastlt train`. All
+    but cross_entropy use instance-balanced draws."""
     label_smoothing: float = 0.98
     """Label smoothing of los, as a share of the label's mass."""
     seed: int = 0
@@ -95,10 +102,8 @@ class RebalanceConfig(Config):
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         for flag, value, choices in (
-            ("--method", self.method, (*METHODS, "all")),
             ("--select-by", self.select_by, GROUPS),
             ("--select-on", self.select_on, SELECT_ON),
-            ("--loss", self.loss, LOSSES),
             ("--protocol", self.protocol, PROTOCOLS),
             ("--features", self.features, FEATURES),
             ("--feature-precision", self.feature_precision, FEATURE_PRECISIONS),
@@ -106,6 +111,8 @@ class RebalanceConfig(Config):
             ("--loader", self.loader, LOADERS),
         ):
             check_choice(flag, value, choices)
+        check_method(self.method)
+        check_choice_or_function("--loss", self.loss, LOSSES)
         for flag, count in (
             ("--epochs", self.epochs),
             ("--batch-size", self.batch_size),
@@ -143,8 +150,8 @@ class RebalanceConfig(Config):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods to fit: the one named, or all."""
-        return tuple(METHODS) if self.method == "all" else (self.method,)
+        """The names of the methods to fit: the one named, or all; a function of the user's is imported for it."""
+        return method_names(self.method)
 
     @property
     def selection_split(self) -> str:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checkpoints import native
-from ..config import METHODS
+from ..config import METHODS, check_choice
+from ..config.plugins import is_method_name, names_function
 from ..features.store import FeatureStore
-from ..files import deciphering, read_arrays, replacing
+from ..files import deciphering, read_arrays, read_json, replacing
 from ..files.reading import convert
 from ..models import HEAD, LinearHead
 from ..run import Run
@@ -24,7 +25,7 @@ from .predictions import Predictions, predict
 
 # Shapes: N samples, C classes.
 
-MODEL, RESULTS, FOLDS = "model.safetensors", "results.json", "folds.npz"
+MODEL, CONFIG, RESULTS, FOLDS = "model.safetensors", "config.json", "results.json", "folds.npz"
 """The files of a rebalanced classifier; the results come last and mark it as whole."""
 EVALUATION = "evaluation.json"
 EVALUATED = (EVALUATION, "per_class.*.csv", "per_class.*.json")
@@ -81,11 +82,15 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
 
     Raises:
         FileNotFoundError: The run has no classifier of that method.
-        ValueError: It was made from other weights, its making was interrupted, or it cannot be read.
+        ValueError: There is no such method; or it was made from other weights, its making was interrupted, or it cannot
+            be read.
     """
+    method = classifier_name(store.run, method)
     if method == "joint":
         return joint_classifier(store)
     path = store.run.method(method) / MODEL
+    if not path.is_file() and not names_function(method):
+        check_choice(flag, method, ("joint", *METHODS, *methods_of(store.run)))
     again = f"make it again with: fastlt rebalance {store.run.path} --method {method}"
     if not path.is_file():
         raise FileNotFoundError(
@@ -183,11 +188,25 @@ def read_head(path: Path, tensors: Mapping[str, Tensor], store: FeatureStore, ag
 
 def methods_of(run: Run) -> list[str]:
     """Return the methods of a run's rebalanced classifiers, also of those whose making was interrupted."""
-    return [name for name in METHODS if (run.method(name) / MODEL).is_file()]
+    folder = run.method("tau").parent
+    made = {path.parent.name for path in folder.glob(f"*/{MODEL}")} if folder.is_dir() else set()
+    own = sorted(name for name in made if name not in METHODS and is_method_name(name))
+    return [*(name for name in METHODS if name in made), *own]
+
+
+def classifier_name(run: Run, text: str) -> str:
+    """Return the name of a run's classifier that a setting names: itself, or the one that `module:function` made."""
+    if not names_function(text):
+        return text
+    for name in methods_of(run):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            if read_json(run.method(name) / CONFIG).get("method") == text:
+                return name
+    return text
 
 
 def default_method(run: Run, method: str = "") -> str:
-    """Return `method`; if empty, that of the run's only rebalanced classifier, or `joint` if there is none.
+    """Return the name of a run's classifier; by default that of its only rebalanced one, or `joint` if it has none.
 
     Raises:
         ValueError: The run has several rebalanced classifiers.
@@ -197,7 +216,7 @@ def default_method(run: Run, method: str = "") -> str:
         raise ValueError(
             f"--method: got none, but {run.path} has several classifiers; choose one of joint, {', '.join(methods)}"
         )
-    return method or (methods[0] if methods else "joint")
+    return classifier_name(run, method) or (methods[0] if methods else "joint")
 
 
 def write_held_out(folder: Path, predictions: Predictions) -> None:

@@ -24,7 +24,16 @@ from ..metrics import (
 from ..run import Run
 from ..runtime.device import resolve_device
 from .calibration import calibration_errors
-from .classifier import EVALUATED, EVALUATION, RESULTS, Classifier, methods_of, open_classifier, version_of
+from .classifier import (
+    EVALUATED,
+    EVALUATION,
+    RESULTS,
+    Classifier,
+    classifier_name,
+    methods_of,
+    open_classifier,
+    version_of,
+)
 from .per_class import class_rows, write_class_table
 from .prior import read_target
 from .results import Accuracy, Comparison, Result, Results
@@ -129,8 +138,8 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
     splits = reported_splits(store, config.split)
-    names = ["joint", *methods_of(run)] if config.method == "all" else [config.method]
-    against = config.against or "joint"
+    names = ["joint", *methods_of(run)] if config.method == "all" else [classifier_name(run, config.method)]
+    against = classifier_name(run, config.against or "joint")
     classifiers = {name: open_classifier(store, name) for name in names}
     if against not in classifiers:
         classifiers[against] = open_classifier(store, against, flag="--against")

@@ -65,9 +65,15 @@ class Features:
         """Return the features of the samples `ids` [B] as float32 [B, D] on a device; no other rows are read."""
         return on_device(as_tensor(np.asarray(self.features[ids])), device).float()
 
+    def read_only(self) -> Self:
+        """Return the same features as arrays that nobody can write to, so that tensors are copies of them."""
+        features, labels = self.features.view(), self.labels.view()
+        features.flags.writeable = labels.flags.writeable = False
+        return type(self)(features=features, labels=labels)
+
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return features, float32 [N, D], and labels [N] on a device; on the CPU fp32 features are not copied."""
-        return as_tensor(self.features).to(device).float(), torch.from_numpy(self.labels).to(device)
+        return as_tensor(self.features).to(device).float(), as_tensor(self.labels).to(device)
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:

@@ -6,11 +6,15 @@ from .methods.crt import retrain_classifier
 from .methods.logit_adjustment import adjust_logits
 from .methods.lws import learn_weight_scaling
 from .methods.ncm import nearest_class_mean, nearest_class_mean_predict
+from .methods.own import register
 from .methods.tau import tau_normalize
 from .module import rebalance_model
+from .problem import Problem, RebalancedHead
 from .run import rebalance
 
 __all__ = [
+    "Problem",
+    "RebalancedHead",
     "TauChoice",
     "TauCurve",
     "adjust_logits",
@@ -21,6 +25,7 @@ __all__ = [
     "rebalance",
     "rebalance_checkpoint",
     "rebalance_model",
+    "register",
     "retrain_classifier",
     "tau_curve",
     "tau_normalize",

@@ -42,7 +42,7 @@ def rebalance_model(
         val: Validation images, on which settings are chosen; in the same forms.
         head: Name of the last linear layer, as in `model.named_modules()`; by default the one whose output the network
             returns.
-        method: A rebalancing method, one of `fastlt.config.METHODS`.
+        method: A rebalancing method: one of `fastlt.config.METHODS`, a registered one, or `module:function`.
         options: Settings of `RebalanceConfig`, for example `tau=0.7`.
 
     Returns:
@@ -95,8 +95,10 @@ def rebalance_model(
         selected_on="val",
         class_counts=np.bincount(splits["train"].labels, minlength=num_classes).astype(np.int64),
         device=device,
+        seed=config.seed,
+        select_by=config.select_by,
     )
-    result = fit(problem, config)[method]
+    (result,) = fit(problem, config).values()
     log.info("%s of %s: %s", method, name, ", ".join(f"{key} {value}" for key, value in result.params.items()))
     rebalanced = result.head
     if config.temperature:

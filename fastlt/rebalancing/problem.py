@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import ops
 from ..config import RebalanceConfig
 from ..features.arrays import Features
 from ..features.store import FeatureStore
+from ..metrics import shot_accuracy
 from ..models import LinearHead
 
 # Shapes: N samples, C classes, D feature width.
@@ -20,9 +24,24 @@ from ..models import LinearHead
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A trained linear head and the features it sees: all that a method on cached features needs."""
+    """A trained linear head and the features it sees: all that a method on cached features needs.
+
+    Example:
+        >>> import torch
+        >>> from fastlt.features import Features
+        >>> from fastlt.models import LinearHead
+        >>> from fastlt.rebalancing import Problem
+        >>> train = Features.of(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
+        >>> problem = Problem.of_features(LinearHead(torch.tensor([[3.0, 0.0], [0.0, 1.0]])), train)
+        >>> problem.class_counts.tolist(), problem.head.norms().tolist()
+        ([2, 1], [3.0, 1.0])
+        >>> features, labels = problem.training_tensors()
+        >>> features.shape, labels.tolist(), problem.accuracy(problem.head)
+        (torch.Size([3, 2]), [0, 0, 1], 1.0)
+    """
 
     head: LinearHead
+    """The joint head, weight [C, D]."""
     train: tuple[Features, ...]
     """Views of the training images, the first under the evaluation transform; none if no method needs them."""
     selection: Features
@@ -37,10 +56,19 @@ class Problem:
     """Stage 1's batch size, the default of trained methods."""
     dataset: str = ""
     """Stage 1's data set, which decides the defaults of trained methods."""
+    seed: int = 0
+    """The settings' seed."""
+    select_by: str = "class_mean"
+    """The accuracy by which settings are chosen."""
 
     @classmethod
     def of_features(cls, head: LinearHead, train: Features) -> Problem:
-        """Return the problem of a head and training features alone, without a split to choose on."""
+        """Return the problem of a head and training features alone, without a split to choose on.
+
+        Args:
+            head: The joint head.
+            train: Features of the training images.
+        """
         return cls(
             head=head,
             train=(train,),
@@ -52,7 +80,13 @@ class Problem:
 
     @classmethod
     def of_run(cls, store: FeatureStore, config: RebalanceConfig, *, num_views: int) -> Problem:
-        """Return the problem of a run's head, with `num_views` views of its training images."""
+        """Return the problem of a run's head.
+
+        Args:
+            store: The run's features.
+            config: Says where and by which accuracy settings are chosen, and the seed.
+            num_views: Number of views of the training images; 0 for a method that needs none.
+        """
         run = store.run
         return cls(
             head=store.head,
@@ -63,17 +97,67 @@ class Problem:
             device=store.device,
             batch_size=run.config.batch_size,
             dataset=run.config.dataset,
+            seed=config.seed,
+            select_by=config.select_by,
         )
+
+    def copy(self) -> Problem:
+        """Return the same problem for a function that may change what it is given: the head is another one.
+
+        Features are read-only arrays, of which `training_tensors` and `selection_tensors` make copies.
+        """
+        return replace(
+            self,
+            head=copy.deepcopy(self.head),
+            train=tuple(view.read_only() for view in self.train),
+            selection=self.selection.read_only(),
+            class_counts=self.class_counts.copy(),
+        )
+
+    def training_tensors(self, view: int = 0) -> tuple[Tensor, Tensor]:
+        """Return features [N, D] and labels [N] of the training images, on the device.
+
+        Args:
+            view: The view: 0 for the evaluation transform.
+        """
+        return self.train[view].tensors(self.device)
 
     def selection_tensors(self) -> tuple[Tensor, Tensor]:
         """Return features [N, D] and labels [N] of the selection split, on the device."""
         return self.selection.tensors(self.device)
 
+    @torch.inference_mode()
+    def accuracy(self, head: LinearHead, by: str | None = None) -> float:
+        """Return a head's accuracy on the selection split, a fraction, by which settings are chosen.
+
+        Args:
+            head: The head.
+            by: all, class_mean, many, medium or few; by default `select_by`.
+
+        Raises:
+            ValueError: The group that decides has no images.
+        """
+        by = by or self.select_by
+        features, labels = self.selection_tensors()
+        bias = None if head.bias is None else head.bias.detach()
+        ranks = ops.label_rank(features, head.weight.detach(), labels, bias=bias)
+        # A right prediction equals the label; for a wrong one, the class does not matter
+        predictions = torch.where(ranks == 0, labels, (labels + 1) % max(head.num_classes, 2))
+        accuracy = shot_accuracy(predictions.cpu().numpy(), self.selection.labels, self.class_counts)
+        value: float | None = getattr(accuracy, by)
+        if value is None or math.isnan(value):
+            raise ValueError(
+                f"--select-by: got {by}; expected a group with images in {self.selected_on}; choose class_mean or all"
+            )
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class RebalancedHead:
-    """A rebalanced head, its settings, and the split on which they were chosen (None if they were given)."""
+    """A rebalanced head, its settings, and the split on which they were chosen."""
 
     head: LinearHead
-    params: dict[str, Any]
-    selected_on: str | None
+    params: dict[str, Any] = field(default_factory=dict)
+    """The settings, which results show."""
+    selected_on: str | None = None
+    """`Problem.selected_on` if they were chosen on `Problem.selection`; None if they were given."""

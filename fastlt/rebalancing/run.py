@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..checkpoints import native
 from ..config import RebalanceConfig
+from ..config.plugins import names_function
 from ..evaluation.calibration import fit_temperature, with_temperature
 from ..evaluation.classifier import (
+    CONFIG,
     EVALUATED,
     FOLDS,
     MODEL,
@@ -34,7 +36,7 @@ from .engine.batch_norm import reestimate
 from .engine.folds import cross_validate
 from .engine.live import retrain_live
 from .engine.sgd import Retraining
-from .methods.registry import REGISTRY, fit, uses_training_features
+from .methods.registry import REGISTRY, find, fit, uses_training_features
 from .problem import Problem, RebalancedHead
 
 RELEASED = "released.json"
@@ -116,11 +118,13 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
     splits = reported_splits(joint_store)
     joint = [score(joint_classifier(joint_store), split) for split in splits]
     for classifier in classifiers:
-        score_released = REGISTRY[classifier.method].score_released
+        score_released = find(classifier.method).score_released
         released = None
         if score_released is not None and problem is not None:
             released = score_released(classifier, problem.train[0], splits)
-        settings = dataclasses.replace(config, method=classifier.method)
+        # A function of the user's stays as it was named, so that it is found again
+        recorded = config.method if names_function(config.method) else classifier.method
+        settings = dataclasses.replace(config, method=recorded)
         write(classifier, settings, score_pair(joint, classifier), released)
 
 
@@ -206,9 +210,11 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results, rel
         "selection": classifier.selection,
         "prior": None if classifier.prior is None else classifier.prior.tolist(),
     }
+    if source := find(classifier.method).source:
+        metadata["source"] = source
     with replacing_set(classifier.path.with_name(RESULTS), stale=(FOLDS, RELEASED, *EVALUATED)) as folder:
         native.save(folder / MODEL, tensors, metadata)
-        write_json(folder / "config.json", config.to_json())
+        write_json(folder / CONFIG, config.to_json())
         if classifier.held_out is not None:
             write_held_out(folder, classifier.held_out)
         if released is not None:

@@ -29,7 +29,7 @@ class FeatureBatches:
 
     def __init__(self, views: Sequence[Features], device: torch.device) -> None:
         self.views, self.device = views, device
-        self.labels = torch.from_numpy(views[0].labels).to(device)
+        self.labels = as_tensor(views[0].labels).to(device)
         needed = sum(view.features.nbytes for view in views)
         resident = needed <= RESIDENT_SHARE * free_bytes(device)
         self.tensors = [as_tensor(view.features).to(device) for view in views] if resident else None

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
-
-from ... import ops
 from ...config import RebalanceConfig
-from ...metrics import shot_accuracy
-from ...models import LinearHead
 from ..problem import Problem, RebalancedHead
 from .grids import HeadGrid
 from .sgd import HeadTraining
@@ -35,31 +28,8 @@ def select_head(
         )
     if len(settings) == 1:
         return RebalancedHead(head=heads[0], params=params, selected_on=None)
-    best = max(finite, key=lambda index: selection_accuracy(heads[index], problem, config.select_by))
+    best = max(finite, key=lambda index: problem.accuracy(heads[index], config.select_by))
     return RebalancedHead(head=heads[best], params=params | settings[best]._asdict(), selected_on=problem.selected_on)
-
-
-@torch.inference_mode()
-def selection_accuracy(head: LinearHead, problem: Problem, select_by: str) -> float:
-    """Return the accuracy on the selection split by which settings are chosen, a fraction.
-
-    Raises:
-        ValueError: The group that decides has no images.
-    """
-    features, labels = problem.selection_tensors()
-    ranks = ops.label_rank(
-        features, head.weight.detach(), labels, bias=None if head.bias is None else head.bias.detach()
-    )
-    # A right prediction equals the label; for a wrong one, the class does not matter
-    predictions = torch.where(ranks == 0, labels, (labels + 1) % max(head.num_classes, 2))
-    accuracy = shot_accuracy(predictions.cpu().numpy(), problem.selection.labels, problem.class_counts)
-    value: float | None = getattr(accuracy, select_by)
-    if value is None or math.isnan(value):
-        raise ValueError(
-            f"--select-by: got {select_by}; expected a group with images in {problem.selected_on}; choose class_mean "
-            "or all"
-        )
-    return value
 
 
 def check_single_setting(config: RebalanceConfig) -> None:

@@ -1,17 +1,19 @@
-"""The registry of methods, one row each, and the fitting of one or all of them."""
+"""The registry of methods, one row each and the users' own, and the fitting of one or all of them."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...config import RebalanceConfig
+from ...config.plugins import own_method
 from ...evaluation.classifier import Classifier
 from ...evaluation.results import Results
 from ...features.arrays import Features
 from ..engine.sgd import Retraining
 from ..problem import Problem, RebalancedHead
-from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, released_ncm, tau
+from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, own, released_ncm, tau
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Method:
     """A rebalancing method."""
 
     name: str
-    """Its name in `config.METHODS`."""
+    """Its name in `config.METHODS`, or the one under which the user registered it."""
     fit: Callable[[Problem, RebalanceConfig], RebalancedHead]
     """Makes the rebalanced head."""
     uses_training_features: Callable[[RebalanceConfig], bool] = lambda config: True
@@ -30,6 +32,10 @@ class Method:
     """Whether the released code trains it on live images, with BatchNorm drifting."""
     score_released: Callable[[Classifier, Features, Iterable[str]], Results] | None = None
     """Scores the released code's variants that no linear head represents; they are written beside its results."""
+    quick: bool = True
+    """Whether it takes no more than seconds on cached features."""
+    source: str | None = None
+    """The function of a method of the user's own, as `module:function`."""
 
 
 REGISTRY = {
@@ -47,9 +53,27 @@ REGISTRY = {
 }
 
 
+def find(name: str) -> Method:
+    """Return a method by its name: one of ours, or of the user's own.
+
+    Raises:
+        ValueError: There is none, or its module cannot be imported.
+    """
+    if name in REGISTRY:
+        return REGISTRY[name]
+    method = own_method(name)
+    return Method(
+        name=method.name,
+        fit=functools.partial(own.fit, method),
+        uses_training_features=lambda config: method.needs_training,
+        quick=method.quick,
+        source=method.source,
+    )
+
+
 def uses_training_features(config: RebalanceConfig) -> bool:
     """Return whether any of a configuration's methods looks at the training images."""
-    return any(REGISTRY[name].uses_training_features(config) for name in config.methods)
+    return any(find(name).uses_training_features(config) for name in config.methods)
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> dict[str, RebalancedHead]:
@@ -58,4 +82,4 @@ def fit(problem: Problem, config: RebalanceConfig) -> dict[str, RebalancedHead]:
     Raises:
         ValueError: Features or settings do not fit.
     """
-    return {name: REGISTRY[name].fit(problem, config) for name in config.methods}
+    return {name: find(name).fit(problem, config) for name in config.methods}

@@ -160,9 +160,12 @@ def test_every_name_is_one_of_a_few(kind: Any) -> None:
         if field.type == "str" and field.name not in free:
             with pytest.raises(ValueError, match=f"^--{field.name.replace('_', '-')}: got 'zzz'"):
                 kind(**{field.name: "zzz"})
-    if kind is not TrainConfig:
+    if kind is RebalanceConfig:
         with pytest.raises(ValueError, match=r"^--method: got 'zzz'"):
             kind(method="zzz")
+    elif kind is not TrainConfig:  # which classifiers a run has is known once it is open
+        with pytest.raises(ValueError, match=r"^--method: got '\.\./zzz:'"):
+            kind(method="../zzz:")
 
 
 @pytest.mark.parametrize(

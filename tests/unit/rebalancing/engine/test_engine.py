@@ -17,7 +17,7 @@ from fastlt.rebalancing.engine import batches
 from fastlt.rebalancing.engine.batches import FeatureBatches
 from fastlt.rebalancing.engine.cached import check_features, train_grid
 from fastlt.rebalancing.engine.grids import CosineGrid, HeadGrid, LinearGrid, ScaleGrid, new_head
-from fastlt.rebalancing.engine.selection import select_head, selection_accuracy
+from fastlt.rebalancing.engine.selection import select_head
 from fastlt.rebalancing.engine.sgd import HeadTraining, Setting
 from fastlt.rebalancing.problem import Problem
 
@@ -140,7 +140,7 @@ def test_the_best_of_a_grid_is_chosen_where_it_is_scored() -> None:
     best = settings[int(np.argmax(scores))]
     assert result.params == {"extra": 1.0, "lr": best.lr, "weight_decay": best.weight_decay}
     assert result.selected_on == "train"
-    assert selection_accuracy(result.head, problem(), "class_mean") == pytest.approx(max(scores))
+    assert problem().accuracy(result.head, "class_mean") == pytest.approx(max(scores))
 
 
 def test_a_diverged_setting_loses_and_all_diverged_is_an_error() -> None:
@@ -161,12 +161,12 @@ def test_groups_are_those_of_the_training_images_wherever_settings_are_chosen() 
     tailed = dataclasses.replace(problem(), selection=selection, selected_on="val", class_counts=counts)
     right = predicted == labels
     for name, members in (("many", labels < 2), ("medium", labels // 2 == 1), ("few", labels > 3)):
-        assert selection_accuracy(LinearHead(torch.eye(C, D)), tailed, name) == pytest.approx(right[members].mean())
+        assert tailed.accuracy(LinearHead(torch.eye(C, D)), name) == pytest.approx(right[members].mean())
 
 
 def test_a_group_without_images_cannot_choose() -> None:
     with pytest.raises(ValueError, match=r"^--select-by: got many\b.*class_mean"):
-        selection_accuracy(problem().head, problem(), "many")
+        problem().accuracy(problem().head, "many")
 
 
 def test_features_that_do_not_fit() -> None:
