@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,6 +17,7 @@ import numpy as np
 from ..files.reading import open_regular, read_regular, reason_of
 from ..runtime.machine import resolve_threads
 from .decoding.formats import explain_unidentified, formats
+from .decoding.grey import grey_scale, to_eight_bits
 from .image_bounds import MAX_PIXELS, refuse_huge, refuse_opened, refuse_scans
 
 if TYPE_CHECKING:
@@ -57,8 +59,9 @@ class ImageInfo:
 def decode_rgb(source: Path | bytes) -> np.ndarray:
     """Decode an image file to RGB, as Pillow's `convert("RGB")` sees it.
 
-    The first frame is taken, EXIF orientation is ignored, alpha is dropped, and 16-bit greyscale is scaled to 8 bits
-    (its high byte, which is what Pillow keeps of 16-bit colour too) where Pillow itself would clip it.
+    The first frame is taken, EXIF orientation is ignored, alpha is dropped, 16-bit colour keeps its high byte, and
+    greyscale of more than 8 bits is scaled from the depth that the file declares, or else from the least of 8, 10, 12,
+    14 and 16 bits that holds its largest sample (floating point: from 0 to 1 where that holds it), which is said.
 
     Args:
         source: A file, or the bytes of one.
@@ -83,7 +86,7 @@ def decode_rgb(source: Path | bytes) -> np.ndarray:
     name = "image bytes" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else read_regular(source)
     try:
-        return decode_bytes(data)
+        return decode_bytes(data, name)
     except ValueError as error:
         raise ValueError(f"{name}: got an unreadable image, {error}; replace or remove the file") from None
 
@@ -129,7 +132,7 @@ def probe(path: Path | str) -> ImageInfo:
             raise ValueError("empty file")
         info = _probe_jpeg(head, tail, size, file) or _probe_png(head, tail, size)
         if info is None:
-            return _probe_decoding(file)
+            return _probe_decoding(file, str(path))
         return replace(info, digest=_digest(head) if size == len(head) else _digest(head, tail))
 
 
@@ -211,6 +214,8 @@ def _probe_png(head: bytes, tail: bytes, size: int) -> ImageInfo | None:
     if width == 0 or height == 0:
         return None
     refuse_huge(width, height, size)
+    if depth == 16 and colour == 0:
+        return None  # decoding tells what its largest sample is
     native = depth == 8 and colour in (0, 2) and interlace == 0
     at = 33
     while native and head[at + 4 : at + 8] != b"IDAT":
@@ -227,11 +232,11 @@ def _decoders() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(resolve_threads(None))
 
 
-def _probe_decoding(file: BinaryIO) -> ImageInfo:
+def _probe_decoding(file: BinaryIO, name: str) -> ImageInfo:
     file.seek(0)
     data = file.read()
     with _decoders():
-        height, width, _ = decode_bytes(data).shape
+        height, width, _ = decode_bytes(data, name).shape
     return ImageInfo(width, height, native=False, digest=_digest(data))
 
 
@@ -253,8 +258,10 @@ def _refuse_bomb(data: bytes) -> None:
         refuse_scans(data, scan[1] if scan else 2)
 
 
-def decode_bytes(data: bytes) -> np.ndarray:
+def decode_bytes(data: bytes, name: str = "image bytes") -> np.ndarray:
     """Decode the bytes of an image file as `decode_rgb` does; an error's message is the bare reason.
+
+    The name is for the warning that a depth was guessed.
 
     The types of the errors depend on the decoder and on where the file is damaged, so any is taken for a broken file
     unless it is this machine's (`is_of_machine`).
@@ -267,7 +274,7 @@ def decode_bytes(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=formats()) as image:
             refuse_opened(image, data)
-            return _to_rgb(image)
+            return _deep_grey_to_rgb(image, data, name) if image.mode.startswith(("I", "F")) else _to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError(explain_unidentified(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -284,27 +291,39 @@ def decode_bytes(data: bytes) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Return an image's pixels, converted strip by strip: a whole one in Pillow's form and ours is memory enough."""
     image.load()
+    return _by_strips(image, _strip_to_rgb)
+
+
+def _deep_grey_to_rgb(image: Image.Image, data: bytes, name: str) -> np.ndarray:
+    """Return the pixels of a greyscale image of more than 8 bits, scaled to 8."""
+    image.load()
+    extremes = [(strip.min(), strip.max()) for strip in map(np.asarray, _strips(image))]
+    lowest, highest = np.min(extremes), np.max(extremes)  # which keep NaN
+    scale = grey_scale(image, data, float(lowest), float(highest), name=name)
+    return _by_strips(image, lambda strip: to_eight_bits(np.asarray(strip), scale)[:, :, None])
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
     width, height = image.size
     rows = max(1, STRIP_PIXELS // width)
     if rows >= height:
-        return np.array(_strip_to_rgb(image))
-    pixels = np.empty((height, width, 3), np.uint8)
+        yield image
+        return
     for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        pixels[top:bottom] = _strip_to_rgb(image.crop((0, top, width, bottom)))
+        yield image.crop((0, top, width, min(top + rows, height)))
+
+
+def _by_strips(image: Image.Image, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    top = 0
+    for strip in _strips(image):
+        pixels[top : top + strip.height] = convert(strip)
+        top += strip.height
     return pixels
 
 
 def _strip_to_rgb(image: Image.Image) -> np.ndarray:
-    mode = image.mode
-    if mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"samples from {grey.min()} to {grey.max()}, expected 8 or 16 bits")
-        return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-    if mode == "F":
-        raise ValueError("floating-point samples, expected 8 or 16 bits")
-    if mode == "P" and "transparency" in image.info:
+    if image.mode == "P" and "transparency" in image.info:
         # The same pixels as a direct conversion, without Pillow's warning
         return np.asarray(image.convert("RGBA").convert("RGB"))
-    return np.asarray(image if mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

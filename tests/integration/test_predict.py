@@ -106,10 +106,10 @@ def test_broken_files_get_no_prediction(
     # One breaks between the listing and its turn: another stands in for it in the batch, not in the answer
     real, gone = image.decode_bytes, (folder / "1.jpg").read_bytes()
 
-    def decode(source: bytes) -> np.ndarray:
+    def decode(source: bytes, name: str) -> np.ndarray:
         if source == gone:
             raise ValueError("gone")
-        return real(source)
+        return real(source, name)
 
     monkeypatch.setattr("fastlt.data.loaders.plan.decode_bytes", decode)
     left = predict(rebalanced, "photos", config=PredictConfig(device="cpu", num_threads=1, loader="memory"))

@@ -164,7 +164,8 @@ class NativeFiles:
 
     def __init__(self, dataset: LongTailedDataset) -> None:
         self._dataset = dataset
-        self._folder = cache_dir() / "converted" / dataset.fingerprint
+        # Those in "converted" have deep greyscale as it was scaled formerly
+        self._folder = cache_dir() / "converted-2" / dataset.fingerprint
         self._root = f"{dataset.root}{os.sep}"
         self.packed = dataset.images is not None
 

@@ -268,7 +268,7 @@ def read_image(dataset: LongTailedDataset, index: int) -> np.ndarray:
         UnreadableImageError: The file is missing or broken, or the image's size has changed since it was indexed.
     """
     try:
-        pixels = decode_bytes(dataset.read(index))
+        pixels = decode_bytes(dataset.read(index), str(dataset.path(index)))
     except (OSError, ValueError) as error:
         if is_of_machine(error):
             raise

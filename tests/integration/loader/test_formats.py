@@ -70,7 +70,7 @@ def test_what_dali_cannot_decode_is_converted_once_and_said(
     odd_dataset: LongTailedDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     count = int((~odd_dataset.native).sum())
-    folder = cache_dir() / "converted" / odd_dataset.fingerprint
+    folder = cache_dir() / "converted-2" / odd_dataset.fingerprint
     folder.mkdir(parents=True)
     (folder / f".0.png.{2**22 + 1}.partial").write_bytes(b"of a process that was killed")
     with caplog.at_level(logging.INFO, "fastlt"):
@@ -86,7 +86,7 @@ def test_what_dali_cannot_decode_is_converted_once_and_said(
 @pytest.mark.parametrize("damage", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_a_converted_file_that_is_damaged_is_made_anew(damage: bytes, odd_dataset: LongTailedDataset) -> None:
     first = load(odd_dataset, "dali")
-    for file in (cache_dir() / "converted" / odd_dataset.fingerprint).iterdir():
+    for file in (cache_dir() / "converted-2" / odd_dataset.fingerprint).iterdir():
         file.write_bytes(damage)
     assert torch.equal(load(odd_dataset, "dali"), first)
 

@@ -90,11 +90,6 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
         assert (pixels.reshape(-1, 3) == np.arange(256)[:, None]).all()
 
 
-def test_samples_without_a_known_range_are_refused():
-    with pytest.raises(ValueError, match="floating-point samples"):
-        decode_rgb(encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
-
-
 def test_palette_with_transparency_does_not_warn():
     image = picture().quantize(16)
     data = encode(image, "PNG", transparency=bytes(range(16)))

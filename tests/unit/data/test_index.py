@@ -111,7 +111,7 @@ def test_no_more_threads_decode_than_there_are_processors(root, monkeypatch):
         Image.new("L", (9, 9)).save(root / f"{number}.png", "GIF")
     running, most = [], []
 
-    def decode(data):
+    def decode(data, _name):
         running.append(data)
         most.append(len(running))
         time.sleep(0.002)

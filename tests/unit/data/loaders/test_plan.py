@@ -110,7 +110,7 @@ def test_only_the_files_own_faults_make_it_unreadable(
     with pytest.raises(UnreadableImageError, match=r"^not an image"):
         read_image(dataset, 1)
 
-    def out_of_descriptors(path: Path) -> np.ndarray:
+    def out_of_descriptors(_data: bytes, _name: str) -> np.ndarray:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("fastlt.data.loaders.plan.decode_bytes", out_of_descriptors)
