@@ -37,7 +37,8 @@ class Accuracy:
     @classmethod
     def from_fractions(cls, value: float, interval: tuple[float, float], n: int) -> Accuracy:
         """Return an accuracy, or a difference of two, from fractions."""
-        return cls(value=100 * value, ci95=(100 * interval[0], 100 * interval[1]), n=n)
+        low, high = min(interval[0], value), max(interval[1], value)  # whose rounding may part them
+        return cls(value=100 * value, ci95=(100 * low, 100 * high), n=n)
 
     @property
     def half_width(self) -> float:
@@ -237,7 +238,7 @@ class Results:
             cells = [comparison.differences.get(name) for name in ACCURACIES]
             texts = ["-" if cell is None else f"{cell.value:+.1f}±{cell.half_width:.1f}" for cell in cells]
             table.add_row(comparison.split, comparison.method, *texts)
-        table.caption = "points on the same images, with half the 95 % interval of the paired bootstrap"
+        table.caption = "points on the same images, with half the paired 95 % interval"
         return table
 
 

@@ -126,8 +126,8 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
 
     Returns:
         A `Result` for each split and classifier, top-1 accuracies in percent: `all` over images with Wilson's interval;
-        `class_mean`, `many`, `medium` and `few` are means of class accuracies with stratified bootstrap intervals, None
-        for a group without images. Comparisons have paired bootstrap intervals.
+        `class_mean`, `many`, `medium` and `few` are means of class accuracies, whose intervals are right from one image
+        a class up (`fastlt.metrics.mean_interval`), None for a group without images. Comparisons have paired intervals.
 
     Raises:
         ValueError, FileNotFoundError: There is no such classifier or split, a checkpoint cannot be read, or the target

@@ -1,9 +1,10 @@
-"""The exact accuracy of a split as a step function of tau, from one product: values, optima and bootstrap bands."""
+"""The exact accuracy of a split as a step function of tau, from one product: values, optima and bands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..config import GROUPS, SHOT_GROUPS, check_choice
-from ..metrics import FEW, MANY, shot_groups
+from ..metrics import FEW, MANY, mean_interval, shot_groups
+from ..metrics.intervals import score_interval
 from ..ops import prior_intervals, tau_intervals
 
 # Shapes: N samples, C classes, D feature width, T taus, K edges of a step function.
@@ -72,9 +74,8 @@ class TauCurve:
     @cached_property
     def sample_weights(self) -> dict[str, _Floats]:
         """What a right answer adds to the accuracy of each non-empty group, [N] each; sums to 1."""
-        totals = np.bincount(self.labels, minlength=len(self.class_counts))
-        shots = shot_groups(self.class_counts, self.many, self.few)
-        classes = {"class_mean": totals > 0} | {name: (totals > 0) & mask for name, mask in shots.items()}
+        totals = self._totals
+        classes = {name: (totals > 0) & mask for name, mask in self._masks.items()}
         weights = {"all": np.full(len(self.labels), 1.0 / max(len(self.labels), 1))}
         for group, members in classes.items():
             share = np.where(members, 1.0 / (np.maximum(totals, 1) * max(members.sum(), 1)), 0.0)
@@ -165,23 +166,15 @@ class TauCurve:
         left, right = float(starts[widest]), float(stops[widest])
         return TauChoice((left + right) / 2, left, right, float(values.max()))
 
-    def band(
-        self,
-        taus: ArrayLike,
-        group: str = "all",
-        *,
-        level: float = 0.95,
-        num_resamples: int = 1000,
-        seed: int = 0,
-    ) -> tuple[_Floats, _Floats]:
-        """Return the percentile bootstrap of the accuracy at each tau, resampling images within each class.
+    def band(self, taus: ArrayLike, group: str = "all", *, level: float = 0.95) -> tuple[_Floats, _Floats]:
+        """Return an interval of the accuracy at each tau: Wilson's for `all`, else `fastlt.metrics.mean_interval`.
+
+        The harmonic mean moves by the groups' intervals, one at a time, whose effects add up in squares.
 
         Args:
             taus: [T].
             group: As in `steps`.
-            level: Share of the resamples inside the band, between 0 and 1.
-            num_resamples: Number of resamples.
-            seed: Seed of the resampling.
+            level: Share of samples for which the interval at one tau holds the true accuracy, between 0 and 1.
 
         Returns:
             (lower [T], upper [T]), fractions.
@@ -191,32 +184,52 @@ class TauCurve:
         """
         if not 0.0 < level < 1.0:
             raise ValueError(f"level: got {level}; expected a number between 0 and 1")
+        z = NormalDist().inv_cdf((1 + level) / 2)
         grid = np.atleast_1d(np.asarray(taus, dtype=np.float64))
-        order = np.argsort(self.labels, kind="stable")
-        labels = self.labels[order]
-        right = ((self.low[order, None] < grid) & (grid < self.high[order, None])).astype(np.float32)
-        weights = np.stack(self._weights(group))[:, order].astype(np.float32)
-        first = np.searchsorted(labels, labels, side="left")
-        size = np.searchsorted(labels, labels, side="right") - first
-        rng = np.random.default_rng(seed)
-        values = np.empty((num_resamples, len(grid)))
-        for resample in values:
-            drawn = first + (rng.random(len(labels)) * size).astype(np.int64)
-            times = np.bincount(drawn, minlength=len(labels)).astype(np.float32)
-            resample[:] = _combine(list((weights * times) @ right))
-        tail = (1.0 - level) / 2
-        lower, upper = np.quantile(values, (tail, 1.0 - tail), axis=0)
-        return lower, upper
+        right = [self.labels[(self.low < tau) & (tau < self.high)] for tau in grid]
+        totals, groups = self._totals, self._groups_in(group)
+        hits = np.stack([np.bincount(labels, minlength=len(totals)) for labels in right])
+        if group == "all":
+            return score_interval(hits.sum(1) / totals.sum(), totals.sum(), z)
+        ends = (mean_interval(hits, totals, self._masks[name], z=z) for name in groups)
+        lower, upper = (list(side) for side in zip(*filter(None, ends), strict=True))
+        if len(groups) == 1:
+            return lower[0], upper[0]
+        # From the middles, as the harmonic mean does not move by one group where another is at 0
+        middle = [(low + high) / 2 for low, high in zip(lower, upper, strict=True)]
+        centre, value = _combine(middle), self.value(grid, group)
 
-    def _weights(self, name: str) -> list[_Floats]:
-        """Return the sample weights [N] of a group, or of each group that enters the harmonic mean."""
+        def reach(side: list[_Floats]) -> _Floats:
+            moved = [_combine([*middle[:i], end, *middle[i + 1 :]]) - centre for i, end in enumerate(side)]
+            distance: _Floats = np.sqrt(np.square(moved).sum(0))
+            return distance
+
+        return np.minimum(np.maximum(centre - reach(lower), 0.0), value), np.maximum(centre + reach(upper), value)
+
+    @cached_property
+    def _totals(self) -> NDArray[np.int64]:
+        """The images [C] of every class in this split."""
+        return np.bincount(self.labels, minlength=len(self.class_counts))
+
+    @cached_property
+    def _masks(self) -> dict[str, NDArray[np.bool_]]:
+        """The classes [C] of every group of classes."""
+        every = np.ones(len(self.class_counts), dtype=np.bool_)
+        return {"class_mean": every, **shot_groups(self.class_counts, self.many, self.few)}
+
+    def _groups_in(self, name: str) -> list[str]:
+        """Return a group, or the groups that enter the harmonic mean; only those with samples."""
         check_choice("group", name, (*GROUPS, HARMONIC))
         present = [group for group in (SHOT_GROUPS if name == HARMONIC else (name,)) if group in self.groups]
         if not present:
             raise ValueError(
                 f"group: got {name}, which has no sample in this split; expected one of {', '.join(self.groups)}"
             )
-        return [self.sample_weights[group] for group in present]
+        return present
+
+    def _weights(self, name: str) -> list[_Floats]:
+        """Return the sample weights [N] of a group, or of each group that enters the harmonic mean."""
+        return [self.sample_weights[group] for group in self._groups_in(name)]
 
 
 def _combine(rows: list[_Floats]) -> _Floats:

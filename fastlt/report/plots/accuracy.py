@@ -61,7 +61,7 @@ def accuracy_by_tau(
     curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
     best: float,
 ) -> None:
-    """Draw accuracy against tau with bootstrap bands.
+    """Draw accuracy against tau with bands.
 
     Args:
         figure: Where to draw.

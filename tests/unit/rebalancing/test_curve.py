@@ -151,27 +151,39 @@ def test_harmonic_mean_prefers_balance() -> None:
 def test_bands_cover_the_value_and_repeat(split: tuple) -> None:
     got = tau_curve(*split)
     taus = [0.1, 0.5, 1.0]
-    lower, upper = got.band(taus, "few", num_resamples=200)
+    lower, upper = got.band(taus, "few")
     assert (lower <= got.value(taus, "few")).all()
     assert (got.value(taus, "few") <= upper).all()
-    again = got.band(taus, "few", num_resamples=200)
+    again = got.band(taus, "few")
     np.testing.assert_array_equal(lower, again[0])
-    narrow = got.band(taus, "few", num_resamples=200, level=0.5)
+    narrow = got.band(taus, "few", level=0.5)
     assert (narrow[1] - narrow[0] <= upper - lower).all()
 
 
 def test_bands_are_as_wide_as_their_level_says() -> None:
     got = curve([0.0] * 400, [2.0] * 200 + [0.5] * 200, [0] * 400, [500])
     for level, deviations in ((0.95, 1.96), (0.6827, 1.0)):
-        (lower,), (upper,) = got.band([1.0], level=level, num_resamples=4000)
+        (lower,), (upper,) = got.band([1.0], level=level)
         assert (upper - lower) / 2 == pytest.approx(deviations * 0.5 / 20, rel=0.07)
 
 
-def test_resampling_stays_within_classes() -> None:
-    # Each class is all right or all wrong, so a stratified resample cannot change anything.
+def test_bands_have_a_width_where_every_class_is_all_right_or_all_wrong() -> None:
     got = curve([0.0] * 4 + [INF] * 4, [2.0] * 4 + [-INF] * 4, [0] * 4 + [1] * 4, [500, 3])
-    lower, upper = got.band([1.0], "class_mean", num_resamples=50)
-    assert lower[0] == upper[0] == pytest.approx(0.5)
+    for group in ("all", "class_mean", "many", "few", "harmonic_mean"):
+        (lower,), (upper,) = got.band([1.0], group)
+        assert 0 <= lower <= got.value(1.0, group) <= upper <= 1
+        assert upper - lower > 0.2
+
+
+def test_the_band_of_the_harmonic_mean_covers() -> None:
+    rng = np.random.default_rng(0)
+    accuracy, counts = np.repeat([0.9, 0.7, 0.3], 10), [500] * 10 + [50] * 10 + [5] * 10
+    labels, covered = np.repeat(np.arange(30), 6), []
+    for _ in range(400):
+        high = np.where(rng.random(180) < accuracy[labels], 2.0, -INF)
+        (lower,), (upper,) = curve([0.0] * 180, high.tolist(), labels.tolist(), counts).band([1.0], "harmonic_mean")
+        covered.append(lower <= 3 / (1 / 0.9 + 1 / 0.7 + 1 / 0.3) <= upper)
+    assert 0.93 <= np.mean(covered) <= 0.98
 
 
 def test_errors_name_the_argument(split: tuple) -> None:
