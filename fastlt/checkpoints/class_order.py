@@ -2,66 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from ..runtime.log import log, name_some
 
 MAX_NAME = 1000  # characters; no folder has a longer one
+MAX_CLASSES = 1 << 20
+TO_NUMBER = ("class_to_idx", "class_to_index", "label2id")
+TO_NAME = ("idx_to_class", "index_to_class", "id2label")
+LISTED = ("classes", "class_names", "label_names", "CLASSES")
+INSIDE = ("meta", "dataset_meta", "config", "cfg", "args", "hyper_parameters", "hparams")
+"""Where training scripts keep class names beside weights, and in which parts of a file."""
+
+
+@dataclass(frozen=True)
+class ClassOrder:
+    """An order that the classes of a checkpoint may have: for each class of the data, its row in the head."""
+
+    name: str
+    rows: tuple[int, ...]
+
+    def differing(self, other: ClassOrder) -> list[int]:
+        """Return the classes of the data that have another row in another order."""
+        return [at for at, (one, two) in enumerate(zip(self.rows, other.rows, strict=True)) if one != two]
+
+    def first_names(self, class_names: Sequence[str], other: ClassOrder) -> str:
+        """Return the names of the first few rows that another order gives to other classes."""
+        rows = sorted(self.rows[at] for at in self.differing(other))
+        classes = {row: at for at, row in enumerate(self.rows)}
+        return name_some([f"{row} {class_names[classes[row]]}" for row in rows], 4)
 
 
 def settle_order(
-    path: Path, settings: Mapping[str, Any], classes: Path | None, class_names: Sequence[str]
-) -> tuple[int, ...]:
-    """Return for each class of the data its row in the checkpoint's head.
+    path: Path,
+    settings: Mapping[str, Any],
+    classes: Path | None,
+    class_names: Sequence[str],
+    *,
+    folders: Sequence[str] | None = None,
+    content: Any = None,
+) -> tuple[ClassOrder, ...]:
+    """Return the order of a checkpoint's classes; more than one where only the images can tell.
 
     Args:
         path: The checkpoint, for messages.
         settings: The checkpoint's config.json.
-        classes: A file with the checkpoint's class names in its own order, or None.
+        classes: A file with the checkpoint's class names in its own order, the name of a way to sort, or None.
         class_names: The data's classes, in the data's order.
+        folders: Their class folders, where these have other names.
+        content: What a training script saved beside the weights.
 
     Raises:
         ValueError, FileNotFoundError: The names are not those of the data, each once, or the file does not exist.
     """
+    known = [names for names in (class_names, folders) if names is not None]
+    sorts = sorted_orders(known[-1])
     if classes is not None:
-        if not classes.is_file():
-            raise FileNotFoundError(f"--classes: got {classes}, which does not exist; expected a class name a line")
-        try:
-            lines = classes.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"--classes: got {classes}, which is not text; expected a class name a line") from error
-        return order_of([line.strip() for line in lines if line.strip()], class_names, "--classes", str(classes))
-    names = own_names(path, settings)
-    # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a partial match is a mistake
-    if set(names) & set(class_names):
-        order = order_of(names, class_names, str(path), "a config.json", ", or give --classes FILE to overrule it")
-        log.info("%s: classes in the order of its config.json", path)
-        return order
-    log.info("%s: classes taken to be in the data's order, %s ... (--classes FILE for another)", path, class_names[0])
-    return tuple(range(len(class_names)))
+        if not classes.is_file() and str(classes) in sorts:
+            return (sorts[str(classes)],)
+        return (ClassOrder("--classes", order_of(read_names(classes), known, "--classes", str(classes))),)
+    for where, names in carried_names(path, settings, content):
+        # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a partial match is a mistake
+        if any(set(names) & set(ours) for ours in known):
+            rows = order_of(names, known, str(path), f"a {where}", ", or give --classes FILE to overrule it")
+            log.info("%s: classes in the order of its %s", path, where)
+            return (ClassOrder(where, rows),)
+    orders = [ClassOrder("the data's", tuple(range(len(class_names))))]
+    if list(known[-1]) != [str(at) for at in range(len(class_names))]:  # numbers may be no names of folders at all
+        orders += [order for order in sorts.values() if order.rows not in [other.rows for other in orders]]
+    if len(orders) == 1:
+        log.info("%s: classes taken to be in the data's order, %s ... (--classes FILE for another)", path, known[0][0])
+    return tuple(orders)
 
 
-def own_names(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Return the class names in a config.json, in its order, as written by transformers or timm."""
-    config = settings.get("config", {})
-    labels, names = config.get("id2label"), config.get("label_names")
-    if isinstance(labels, dict) and labels:
-        indices = [str(index) for index in range(len(labels))]
-        if not labels.keys() <= set(indices):
-            raise ValueError(
-                f"{path}: got a config.json with an id2label whose keys are not the numbers from 0 to "
-                f"{len(labels) - 1}; expected class indices; correct or drop it"
-            )
-        return [str(labels[index])[:MAX_NAME] for index in indices]
-    return [str(name)[:MAX_NAME] for name in names] if isinstance(names, list) else []
+def sorted_orders(names: Sequence[str]) -> dict[str, ClassOrder]:
+    """Return the orders in which the usual trainers number class folders."""
+    ranked = range(len(names))
+    ways = {
+        "torchvision": sorted(ranked, key=lambda at: names[at]),
+        "timm": sorted(ranked, key=lambda at: (natural_key(names[at]), names[at])),
+    }
+    return {way: ClassOrder(f"{way}'s", tuple(invert(classes))) for way, classes in ways.items()}
+
+
+def invert(classes: Sequence[int]) -> list[int]:
+    """Return the place of each number in a permutation."""
+    places = [0] * len(classes)
+    for place, at in enumerate(classes):
+        places[at] = place
+    return places
+
+
+def natural_key(name: str) -> list[int | str]:
+    """Return what timm sorts class folders by: text without its case, and runs of digits as numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+def read_names(file: Path) -> list[str]:
+    """Return the class names in the file that --classes names, one a line."""
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"--classes: got {file}, which does not exist; expected a file with a class name a line, or timm or "
+            "torchvision"
+        )
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--classes: got {file}, which is not text; expected a class name a line") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def carried_names(path: Path, settings: Mapping[str, Any], content: Any) -> Iterator[tuple[str, list[str]]]:
+    """Yield (what carries them, class names in the checkpoint's order) for all that a checkpoint comes with.
+
+    Raises:
+        ValueError: Numbers of classes do not count from 0.
+    """
+    parts: list[tuple[str, Any]] = [("config.json", settings.get("config"))]
+    for folder in list(path.resolve().parents)[1:3]:  # one of our own, in its run
+        if (folder / "config.json").is_file() and (folder / "data.json").is_file():
+            parts.append(("data.json", read_json(folder / "data.json", remedy="restore the file")))
+    parts += [(f"dict with {name}", part) for name, part in inner_parts(content)]
+    for where, part in parts:
+        for key in TO_NUMBER if isinstance(part, Mapping) else ():
+            if isinstance(numbers := part.get(key), Mapping) and 0 < len(numbers) <= MAX_CLASSES:
+                yield _called(where, key), in_order(path, where, key, {at: name for name, at in numbers.items()})
+        for key in TO_NAME if isinstance(part, Mapping) else ():
+            if isinstance(names := part.get(key), Mapping) and 0 < len(names) <= MAX_CLASSES:
+                yield _called(where, key), in_order(path, where, key, names)
+        for key in LISTED if isinstance(part, Mapping) else ():
+            if isinstance(listed := part.get(key), (list, tuple)) and 0 < len(listed) <= MAX_CLASSES:
+                yield _called(where, key), [str(name)[:MAX_NAME] for name in listed]
+
+
+def _called(where: str, key: str) -> str:
+    return where if where.endswith(".json") else f"{where}{key}"
+
+
+def inner_parts(content: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (its name, a part of what a training script saved) for all in which class names may stand."""
+    todo: list[tuple[str, Any, int]] = [("", content, 0)]
+    for name, part, depth in todo:
+        part = vars(part) if hasattr(part, "__dict__") and not isinstance(part, Mapping) else part
+        if isinstance(part, Mapping):
+            yield name, part
+            todo += [(f"{name}{key}.", part[key], depth + 1) for key in INSIDE if depth < 2 and key in part]
+
+
+def in_order(path: Path, where: str, key: str, names: Mapping[Any, Any]) -> list[str]:
+    """Return names by number in the order of the numbers.
+
+    Raises:
+        ValueError: The numbers are not 0 to one less than their count.
+    """
+    numbers = [str(number) for number in range(len(names))]
+    named = {str(number): name for number, name in names.items()}
+    if not named.keys() <= set(numbers):
+        raise ValueError(
+            f"{path}: got a {_called(where, '')} with {key} whose keys are not the numbers from 0 to "
+            f"{len(numbers) - 1}; expected class indices; correct or drop it"
+        )
+    return [str(named[number])[:MAX_NAME] for number in numbers]
 
 
 def order_of(
-    names: Sequence[str], class_names: Sequence[str], what: str, source: str, remedy: str = ""
+    names: Sequence[str], known: Sequence[Sequence[str]], what: str, source: str, remedy: str = ""
 ) -> tuple[int, ...]:
-    """Return the place of every class of the data in `names`; errors blame `what` and call the list `source`."""
+    """Return the place in `names` of every class of the data.
+
+    Args:
+        names: The checkpoint's class names.
+        known: The data's class names and, if they are others, class folders.
+        what: What errors blame.
+        source: What errors call the list.
+        remedy: What errors add to the way out.
+    """
+    class_names = max(known, key=lambda ours: len(set(ours) & set(names)))
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):
         faults = [f"it names {next(name for name in names if names.count(name) > 1)} twice"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..config.checkpoint import CheckpointConfig
+from ..data.dataset import LongTailedDataset
 from ..data.inspection.identity import DataRecord, describe_data, is_same
+from ..data.layouts.identity import class_folders
 from ..data.splits import open_splits
 from ..files import make_once, owned, write_json
 from ..models import HEAD, in_head
 from ..run import RUNS, Run, environment
 from ..runtime.log import log
 from . import native
-from .class_order import settle_order
+from .class_order import ClassOrder, settle_order
 from .formats.shards import bytes_of
 from .names import NameMap, match
 from .preprocessing import settle_preprocessing
@@ -41,7 +44,13 @@ class ImportedCheckpoint:
     order: tuple[int, ...]
 
 
-def import_checkpoint(path: Path, options: CheckpointConfig, *, force: bool = False) -> ImportedCheckpoint:
+Chooser = Callable[[TrainConfig, dict[str, Tensor], LongTailedDataset, Sequence[ClassOrder]], ClassOrder]
+"""Finds the order of the classes by the train images, given weights under our names with the head in the first one."""
+
+
+def import_checkpoint(
+    path: Path, options: CheckpointConfig, *, choose: Chooser, force: bool = False
+) -> ImportedCheckpoint:
     """Make a run folder from a checkpoint, or find the one made from it before with the same settings.
 
     `runs/adopted/<stem>-<hash>` gets config.json, data.json and checkpoints/best.safetensors, so that everything
@@ -50,6 +59,7 @@ def import_checkpoint(path: Path, options: CheckpointConfig, *, force: bool = Fa
     Args:
         path: A file or a folder.
         options: How to read it.
+        choose: Called if the order of the classes cannot be told from names.
         force: Whether to go on with bilinear resizing if the checkpoint needs another interpolation.
 
     Raises:
@@ -71,10 +81,16 @@ def import_checkpoint(path: Path, options: CheckpointConfig, *, force: bool = Fa
     check_pooling(path, network.pooling(), backbone, source.settings.get("config", {}).get("global_pool"))
     names = match(path, tensors, backbone, options.head, len(class_names), preprocessing["image_size"])
     log.info("%s: %s, last layer %s", path, backbone, names.head)
-    order = settle_order(path, source.settings, options.classes, class_names)
+    train = splits["train"]
+    folders = class_folders(train)
+    orders = settle_order(path, source.settings, options.classes, class_names, folders=folders, content=source.content)
     root, lists = (folder and folder.resolve() for folder in (options.data_root, options.lists))
     config = TrainConfig(dataset="folder", data_root=root, lists=lists, backbone=backbone, **preprocessing)
-    ours = our_tensors(path, tensors, names, order)
+    ours = our_tensors(path, tensors, names, orders[0].rows)
+    order = orders[0].rows
+    if len(orders) > 1:
+        order = choose(config, ours, train, orders).rows
+        ours = our_tensors(path, tensors, names, order)
     run = store_run(path, config, describe_data(splits), ours, {"source": str(path.resolve()), "order": list(order)})
     return ImportedCheckpoint(checkpoint=source, run=run, names=names, order=order)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated
 
 from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_choice, check_range
@@ -25,9 +26,10 @@ class CheckpointConfig(Config):
     head: Annotated[str, "NAME"] | None = None
     """Name of the checkpoint's last linear layer, for example fc; by default the only matrix that is not part of the
     backbone."""
-    classes: File | None = None
-    """A file with the checkpoint's class names in its own order, one per line; by default what its config.json says, or
-    the data's order (class folders sorted by name)."""
+    classes: Annotated[Path, "FILE|torchvision|timm"] | None = None
+    """A file with the checkpoint's class names in its own order, one per line, or how its class folders were sorted:
+    torchvision (by code point) or timm (numbers by value, without case); by default the names that it carries or, where
+    it has none, whichever of the data's order and these fits the train images."""
     image_size: int | None = None
     """Side of the network's input, pixels; by default the one in its configuration, or 224."""
     eval_resize: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from ..checkpoints.chance import suspect
@@ -14,6 +15,7 @@ from ..features.store import FeatureStore
 from ..run import Run
 from ..runtime.device import resolve_device
 from ..runtime.log import log
+from .class_order import choose_order
 from .run import rebalance
 
 
@@ -44,7 +46,9 @@ def rebalance_checkpoint(
     outputs = {method: options.out or default_output(path, method) for method in methods}
     for out in outputs.values():
         check_output(path, out)
-    imported = import_checkpoint(path, options, force=config.force)
+    imported = import_checkpoint(
+        path, options, choose=functools.partial(choose_order, path, config), force=config.force
+    )
     check_above_chance(imported, config)
     rebalance(imported.run, config)
     for method, out in outputs.items():

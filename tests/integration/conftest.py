@@ -164,7 +164,7 @@ def rebalance_checkpoint(colours: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
     def run(*arguments: object) -> None:
         where = ["--data-root", str(colours), "--device", "cpu", "--num-threads", "1", "--loader", "memory"]
-        monkeypatch.setattr(sys, "argv", ["fastlt", "rebalance", *map(str, arguments), *where])
+        monkeypatch.setattr(sys, "argv", ["fastlt", "rebalance", *where, *map(str, arguments)])
         cli.main()
 
     return run

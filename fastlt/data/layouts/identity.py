@@ -6,20 +6,40 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ...runtime.log import log, name_some
 from .listing import Listing
 
-_PLACES = (slice(-2, -1), slice(-3, -2), slice(-4, -3), slice(-3, -1))
-"""Where the class's folder may stand in a path: around the image, one or two above, or the last two together."""
+_PLACES = (slice(-2, -1), slice(-3, -2), slice(-4, -3), slice(-3, -1), slice(0, 1))
+"""Where the class's folder may stand in a path: around the image, one or two above, the last two together, or first."""
 
 _SHARE = 0.95  # of a list's images that must follow the rule of one number a folder
 _NUM_SHOWN = 4
 
 
-def class_folders(listing: Listing) -> tuple[str, ...] | None:
+class Labelled(Protocol):
+    """Images with labels: a split as it is listed, or opened."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """N files."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """C names."""
+        ...
+
+
+def class_folders(listing: Labelled) -> tuple[str, ...] | None:
     """Return the folder of every class, where folders and classes match one to one; else None."""
     for place in _PLACES:
         if numbers := folder_numbers(listing, place):
@@ -28,7 +48,7 @@ def class_folders(listing: Listing) -> tuple[str, ...] | None:
     return None
 
 
-def folder_numbers(listing: Listing, place: slice) -> dict[str, int]:
+def folder_numbers(listing: Labelled, place: slice) -> dict[str, int]:
     """Return the label of every folder at a place of the paths; nothing unless they match one to one.
 
     A few images that break the rule are wrong labels, which say nothing about the others.
