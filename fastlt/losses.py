@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .config import LOSSES
+from .config.plugins import load, names_function, what_happened
 
 # Shapes: B batch, C classes; leading dimensions (`...`) hold classifiers that are trained side by side.
+
+OwnLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A loss of the user's: logits, float32 [B, C], labels, int64 [B], and class counts, int64 [C] -> [] or [B]."""
 
 CB_BETA, CB_GAMMA = 0.9999, 0.5  # effective number of samples and focus, as Cui et al. use them for many classes
 LDAM_MARGIN, LDAM_SCALE, DRW_FROM = 0.5, 30.0, 0.8  # Cao et al.: largest margin, scale, share of epochs before weights
@@ -39,7 +45,8 @@ def batch_loss(
     - `cb_focal`: sigmoid focal loss, weighted by the effective number of samples (Cui et al., 2019), summed over
       classes;
     - `ldam`: cross entropy of s (cos_j - [j = y] m_y), m_j proportional to n_j^(-1/4), at most 0.5; from 80 % of the
-      epochs on weighted by the effective number of samples: deferred re-weighting (Cao et al., 2019).
+      epochs on weighted by the effective number of samples: deferred re-weighting (Cao et al., 2019);
+    - `module:function`: the user's own, an `OwnLoss`.
 
     Args:
         name: The loss.
@@ -62,6 +69,9 @@ def batch_loss(
     if name != "cross_entropy":
         if class_counts is None:
             raise ValueError(f"--loss: got {name} without class counts; expected the training images of every class")
+        own = own_loss(name)
+        if own is not None:
+            return mean_of_own(own, logits, target, class_counts)
         if name == "cb_focal":
             return focal(logits, target, effective_weights(class_counts)).mean(-1)
         if name == "balanced_softmax":
@@ -78,6 +88,66 @@ def batch_loss(
     image_weights = weights[target]
     divisor = image_weights.mean(-1) if mean_weight is None else mean_weight.to(image_weights.dtype)
     return (image_weights * terms).mean(-1) / divisor
+
+
+def own_loss(name: str) -> OwnLoss | None:
+    """Return the user's own loss that `module:function` names; None for one of ours.
+
+    Raises:
+        ValueError: It cannot be imported.
+    """
+    return load("--loss", name) if names_function(name) else None
+
+
+def mean_of_own(loss: OwnLoss, logits: Tensor, labels: Tensor, class_counts: Tensor) -> Tensor:
+    """Return the mean of the user's loss over a batch, [...], of logits [..., B, C] and labels [..., B]."""
+    if logits.ndim == 2:
+        return loss(logits, labels, class_counts).mean()
+    pairs = zip(logits, labels, strict=True)
+    return torch.stack([mean_of_own(loss, each, its_labels, class_counts) for each, its_labels in pairs])
+
+
+def check_own_loss(name: str, class_counts: Tensor) -> None:
+    """Try the user's own loss on a made-up batch, so that a mistake costs no training.
+
+    Args:
+        name: The loss; nothing is tried of one of ours.
+        class_counts: [C] training images of every class, on the device that trains.
+
+    Raises:
+        ValueError: It cannot be imported, it raises, or what it returns is no loss.
+    """
+    loss = own_loss(name)
+    if loss is None:
+        return
+    num_classes, device = len(class_counts), class_counts.device
+    batch = 8 if num_classes != 8 else 6  # a number that cannot be taken for that of the classes
+    logits = torch.linspace(-1, 1, batch * num_classes, device=device).view(batch, num_classes).requires_grad_()
+    labels = torch.arange(batch, device=device) % num_classes
+    try:
+        value = loss(logits, labels, class_counts)
+    except Exception as error:
+        raise ValueError(
+            f"--loss: got {name}, which raised {what_happened(error)} for logits [{batch}, {num_classes}], labels "
+            f"[{batch}] and class counts [{num_classes}]; expected a loss; correct it (FASTLT_TRACEBACK=1 prints where)"
+        ) from error
+    what = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    if not isinstance(value, Tensor) or value.shape not in ((), (batch,)) or not value.is_floating_point():
+        raise ValueError(
+            f"--loss: got {name}, which returned {what} for a batch of {batch}; expected one number, or one an image, "
+            "in floating point; return such a tensor"
+        )
+    if not value.requires_grad:
+        raise ValueError(
+            f"--loss: got {name}, whose value has no gradient; expected one that is computed from the logits; keep "
+            "them attached (no detach, argmax or numpy)"
+        )
+    (gradient,) = torch.autograd.grad(value.mean(), logits, allow_unused=True)
+    if gradient is None or not torch.isfinite(value).all() or not torch.isfinite(gradient).all():
+        raise ValueError(
+            f"--loss: got {name}, whose value or gradient is not finite for logits from -1 to 1; expected finite "
+            "numbers; correct it"
+        )
 
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:

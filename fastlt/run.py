@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .config import TrainConfig
+from .config.plugins import code_hash, names_function
 from .data.inspection.identity import DataRecord, compare_data, describe_data
 from .data.registry import open_data
 from .files import contents, making, owned, read_json, reserved, sweep, write_json
@@ -303,6 +304,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def own_code(config: TrainConfig) -> dict[str, Any]:
+    """Return a record of the user's own loss, if there is one: its name and the hash of its file."""
+    return {"own_code": {config.loss: code_hash(config.loss)}} if names_function(config.loss) else {}
+
+
 def is_free(folder: Path) -> bool:
     """Return whether a run can begin in a folder: it is absent, empty, or left by a creation that was interrupted."""
     found = contents(folder)
@@ -340,7 +346,7 @@ def begin(path: Path, config: TrainConfig, data: Mapping[str, Any]) -> None:
     """
     with making(path) as folder:
         (folder / "config.json").unlink(missing_ok=True)
-        write_json(folder / "environment.json", environment())
+        write_json(folder / "environment.json", environment() | own_code(config))
         write_json(folder / "data.json", data)
         write_json(folder / "config.json", replace(config, out=path).to_json())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import operator
 import re
@@ -122,6 +123,12 @@ def load(flag: str, text: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"{flag}: got {text}, a {type(function).__name__}; expected a function; name one")
     return function  # type: ignore[no-any-return]
+
+
+def code_hash(text: str) -> str | None:
+    """Return the SHA-256 of the file in which a loaded `module:function` stands; None where it has none."""
+    file = getattr(sys.modules.get(text.partition(":")[0]), "__file__", None)
+    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def what_happened(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from .base import (
+    FUNCTION,
     INTERPOLATIONS,
     LOADERS,
     LOSSES,
@@ -30,6 +31,7 @@ from .base import (
     is_changeable,
     one_of,
 )
+from .plugins import check_choice_or_function, names_function
 
 BATCH_NORMS = ("train", "frozen")
 RELEASED_SAMPLES_PER_CLASS = 4
@@ -109,9 +111,10 @@ class TrainConfig(Config):
     sync_bn: bool = False
     """Take batch-norm statistics over all GPUs together."""
 
-    loss: Annotated[str, one_of(LOSSES)] = "cross_entropy"
+    loss: Annotated[str, one_of((*LOSSES, FUNCTION))] = "cross_entropy"
     """cb_focal: Cui 2019; ldam: Cao 2019, with deferred re-weighting and a cosine classifier; balanced_softmax:
-    logit-adjusted cross entropy."""
+    logit-adjusted cross entropy; module:function: your own, from logits [B, C], labels [B] and class counts [C] to the
+    loss, [] or [B]."""
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     mixup: float = 0.0
@@ -193,7 +196,7 @@ class TrainConfig(Config):
         check_choice("--sampling", self.sampling, SAMPLINGS)
         check_choice("--protocol", self.protocol, PROTOCOLS)
         check_choice("--schedule", self.schedule or self.protocol, PROTOCOLS)
-        check_choice("--loss", self.loss, LOSSES)
+        check_choice_or_function("--loss", self.loss, LOSSES)
         check_choice("--batch-norm", self.batch_norm or BATCH_NORMS[0], BATCH_NORMS)
         check_choice("--precision", self.precision, PRECISIONS)
         check_choice("--interpolation", self.interpolation, INTERPOLATIONS)
@@ -241,10 +244,10 @@ class TrainConfig(Config):
                 f"--batch-norm: got {self.batch_norm} without --train-only; expected parts that are not trained; name "
                 "those that are with --train-only, or drop the flag"
             )
-        if self.label_smoothing and self.loss == "cb_focal":
+        if self.label_smoothing and (self.loss == "cb_focal" or names_function(self.loss)):
             raise ValueError(
-                f"--label-smoothing: got {self.label_smoothing} with --loss cb_focal; expected a loss of all classes "
-                "at once, since its sigmoids have no target to spread; choose another loss, or drop the flag"
+                f"--label-smoothing: got {self.label_smoothing} with --loss {self.loss}; expected cross_entropy, "
+                "balanced_softmax or ldam, which have a target to spread; choose one of them, or drop the flag"
             )
         if self.sync_bn and self.bn_group is not None:
             raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config.plugins import names_function
 from ..data.dataset import LongTailedDataset
 from ..features.arrays import check_finite
 from ..features.store import FeatureStore
@@ -27,6 +28,12 @@ def source_frequencies(classifier: Classifier) -> NDArray[np.float64]:
     counts = run.data["class_counts"]
     if classifier.method != "joint":
         return np.full(len(counts), 1 / len(counts))
+    if names_function(run.config.loss):
+        log.warning(
+            "--target: the joint classifier of --loss %s is taken as calibrated for the frequencies at which it saw "
+            "the classes, as one of cross_entropy would be",
+            run.config.loss,
+        )
     return source_prior(counts, sampling=run.config.sampling, loss=run.config.loss)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..checkpoints import native
@@ -29,6 +30,7 @@ from ..evaluation.scoring import reported_splits, score
 from ..evaluation.target import adjust_to_target, target_frequencies
 from ..features.store import FeatureStore
 from ..files import owned, replacing_set, sweep, write_json
+from ..losses import check_own_loss
 from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
@@ -73,6 +75,7 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
 
 def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) -> None:
     """Fit a configuration's methods, and write their folders, which this process owns."""
+    check_own_loss(config.loss, torch.tensor(run.data["class_counts"]))  # first, so that a mistake costs no features
     joint_store = FeatureStore(
         run,
         device=resolve_device(config.device),

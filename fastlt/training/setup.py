@@ -12,8 +12,11 @@ import torch
 from ..checkpoints.start import InitialWeights, read_initial_weights
 from ..config import TrainConfig
 from ..config.base import is_changeable
+from ..config.plugins import code_hash
 from ..data.dataset import LongTailedDataset
 from ..data.registry import open_data
+from ..files import read_json
+from ..losses import check_own_loss, own_loss
 from ..models import create_model
 from ..run import Run, check_free, point_last_at
 from ..runtime.device import resolve_precision
@@ -40,21 +43,38 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
         if config.data_root is not None or config.lists is not None:
             run = run.relocated(config.data_root, config.lists)
         config = resumed_config(config, run)
+        check_code(config, run)
         splits = run.open_data()
+        check_own_loss(config.loss, torch.from_numpy(splits["train"].class_counts).to(device))
         if not run.checkpoint("last").exists():  # it may have been killed before it was the last one
             point_last_at(run.path)
         return OpenedRun(run, config, splits, None)
     if config.out is not None:
         check_free(config.out)  # again when the run is made, but reading the data can take long
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))
-    # Parts that the network lacks and weights of another network are refused before the data are read
+    # Parts that the network lacks, weights of another one and a loss that is nowhere are refused before data are read
     model = create_model(config.backbone, 2, config.image_size)
     freeze(model, config.train_only)
     weights = None if config.init is None else read_initial_weights(config.init, config.backbone, model)
+    own_loss(config.loss)
     splits = open_data(config)
     check_classes(config, splits)
+    check_own_loss(config.loss, torch.from_numpy(splits["train"].class_counts).to(device))
     run = Run.create(config, splits)
     return OpenedRun(run, run.config, splits, weights)
+
+
+def check_code(config: TrainConfig, run: Run) -> None:
+    """Warn if the code of the user's own loss has changed since the run was begun.
+
+    Raises:
+        ValueError: It cannot be imported.
+    """
+    if own_loss(config.loss) is None:
+        return
+    before = read_json(run.path / "environment.json").get("own_code", {}).get(config.loss)
+    if before != code_hash(config.loss):
+        log.warning("--loss %s: its file has changed since %s was begun: the run has two losses", config.loss, run.path)
 
 
 def check_classes(config: TrainConfig, splits: Mapping[str, LongTailedDataset]) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..config import TrainConfig
 from ..data.loaders.loader import Loader
 from ..data.transforms.mixup import neighbours
-from ..losses import batch_loss
+from ..losses import batch_loss, mean_of_own, own_loss
 from ..models import Network
 from ..runtime.compiling import Compiler
 from ..runtime.device import autocast
@@ -83,6 +83,7 @@ class TrainingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.preprocess, self.config, self.device = model, preprocess, config, device
+        self.own_loss = own_loss(config.loss)  # here, since compiled code cannot import it
         counts = None if class_counts is None else class_counts.to(device)
         self.register_buffer("class_counts", counts, persistent=False)
 
@@ -115,6 +116,9 @@ class TrainingLoss(nn.Module):
         """Return the mean loss of logits [B, C] for labels [B], the batch's own or its neighbours'."""
         if self.config.loss == "cross_entropy":
             return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        if self.own_loss is not None:
+            assert self.class_counts is not None
+            return mean_of_own(self.own_loss, logits, labels, self.class_counts)
         return batch_loss(
             self.config.loss,
             logits,

@@ -1,11 +1,12 @@
 """The losses against values computed by hand, one image and one class at a time."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from fastlt.losses import batch_loss, deferred_weights, effective_weights
+from fastlt.losses import batch_loss, check_own_loss, deferred_weights, effective_weights
 
 COUNTS = torch.tensor([100, 10, 1])
 LOGITS = torch.tensor([[0.5, -0.2, 0.1], [0.3, 0.9, -0.4]])
@@ -102,3 +103,46 @@ def test_what_cannot_be_computed_is_refused() -> None:
         batch_loss("hinge", LOGITS, LABELS, COUNTS)
     with pytest.raises(ValueError, match=r"^--loss: .*\bldam\b"):
         batch_loss("ldam", LOGITS, LABELS, None)
+
+
+GOOD = """
+    import torch
+    from torch.nn import functional as F
+
+    def logit_adjusted(logits, labels, class_counts):
+        return F.cross_entropy(logits + class_counts.log(), labels)
+
+    def each(logits, labels, class_counts):
+        return F.cross_entropy(logits + class_counts.log(), labels, reduction="none")
+"""
+
+
+@pytest.mark.parametrize("function", ["logit_adjusted", "each"])
+def test_a_loss_of_the_users_is_one_number_or_one_an_image(own_module: Callable[[str], str], function: str) -> None:
+    name = f"{own_module(GOOD)}:{function}"
+    check_own_loss(name, COUNTS)
+    expected = batch_loss("balanced_softmax", LOGITS, LABELS, COUNTS)
+    assert batch_loss(name, LOGITS, LABELS, COUNTS).item() == pytest.approx(expected.item())
+    both = batch_loss(name, torch.stack([LOGITS, 2 * LOGITS]), LABELS, COUNTS)
+    assert both.tolist() == pytest.approx(
+        batch_loss("balanced_softmax", torch.stack([LOGITS, 2 * LOGITS]), LABELS, COUNTS).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 1 / 0", r"raised ZeroDivisionError: division by zero, mine_\w+\.py line 2 "),
+        ("return logits[:, 5].sum()", r"raised IndexError: .*logits \[8, 3\], labels \[8\] and class counts \[3\]"),
+        ("return logits.sum().item()", "returned a float"),
+        ("return logits.sum(0)", r"returned torch\.float32 \[3\]"),
+        ("return logits.argmax(1)", r"returned torch\.int64 \[8\]"),
+        ("return logits.detach().sum()", "has no gradient"),
+        ("return (logits * 0).log().sum()", "not finite"),
+        ("logits -= logits.mean(); return logits.sum()", "raised RuntimeError: .*in-place"),
+    ],
+)
+def test_a_mistake_in_it_is_found_on_a_made_up_batch(own_module: Callable[[str], str], body: str, message: str) -> None:
+    name = own_module(f"def loss(logits, labels, class_counts):\n    {body}\n")
+    with pytest.raises(ValueError, match=rf"^--loss: got {name}:loss, .*{message}"):
+        check_own_loss(f"{name}:loss", COUNTS)

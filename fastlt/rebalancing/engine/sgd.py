@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...config import RebalanceConfig
 from ...data.sampler import LongTailSampler
-from ...losses import batch_loss
+from ...losses import batch_loss, check_own_loss
 from ...models import LinearHead
 from ...recipes.stage2 import LR_PER_IMAGE, Stage2, stage2
 from ...schedule import cosine
@@ -76,6 +76,7 @@ class HeadTraining:
         decays = config.weight_decay or (paper.weight_decay,)
         loss = config.loss if method.uses_loss else "cross_entropy"
         balanced = loss == "cross_entropy"
+        check_own_loss(loss, torch.from_numpy(problem.class_counts).to(problem.device))
         return cls(
             sampling="class_balanced" if balanced else "instance_balanced",
             samples_per_class=min(4, batch_size) if balanced and config.protocol == "released" else 1,

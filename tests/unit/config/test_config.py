@@ -94,6 +94,8 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"randaugment": 17}, r"^--randaugment: got 17\b"),
         ({"num_threads": 0}, r"^--num-threads: got 0\b"),
         ({"loss": "focal"}, "^--loss: got 'focal'.*'cb_focal'"),
+        ({"loss": "mine.py:loss"}, r"^--loss: got 'mine\.py:loss'.*mine:loss\?"),
+        ({"loss": "mine:loss", "label_smoothing": 0.1}, r"^--label-smoothing: got 0\.1\b.*--loss mine:loss\b"),
         ({"schedule": "release"}, "^--schedule: got 'release'.*'released'"),
         ({"batch_norm": "frozen"}, r"^--batch-norm: got frozen\b.*--train-only\b"),
         ({"sync_bn": True, "bn_group": 64}, r"^--sync-bn: .*--bn-group\b"),
