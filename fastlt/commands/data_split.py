@@ -13,10 +13,10 @@ from .common import Output, parse, say, write_output
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSplit(Output):
-    """Split class folders into train, val and test lists; no image is moved."""
+    """Split class folders, or images with a table (train.csv), into train, val and test lists; no image is moved."""
 
     root: tyro.conf.Positional[Root]
-    """Folder with one folder of images per class."""
+    """Folder with one folder of images per class, or with images and a table of their classes."""
     out: Folder | None = None
     """Folder for train.txt, val.txt, test.txt and classes.txt; by default ROOT/lists."""
     val_per_class: int = 20

@@ -22,8 +22,9 @@ def open_splits(
 
     Tried in this order: the lists (`.txt`) or COCO-style files (`.json`) named by `train`, `val` and `test`; a pack
     written by `fastlt data pack`; list files `train.txt`, `val.txt`, `test.txt` (or `*_train.txt`, ...) in `lists`,
-    `root` or `root/lists`; `train*.json`, `val*.json` in `root` or `root/annotations`; class folders in `root/train`,
-    `root/val`, `root/test`.
+    `root` or `root/lists`; `train*.json`, `val*.json` in `root` or `root/annotations`; tables `train.csv`, `val.csv`,
+    `test.csv` in `root` with a column of images and one of classes; class folders in `root/train`, `root/val`,
+    `root/test`.
 
     Args:
         root: The data root. Where it has a `root.txt` (`fastlt data split` writes one), paths in list and JSON files

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..config.base import number_from_zero
 from ..data.dataset import LongTailedDataset
 from ..data.unlabelled import unlabelled_images
-from ..files import deciphering, read_limited
+from ..files.tables import read_rows
 from ..models import LinearHead
 from ..runtime.log import log
 from .predictions import logit_chunks
@@ -76,16 +75,18 @@ def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float
     """Read the frequency of every class from a CSV file, scaled to sum to 1."""
     if not path.exists():
         raise FileNotFoundError(f"--target: got {path}, which does not exist; expected uniform, train or FILE.csv")
-    indices = {name: index for index, name in enumerate(class_names)}
+    indices = {normalize("NFC", name): index for index, name in enumerate(class_names)}
     frequencies = np.full(len(class_names), math.nan)
-    for number, row in enumerate(read_rows(path), 1):
+    rows, delimiter = read_rows(path, MAX_BYTES, "class,frequency in every line", shown=f"--target: {path}")
+    for number, cells in enumerate(rows, 1):
         where = f"--target: {path}, line {number}"
-        cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and cells[-1].lower() == "frequency"):
             continue
         if len(cells) != 2:
             raise ValueError(f"{where}: got {len(cells)} columns; expected class,frequency")
-        name, text = cells
+        name, text = normalize("NFC", cells[0]), cells[1]
+        if delimiter == ";":
+            text = text.replace(",", ".")  # as spreadsheets write it where numbers have a decimal comma
         if name not in indices:
             raise ValueError(f"{where}: got {name!r:.60}; expected one of the {len(indices)} classes")
         if not math.isnan(frequencies[indices[name]]):
@@ -103,13 +104,6 @@ def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float
     if largest <= 0:
         raise ValueError(f"--target: got {path} with the frequency 0 only; expected at least one above 0")
     return normalized(frequencies / largest)  # whose sum is finite
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a CSV file of class frequencies."""
-    text = read_limited(path, MAX_BYTES, "class,frequency in every line").decode("utf-8-sig", "surrogateescape")
-    with deciphering(f"--target: {path}", expected="class,frequency in every line", remedy="correct the file"):
-        return list(csv.reader(io.StringIO(text, newline="")))
 
 
 def adjust_to_prior(head: LinearHead, target: ArrayLike, source: ArrayLike) -> LinearHead:

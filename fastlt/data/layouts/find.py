@@ -12,9 +12,10 @@ from .identity import check_names, check_numbers, count_from_zero, in_range
 from .layout import SPLITS, UNFINISHED, Layout, find_files
 from .listing import Listing, read_class_names
 from .lists import LISTS, lists_folder, start_folder
+from .tables import TABLES, are_classes, explain_unlabelled, find_tables
 from .walk import subfolders
 
-LAYOUTS = (LISTS, COCO, FOLDERS)
+LAYOUTS = (LISTS, COCO, TABLES, FOLDERS)
 """The layouts, in the order in which they are tried."""
 
 
@@ -38,7 +39,7 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
         sources = {split: _find_named(root, lists, name) for split, name in named.items()}
     elif lists is not None:
         folder = lists_folder(root, lists)
-        sources = find_files(folder, LISTS.file, LISTS.pattern)
+        sources = find_files(folder, LISTS.file, LISTS.pattern) or find_tables(folder)
         if not sources:
             held = [file.name for split in SPLITS for file in sorted(folder.glob(LISTS.pattern.format(split=split)))]
             held += [LISTS.file.format(split=split) for split in SPLITS if (folder / f"{split}.txt").is_file()]
@@ -96,6 +97,8 @@ def _explain_no_train(root: Path) -> str:
     if root.resolve().name in SPLITS and (parent / "train").is_dir():
         return f"--data-root: got {root}, which is itself a split; give its parent {parent}"
     if holding := [name for name in names if count_images(root / name)]:
+        if not are_classes(holding):
+            return explain_unlabelled(root, holding)
         return (
             f"--data-root: got {root}, which has class folders only ({name_some(holding)}); {expected}; make train, "
             f"val and test lists with `fastlt data split {root}` (no image is moved)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...runtime.log import name_some
+from ...runtime.log import log, name_some
 from ..decoding.formats import IMAGE_SUFFIXES
 from .identity import order_folders
 from .layout import SPLITS, Layout
@@ -112,6 +112,13 @@ def count_images(folder: Path) -> int:
 
 
 def _find(root: Path) -> dict[str, Path]:
+    folders = _split_folders(root)
+    if folders and "test" not in folders and (root / "test").is_dir():
+        log.info("%s: without class folders it is not opened; `fastlt predict` classifies images", root / "test")
+    return folders
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
     folders = {
         split: root / name
         for split in SPLITS
@@ -125,7 +132,8 @@ def _find(root: Path) -> dict[str, Path]:
 
 
 def _read(source: Path, root: Path, train: Listing | None) -> Listing:
-    apart = [place for other in _find(root).values() if not other.samefile(source) for place in _with_subfolders(other)]
+    others = [other for other in _split_folders(root).values() if not other.samefile(source)]
+    apart = [place for other in others for place in _with_subfolders(other)]
     if train is None:
         return list_folder(source, apart=apart)
     return list_folder(source, class_folders=train.keys, class_names=train.class_names, apart=apart)

@@ -1,4 +1,4 @@
-"""Divide class folders into train, val and test lists: stratified and seeded, without moving any file."""
+"""Divide class folders, or a table of images, into stratified train, val and test lists, without moving any file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ...runtime.log import log, name_some
 from ..index import index_files
 from .folders import beside_classes, list_classes
 from .layout import SPLITS
+from .listing import Listing
 from .lists import ROOT_POINTER
+from .tables import are_classes, explain_unlabelled, find_tables, read_table
 from .walk import LeftOut, look, reasons_as_json, tell_left_out
 
 _LISTS, _TRAIN, _CLASSES = "lists", "train.txt", "classes.txt"
@@ -52,14 +54,16 @@ def split_folder(
     seed: int = 0,
     strict: bool = False,
 ) -> SplitSummary:
-    """Write train.txt, val.txt, test.txt and classes.txt for a folder of class folders.
+    """Write train.txt, val.txt, test.txt and classes.txt for class folders, or for a table with images and classes.
 
     Every class gives the same number of images to val and to test, drawn at random; a class that would keep no more
     than half of its images gives fewer, in the same proportion: at least one and at most a third each. The choice in
     a class depends only on its own files and the seed.
 
     Args:
-        root: Holds one folder per class, with the class's images at any depth.
+        root: Holds one folder per class, with the class's images at any depth; or images at any depth and a table of
+            them, train.csv or the like, with a column of images (image, image_id, file, ...) and one of classes (label,
+            class, category, ...).
         out: Where the lists go; by default `root/lists`, where `open_splits(root)` finds them. In any other folder a
             `root.txt` is written beside them, so that `open_splits(out)` finds the images.
         val_per_class: Val images of each class, at least 1.
@@ -73,8 +77,8 @@ def split_folder(
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: A class is too small to keep most of its images in train, `out` holds other lists, `root` is
-            already divided into train and val, or a number is out of range.
+        ValueError: There are no classes, a class is too small to keep most of its images in train, `out` holds other
+            lists, `root` is already divided into train and val, or a number is out of range.
     """
     root = Path(root)
     out = root / _LISTS if out is None else Path(out)
@@ -118,23 +122,54 @@ def _list_classes(root: Path, out: Path) -> tuple[dict[str, list[str]], list[Lef
         raise FileNotFoundError(f"{root}: no such folder; expected one that holds a folder a class")
     # A folder of lists, from this or an earlier split, is not a class
     here = look(root)
-    classes = [
+    folders = [
         name
         for name in here.folders
         if (root / name).resolve() != out.resolve() and not (root / name / _TRAIN).is_file()
     ]
-    if "train" in classes:
+    if (table := _read_table(root, folders)) is not None:
+        labelled = zip(table.paths, table.labels.tolist(), strict=True)
+        images: dict[str, list[str]] = {name: [] for name in table.class_names}
+        for path, label in sorted(labelled):
+            images[table.class_names[label]].append(path)
+        return images, list(table.left_out)
+    if "train" in folders:
         raise ValueError(f"{root}: got a train folder; expected class folders only; give one that is not split")
-    images: dict[str, list[str]] = {}
+    images = {}
     left_out = beside_classes(here)
-    for name, found in zip(classes, list_classes(root, classes), strict=True):
+    for name, found in zip(folders, list_classes(root, folders), strict=True):
         # Nor is one that a split left unfinished
         if found.images or not (name == _LISTS or _is_started(root / name)):
             images[name] = [f"{name}/{file}" for file in found.images]
             left_out += (dataclasses.replace(each, path=f"{name}/{each.path}") for each in found.left_out)
     if not images:
         raise ValueError(f"{root}: got no folder in it; expected a folder a class, {root}/<class>/<image>")
+    if not are_classes(list(images)):
+        raise ValueError(explain_unlabelled(root, list(images)))
     return images, left_out
+
+
+def _read_table(root: Path, folders: list[str]) -> Listing | None:
+    """Return what a table beside the images says; None where there is none, or class folders come first."""
+    tables = find_tables(root)
+    if not tables:
+        return None
+    if len(tables) > 1:
+        names = name_some([file.name for file in tables.values()])
+        raise ValueError(f"{root}: got {names}; expected a set that is not split; give it to `fastlt train` as it is")
+    try:
+        table = read_table(tables["train"], root, split="train")
+    except (ValueError, FileNotFoundError) as error:
+        if not are_classes(folders):
+            raise
+        log.warning("%s; the class folders count", error)
+        return None
+    if set(table.class_names) & set(folders):
+        log.info("%s: it is not used, since there are class folders", table.source)
+        return None
+    if len(table.class_names) < 2:
+        raise ValueError(f"{table.source}: got one class, {table.class_names[0]}; expected several; check the column")
+    return table
 
 
 def _leave_out_broken(root: Path, images: dict[str, list[str]], *, strict: bool) -> tuple[dict[str, list[str]], int]:

@@ -73,7 +73,11 @@ def test_images_without_class_folders(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    refuses(f"^--data-root: got {tmp_path}, .*train.txt or train.*json or train/<class>/<image>", open_splits, tmp_path)
+    refuses(
+        f"^--data-root: got {tmp_path}, .*train.txt or train.*json or train.csv or train/<class>/<image>",
+        open_splits,
+        tmp_path,
+    )
 
 
 def test_images_directly_in_train(root):

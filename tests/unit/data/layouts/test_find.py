@@ -14,7 +14,7 @@ from fastlt.data.layouts.layout import file_layout
 from fastlt.data.layouts.listing import Listing
 
 
-def read_csv(source: Path, root: Path, train: Listing | None) -> Listing:
+def read_rows(source: Path, root: Path, train: Listing | None) -> Listing:
     with source.open() as stream:
         rows = list(csv.reader(stream))
     names = train.class_names if train else tuple(sorted({name for _, name in rows}))
@@ -24,27 +24,27 @@ def read_csv(source: Path, root: Path, train: Listing | None) -> Listing:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    layout = file_layout("train.csv", file="{split}.csv", pattern="{split}-*.csv", folders=("",), read=read_csv)
+    layout = file_layout("train.table", file="{split}.table", pattern="{split}-*.table", folders=("",), read=read_rows)
     monkeypatch.setattr(find, "LAYOUTS", (*find.LAYOUTS, layout))
     for name in ("ant", "bee"):
         Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")
-    (tmp_path / "train.csv").write_text("ant.png,ant\nbee.png,bee\nant.png,ant\n")
+    (tmp_path / "train.table").write_text("ant.png,ant\nbee.png,bee\nant.png,ant\n")
     return tmp_path
 
 
 def test_a_layout_of_ones_own(root: Path) -> None:
-    (root / "val-2026.csv").write_text("bee.png,bee\n")
+    (root / "val-2026.table").write_text("bee.png,bee\n")
     splits = open_splits(root, cache=False)
     assert splits["train"].class_counts.tolist() == [2, 1]
     assert (splits["val"].class_names, splits["val"].labels.tolist()) == (("ant", "bee"), [1])
-    assert len(open_splits(root, train="train.csv", val="val-2026.csv", cache=False)["train"]) == 3
+    assert len(open_splits(root, train="train.table", val="val-2026.table", cache=False)["train"]) == 3
 
 
 def test_its_errors_name_its_files(root: Path) -> None:
-    with pytest.raises(ValueError, match=rf"^{root}: got train\.csv\b.*\bval\.csv\b"):
+    with pytest.raises(ValueError, match=rf"^{root}: got train\.table\b.*\bval\.table\b"):
         open_splits(root, cache=False)
-    (root / "train.csv").unlink()
-    with pytest.raises(ValueError, match=rf"^--data-root: got {root}, .*\btrain\.csv"):
+    (root / "train.table").unlink()
+    with pytest.raises(ValueError, match=rf"^--data-root: got {root}, .*\btrain\.table"):
         open_splits(root, cache=False)
 
 
@@ -54,7 +54,7 @@ def test_other_files_named_like_a_split_do_not_hide_class_folders(root: Path) ->
         Image.new("L", (4, 4)).save(root / name)
     for name in ("val_notes.json", "val_scores.json"):
         (root / name).write_text("{}")
-    (root / "train.csv").unlink()
+    (root / "train.table").unlink()
     assert open_splits(root, cache=False)["train"].class_names == ("ant", "bee")
 
 
