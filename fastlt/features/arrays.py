@@ -22,6 +22,16 @@ class Features:
 
     `features` is [N, D], float32 or, for bf16, the bits as uint16; stored ones are memory-mapped. `labels` is int64
     [N].
+
+    Example:
+        >>> import torch
+        >>> from fastlt.features import Features
+        >>> train = Features.of(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([1, 0]))
+        >>> len(train), train.num_features
+        (2, 2)
+        >>> train.tensors(torch.device("cpu"))
+        (tensor([[0., 1.],
+                [2., 3.]]), tensor([1, 0]))
     """
 
     features: NDArray[np.float32] | NDArray[np.uint16]
@@ -58,11 +68,20 @@ class Features:
         return int(self.features.shape[1])
 
     def take(self, ids: NDArray[np.integer[Any]]) -> Self:
-        """Return the features of the samples `ids` [B], in memory."""
+        """Return the features of some samples, in memory.
+
+        Args:
+            ids: Their indices, [B].
+        """
         return type(self)(features=self.features[ids], labels=self.labels[ids])
 
     def rows(self, ids: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
-        """Return the features of the samples `ids` [B] as float32 [B, D] on a device; no other rows are read."""
+        """Return the features of some samples as float32 [B, D]; no other rows are read.
+
+        Args:
+            ids: Their indices, [B].
+            device: Where they go.
+        """
         return on_device(as_tensor(np.asarray(self.features[ids])), device).float()
 
     def read_only(self) -> Self:
@@ -72,7 +91,11 @@ class Features:
         return type(self)(features=features, labels=labels)
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return features, float32 [N, D], and labels [N] on a device; on the CPU fp32 features are not copied."""
+        """Return features, float32 [N, D], and labels [N]; on the CPU fp32 features are not copied.
+
+        Args:
+            device: Where they go.
+        """
         return as_tensor(self.features).to(device).float(), as_tensor(self.labels).to(device)
 
 

@@ -25,7 +25,7 @@ from ..data.transforms.preprocess import Preprocess
 from ..files import owned
 from ..models import LinearHead, Network, create_model, in_head
 from ..run import Run
-from ..runtime.device import exact_fp32
+from ..runtime.device import exact_fp32, resolve_device
 from ..runtime.log import log
 from ..runtime.machine import resolve_threads
 from .arrays import Features, check_finite
@@ -44,23 +44,41 @@ class FeatureStore:
 
     Args:
         run: The run.
-        device: Where the backbone runs.
+        device: Where the backbone runs; auto takes a CUDA device if there is one.
         loader: The image loader's name.
         num_threads: Loader threads, or None for one per processor.
         precision: fp32 or bf16, of the training features; those of val and test stay fp32, so that accuracies do not
             depend on it.
+
+    Raises:
+        FileNotFoundError: The run has no checkpoint of a finished epoch.
+        ValueError: The checkpoint cannot be read.
+
+    Attributes:
+        run: The run.
+        head: Its linear head, as trained.
+        names: The splits of its data.
+
+    Example:
+        >>> from fastlt import Run
+        >>> from fastlt.features import FeatureStore
+        >>> store = FeatureStore(Run.open())  # doctest: +SKIP
+        >>> features, labels = store.split("val").tensors(store.device)  # doctest: +SKIP
+        >>> (store.head(features).argmax(1) == labels).float().mean()  # doctest: +SKIP
+        tensor(0.4440)
     """
 
     def __init__(
         self,
         run: Run,
         *,
-        device: torch.device,
+        device: torch.device | str = "auto",
         loader: str = "auto",
         num_threads: int | None = None,
         precision: str = "fp32",
     ) -> None:
-        self.run, self.device, self.loader, self.precision = run, device, loader, precision
+        self.run, self.loader, self.precision = run, loader, precision
+        self.device = resolve_device(device) if isinstance(device, str) else device
         self.num_threads = resolve_threads(num_threads)
         self.checkpoint = run.checkpoint("best")
         if not self.checkpoint.is_file() and run.checkpoint("last").is_file():
@@ -104,7 +122,11 @@ class FeatureStore:
         return other
 
     def has_backbone(self, backbone: Mapping[str, Tensor]) -> bool:
-        """Return whether tensors on the CPU are those of this store's backbone."""
+        """Return whether tensors are those of this store's backbone.
+
+        Args:
+            backbone: Tensors on the CPU, by name.
+        """
         return all(key in self.tensors and torch.equal(value, self.tensors[key]) for key, value in backbone.items())
 
     @cached_property
@@ -130,11 +152,22 @@ class FeatureStore:
         return list(self.run.data["splits"])
 
     def views(self, num_views: int) -> tuple[Features, ...]:
-        """Return `num_views` views of the training images, computing those that are not stored."""
+        """Return views of the training images, computing those that are not stored.
+
+        Args:
+            num_views: Their number.
+        """
         return tuple(self.split("train", view) for view in range(num_views))
 
     def split(self, name: str, view: int = 0) -> Features:
-        """Return the features of `train`, `val` or `test`, computing them if they are not stored.
+        """Return the features of a split, computing them if they are not stored.
+
+        Args:
+            name: `train`, `val` or `test`.
+            view: 0 for the evaluation transform, or another view of `train`.
+
+        Returns:
+            Features and labels, in the order of the data set.
 
         Raises:
             ValueError: The run's data have no such split, or changed since it was trained; or features are not finite.
@@ -163,7 +196,12 @@ class FeatureStore:
             return stored.read(key)
 
     def key(self, name: str, view: int = 0) -> dict[str, Any]:
-        """Return what the features of a split depend on."""
+        """Return what the features of a split depend on.
+
+        Args:
+            name: The split.
+            view: The view.
+        """
         config = self.run.config
         key = {
             "weights": self.backbone_hash,
@@ -181,7 +219,16 @@ class FeatureStore:
 
     @torch.inference_mode()
     def compute(self, name: str, view: int, stored: Stored) -> None:
-        """Run the backbone over a split and write features and labels, from where an earlier try stopped."""
+        """Run the backbone over a split and write features and labels, from where an earlier try stopped.
+
+        Args:
+            name: The split.
+            view: The view.
+            stored: Where they go.
+
+        Raises:
+            ValueError: Some features are not finite.
+        """
         dataset, key = self.splits[name], self.key(name, view)
         began = time.perf_counter()
         stored.array.unlink(missing_ok=True)  # stale or damaged
@@ -199,14 +246,24 @@ class FeatureStore:
         log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
 
     def through_backbone(self, loader: Loader) -> Iterator[Tensor]:
-        """Yield the features of every batch of a loader, float32 [B, D]; callers must hold `exact_fp32`."""
+        """Yield the features of every batch of a loader, float32 [B, D]; callers must hold `exact_fp32`.
+
+        Args:
+            loader: The images.
+        """
         preprocess = Preprocess(self.run.config.mean, self.run.config.std).to(self.device)
         model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         for batch in loader:
             yield model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
 
     def open(self, name: str, view: int, start: int) -> Loader:
-        """Open the images of a view, in order, from sample `start` on."""
+        """Return the loader of the images of a view, in order.
+
+        Args:
+            name: The split.
+            view: The view.
+            start: The first image.
+        """
         config, dataset = self.run.config, self.splits[name]
         if view:
             settings = self.loader_settings
@@ -214,7 +271,12 @@ class FeatureStore:
         return self.open_images(dataset, start)
 
     def open_images(self, dataset: LongTailedDataset, start: int = 0) -> Loader:
-        """Open images under the evaluation transform, in order, from sample `start` on."""
+        """Return the loader of images under the evaluation transform, in order.
+
+        Args:
+            dataset: The images.
+            start: The first image.
+        """
         transform = eval_transform(self.run.config)
         return eval_loader(dataset, transform, indices=np.arange(start, len(dataset)), **self.loader_settings)
 

@@ -15,10 +15,14 @@ import pytest
 
 from fastlt.runtime.log import only
 
-PACKAGES = ("fastlt", *(f"fastlt.{name}" for name in ("data", "models", "ops", "rebalancing", "recipes", "metrics")))
+PACKAGES = (
+    "fastlt",
+    *(f"fastlt.{name}" for name in ("data", "features", "models", "ops", "rebalancing", "recipes", "metrics")),
+)
 
 WITH_EXAMPLE = (
     "fastlt.data.LongTailSampler",
+    "fastlt.features.Features",
     "fastlt.metrics.shot_accuracy",
     "fastlt.models.LinearHead",
     "fastlt.models.create_model",
@@ -29,10 +33,12 @@ WITH_EXAMPLE = (
     "fastlt.ops.tau_intervals",
     "fastlt.ops.tau_normalized_logits",
     "fastlt.rebalance_model",
+    "fastlt.rebalancing.Problem",
     "fastlt.rebalancing.adjust_logits",
     "fastlt.rebalancing.learn_weight_scaling",
     "fastlt.rebalancing.nearest_class_mean",
     "fastlt.rebalancing.nearest_class_mean_predict",
+    "fastlt.rebalancing.register",
     "fastlt.rebalancing.retrain_classifier",
     "fastlt.rebalancing.tau_curve",
     "fastlt.rebalancing.tau_normalize",
@@ -44,6 +50,7 @@ STRICT = {
     "fastlt.train",
     "fastlt.rebalance",
     "fastlt.evaluate",
+    "fastlt.features.FeatureStore",
     "fastlt.data.LongTailSampler.batch",
     "fastlt.data.LongTailSampler.load_state_dict",
     "fastlt.data.LongTailSampler.state_dict",
