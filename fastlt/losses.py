@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +19,8 @@ OwnLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 CB_BETA, CB_GAMMA = 0.9999, 0.5  # effective number of samples and focus, as Cui et al. use them for many classes
 LDAM_MARGIN, LDAM_SCALE, DRW_FROM = 0.5, 30.0, 0.8  # Cao et al.: largest margin, scale, share of epochs before weights
+
+LOST, EXPLODED = 10, 1000  # times the loss of a network that knows nothing: after an epoch, and in its midst
 
 
 def effective_weights(class_counts: Tensor, beta: float = CB_BETA) -> Tensor:
@@ -148,6 +151,21 @@ def check_own_loss(name: str, class_counts: Tensor) -> None:
             f"--loss: got {name}, whose value or gradient is not finite for logits from -1 to 1; expected finite "
             "numbers; correct it"
         )
+
+
+def ignorant_loss(name: str, class_counts: Tensor) -> float:
+    """Return the loss of logits that are all 0 on images of the rarest class, at least 1: what training starts below.
+
+    A training whose loss is many times as large has diverged, finite as the loss may be.
+
+    Args:
+        name: The loss, as in `batch_loss`.
+        class_counts: [C] training images of every class.
+    """
+    labels = class_counts.argmin().expand(2)
+    logits = torch.zeros(2, len(class_counts), device=class_counts.device)
+    loss = batch_loss(name, logits, labels, class_counts).item()
+    return max(1.0, loss) if math.isfinite(loss) else math.inf
 
 
 def focal(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:

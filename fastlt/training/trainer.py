@@ -20,7 +20,7 @@ from ..data.loaders.base import Batch
 from ..data.loaders.loader import Loader
 from ..data.registry import open_data
 from ..data.transforms.preprocess import Preprocess
-from ..losses import deferred_weights
+from ..losses import EXPLODED, LOST, deferred_weights, ignorant_loss
 from ..metrics import ShotAccuracy, shot_accuracy
 from ..models import Network
 from ..run import Run
@@ -127,6 +127,7 @@ class Trainer:
         # [loss summed over images, correct predictions] of the epoch so far in this process; read at the epoch's end
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.class_counts = torch.from_numpy(splits["train"].class_counts).to(device)
+        self.ignorant_loss = ignorant_loss(config.loss, self.class_counts)
         self.data_wait = DataWait(device)
         self.compiler = Compiler(
             worth_compiling(config, device, self.num_steps),
@@ -237,7 +238,8 @@ class Trainer:
                 if ended or progress.step % config.log_every == 0 or signum:
                     mean_loss = world.total(recent_loss).item() / (recent_steps * world.size)
                     self.data_wait.read()
-                    self.check_loss(mean_loss)
+                    # The first epoch may overshoot and come back, unless nothing follows it
+                    self.check_loss(mean_loss, LOST if ended and (epoch or config.epochs == 1) else EXPLODED)
                     if logger is not None:
                         name = f"{epoch + 1}/{config.epochs}"
                         logger.step(step=progress.step, epoch=name, loss=mean_loss, learning_rate=rate)
@@ -328,15 +330,21 @@ class Trainer:
             return self.parallel.no_sync()
         return contextlib.nullcontext()
 
-    def check_loss(self, loss: float) -> None:
-        """Raise an error if the run has diverged, before it overwrites a good checkpoint."""
-        if not math.isfinite(loss):
+    def check_loss(self, loss: float, times: float) -> None:
+        """Raise an error if the run has diverged, before it overwrites a good checkpoint.
+
+        Args:
+            loss: The mean loss since the last log step.
+            times: How many times the loss of a network that knows nothing it may be.
+        """
+        if not math.isfinite(loss) or loss > times * self.ignorant_loss:
             if not self.world.is_writer:
                 raise ReportedElsewhereError
             raise ValueError(
-                f"--lr: got a loss of {loss} by step {self.progress.step} with --lr {self.config.lr:g} and "
-                f"--batch-size {self.config.batch_size}; expected a finite one; lower --lr (0.2 suits a batch of 512, "
-                "others in proportion) and start a new run"
+                f"--lr: got a loss of {loss:.4g} by step {self.progress.step} with --lr {self.config.lr:g} and "
+                f"--batch-size {self.config.batch_size}, so training has diverged; expected less than "
+                f"{self.ignorant_loss:.2g}, that of guessing; lower --lr (0.2 suits a batch of 512, others in "
+                "proportion) and start a new run"
             )
 
     def end_epoch(self, epoch: int, rate: float, validation: Loader, logger: TrainingLog | None) -> None:
