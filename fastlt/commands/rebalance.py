@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
-from .common import Output, console, open_run, parse, print_results, say, settings_of
+from ..runtime.log import log
+from .common import Output, console, open_run, parse, print_results, say, settings_of, write_output
+
+if TYPE_CHECKING:
+    from ..evaluation.choice import Choice
+    from ..run import Run
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt", ".safetensors")
 
@@ -45,13 +51,22 @@ def rebalance_run(parsed: Rebalance) -> None:
     run = open_run(parsed.run, parsed.checkpoint.data_root, parsed.checkpoint.lists)
     from ..rebalancing.run import read_released, read_results, rebalance
 
-    rebalance(run, settings_of(parsed, RebalanceConfig))
+    config = settings_of(parsed, RebalanceConfig)
+    before = choice_of(run, config)
+    rebalance(run, config)
+    if config.chooses:
+        choice = show_choice(run, parsed, str(run.path))
+        if choice.method != "joint":
+            say(f"checkpoint: {run.method(choice.method) / 'model.safetensors'}")
+        return
     print_results(read_results(run, parsed.methods), str(run.path), parsed.json)
     if released := read_released(run, parsed.method):
         console.print()
         console.print(released.table("as released, exactly: no linear head says the same"))
     for method in parsed.methods:
         say(f"checkpoint: {run.method(method) / 'model.safetensors'}")
+    if before is not None:
+        say(fate_of(before, choice_of(run, config), parsed))
 
 
 def rebalance_file(parsed: Rebalance) -> None:
@@ -59,10 +74,79 @@ def rebalance_file(parsed: Rebalance) -> None:
     from ..rebalancing.checkpoint import rebalance_checkpoint
     from ..rebalancing.run import read_results
 
-    run, outputs = rebalance_checkpoint(Path(parsed.run), parsed.checkpoint, settings_of(parsed, RebalanceConfig))
-    print_results(read_results(run, parsed.methods), parsed.run, parsed.json)
-    for out in outputs.values():
-        say(f"checkpoint: {out}")
+    config = settings_of(parsed, RebalanceConfig)
+    run, outputs = rebalance_checkpoint(Path(parsed.run), parsed.checkpoint, config)
+    if config.chooses:
+        show_choice(run, parsed, parsed.run)
+        if not outputs:
+            say(f"nothing is written: {parsed.run} is the best as it is")
+    else:
+        print_results(read_results(run, parsed.methods), parsed.run, parsed.json)
+    for method, out in outputs.items():
+        say(f"checkpoint: {out}{', a copy of the input' if method == 'joint' else ''}")
+
+
+def choice_of(run: Run, config: RebalanceConfig) -> Choice | None:
+    """Return the choice that a run goes by, None if there is none or it cannot be read."""
+    from ..evaluation.choice import path_of, read_choice
+    from ..features.store import FeatureStore
+    from ..runtime.device import resolve_device
+
+    if not path_of(run).is_file():
+        return None
+    try:
+        return read_choice(FeatureStore(run, device=resolve_device(config.device), loader=config.loader))
+    except ValueError as error:
+        log.warning("%s", error)
+        return None
+
+
+def show_choice(run: Run, parsed: Rebalance, title: str) -> Choice:
+    """Print the candidates of a choice, the winner and its results, write them as JSON too, and return the choice."""
+    from ..evaluation.choice import read_choice
+    from ..features.store import FeatureStore
+    from ..rebalancing.run import results_of_choice
+    from ..runtime.device import resolve_device
+
+    store = FeatureStore(
+        run, device=resolve_device(parsed.device), loader=parsed.loader, num_threads=parsed.num_threads
+    )
+    choice = read_choice(store)
+    if choice is None:
+        raise ValueError(f"{run.path}: got a classifier that another process made meanwhile; run the command again")
+    results = results_of_choice(store, choice)
+    console.print(choice.table())
+    console.print()
+    console.print(results.table(title))
+    write_output(parsed.json, results.to_json() | {"choice": choice.to_json()})
+    for method, reason in choice.left_out.items():
+        say(f"{method} was not tried: {reason}")
+    if choice.left_out and parsed.method == "auto":
+        say(f"to try all of them: {command(parsed)} --method best")
+    say(choice.sentence(has_test="test" in store.names))
+    if choice.method == "joint":
+        say("no method is better than the joint classifier: predict, evaluate and export use it as it is")
+    return choice
+
+
+def fate_of(before: Choice, after: Choice | None, parsed: Rebalance) -> str:
+    """Return what becomes of an earlier choice, now that a method was fitted by name."""
+    if after is None:
+        return (
+            f"the earlier choice of {before.method} is void, since it was made again with other settings: choose again "
+            f"with {command(parsed)}, or name a --method in later commands"
+        )
+    if after.method in parsed.methods and len(parsed.methods) == 1:
+        return f"predict, evaluate and export use {after.method}, as chosen before"
+    return (
+        f"predict, evaluate and export go on with {after.method}, chosen before by cross-validated val; "
+        "--method names another"
+    )
+
+
+def command(parsed: Rebalance) -> str:
+    """Return the plain command for the same run or checkpoint."""
+    return " ".join(["fastlt rebalance", *([shlex.quote(parsed.run)] if parsed.run else [])])
 
 
 def names_checkpoint(text: str) -> bool:

@@ -28,6 +28,8 @@ METHODS = {
     "cosine": "retrained on unit vectors",
 }
 """The rebalancing methods, and how the help describes them; `rebalancing.methods.registry` has the code of each."""
+CHOOSING = ("auto", "best")
+"""What stands for a method that is yet to be chosen: among those that take seconds, or among all."""
 RENAMED = {"trunk_lr": "backbone_lr"}  # as older config.json files call it
 LOSSES = ("cross_entropy", "balanced_softmax", "cb_focal", "ldam")
 NAME = "NAME"

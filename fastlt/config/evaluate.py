@@ -13,8 +13,9 @@ from .plugins import check_classifier
 class EvaluateConfig(Config):
     """Accuracy of a run's classifier: many, medium, few and all, with 95 % intervals."""
 
-    method: Annotated[str, one_of(("joint", *METHODS, NAME, "all"))] = "joint"
-    """joint (stage 1 as it is), a rebalanced classifier of the run, also by your own method's name, or all of them."""
+    method: Annotated[str, one_of(("joint", *METHODS, NAME, "all"))] = ""
+    """joint (stage 1 as it is), a rebalanced classifier of the run, also by your own method's name, or all of them; by
+    default the one that `fastlt rebalance` chose, else joint."""
     against: Annotated[str, one_of(("joint", *METHODS, NAME))] = ""
     """The classifier that the others are compared with, image by image; by default joint."""
     target: Target = ""
@@ -33,7 +34,7 @@ class EvaluateConfig(Config):
         """Refuse settings that cannot work."""
         check_classifier("--method", self.method)
         check_classifier("--against", self.against)
-        if self.against == self.method:
+        if self.against and self.against == self.method:
             raise ValueError(f"--against: got {self.against}; expected another classifier than --method; choose one")
         check_choice("--split", self.split, ("val", "test", "all"))
         check_choice("--loader", self.loader, LOADERS)

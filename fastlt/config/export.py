@@ -17,7 +17,8 @@ class ExportConfig(Config):
     """Write a run's network, with one of its classifiers folded in, as a file for other programs."""
 
     method: Annotated[str, one_of(("joint", *METHODS, NAME))] = ""
-    """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
+    """joint (stage 1 as it is) or a rebalanced classifier of the run; by default the one that `fastlt rebalance` chose,
+    else its only rebalanced one, or joint."""
     format: Annotated[str, one_of(FORMATS)] = "torchvision"
     """torchvision: a .pth state dict with torchvision's names (timm's for timm:NAME); safetensors: a folder with
     config.json and model.safetensors, as timm reads them; onnx: a graph from normalised images to logits."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .base import METHODS, nearest_of
+from .base import CHOOSING, METHODS, nearest_of
 
 METHOD_GROUP = "fastlt.methods"
 """The entry points that name rebalancing methods of installed packages."""
-TAKEN = ("joint", "all", *METHODS)
+TAKEN = ("joint", "all", *CHOOSING, *METHODS)
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NAME = re.compile(r"\w[\w.-]*")  # of a folder, on every system
 _LIBRARIES = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
@@ -167,9 +167,12 @@ def own_methods() -> tuple[str, ...]:
 
 
 def check_method(text: str) -> None:
-    """Raise a ValueError unless a setting names a method, one of the user's own, or all; nothing is imported."""
-    if text not in METHODS and text != "all" and text not in OWN:
-        check_choice_or_function("--method", text, (*METHODS, *own_methods(), "all"))
+    """Raise a ValueError unless a setting names a method, one of the user's own, all, or a choice among them.
+
+    Nothing is imported.
+    """
+    if text not in (*CHOOSING, *METHODS, "all", *OWN):
+        check_choice_or_function("--method", text, (*CHOOSING, *METHODS, *own_methods(), "all"))
 
 
 def check_classifier(flag: str, text: str) -> None:

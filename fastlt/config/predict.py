@@ -14,7 +14,8 @@ class PredictConfig(Config):
     """Classify images without labels: the most probable classes of each."""
 
     method: Annotated[str, one_of(("joint", *METHODS, NAME))] = ""
-    """joint (stage 1 as it is) or a rebalanced classifier of the run; by default its only rebalanced one, or joint."""
+    """joint (stage 1 as it is) or a rebalanced classifier of the run; by default the one that `fastlt rebalance` chose,
+    else its only rebalanced one, or joint."""
     top: int = 5
     """Classes to name for each image, most probable first."""
     device: Device = "auto"

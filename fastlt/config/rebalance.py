@@ -7,6 +7,7 @@ import math
 from typing import Annotated
 
 from .base import (
+    CHOOSING,
     FUNCTION,
     GROUPS,
     LOADERS,
@@ -29,9 +30,13 @@ FEATURES = ("cached", "live")
 FEATURE_PRECISIONS = ("fp32", "bf16")
 FINE_TUNE = ("classifier", "last_block", "all")
 SELECT_ON = ("val", "folds", "test")
-Method = Annotated[str, one_of((*METHODS, "all", FUNCTION))]
+METHOD_OF = {"tau": "tau", "strength": "logit_adjustment"}
+"""Setting -> the only method that has it."""
+Method = Annotated[str, one_of((*CHOOSING, *METHODS, "all", FUNCTION))]
 METHOD_HELP = (
-    "".join(f"{name}: {text}; " for name, text in METHODS.items())
+    "auto: the best of the joint classifier and every method that takes seconds, by cross-validated val "
+    "(--tau or --strength alone name their method); best: the same among all methods, however long they take; "
+    + "".join(f"{name}: {text}; " for name, text in METHODS.items())
     + "all: all of them, and those registered; module:function: your own, from a Problem to a LinearHead."
 )
 
@@ -40,18 +45,22 @@ METHOD_HELP = (
 class RebalanceConfig(Config):
     """Stage 2: rebalance the linear classifier of a trained network; the backbone stays as it is."""
 
-    method: Method = dataclasses.field(default="tau", metadata={"help": METHOD_HELP})
-    """A rebalancing method, one of your own (registered, or as module:function), or all of them."""
-    tau: Annotated[str, "auto|learned|NUMBER"] = "auto"
-    """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto: the exact best on val; learned: by
-    cross entropy on class-balanced draws of the training features."""
-    strength: Annotated[str, "auto|NUMBER"] = "auto"
-    """Logit adjustment's own tau: a number from 0 (the joint classifier) up, or auto: the exact best on val."""
+    method: Method = dataclasses.field(default="auto", metadata={"help": METHOD_HELP})
+    """A rebalancing method, one of your own (registered, or as module:function), all of them, or auto or best, which
+    choose one; auto with only a `tau` or a `strength` becomes its method."""
+    tau: Annotated[str, "auto|learned|NUMBER"] | None = None
+    """A number from 0 (the joint weights without bias) up, 1 for unit norms; auto, the default: the exact best on val;
+    learned: by cross entropy on class-balanced draws of the training features. Without --method it means --method
+    tau."""
+    strength: Annotated[str, "auto|NUMBER"] | None = None
+    """Logit adjustment's own tau: a number from 0 (the joint classifier) up, or auto, the default: the exact best on
+    val. Without --method it means --method logit_adjustment."""
     select_by: Annotated[str, one_of(GROUPS)] = "class_mean"
-    """The accuracy by which settings are chosen."""
+    """The accuracy by which settings, and among methods, are chosen."""
     select_on: Annotated[str, one_of(SELECT_ON)] = "val"
-    """Where settings are chosen: val; folds (five folds of val, each scored with the settings chosen on the others); or
-    test, only with --force, since its accuracies are then no longer honest."""
+    """Where settings are chosen: val; folds (five folds of val, each scored with the settings chosen on the others,
+    which --method auto and best always use); or test, only with --force, since its accuracies are then no longer
+    honest."""
 
     epochs: int | None = None
     """Epochs of a trained method; by default the paper's: 10 (iNaturalist 30), and 5 for lws."""
@@ -100,7 +109,8 @@ class RebalanceConfig(Config):
     """Go on where fastlt would stop: when selecting on test, or with a checkpoint near chance on val."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
+        """Fill in the method, and refuse settings that cannot work."""
+        self._fill_in()
         for flag, value, choices in (
             ("--select-by", self.select_by, GROUPS),
             ("--select-on", self.select_on, SELECT_ON),
@@ -147,11 +157,50 @@ class RebalanceConfig(Config):
             )
         self.fixed_tau()
         self.fixed_strength()
+        if self.chooses and self.select_on == "test":
+            raise ValueError(
+                f"--select-on: got test with --method {self.method}, which chooses by folds of val; expected val or "
+                "folds; drop it, or name one method"
+            )
+
+    def _fill_in(self) -> None:
+        """Name the method of which only the setting is given; a setting that is not given becomes auto.
+
+        Raises:
+            ValueError: Settings of two methods are given, or one with `best`.
+        """
+        given = {"tau": self.tau, "strength": self.strength}
+        names = [name for name, value in given.items() if value not in (None, "auto")]
+        if names and self.method == "best":
+            raise ValueError(
+                f"--{names[0]}: got {given[names[0]]} with --method best, which chooses it too; expected auto; choose "
+                f"--method {METHOD_OF[names[0]]}, or drop it"
+            )
+        if self.method == "auto":
+            if len(names) > 1:
+                raise ValueError(
+                    f"--method: got none with --tau {self.tau} and --strength {self.strength}, which belong to two "
+                    "methods; expected one of them; drop a flag, or add --method tau or logit_adjustment"
+                )
+            # Of settings that are auto, only a single one was given: where both are, they were filled in before
+            named = names or [name for name, value in given.items() if value]
+            if len(named) == 1:
+                object.__setattr__(self, "method", METHOD_OF[named[0]])
+        for name, value in given.items():
+            object.__setattr__(self, name, "auto" if value is None else value)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether one method is to be chosen among several."""
+        return self.method in CHOOSING
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The names of the methods to fit: the one named, or all; a function of the user's is imported for it."""
-        return method_names(self.method)
+        """The names of the methods to fit: the one named, or all, of which one may be chosen.
+
+        A function of the user's is imported for it.
+        """
+        return method_names("all" if self.chooses else self.method)
 
     @property
     def selection_split(self) -> str:
@@ -177,9 +226,9 @@ class RebalanceConfig(Config):
         return fixed("--strength", self.strength, "1 fits balanced test data), or auto")
 
 
-def fixed(flag: str, text: str, hint: str) -> float | None:
+def fixed(flag: str, text: str | None, hint: str) -> float | None:
     """Return the number in `text`, or None for `auto`."""
-    if text == "auto":
+    if text is None or text == "auto":
         return None
     value = number_from_zero(text)
     if math.isnan(value):

@@ -205,20 +205,6 @@ def classifier_name(run: Run, text: str) -> str:
     return text
 
 
-def default_method(run: Run, method: str = "") -> str:
-    """Return the name of a run's classifier; by default that of its only rebalanced one, or `joint` if it has none.
-
-    Raises:
-        ValueError: The run has several rebalanced classifiers.
-    """
-    methods = methods_of(run)
-    if not method and len(methods) > 1:
-        raise ValueError(
-            f"--method: got none, but {run.path} has several classifiers; choose one of joint, {', '.join(methods)}"
-        )
-    return classifier_name(run, method) or (methods[0] if methods else "joint")
-
-
 def write_held_out(folder: Path, predictions: Predictions) -> None:
     """Write the folds' predictions of val beside a classifier."""
     with replacing(folder / FOLDS) as temporary, temporary.open("wb") as file:

@@ -242,8 +242,8 @@ class Results:
         return table
 
 
-def plain_table(title: str, columns: Iterable[str]) -> Table:
-    """Return an empty table with the columns split, classifier and numbers."""
+def plain_table(title: str, columns: Iterable[str], *, has_split: bool = True) -> Table:
+    """Return an empty table with the columns split (if asked for), classifier and numbers."""
     table = Table(
         title=title or None,
         title_justify="left",
@@ -253,7 +253,8 @@ def plain_table(title: str, columns: Iterable[str]) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("split", no_wrap=True)
+    if has_split:
+        table.add_column("split", no_wrap=True)
     table.add_column("classifier", overflow="fold")  # a long name wraps; a number is never cut
     for name in columns:
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)

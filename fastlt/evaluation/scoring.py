@@ -24,6 +24,7 @@ from ..metrics import (
 from ..run import Run
 from ..runtime.device import resolve_device
 from .calibration import calibration_errors
+from .choice import chosen_method
 from .classifier import (
     EVALUATED,
     EVALUATION,
@@ -122,7 +123,8 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
 
     Args:
         run: The run.
-        config: Classifiers, splits and device; by default the joint classifier on every split.
+        config: Classifiers, splits and device; by default the chosen classifier, else joint, on every
+            split.
 
     Returns:
         A `Result` for each split and classifier, top-1 accuracies in percent: `all` over images with Wilson's interval;
@@ -138,7 +140,8 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
     splits = reported_splits(store, config.split)
-    names = ["joint", *methods_of(run)] if config.method == "all" else [classifier_name(run, config.method)]
+    method = classifier_name(run, config.method) or chosen_method(store) or "joint"
+    names = ["joint", *methods_of(run)] if method == "all" else [method]
     against = classifier_name(run, config.against or "joint")
     classifiers = {name: open_classifier(store, name) for name in names}
     if against not in classifiers:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..checkpoints import native
 from ..config import ExportConfig
-from ..evaluation.classifier import MODEL, Classifier, default_method, open_classifier
+from ..evaluation.choice import default_method
+from ..evaluation.classifier import MODEL, Classifier, open_classifier
 from ..features.store import FeatureStore
 from ..files import making, owned, read_json, replacing_set, reserved, write_json
 from ..models import HEAD, LinearHead, Network
@@ -53,14 +54,15 @@ def export(run: Run, config: ExportConfig | None = None) -> Exported:
             disagrees with PyTorch.
     """
     config = config or ExportConfig()
-    method = default_method(run, config.method)
+    store = FeatureStore(run, device=torch.device("cpu"))
+    method = default_method(store, config.method)
     out = config.out or run.path / "export" / f"{method}{SUFFIXES[config.format]}"
     if config.format == "onnx":
         check_onnx()
     with owned(out.parent) if config.out is None else reserved(out):
         if config.out is not None:
             check_unused(config)
-        classifier = open_classifier(FeatureStore(run, device=torch.device("cpu")), method)
+        classifier = open_classifier(store, method)
         difference = write(classifier, config, out)
     return Exported(method=method, format=config.format, path=out, difference=difference)
 

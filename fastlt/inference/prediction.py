@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from ..config import PredictConfig
 from ..data.unlabelled import unlabelled_images
-from ..evaluation.classifier import default_method, open_classifier
+from ..evaluation.choice import default_method
+from ..evaluation.classifier import open_classifier
 from ..features.store import FeatureStore
 from ..files import replacing
 from ..run import Run
@@ -113,7 +114,7 @@ def predict(
     joint = FeatureStore(
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
-    classifier = open_classifier(joint, default_method(run, config.method))
+    classifier = open_classifier(joint, default_method(joint, config.method))
     store, head = classifier.store, classifier.head.to(joint.device)
     classes, probabilities = [], []
     start = time.perf_counter()

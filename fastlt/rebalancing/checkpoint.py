@@ -10,7 +10,8 @@ from ..checkpoints.import_run import ImportedCheckpoint, import_checkpoint
 from ..checkpoints.writing import check_output, default_output, write_back
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
-from ..evaluation.classifier import joint_classifier
+from ..evaluation.choice import chosen_method
+from ..evaluation.classifier import MODEL, joint_classifier
 from ..features.store import FeatureStore
 from ..run import Run
 from ..runtime.device import resolve_device
@@ -30,30 +31,42 @@ def rebalance_checkpoint(
         config: Method and settings.
 
     Returns:
-        (the run that was made from it, with its results; method -> the file or folder that was written).
+        (the run that was made from it, with its results; method -> the file or folder that was written). Where the
+        joint classifier is chosen, `options.out` is a copy of the input, and without it nothing is written.
 
     Raises:
         FileNotFoundError: The checkpoint, or something that it needs, does not exist.
         ValueError: Something cannot be read, or does not fit.
     """
     config = config or RebalanceConfig()
-    methods = config.methods
-    if options.out is not None and len(methods) > 1:
+    if options.out is not None and config.method == "all":
         raise ValueError(
-            f"--out: got {options.out} with --method all, which writes {len(methods)} checkpoints; expected one "
+            f"--out: got {options.out} with --method all, which writes {len(config.methods)} checkpoints; expected one "
             "method; drop it: they are named <stem>.<method><suffix>"
         )
-    outputs = {method: options.out or default_output(path, method) for method in methods}
-    for out in outputs.values():
+    known = config.methods if options.out is None and not config.chooses else ()
+    for out in [options.out] if options.out else [default_output(path, method) for method in known]:
         check_output(path, out)
     imported = import_checkpoint(
         path, options, choose=functools.partial(choose_order, path, config), force=config.force
     )
     check_above_chance(imported, config)
     rebalance(imported.run, config)
+    methods = [chosen_method(store_of(imported, config))] if config.chooses else config.methods
+    outputs = {method: options.out or default_output(path, method) for method in methods}
+    if options.out is None:
+        outputs.pop("joint", None)
     for method, out in outputs.items():
-        write_back(imported, imported.run.method(method) / "model.safetensors", out)
+        joint = imported.run.checkpoint("best")
+        write_back(imported, joint if method == "joint" else imported.run.method(method) / MODEL, out)
     return imported.run, outputs
+
+
+def store_of(imported: ImportedCheckpoint, config: RebalanceConfig) -> FeatureStore:
+    """Return the features of the run that was made from a checkpoint."""
+    return FeatureStore(
+        imported.run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
+    )
 
 
 def check_above_chance(imported: ImportedCheckpoint, config: RebalanceConfig) -> None:
@@ -63,10 +76,7 @@ def check_above_chance(imported: ImportedCheckpoint, config: RebalanceConfig) ->
         ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more images, and
             `config.force` is not set.
     """
-    store = FeatureStore(
-        imported.run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
-    )
-    predictions = joint_classifier(store).predictions("val")
+    predictions = joint_classifier(store_of(imported, config)).predictions("val")
     num_classes = len(imported.order)
     suspicion = suspect(predictions.classes, predictions.labels, num_classes)
     if suspicion is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import RebalanceConfig
+from ..config.base import CHOOSING
 from ..evaluation.calibration import fit_temperature, with_temperature
 from ..features.arrays import Features
 from ..models import LinearHead
@@ -124,8 +125,10 @@ def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
                 f"{name}: got {value}; expected {fields[name].default}, as rebalance_model takes images as they come; "
                 "drop it"
             )
-    if method == "all":
-        raise ValueError("method: got all; expected one method, as one network is returned; call again for another")
+    if method in ("all", *CHOOSING):
+        raise ValueError(
+            f"method: got {method}; expected one method, as one network is returned; call again for another"
+        )
     settings = dict(options)
     for name in set(settings) & {"tau", "strength"}:
         settings[name] = str(settings[name])

@@ -14,6 +14,7 @@ from ..checkpoints import native
 from ..config import RebalanceConfig
 from ..config.plugins import names_function
 from ..evaluation.calibration import fit_temperature, with_temperature
+from ..evaluation.choice import Choice, write_choice
 from ..evaluation.classifier import (
     CONFIG,
     EVALUATED,
@@ -34,6 +35,7 @@ from ..losses import check_own_loss
 from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
+from .choosing import choose, try_methods
 from .engine.batch_norm import reestimate
 from .engine.folds import cross_validate
 from .engine.live import retrain_live
@@ -51,9 +53,13 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     network with another last layer), config.json, and results.json with the joint and the rebalanced accuracies on val
     and test. The same settings give the same files again.
 
+    Where the settings name no method, joint and every method that takes seconds are compared on cross-validated val.
+    The best is written, unless it is joint, and `rebalanced/chosen.json` names it, with the accuracies of all:
+    `predict`, `evaluate` and `export` use it from then on.
+
     Args:
         run: The run.
-        config: Method and settings; by default tau-normalization with the best tau on val.
+        config: Method and settings; by default the method is chosen.
 
     Returns:
         The run.
@@ -64,6 +70,8 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
             run by the same method.
     """
     config = config or RebalanceConfig()
+    if config.chooses:
+        config = dataclasses.replace(config, select_on="folds")
     live = live_retraining(config) if config.features == "live" else None
     with contextlib.ExitStack() as stack:
         for method in config.methods:  # before anything is computed that another process would overwrite
@@ -93,13 +101,23 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
         config.target, class_names=names, class_counts=counts
     )  # read first, so that a mistake costs no training
     store = reestimate(joint_store, config) if config.reestimate_batch_norm else joint_store
-    problem = None
+    problem, choice = None, None
     if live is not None:
         result, store = retrain_live(store, live, config)
         results = {config.method: result}
     else:
         problem = Problem.of_run(store, config, num_views=config.views if uses_training_features(config) else 0)
-        results = fit(problem, config)
+        if config.chooses:
+            trials = try_methods(problem, config)
+            choice = choose(joint_classifier(joint_store), trials.classifiers(store, config), config, trials.left_out)
+            if choice.method == "joint":
+                check_joint_may_win(config)
+                write_choice(run, choice)
+                return
+            config = dataclasses.replace(config, method=choice.method)
+            results = {choice.method: trials.results[choice.method]}
+        else:
+            results = fit(problem, config)
     selection = store.split(config.selection_split).tensors(store.device)
     classifiers = [classifier_of(store, name, result, config, selection) for name, result in results.items()]
     if config.target != "uniform":
@@ -129,6 +147,18 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
         recorded = config.method if names_function(config.method) else classifier.method
         settings = dataclasses.replace(config, method=recorded)
         write(classifier, settings, score_pair(joint, classifier), released)
+    if choice is not None:
+        write_choice(run, choice)
+
+
+def check_joint_may_win(config: RebalanceConfig) -> None:
+    """Raise a ValueError if the settings ask for a target, which the joint classifier of a run has not folded in."""
+    if config.target != "uniform":
+        raise ValueError(
+            f"--target: got {config.target}, but on cross-validated val no method is better than the joint classifier, "
+            "which stays as it is; expected a method to adjust; name one with --method, or use fastlt evaluate "
+            f"--method joint --target {config.target}"
+        )
 
 
 def live_retraining(config: RebalanceConfig) -> Retraining:
@@ -228,6 +258,14 @@ def write(classifier: Classifier, config: RebalanceConfig, results: Results, rel
 def score_pair(joint: Iterable[Result], classifier: Classifier) -> Results:
     """Return the results of the joint classifier and of a rebalanced one, split by split."""
     return Results(tuple(row for result in joint for row in (result, score(classifier, result.split))))
+
+
+def results_of_choice(store: FeatureStore, choice: Choice) -> Results:
+    """Return the results of a run's joint classifier and, if another one was chosen, of that, split by split."""
+    if choice.method != "joint":
+        return read_results(store.run, [choice.method])
+    joint = joint_classifier(store)
+    return Results(tuple(score(joint, split) for split in reported_splits(store)))
 
 
 def read_results(run: Run, methods: Iterable[str]) -> Results:

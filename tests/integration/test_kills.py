@@ -27,7 +27,7 @@ from fastlt.report.figures import Figure, Material
 from fastlt.reproduce import is_current, reproduce
 
 CPU = torch.device("cpu")
-FOLDS = RebalanceConfig(select_on="folds", device="cpu", num_threads=1)
+FOLDS = RebalanceConfig(method="tau", select_on="folds", device="cpu", num_threads=1)
 FIXED = RebalanceConfig(tau="0.7", device="cpu", num_threads=1)
 KilledAt = Callable[[int, Callable[[], object]], bool]
 

@@ -188,7 +188,10 @@ def test_a_target_prior_moves_the_bias(run_copy: Run) -> None:
 
 def test_a_problem_has_the_split_that_chooses_and_stage_1s_batch(run_copy: Run) -> None:
     store = FeatureStore(run_copy, device=CPU)
-    for name, config in (("val", RebalanceConfig()), ("test", RebalanceConfig(select_on="test", force=True))):
+    for name, config in (
+        ("val", RebalanceConfig()),
+        ("test", RebalanceConfig(method="tau", select_on="test", force=True)),
+    ):
         problem = Problem.of_run(store, config, num_views=0)
         assert (problem.selected_on, len(problem.selection)) == (name, len(store.split(name)))
         assert (problem.train, problem.batch_size, problem.dataset) == ((), 32, "folder")
@@ -208,7 +211,7 @@ def test_a_temperature_is_fitted_where_settings_are_chosen(run_copy: Run) -> Non
 
 
 def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
-    config = RebalanceConfig(select_on="folds", temperature=False, device="cpu", num_threads=1)
+    config = RebalanceConfig(tau="auto", select_on="folds", temperature=False, device="cpu", num_threads=1)
     rebalance(run_copy, config)
     row = next(r for r in results(run_copy) if (r["method"], r["split"]) == ("tau", "val"))
     assert (row["selected_on"], row["selection"], row["all"]["n"]) == ("folds", "class_mean on folds", 60)
@@ -233,7 +236,7 @@ def test_folds_score_val_with_what_the_others_chose(run_copy: Run) -> None:
 
 
 def test_folds_fit_their_temperature_and_aim_without_what_they_score(run_copy: Run) -> None:
-    rebalance(run_copy, RebalanceConfig(select_on="folds", target="train", device="cpu", num_threads=1))
+    rebalance(run_copy, RebalanceConfig(tau="auto", select_on="folds", target="train", device="cpu", num_threads=1))
     store, counts = FeatureStore(run_copy, device=CPU), np.array(run_copy.data["class_counts"])
     features, labels = store.split("val").tensors(CPU)
     folds = torch.from_numpy(stratified_folds(labels.numpy()))

@@ -26,6 +26,8 @@ class Method:
     """Makes the rebalanced head."""
     uses_training_features: Callable[[RebalanceConfig], bool] = lambda config: True
     """Whether it looks at the training images."""
+    training: Retraining | None = None
+    """How it trains by SGD on cached features; None for a method that computes its head."""
     live: Retraining | None = None
     """How it trains on live images; None if it cannot."""
     released_live: bool = False
@@ -42,13 +44,13 @@ REGISTRY = {
     method.name: method
     for method in (
         Method(name="tau", fit=tau.fit, uses_training_features=lambda config: config.tau == "learned"),
-        Method(name="crt", fit=crt.fit, live=crt.CRT, released_live=True),
-        Method(name="lws", fit=lws.fit, live=lws.LWS, released_live=True),
+        Method(name="crt", fit=crt.fit, training=crt.CRT, live=crt.CRT, released_live=True),
+        Method(name="lws", fit=lws.fit, training=lws.LWS, live=lws.LWS, released_live=True),
         Method(name="ncm", fit=ncm.fit, score_released=released_ncm.score_released),
         Method(name="logit_adjustment", fit=logit_adjustment.fit, uses_training_features=lambda config: False),
-        Method(name="los", fit=los.fit, live=los.LOS),
-        Method(name="max_norm", fit=max_norm.fit),
-        Method(name="cosine", fit=cosine.fit),
+        Method(name="los", fit=los.fit, training=los.LOS, live=los.LOS),
+        Method(name="max_norm", fit=max_norm.fit, training=max_norm.MAX_NORM),
+        Method(name="cosine", fit=cosine.fit, training=cosine.COSINE),
     )
 }
 

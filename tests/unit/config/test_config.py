@@ -174,7 +174,7 @@ def test_every_name_is_one_of_a_few(kind: Any) -> None:
     ("change", "message"),
     [
         ({"select_on": "test"}, r"^--select-on: got test\b.*--force\b"),
-        ({"fine_tune": "all"}, r"^--fine-tune: got all\b.*--method tau\b.*--features cached\b"),
+        ({"fine_tune": "all"}, r"^--fine-tune: got all\b.*--method auto\b.*--features cached\b"),
         ({"method": "crt", "features": "cached", "protocol": "released"}, r"^--features: got cached\b.*--protocol rel"),
         ({"method": "crt", "features": "live", "views": 2}, r"^--views: got 2\b.*--features live\b"),
     ],

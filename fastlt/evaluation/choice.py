@@ -1,0 +1,166 @@
+"""The classifier that a run goes by: the one that `fastlt rebalance` chose among all, or its only one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..config import GROUPS
+from ..features.store import FeatureStore
+from ..files import read_json, write_json
+from ..run import Run
+from .classifier import CONFIG, classifier_name, methods_of
+from .results import ACCURACIES, Accuracy, Result, plain_table
+
+CHOICE = "chosen.json"
+SCHEMA = 1
+WITHOUT_EFFECT = ("device", "loader", "num_threads", "force", "select_on")
+"""Settings of stage 2 that leave a classifier as it is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A classifier that could have been chosen: its accuracies on val, every fold by heads chosen without it."""
+
+    result: Result
+    gain: Accuracy | None
+    """How much better it is than joint by the accuracy that decides, points, image by image; None for joint."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the candidate as JSON values."""
+        return {"result": self.result.to_json(), "gain": self.gain and self.gain.to_json()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A choice among the joint classifier and rebalanced ones, and what it rests on."""
+
+    method: str
+    """The classifier that was chosen, joint or a method."""
+    by: str
+    """The accuracy that decided."""
+    on: str
+    """Where it was taken, as in `5 folds of val`."""
+    weights: str
+    """The hash of the run's weights."""
+    settings: dict[str, Any]
+    """The settings with which the chosen classifier was made."""
+    candidates: list[Candidate]
+    """Best first."""
+    left_out: dict[str, str]
+    """Method -> why it was no candidate."""
+    schema: int = SCHEMA
+
+    @property
+    def winner(self) -> Candidate:
+        """The candidate that was chosen."""
+        return next(each for each in self.candidates if each.result.method == self.method)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as JSON values."""
+        return vars(self) | {"candidates": [candidate.to_json() for candidate in self.candidates]}
+
+    def table(self) -> Table:
+        """Return all candidates as a table for `rich`, best first."""
+        table = plain_table(f"on val, {self.on}", (*ACCURACIES, "over_joint"), has_split=False)
+        for candidate in self.candidates:
+            row, gain = candidate.result, candidate.gain
+            cells = [getattr(row, name) for name in ACCURACIES]
+            texts = ["-" if cell is None else str(cell) for cell in cells]
+            mark = "→ " if row.method == self.method else "  "
+            table.add_row(f"{mark}{row.method}", *texts, "-" if gain is None else points(gain))
+        table.caption = (
+            "%, each fold by heads chosen on the others, with half the 95 % interval; over joint: points of "
+            f"{self.by.replace('_', ' ')} on the same images"
+        )
+        return table
+
+    def sentence(self, *, has_test: bool) -> str:
+        """Return what was chosen, by how much, and how far its figure may be trusted.
+
+        Args:
+            has_test: Whether the data have a test split.
+        """
+        winner = self.winner
+        text = f"chosen: {self.method}, {self.by.replace('_', ' ')} {getattr(winner.result, self.by)} % on val"
+        if winner.gain is not None:
+            unsure = ", so perhaps none" if winner.gain.ci95[0] <= 0 else ""
+            text += f", {points(winner.gain)} points over joint{unsure}"
+        honest = "the test row is not" if has_test else "only fresh images would tell"
+        return f"{text}; being the best of {len(self.candidates)}, its val figure is slightly optimistic, {honest}"
+
+
+def points(gain: Accuracy) -> str:
+    """Return a difference and half its interval."""
+    return f"{round(gain.value, 1) + 0.0:+.1f}±{gain.half_width:.1f}"
+
+
+def write_choice(run: Run, choice: Choice) -> None:
+    """Write a choice into its run."""
+    write_json(path_of(run), choice.to_json())
+
+
+def path_of(run: Run) -> Path:
+    """Return the path of a run's choice, which need not exist."""
+    return run.path / "rebalanced" / CHOICE
+
+
+def read_choice(store: FeatureStore) -> Choice | None:
+    """Return the choice of a run; None if there is none, or it was made for other weights or another classifier.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path, run = path_of(store.run), store.run
+    remedy = f"choose again with: fastlt rebalance {run.path}"
+    try:
+        choice = read_json(path, Choice, remedy=remedy)
+    except FileNotFoundError:
+        return None
+    names = [candidate.result.method for candidate in choice.candidates]
+    if (choice.schema, choice.method in names, choice.by in GROUPS) != (SCHEMA, True, True):
+        raise ValueError(
+            f"{path}: got {choice.method[:40]} of {len(names)} classifiers by {choice.by[:40]}, schema "
+            f"{choice.schema}; expected one of them by one of {', '.join(GROUPS)}, schema {SCHEMA}; {remedy}"
+        )
+    if choice.weights != store.weights_hash:
+        return None
+    if choice.method == "joint":
+        return choice
+    try:
+        settings = read_json(run.method(choice.method) / CONFIG)
+    except (FileNotFoundError, ValueError):
+        return None
+    return choice if effective(settings) == effective(choice.settings) else None
+
+
+def effective(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings on which a classifier depends."""
+    return {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT}
+
+
+def chosen_method(store: FeatureStore) -> str:
+    """Return the method of a run's choice; empty if there is none."""
+    choice = read_choice(store)
+    return "" if choice is None else choice.method
+
+
+def default_method(store: FeatureStore, method: str = "") -> str:
+    """Return `method`; if empty, what the run goes by: its chosen classifier, else its only rebalanced one, or joint.
+
+    Raises:
+        ValueError: The run has several rebalanced classifiers, of which none is chosen.
+    """
+    if name := classifier_name(store.run, method) or chosen_method(store):
+        return name
+    methods, run = methods_of(store.run), store.run
+    if len(methods) > 1:
+        raise ValueError(
+            f"--method: got none, but {run.path} has several classifiers; choose one of joint, {', '.join(methods)}, "
+            f"or let fastlt choose: fastlt rebalance {run.path}"
+        )
+    return methods[0] if methods else "joint"

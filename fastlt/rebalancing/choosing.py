@@ -1,0 +1,168 @@
+"""The choice of one method among all: the joint classifier and every candidate, by cross-validated val."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from torch import Tensor
+
+from ..config import SHOT_GROUPS, RebalanceConfig
+from ..evaluation.choice import Candidate, Choice
+from ..evaluation.classifier import MODEL, Classifier
+from ..evaluation.predictions import Predictions
+from ..evaluation.scoring import compare, score
+from ..features.store import FeatureStore
+from ..metrics import shot_groups
+from ..models import LinearHead
+from ..runtime.log import first_line, log, name_some
+from .engine.cost import training_seconds
+from .engine.folds import NUM_FOLDS, cross_validate
+from .methods.registry import Method, find, fit
+from .problem import Problem, RebalancedHead
+
+LIMIT_S = 60.0  # that a training may take to be tried without being asked for
+TOLERANCE = 1e-9  # in percent: accuracies closer than this differ only by the rounding of their sums
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trials:
+    """The heads that are candidates beside joint, what they say of val without having seen it, and who is missing."""
+
+    results: dict[str, RebalancedHead]
+    held_out: dict[str, Predictions]
+    left_out: dict[str, str]
+    """Method -> why."""
+
+    def classifiers(self, store: FeatureStore, config: RebalanceConfig) -> Iterator[Classifier]:
+        """Yield the candidates as classifiers of a run; no temperature is folded in yet."""
+        for method, result in self.results.items():
+            yield Classifier(
+                method=method,
+                head=result.head,
+                store=store,
+                path=store.run.method(method) / MODEL,
+                params=dict(result.params),
+                selected_on=result.selected_on,
+                selection=result.selected_on and f"{config.select_by} on {result.selected_on}",
+                held_out=self.held_out[method],
+            )
+
+
+def try_methods(problem: Problem, config: RebalanceConfig) -> Trials:
+    """Fit every method that may be chosen, on all of val and fold by fold.
+
+    Args:
+        problem: The problem, its `selection` all of val.
+        config: Settings, whose method is auto or best; auto leaves out what takes more than a minute.
+
+    Returns:
+        The trials; a method that cannot be fitted is left out.
+
+    Raises:
+        ValueError: val is too small for folds, or the accuracy that decides has no images in it.
+    """
+    check_val(problem, config)
+    names, left_out = affordable(problem, config)
+    results: dict[str, RebalancedHead] = {}
+    held_out: dict[str, Predictions] = {}
+    for name in names:
+        single = dataclasses.replace(config, method=name)
+        try:
+            result = fit(problem, single)
+            held_out |= cross_validate(problem, single, result, fit, unchanged)
+        except ValueError as error:
+            log.warning("%s is no candidate: %s", name, error)
+            left_out[name] = first_line(error)
+        else:
+            results |= result
+    return Trials(results=results, held_out=held_out, left_out=left_out)
+
+
+def check_val(problem: Problem, config: RebalanceConfig) -> None:
+    """Raise a ValueError unless val can decide among methods."""
+    labels = problem.selection.labels
+    if len(labels) < NUM_FOLDS:
+        raise ValueError(
+            f"--method: got {config.method} with {len(labels)} val images; expected at least {NUM_FOLDS}, to choose by "
+            "folds of them; name one method"
+        )
+    if config.select_by in SHOT_GROUPS and not shot_groups(problem.class_counts)[config.select_by][labels].any():
+        raise ValueError(
+            f"--select-by: got {config.select_by}; expected a group with images in val; choose class_mean or all"
+        )
+
+
+def affordable(problem: Problem, config: RebalanceConfig) -> tuple[list[str], dict[str, str]]:
+    """Return the methods to try, the cheapest first, and why others are left out."""
+    names, left_out, total = [], {}, 0.0
+    for method in sorted(map(find, config.methods), key=lambda method: cost_rank(method, config)):
+        name, training = method.name, method.training
+        if config.method == "auto" and not method.quick:
+            left_out[name] = "it is not registered as quick"
+            continue
+        if training is not None:
+            seconds = training_seconds(training, problem, config)
+            if config.method == "auto" and seconds > LIMIT_S:
+                left_out[name] = f"its training would take about {spoken(seconds)} on this machine"
+                continue
+            total += seconds
+        names.append(name)
+    if total > LIMIT_S / 6:
+        log.info("training classifiers on cached features: about %s", spoken(total))
+    return names, left_out
+
+
+def cost_rank(method: Method, config: RebalanceConfig) -> tuple[bool, bool]:
+    """Return how costly a method is beside others: one that trains, or looks at training images, costs more."""
+    return method.training is not None, method.uses_training_features(config)
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration in words."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def unchanged(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
+    """Return the head: a temperature would move no answer."""
+    return head
+
+
+def choose(
+    joint: Classifier, candidates: Iterable[Classifier], config: RebalanceConfig, left_out: Mapping[str, str]
+) -> Choice:
+    """Return the choice of the classifier that is the best on val; of equals, of the cheaper.
+
+    Args:
+        joint: The joint classifier.
+        candidates: The others, the cheapest first, with predictions of val by heads chosen without it.
+        config: Says by which accuracy.
+        left_out: Methods that are no candidates -> why.
+
+    """
+    classifiers = [joint, *candidates]
+    store, by = joint.store, config.select_by
+    rows = {classifier.method: score(classifier, "val") for classifier in classifiers}
+    totals = np.bincount(joint.predictions("val").labels, minlength=len(store.run.data["class_counts"]))
+    absent = [store.run.data["class_names"][index] for index in np.flatnonzero(totals == 0).tolist()]
+    if absent:
+        log.warning(
+            "val has no images of %d classes (%s): the choice says nothing of them", len(absent), name_some(absent)
+        )
+    gains = {each.method: each.differences[by] for each in compare(classifiers[1:], joint, ["val"])}
+    # Stable, so that of equals the cheaper comes first
+    order = sorted(rows, key=lambda name: -round(getattr(rows[name], by).value / TOLERANCE))
+    winner = order[0]
+    return Choice(
+        method=winner,
+        by=by,
+        on=f"{NUM_FOLDS} folds",
+        weights=store.weights_hash,
+        settings=dataclasses.replace(config, method=winner).to_json() if winner != "joint" else config.to_json(),
+        candidates=[Candidate(result=rows[name], gain=gains.get(name)) for name in order],
+        left_out=dict(left_out),
+    )

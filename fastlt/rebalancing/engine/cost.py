@@ -1,0 +1,43 @@
+"""How long a training on cached features takes on this machine, from a few steps of it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ...config import RebalanceConfig
+from ...runtime.device import autocast, resolve_precision
+from ..problem import Problem
+from .folds import NUM_FOLDS
+from .sgd import GridSGD, HeadTraining, Retraining
+
+NUM_STEPS = 2  # that are timed, after one that warms up
+
+
+def training_seconds(method: Retraining, problem: Problem, config: RebalanceConfig) -> float:
+    """Return about how long a method's training and its cross-validation take, seconds.
+
+    Only several learning rates or weight decays are a choice, which every fold makes by a training of its own.
+    """
+    training = HeadTraining.of(method, problem, config)
+    num_samples = len(problem.train[0])
+    grid = method.start(problem.head, config, len(training.settings))
+    optimizer = GridSGD(grid, training)
+    features = torch.ones(training.batch_size, problem.head.num_features, device=problem.device)
+    labels = torch.arange(training.batch_size, device=problem.device) % problem.head.num_classes
+    counts = torch.from_numpy(problem.class_counts).to(problem.device)
+    precision = resolve_precision("auto", problem.device) if problem.device.type == "cuda" else "fp32"
+    began = 0.0
+    for step in range(NUM_STEPS + 1):
+        if step == 1:
+            began = time.perf_counter()
+        with autocast(problem.device, precision):
+            logits = grid.logits(features)
+        losses = training.losses(logits, labels, counts, 0)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step(0)
+    grid.parameters()[0].sum().item()  # waits for the device
+    a_step = (time.perf_counter() - began) / NUM_STEPS
+    num_trainings = 1 if len(training.settings) == 1 else 2 * NUM_FOLDS + 1
+    return a_step * training.epochs * max(1, num_samples // training.batch_size) * num_trainings
