@@ -16,7 +16,7 @@ from .index import content_hash, fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.identity import check_names
-from .layouts.listing import Listing, check_labels
+from .layouts.listing import Listing, as_on_disk, check_labels
 from .layouts.lists import read_list
 from .layouts.walk import LeftOut, tell_left_out
 from .tar import TarImages
@@ -263,6 +263,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
     if not listing.paths:
         raise ValueError(f"{source}: got an empty {split} split; add images, or see `fastlt data split`")
     check_labels(listing, complete=complete)
+    listing = as_on_disk(listing)
     index = index_files(listing.root, listing.paths, source=source, cache=cache)
     paths, labels, sizes, native, stats = listing.paths, listing.labels, index.sizes, index.native, index.stats
     digests = index.digests
@@ -276,6 +277,8 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         paths = tuple(path for path, kept in zip(paths, keep.tolist(), strict=True) if kept)
         labels, sizes, native, stats, digests = (array[keep] for array in (labels, sizes, native, stats, digests))
         check_labels(replace(listing, paths=paths, labels=labels), complete=complete)
+        if emptied := [listing.class_names[label] for label in np.setdiff1d(listing.labels, labels).tolist()]:
+            log.warning("%s: no %s image is left of %d classes, %s", source, split, len(emptied), name_some(emptied))
     return LongTailedDataset(
         root=listing.root,
         paths=paths,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from .dataset import LongTailedDataset, build_dataset
-from .layouts.find import find_splits
+from .inspection.unlisted import tell_unlisted
+from .layouts.find import find_splits, layout_of
+from .layouts.listing import Listing
+from .layouts.lists import LISTS
 
 
 def open_splits(
@@ -49,7 +52,11 @@ def open_splits(
     named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
     if is_pack(Path(root)) and not named:
         return open_pack(Path(root))
+    listings: dict[str, Listing] = {}
     datasets: dict[str, LongTailedDataset] = {}
     for split, listing in find_splits(Path(root), named, None if lists is None else Path(lists)):
+        listings[split] = listing
         datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
+    if not named and layout_of(listings["train"].source) is LISTS:
+        tell_unlisted(listings, cache=cache)
     return datasets

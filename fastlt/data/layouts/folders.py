@@ -12,7 +12,7 @@ from ...runtime.log import log, name_some
 from ..decoding.formats import IMAGE_SUFFIXES
 from .identity import order_folders
 from .layout import SPLITS, Layout
-from .listing import Listing, read_class_names
+from .listing import Listing, nfc, read_class_names
 from .walk import BY_NAME, LOOSE, Found, Identity, LeftOut, claim, count_reasons, identity_of, look, subfolders, walk
 
 _OTHER_NAMES = {"val": ("valid", "validation")}
@@ -37,6 +37,13 @@ def list_folder(
         raise FileNotFoundError(f"{folder}: no such folder; expected one that holds a folder a class")
     here = look(folder)
     present = here.folders
+    own = {nfc(name): name for name in present}
+    if len(own) < len(present):
+        twice = [name for name in present if own[nfc(name)] != name]
+        raise ValueError(
+            f"{folder}: got {len(twice)} names twice, in two forms of Unicode, {name_some(twice)}; expected one folder "
+            "a class; merge them"
+        )
     if class_folders is None:
         if not present:
             held = f"{len(here.images)} images without class folders" if here.images else "an empty folder"
@@ -47,14 +54,18 @@ def list_folder(
                 f"expected {folder}/<class>/<image>; move the class folders one level up"
             )
         names = class_names or read_class_names(folder) or read_class_names(folder.parent) or ()
+        names = tuple(own.get(nfc(name), name) for name in names)
         source = "class_names" if class_names else "classes.txt"
         class_folders = order_folders(folder, present, names, source) if names else tuple(present)
         class_names = names or class_folders
-    elif unknown := sorted(set(present) - set(class_folders)):
+    elif unknown := sorted(own[name] for name in own.keys() - set(map(nfc, class_folders))):
         raise ValueError(
             f"{folder}: got {len(unknown)} classes that train lacks, {name_some(unknown)}; expected those of train; "
             "rename them as in train, or add their images to train"
         )
+    else:
+        class_names = class_names or class_folders
+        class_folders = tuple(own.get(nfc(name), name) for name in class_folders)
     paths: list[str] = []
     left_out = beside_classes(here)
     counts = []

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ...runtime.log import log, name_some
-from .listing import Listing
+from .listing import Listing, nfc
 
 _PLACES = (slice(-2, -1), slice(-3, -2), slice(-4, -3), slice(-3, -1), slice(0, 1))
 """Where the class's folder may stand in a path: around the image, one or two above, the last two together, or first."""
@@ -53,7 +53,7 @@ def folder_numbers(listing: Labelled, place: slice) -> dict[str, int]:
 
     A few images that break the rule are wrong labels, which say nothing about the others.
     """
-    folders = ("/".join(path.split("/")[place]) for path in listing.paths)
+    folders = (nfc("/".join(path.split("/")[place])) for path in listing.paths)
     votes = Counter(zip(folders, listing.labels.tolist(), strict=True))
     most: dict[str, tuple[int, int]] = {}
     for (folder, label), count in votes.items():
@@ -81,7 +81,8 @@ def check_names(listing: Listing, *, given: bool = False) -> None:
     """
     if not in_range(listing) or not (given or any(not name.isdecimal() for name in listing.class_names)):
         return
-    names, known = listing.class_names, set(listing.class_names)
+    names = tuple(map(nfc, listing.class_names))
+    known = set(names)
     for place in _PLACES:
         numbers = folder_numbers(listing, place)
         if wrong := [(folder, at) for folder, at in numbers.items() if folder in known and names[at] != folder]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -66,6 +68,39 @@ def check_labels(listing: Listing, *, complete: bool) -> None:
             f"{listing.source}: got label {listing.labels[at]} ({listing.paths[at]}); {expected}, the {num_classes} "
             f"classes {'named in classes.txt' if complete else 'of train'}; correct the label, or add the class there"
         )
+
+
+def nfc(name: str) -> str:
+    """Return a name in the one of Unicode's forms in which equal names are equal; macOS writes another one."""
+    return name if name.isascii() else normalize("NFC", name)
+
+
+def as_on_disk(listing: Listing) -> Listing:
+    """Return a listing whose paths are written as the disk has them, which may be in another form of Unicode."""
+    if all(map(str.isascii, listing.paths)):
+        return listing
+
+    @functools.cache
+    def names_in(folder: str) -> dict[str, str]:
+        try:
+            names = [entry.name for entry in os.scandir(listing.root / folder)]
+        except OSError:
+            return {}  # indexing says what is missing
+        return {nfc(name): name for name in names} | {name: name for name in names}
+
+    @functools.cache
+    def real_folder(folder: str) -> str:
+        return real(folder) if folder.strip("/") else folder
+
+    def real(path: str) -> str:
+        if path.isascii():
+            return path
+        parent, slash, name = path.rpartition("/")
+        parent = real_folder(parent)
+        there = name if name.isascii() else names_in(parent)
+        return f"{parent}{slash}{there if isinstance(there, str) else there.get(name) or there.get(nfc(name), name)}"
+
+    return replace(listing, paths=tuple(map(real, listing.paths)))
 
 
 def first_unusable(paths: Sequence[str]) -> int | None:

@@ -83,3 +83,36 @@ def test_unlabelled_images_behind_links_count_once(train: Path) -> None:
     found = unlabelled_images([train], ("ant", "bee"), flag="IMAGES")
     assert len(found) == 6  # with those of val, behind the link
     assert len({path.rpartition("/train/")[2] for path in found.paths}) == 6
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("one", "other"), [(NFC, NFD), (NFD, NFC)])
+def test_a_class_has_one_name_in_both_forms_of_unicode(tmp_path: Path, one: str, other: str) -> None:
+    for name in (f"train/{one}/1.png", "train/ant/1.png", f"val/{other}/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    splits = open_splits(tmp_path, cache=False)
+    assert splits["val"].class_names == splits["train"].class_names == ("ant", one)
+    assert (splits["val"].labels.tolist(), splits["val"].paths) == ([1], (f"{other}/1.png",))
+    (tmp_path / "classes.txt").write_text(f"{other}\nant\n", encoding="utf-8")
+    assert open_splits(tmp_path, cache=False)["val"].labels.tolist() == [0]
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text(f"{split}/{one}/1.png 0\ntrain/ant/1.png 1\n", encoding="utf-8")
+    listed = open_splits(tmp_path, cache=False)
+    assert listed["val"].paths == (f"val/{other}/1.png", "train/ant/1.png")
+    assert listed["val"].path(0).is_file()
+
+
+def test_a_class_in_both_forms_at_once_is_refused(train: Path) -> None:
+    for name in (NFC, NFD):
+        (train / name).mkdir()
+    with pytest.raises(ValueError, match=f"^{train}: got 1 names twice"):
+        read(train)
+
+
+def test_a_class_whose_val_images_are_all_broken_is_named(train: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (train.parent / "val" / "bee" / "3.png").write_bytes(b"no image")
+    assert open_splits(train.parent, cache=False)["val"].class_counts.tolist() == [1, 0]
+    assert any("no val image is left of 1 classes, bee" in message for message in caplog.messages)
