@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..data.layouts.identity import class_folders
 from ..data.splits import open_splits
 from ..files import make_once, owned, write_json
 from ..models import HEAD, in_head
+from ..models.timm import pretrained_configuration
 from ..run import RUNS, Run, environment
 from ..runtime.log import log
 from . import native
@@ -28,7 +29,7 @@ from .class_order import ClassOrder, settle_order
 from .formats.shards import bytes_of
 from .names import NameMap, match
 from .preprocessing import settle_preprocessing
-from .reading import Checkpoint, read_checkpoint
+from .reading import TIMM_ARGUMENT, Checkpoint, read_checkpoint
 from .recognition import guess_backbone, outline
 
 IMPORTED = RUNS / "adopted"
@@ -77,7 +78,8 @@ def import_checkpoint(
     splits = open_splits(options.data_root, lists=options.lists)
     class_names = splits["train"].class_names
     network = outline(backbone)
-    preprocessing = settle_preprocessing(path, source.settings, network.preprocessing(), options, force=force)
+    pretrained = network.preprocessing() or timm_preprocessing(path, source.settings.get("args", {}), backbone)
+    preprocessing = settle_preprocessing(path, source.settings, pretrained, options, force=force)
     check_pooling(path, network.pooling(), backbone, source.settings.get("config", {}).get("global_pool"))
     names = match(path, tensors, backbone, options.head, len(class_names), preprocessing["image_size"])
     log.info("%s: %s, last layer %s", path, backbone, names.head)
@@ -93,6 +95,21 @@ def import_checkpoint(
         ours = our_tensors(path, tensors, names, order)
     run = store_run(path, config, describe_data(splits), ours, {"source": str(path.resolve()), "order": list(order)})
     return ImportedCheckpoint(checkpoint=source, run=run, names=names, order=order)
+
+
+def timm_preprocessing(path: Path, arguments: Mapping[str, Any], backbone: str) -> Mapping[str, Any]:
+    """Return timm's configuration of one of our networks if timm's training script has trained it, else nothing."""
+    if TIMM_ARGUMENT not in arguments:
+        return {}
+    config = pretrained_configuration(backbone)
+    said = all(arguments.get(name) not in (None, "") for name in ("crop_pct", "mean", "std", "interpolation"))
+    if config is None and not said:
+        log.warning(
+            "%s: timm, which trained it, is not installed; what its args do not say of preprocessing is taken to be "
+            "timm's usual; pip install 'fastlt[timm]', or give --eval-resize, --mean, --std and --interpolation",
+            path,
+        )
+    return config or {}
 
 
 def our_tensors(path: Path, tensors: dict[str, Tensor], names: NameMap, order: tuple[int, ...]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ..runtime.log import log, name_some
 from .formats.pickled import REMEDY, is_zip, load_pickled
 from .formats.shards import Shard, read_shard
 
+TIMM_ARGUMENT = "crop_pct"  # every command line of timm's training script has it
+TORCHVISION_ARGUMENT = "val_crop_size"  # and that of torchvision's
 AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = (*AVERAGES, "state_dict", "model", "model_state_dict", "module", "net", "network")
 """Keys under which a training script keeps its weights. Averaged ones come first, as in timm."""
@@ -204,6 +207,19 @@ def name_places(holders: list[dict[str, Any]]) -> dict[str, TensorPlace]:
 
 
 def hints(content: Any) -> dict[str, Any]:
-    """Return the network's name, if a training script saved it beside the weights, in the form of config.json."""
-    arch = content.get("arch") if isinstance(content, dict) else None
-    return {"config": {"architecture": arch}} if isinstance(arch, str) else {}
+    """Return what a training script saved beside the weights: its arguments, and the network in config.json's form."""
+    if not isinstance(content, dict):
+        return {}
+    arguments = content.get("args")
+    arguments = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    arguments = {str(key): value for key, value in arguments.items()} if isinstance(arguments, dict) else {}
+    of_script = TIMM_ARGUMENT in arguments or TORCHVISION_ARGUMENT in arguments
+    names = {"architecture": content.get("arch") or (arguments.get("model") if of_script else None)}
+    if TIMM_ARGUMENT in arguments:
+        names["global_pool"] = arguments.get("gp")
+    config: dict[str, Any] = {key: name for key, name in names.items() if name and isinstance(name, str)}
+    if (pool := config.get("global_pool")) and pool.startswith("fast"):
+        config["global_pool"] = pool.removeprefix("fast") or "avg"
+    if isinstance(built := arguments.get("model_kwargs"), dict) and of_script:
+        config["model_args"] = built
+    return {key: value for key, value in {"config": config, "args": arguments}.items() if value}

@@ -84,6 +84,16 @@ def check_range(
         raise ValueError(f"{name}: got {value!s:.60}; expected a finite number, {lower}{upper}{unit and ' ' + unit}")
 
 
+def check_full_range(name: str, values: Iterable[float], *, source: str = "") -> None:
+    """Raise a ValueError if a mean or a deviation of channels is given in units of 0 to 255, with the right one."""
+    values = tuple(values)
+    if max(values) > 1:
+        got, right = (" ".join(f"{value / unit:.6g}" for value in values) for unit in (1, 255))
+        raise ValueError(
+            f"{name}: got {got}{source}; expected at most 1, in units of the full range; divide by 255: {name} {right}"
+        )
+
+
 def changeable(default: T) -> T:
     """Return a field that may change when a run is resumed, since it says how the run is computed, not what."""
     field: T = dataclasses.field(default=default, metadata={"changeable": True})

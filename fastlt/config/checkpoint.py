@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
-from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_choice, check_range
+from .base import INTERPOLATIONS, Config, File, Folder, Interpolation, check_choice, check_full_range, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class CheckpointConfig(Config):
     image_size: int | None = None
     """Side of the network's input, pixels; by default the one in its configuration, or 224."""
     eval_resize: int | None = None
-    """Short side before the centre crop, pixels; by default the one in its configuration, or image size x 256 / 224."""
+    """Short side before the centre crop, pixels; by default such that the crop is the share of it that its
+    configuration says (timm's crop_pct), or image size x 256 / 224."""
     mean: Annotated[tuple[float, float, float], "R G B"] | None = None
     """Mean of each channel, in units of the full range; by default the checkpoint's own or ImageNet's."""
     std: Annotated[tuple[float, float, float], "R G B"] | None = None
@@ -53,6 +54,8 @@ class CheckpointConfig(Config):
             raise ValueError(f"--mean: got {self.mean}; expected three finite numbers; give one a channel")
         if self.std is not None and not all(math.isfinite(value) and value > 0 for value in self.std):
             raise ValueError(f"--std: got {self.std}; expected three positive numbers; give one a channel")
+        check_full_range("--mean", self.mean or (0,))
+        check_full_range("--std", self.std or (1,))
 
     def given(self, *, ignored: Collection[str] = ()) -> tuple[str, ...]:
         """Return the flags that were given, without those of ignored fields."""

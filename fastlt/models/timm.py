@@ -152,6 +152,16 @@ def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str,
     return network, {}
 
 
+def pretrained_configuration(name: str) -> Mapping[str, Any] | None:
+    """Return timm's configuration of a network's pretrained weights, empty if it has none; None without timm."""
+    try:
+        from timm.models import get_pretrained_cfg
+    except (ImportError, RuntimeError):
+        return None
+    config = get_pretrained_cfg(name)
+    return dict(config.to_dict()) if config else {}
+
+
 def own_size(network: nn.Module) -> int:
     """Return the side of the images that timm trains a network on, pixels; 0 if unknown."""
     side: int = network.pretrained_cfg.get("input_size", (3, 0, 0))[-1]  # type: ignore[union-attr, operator]

@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints.start import InitialWeights, read_initial_weights
 from ..config import TrainConfig
-from ..config.base import is_changeable
+from ..config.base import check_full_range, is_changeable
 from ..config.plugins import code_hash
 from ..data.dataset import LongTailedDataset
 from ..data.registry import open_data
@@ -49,6 +49,8 @@ def open_run(config: TrainConfig, device: torch.device) -> OpenedRun:
         if not run.checkpoint("last").exists():  # it may have been killed before it was the last one
             point_last_at(run.path)
         return OpenedRun(run, config, splits, None)
+    check_full_range("--mean", config.mean)  # not in the settings themselves: earlier runs may have been trained so
+    check_full_range("--std", config.std)
     if config.out is not None:
         check_free(config.out)  # again when the run is made, but reading the data can take long
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, device))

@@ -262,7 +262,7 @@ def test_wrong_preprocessing_is_named_and_can_be_insisted_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = good(dict(fitted("resnet10").tensors))
-    absurd = ("--image-size", "32", "--eval-resize", "32", "--mean", *["50"] * 3, "--std", *["1"] * 3, "--tau", "0.7")
+    absurd = ("--image-size", "32", "--eval-resize", "32", "--mean", *["1"] * 3, "--std", *["0.02"] * 3, "--tau", "0.7")
     message = refusal(source, *absurd)
     for part in ("net.pth: ", "preprocessing", "--image-size", "--eval-resize", "--mean", "--std", "--force"):
         assert part in message

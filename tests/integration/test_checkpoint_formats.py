@@ -70,7 +70,9 @@ def write_script(tensors: Tensors, path: Path) -> None:
     """Write what timm's training script writes, its average absent."""
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1, momentum=0.9)
     content = {"arch": "resnet50", "epoch": 7, "state_dict": dict(tensors), "optimizer": optimizer.state_dict()}
-    torch.save(content | {"version": 2, "args": argparse.Namespace(lr=0.1, model="resnet50"), "metric": 71.5}, path)
+    form = {"img_size": 32, "input_size": None, "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25], "gp": "fast"}
+    arguments = argparse.Namespace(lr=0.1, model="resnet50", interpolation="bilinear", model_kwargs={}, **form)
+    torch.save(content | {"version": 2, "args": arguments, "metric": 71.5}, path)
 
 
 def write_example(tensors: Tensors, path: Path) -> None:
@@ -167,7 +169,7 @@ def write_timm_folder(tensors: Tensors, path: Path) -> None:
 
 FORMATS = {
     "torchvision": Format("net.pth", "resnet50", write_plain, load, ("--backbone", "resnet50", *FLAGS)),
-    "script": Format("net.pth.tar", "resnet50", write_script, lambda path: load(path)["state_dict"]),
+    "script": Format("net.pth.tar", "resnet50", write_script, lambda path: load(path)["state_dict"], ()),
     "released": Format("final_model_checkpoint.pth", "resnet50", write_released, read_released),
     "transformers": Format(
         "hub",

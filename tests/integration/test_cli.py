@@ -215,6 +215,8 @@ def test_data_commands(fastlt: Callable[..., Outcome]) -> None:
         ("train --dataset glyphs_lt --backbone resnet5", ["--backbone: got 'resnet5'", "'resnet50'"]),
         ("train --dataset glyphs_lt --sampling balanced", ["--sampling: got 'balanced'"]),
         ("train --dataset glyphs_lt --device tpu", ["--device: got 'tpu'", "auto, cpu, cuda"]),
+        ("train --dataset glyphs_lt --mean 124 116 104", ["--mean: got 124 116 104;", "--mean 0.486275 0.454902 0.4"]),
+        ("train --dataset glyphs_lt --std 58 57 57", ["--std: got 58 57 57;", "--std 0.227451 0.223529 0.223529"]),
         ("train --dataset folder", ["--data-root: got none", "--dataset folder"]),
         ("train --data-root nowhere", ["--data-root: got nowhere,"]),
         ("train --resume", ["RUN: got none", "fastlt train --dataset"]),

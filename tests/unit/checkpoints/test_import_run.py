@@ -1,13 +1,15 @@
 """Runs that are made from checkpoints."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastlt.checkpoints import native
-from fastlt.checkpoints.import_run import IMPORTED, store_run
+from fastlt.checkpoints.import_run import IMPORTED, store_run, timm_preprocessing
 from fastlt.config import TrainConfig
 from fastlt.files.writing import contents
 from fastlt.run import Run
@@ -60,3 +62,19 @@ def test_a_damaged_import_is_made_again_and_its_results_stay(
     assert again.path == run.path
     assert is_good(again)
     assert (run.path / "rebalanced").is_dir()
+
+
+def test_timms_own_configuration_is_asked_for_what_its_script_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"input_size": (3, 224, 224), "crop_pct": 0.95}
+    known = SimpleNamespace(get_pretrained_cfg=lambda name: SimpleNamespace(to_dict=lambda: config | {"url": name}))
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(models=known))
+    monkeypatch.setitem(sys.modules, "timm.models", known)
+    here, unsaid = Path("net.pth"), dict.fromkeys(("crop_pct", "mean", "std", "interpolation"))
+    assert timm_preprocessing(here, unsaid, "resnet50") == config | {"url": "resnet50"}
+    assert timm_preprocessing(here, {"lr": 0.1}, "resnet50") == {}
+    assert not caplog.records
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    assert timm_preprocessing(here, unsaid, "resnet50") == {}
+    assert "pip install 'fastlt[timm]'" in caplog.text

@@ -64,13 +64,68 @@ def test_timm_configurations(where: str) -> None:
 
 def test_flags_come_first_and_a_new_size_takes_the_resize_along() -> None:
     settings = settle({}, TIMM, image_size=224, mean=(0.1, 0.2, 0.3), interpolation="bilinear")
-    assert (settings["image_size"], settings["eval_resize"], settings["interpolation"]) == (
-        224,
-        None,
-        "bilinear",
-    )
+    assert (settings["image_size"], settings["eval_resize"]) == (224, 235)  # 224 / 0.95
+    assert settings["interpolation"] == "bilinear"
     assert (settings["mean"], settings["std"]) == ((0.1, 0.2, 0.3), (0.25,) * 3)
     assert settle({}, TIMM, eval_resize=320)["eval_resize"] == 320
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "resize"),
+    [
+        ({"size": {"shortest_edge": 448}, "crop_size": {"height": 384, "width": 384}}, 192, 224),
+        ({"size": 224, "crop_pct": 0.875}, 112, 128),
+        ({"size": {"height": 224, "width": 224}}, 160, 160),
+        ({"size": {"shortest_edge": 200}, "crop_size": 224}, 112, 112),
+    ],
+)
+def test_a_new_size_keeps_the_share_of_the_crop(processor: dict[str, Any], size: int, resize: int) -> None:
+    assert settle({"preprocessor_config": processor}, image_size=size)["eval_resize"] == resize
+
+
+def test_a_training_scripts_arguments_come_before_the_networks_configuration(caplog: pytest.LogCaptureFixture) -> None:
+    arguments = {"img_size": 160, "crop_pct": 1, "mean": [0.1, 0.2, 0.3], "std": [0.2], "interpolation": ""}
+    caplog.set_level("INFO")
+    found = settle({"args": arguments | {"input_size": None, "model": "net"}}, TIMM)
+    expected = {"image_size": 160, "eval_resize": 160, "mean": (0.1, 0.2, 0.3), "std": (0.2,) * 3}
+    assert found == expected | {"interpolation": "bicubic"}
+    assert "(image size, resize, mean, std: its args; interpolation: timm's configuration)" in caplog.text
+    asked = settle({"args": arguments}, TIMM, image_size=96, std=(0.5, 0.5, 0.5))
+    assert (asked["image_size"], asked["eval_resize"], asked["std"]) == (96, 96, (0.5,) * 3)
+    assert "(image size, std: flags; resize, mean: its args; interpolation: timm's configuration)" in caplog.text
+    assert settle({"args": {"input_size": [3, 96, 96], "img_size": 64}}, TIMM)["eval_resize"] == 101
+
+
+def test_arguments_that_say_nothing_of_images_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    assert settle({"args": {"lr": 0.1, "model": "mine", "img_size": None}}) == settle({})
+    assert settle({"args": {"lr": 0.1, "mean": None}}, TIMM) == settle({}, TIMM)
+    assert not caplog.records
+    assert settle({"args": {"img_size": "large", "mean": ["a"]}}) == settle({})
+    assert [record.args[1] for record in caplog.records if record.args] == ["img_size", "mean"]
+
+
+def test_timms_script_has_timms_defaults_and_torchvisions_has_names_of_its_own() -> None:
+    nothing = dict.fromkeys(("img_size", "input_size", "crop_pct", "mean", "std"))
+    found = settle({"args": nothing | {"interpolation": ""}})
+    assert (found["image_size"], found["eval_resize"], found["interpolation"]) == (224, 256, "bicubic")
+    found = settle({"args": {"val_crop_size": 224, "val_resize_size": 232, "interpolation": "bilinear"}})
+    assert (found["image_size"], found["eval_resize"], found["interpolation"]) == (224, 232, "bilinear")
+    assert settle({"args": {"img_size": 64}})["interpolation"] == "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({}, {"mean": (123.675, 116.28, 103.53)}),
+        ({"args": {"mean": [123.675, 116.28, 103.53]}}, {}),
+        ({"preprocessor_config": {"size": 224, "image_mean": [123.675, 116.28, 103.53]}}, {}),
+    ],
+)
+def test_means_of_0_to_255_are_refused_with_the_right_ones(settings: dict[str, Any], flags: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^--mean: got 123\.675 116\.28 103\.53.* --mean 0\.485 0\.456 0\.406$"):
+        settle(settings, **flags)
+    with pytest.raises(ValueError, match=r"^--std: got 58\.395 57\.12 57\.375.* --std 0\.229 0\.224 0\.225$"):
+        settle(settings, mean=(0.5, 0.5, 0.5), std=(58.395, 57.12, 57.375))
 
 
 def test_nothing_known_is_imagenets() -> None:
@@ -80,7 +135,7 @@ def test_nothing_known_is_imagenets() -> None:
 
 def test_a_timm_configuration_may_be_short() -> None:
     settings = settle({}, {"std": [0.25] * 3, "mean": None})
-    assert (settings["image_size"], settings["eval_resize"]) == (224, 256)
+    assert (settings["image_size"], settings["eval_resize"], settings["interpolation"]) == (224, 256, "bicubic")
     assert (settings["mean"], settings["std"]) == (IMAGENET["mean"], (0.25,) * 3)
 
 

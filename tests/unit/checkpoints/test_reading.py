@@ -1,5 +1,6 @@
 """Checkpoints of any format: where their tensors are, under which names."""
 
+import argparse
 import json
 import os
 from collections.abc import Callable
@@ -132,3 +133,21 @@ def test_pipes_are_not_read(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "model.safetensors")
     with pytest.raises(FileNotFoundError, match=r"none\.pth: "):
         read_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("form", [argparse.Namespace, dict])
+def test_the_arguments_of_a_training_script_are_read_as_plain_values(form: type, tmp_path: Path) -> None:
+    plain = {"model": "resnet18", "crop_pct": None, "img_size": 160, "mean": [0.5], "gp": "fast", "model_kwargs": {}}
+    torch.save({"state_dict": numbers("a"), "args": form(**plain)}, tmp_path / "net.pth")
+    settings = read_checkpoint(tmp_path / "net.pth").settings
+    assert settings["args"] == plain
+    assert settings["config"] == {"architecture": "resnet18", "global_pool": "avg", "model_args": {}}
+
+
+def test_arguments_of_other_scripts_name_no_network(tmp_path: Path) -> None:
+    torch.save(
+        {"state_dict": numbers("a"), "args": {"model": "mine", "model_kwargs": {"depth": 3}}}, tmp_path / "a.pth"
+    )
+    assert "config" not in read_checkpoint(tmp_path / "a.pth").settings
+    torch.save({"state_dict": numbers("a"), "args": ["--model", "mine"], "arch": 3}, tmp_path / "b.pth")
+    assert read_checkpoint(tmp_path / "b.pth").settings == {}
