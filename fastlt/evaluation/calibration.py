@@ -10,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..metrics import class_hits, mean_interval
 from ..models import LinearHead
-from .predictions import Predictions, logit_chunks
+from ..runtime.log import log
+from .predictions import Predictions, logit_chunks, predict
 
 # Shapes: N samples, C classes, D feature width.
 
 NUM_BINS = 15
-COLDEST, HOTTEST = 1e-3, 1e3  # temperatures searched
+COLDEST, HOTTEST = 1e-3, 1e3  # temperatures searched, times the spread of an image's logits
+ROUGH = 0.1  # half the width of the accuracy's interval from which a temperature is a guess
 TOLERANCE = 1e-4  # of the temperature's logarithm
 
 
@@ -66,9 +69,12 @@ def calibration_errors(predictions: Predictions, groups: Mapping[str, NDArray[np
 def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weights: Tensor | None = None) -> float:
     """Return the temperature T > 0 at which softmax(z / T) has the least negative log likelihood (Guo et al., 2017).
 
+    Where all of a few samples are right, the likelihood alone knows no end of confidence. So of n samples' labels a
+    share of 1 / (n + 2) is spread over all classes, as in Platt's scaling (1999), which hardly changes the fit to many.
+
     In beta = 1 / T the loss is convex: Newton's method finds the zero of its slope, and a step that leaves the bracket
-    is replaced by the bracket's geometric middle. T stays within 1e-3 to 1e3; for a head that is right on every sample
-    it is 1e-3, since the loss falls all the way to 0. Every step is one pass over the samples.
+    is replaced by the bracket's geometric middle. T stays within 1e-3 to 1e3 times the mean standard deviation of a
+    sample's logits. Every step is one pass over the samples.
 
     Args:
         head: The classifier, [C, D].
@@ -87,20 +93,22 @@ def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weigh
         weights = 1 / counts[labels].double()
     weights = weights.double() / weights.double().sum()
 
+    spread_out = 1 / (1 / float(weights.square().sum()) + 2)
+
     def slopes(beta: float) -> tuple[float, float]:
-        """Return the first two derivatives of the loss: E[z] - z_y and Var[z] under softmax(beta z), averaged."""
+        """Return the first two derivatives of the loss: E[z] less the label's z and Var[z] under softmax(beta z)."""
         first = second = 0.0
         for rows, logits in logit_chunks(head, features):
             shares = (logits * beta).softmax(1)
             means = (shares * logits).sum(1, keepdim=True)
             spread = (shares * (logits - means).square()).sum(1)
-            label_logits = logits.gather(1, labels[rows, None])
+            label_logits = logits.gather(1, labels[rows, None]).lerp(logits.mean(1, keepdim=True), spread_out)
             first += float((weights[rows] * (means - label_logits).squeeze(1)).sum())
             second += float((weights[rows] * spread).sum())
         return first, second
 
-    low, high = 1 / HOTTEST, 1 / COLDEST
-    beta = 1.0
+    beta = 1 / spread_of(head, features)
+    low, high = beta / HOTTEST, beta / COLDEST
     while True:
         slope, curvature = slopes(beta)
         if not math.isfinite(slope):
@@ -111,6 +119,27 @@ def fit_temperature(head: LinearHead, features: Tensor, labels: Tensor, *, weigh
         if abs(math.log(step / beta)) < TOLERANCE or high / low < 1 + TOLERANCE:
             return 1 / step
         beta = step
+
+
+def spread_of(head: LinearHead, features: Tensor) -> float:
+    """Return the mean standard deviation of a sample's logits; 1 if they are all equal, or not finite."""
+    deviations = sum(float(logits.std(1, correction=0).sum()) for _, logits in logit_chunks(head, features))
+    spread = deviations / len(features)
+    return spread if spread > 0 and math.isfinite(spread) else 1.0
+
+
+def warn_if_rough(head: LinearHead, features: Tensor, labels: Tensor, split: str) -> None:
+    """Say so if a split is too small to tell how sure a classifier may be."""
+    predictions = predict(head, features, labels)
+    hits, totals = class_hits(predictions.right, predictions.labels, head.num_classes)
+    ends = mean_interval(hits, totals, np.ones(head.num_classes))
+    if ends is not None and (ends[1] - ends[0]) / 2 > ROUGH:
+        log.warning(
+            "temperature: %s has %d images, too few to tell how sure the classifier may be; its confidences are rough, "
+            "its accuracies are not touched",
+            split,
+            len(labels),
+        )
 
 
 def with_temperature(head: LinearHead, temperature: float) -> LinearHead:

@@ -27,6 +27,8 @@ from .predictions import Predictions, predict
 
 MODEL, CONFIG, RESULTS, FOLDS = "model.safetensors", "config.json", "results.json", "folds.npz"
 """The files of a rebalanced classifier; the results come last and mark it as whole."""
+JOINT = "joint"
+"""The name of the run's own classifier; among a method's params: that classifier was the best and is kept as it is."""
 EVALUATION = "evaluation.json"
 EVALUATED = (EVALUATION, "per_class.*.csv", "per_class.*.json")
 """What `fastlt evaluate` writes about a classifier."""

@@ -103,7 +103,8 @@ class Result:
         # A temperature changes confidences, not the accuracies beside the name
         shown = {key: value for key, value in self.params.items() if key != "temperature"}
         params = ", ".join(
-            f"{key} {f'{value:.3g}' if isinstance(value, float) else value}" for key, value in shown.items()
+            key if value is True else f"{key} {f'{value:.3g}' if isinstance(value, float) else value}"
+            for key, value in shown.items()
         )
         if list(shown) == [self.method]:
             return params

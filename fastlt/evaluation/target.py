@@ -16,7 +16,7 @@ from ..features.arrays import check_finite
 from ..features.store import FeatureStore
 from ..runtime.device import exact_fp32
 from ..runtime.log import log
-from .classifier import Classifier
+from .classifier import JOINT, Classifier
 from .prior import adjust_to_prior, estimate_prior, log_probabilities, source_prior
 
 # Shapes: N images, C classes, D feature width.
@@ -26,7 +26,7 @@ def source_frequencies(classifier: Classifier) -> NDArray[np.float64]:
     """Return the class frequencies for which a classifier's probabilities are calibrated, [C]."""
     run = classifier.store.run
     counts = run.data["class_counts"]
-    if classifier.method != "joint":
+    if classifier.method != JOINT and not classifier.params.get(JOINT):
         return np.full(len(counts), 1 / len(counts))
     if names_function(run.config.loss):
         log.warning(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import RebalanceConfig
 from ..config.base import CHOOSING
-from ..evaluation.calibration import fit_temperature, with_temperature
+from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
 from ..features.arrays import Features
 from ..models import LinearHead
 from ..runtime.log import log
@@ -104,6 +104,7 @@ def rebalance_model(
     rebalanced = result.head
     if config.temperature:
         rebalanced = with_temperature(rebalanced, fit_temperature(rebalanced, *problem.selection_tensors()))
+        warn_if_rough(rebalanced, *problem.selection_tensors(), split=problem.selected_on)
     replace_head(layer, rebalanced, name)
     for module_name, module in network.named_modules():
         module.training = modes[module_name]

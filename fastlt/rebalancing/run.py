@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checkpoints import native
 from ..config import RebalanceConfig
 from ..config.plugins import names_function
-from ..evaluation.calibration import fit_temperature, with_temperature
+from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
 from ..evaluation.choice import Choice, write_choice
 from ..evaluation.classifier import (
     CONFIG,
@@ -212,6 +212,7 @@ def classifier_of(
     head, params = result.head, dict(result.params)
     if config.temperature:
         head, params["temperature"] = with_fitted_temperature(head, *selection)
+        warn_if_rough(head.to(selection[0].device), *selection, split=config.selection_split)
     return Classifier(
         method=method,
         head=head,

@@ -18,7 +18,7 @@ from ...schedule import cosine
 from ..problem import Problem, RebalancedHead
 from .batch_norm import batch_norms, fresh_model, training_images
 from .grids import HeadGrid
-from .selection import select_head
+from .selection import or_joint, select_head
 from .sgd import MOMENTUM, GridSGD, HeadTraining, Retraining
 
 
@@ -53,7 +53,9 @@ def retrain_live(
     train_live(grid, training, model, store)
     moved = store.with_backbone(model.state_dict(), config.method)
     problem = dataclasses.replace(problem, selection=moved.split(config.selection_split))
-    return select_head(grid, training, problem, config), moved
+    chosen = select_head(grid, training, problem, config)
+    still = not parts and config.protocol == "paper"  # else the joint head belongs to another backbone
+    return or_joint(config.method, chosen, problem, config.select_by) if still else chosen, moved
 
 
 def train_live(grid: HeadGrid, training: HeadTraining, model: Network, store: FeatureStore) -> None:

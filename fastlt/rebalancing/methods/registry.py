@@ -11,6 +11,7 @@ from ...config.plugins import own_method
 from ...evaluation.classifier import Classifier
 from ...evaluation.results import Results
 from ...features.arrays import Features
+from ..engine.selection import or_joint
 from ..engine.sgd import Retraining
 from ..problem import Problem, RebalancedHead
 from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, own, released_ncm, tau
@@ -79,9 +80,16 @@ def uses_training_features(config: RebalanceConfig) -> bool:
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> dict[str, RebalancedHead]:
-    """Fit the method of a configuration, or all of them.
+    """Fit the method of a configuration, or all of them; where settings are chosen, the joint head is a candidate.
 
     Raises:
         ValueError: Features or settings do not fit.
     """
-    return {name: find(name).fit(problem, config) for name in config.methods}
+    heads = {}
+    for name in config.methods:
+        method = find(name)
+        made = method.fit(problem, config)
+        # The head of a user's own method is what they want to see
+        # The head of a user's own method is what they want to see
+        heads[name] = made if method.source else or_joint(name, made, problem, config.select_by)
+    return heads

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastlt.evaluation.calibration import calibration_error, calibration_errors, fit_temperature, with_temperature
+from fastlt.evaluation.calibration import (
+    calibration_error,
+    calibration_errors,
+    fit_temperature,
+    warn_if_rough,
+    with_temperature,
+)
 from fastlt.evaluation.predictions import Predictions, predict
 from fastlt.features import arrays
 from fastlt.models import LinearHead
@@ -43,6 +49,8 @@ def test_every_class_weighs_the_same_in_the_fit() -> None:
     labels = torch.tensor([0] * 100 + [1] * 10)
     for weights, share in ((None, 0.7), (torch.full((110,), 7.0), 86 / 110)):
         result = fit_temperature(head, features, labels, weights=weights)
+        size = 110 if weights is not None else 1 / (0.5**2 / 100 + 0.5**2 / 10)  # images that weigh alike
+        share += (0.5 - share) / (size + 2)  # a share of the labels is spread over both classes
         assert result == pytest.approx(1 / np.log(share / (1 - share)), rel=1e-4)
 
 
@@ -88,11 +96,43 @@ def test_huge_logits_and_a_head_that_is_always_right() -> None:
     features = torch.eye(3).repeat(2, 1)
     labels = torch.arange(3).repeat(2)
     huge = LinearHead(torch.eye(3) * 1e5)
-    assert 0 < fit_temperature(huge, features, labels) < 1e3 + 1
+    for scale in (1e-4, 1.0, 1e5):  # six images, all right: two thirds of a share of 1 / 8 may be wrong
+        scaled = LinearHead(torch.eye(3) * scale)
+        sure = predict(with_temperature(scaled, fit_temperature(scaled, features, labels)), features, labels)
+        assert sure.confidences == pytest.approx(np.full(6, 1 - 2 / 3 / 8), rel=1e-3)
     with pytest.raises(ValueError, match=r"^temperature: got 0\b"):
         with_temperature(huge, 0.0)
     with pytest.raises(ValueError, match=r"^labels: .*no samples"):
         fit_temperature(huge, features[:0], labels[:0])
+
+
+def test_few_images_that_are_all_right_leave_doubt_and_many_hardly_any() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(12, 32, generator=generator)
+    head = LinearHead(centres)
+    for copies, lowest, highest in ((1, 0.85, 0.95), (100, 0.995, 1.0)):
+        labels = torch.arange(12).repeat(copies)
+        features = centres[labels] + 0.1 * torch.randn(12 * copies, 32, generator=generator)
+        temperature = fit_temperature(head, features, labels)
+        confidences = predict(with_temperature(head, temperature), features, labels).confidences
+        assert lowest < confidences.mean() < highest
+
+
+def test_a_head_that_is_always_wrong_ends_without_confidence() -> None:
+    features, labels = torch.eye(3).repeat(50, 1), torch.arange(3).repeat(50)
+    head = LinearHead(1 - torch.eye(3))
+    after = predict(with_temperature(head, fit_temperature(head, features, labels)), features, labels)
+    assert after.confidences == pytest.approx(np.full(150, 1 / 3), rel=0.01)
+
+
+def test_a_val_too_small_for_a_temperature_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    head, (features, labels) = LinearHead(torch.eye(4)), (torch.eye(4), torch.arange(4))
+    with caplog.at_level("WARNING", "fastlt"):
+        warn_if_rough(head, features.repeat(3, 1), labels.repeat(3), "val")
+    assert "val has 12 images" in caplog.text
+    caplog.clear()
+    warn_if_rough(head, features.repeat(30, 1), labels.repeat(30), "val")
+    assert not caplog.text
 
 
 def test_errors_by_group_and_none_for_an_empty_one() -> None:

@@ -84,6 +84,11 @@ def test_long_settings_wrap_and_the_method_and_numbers_stay_whole() -> None:
     assert "…" not in text
 
 
+def test_a_method_that_kept_the_joint_head_says_so() -> None:
+    assert row(method="tau", params={"joint": True, "temperature": 1.5}).label == "tau (joint)"
+    assert row(method="tau", params={"tau": 0.75}).label == "tau 0.75"
+
+
 def test_a_missing_result_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         Results(()).find("tau", "val")

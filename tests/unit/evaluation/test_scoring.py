@@ -122,3 +122,11 @@ def test_a_target_moves_the_bias_from_what_the_classifier_was_made_for(
     assert adjusted.head.bias is not None
     np.testing.assert_allclose(adjusted.head.bias.detach(), expected, rtol=1e-5)
     assert (adjusted.params, adjusted.cache, adjusted.held_out) == ({"target": "x.csv"}, {}, None)
+
+
+def test_a_target_takes_a_joint_head_that_a_method_kept_for_what_it_is() -> None:
+    prior = np.array([0.1, 0.2, 0.2, 0.2, 0.3])
+    for method, params in (("joint", {}), ("tau", {"joint": True})):
+        adjusted = adjust_to_target(classifier(method, drawn_predictions(0.5), params=params), "x.csv", prior)
+        expected = np.arange(5) + np.log(prior) - np.log(np.array(COUNTS) / sum(COUNTS))
+        np.testing.assert_allclose(adjusted.head.bias.detach(), expected, rtol=1e-5)

@@ -23,7 +23,7 @@ from fastlt.rebalancing.curve import prior_curve, tau_curve
 from fastlt.rebalancing.engine.cached import train_grid
 from fastlt.rebalancing.engine.sgd import HeadTraining
 from fastlt.rebalancing.methods.crt import CRT
-from fastlt.rebalancing.methods.registry import REGISTRY, fit, uses_training_features
+from fastlt.rebalancing.methods.registry import REGISTRY, find, fit, uses_training_features
 from fastlt.rebalancing.problem import Problem
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_the_accuracy_that_is_asked_for_chooses_tau_and_strength(select_by: str,
         ("tau", "tau", tau_curve, tau_normalize),
         ("logit_adjustment", "strength", prior_curve, lambda head, tau: adjust_logits(head, COUNTS, tau)),
     ):
-        rebalanced = fit(tailed, RebalanceConfig(method=name, select_by=select_by))[name]
+        rebalanced = find(name).fit(tailed, RebalanceConfig(method=name, select_by=select_by))
         accuracy = curve(problem.head, x, y, COUNTS)
         choices = {each: accuracy.best(each).tau for each in ("all", "class_mean", "few")}
         assert len(set(choices.values())) == 3
