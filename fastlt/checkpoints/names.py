@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models import HEAD, Network, in_head
 from ..runtime.log import log, name_some
-from .recognition import COUNTER, outline, resembling, torchvision_name
+from .recognition import COUNTER, outline, resembling, torchvision_name, wrapper_of
 
 NUM_NAMED, NUM_EXAMPLES = 10, 3
 
@@ -78,6 +78,8 @@ def match_backbone(
 ) -> tuple[dict[str, str], list[str]]:
     """Find a network's backbone among the names of a checkpoint.
 
+    A part that all names share before the network's own, such as `net.` or `backbone.`, is passed over.
+
     Args:
         network: The network.
         tensors: The names.
@@ -90,8 +92,11 @@ def match_backbone(
     expected = {name for name in our_names.values() if not in_head(name)}
     names: dict[str, str] = {}
     rest = []
+    tensors = list(tensors)
+    prefix = wrapper_of(tensors, expected | {theirs for theirs, ours in our_names.items() if ours in expected})
     for theirs in tensors:
-        ours = theirs if theirs in expected else our_names.get(torchvision_name(theirs))
+        own = theirs.removeprefix(prefix) if theirs.startswith(prefix) else ""
+        ours = own if own in expected else our_names.get(torchvision_name(own))
         if ours in expected and theirs.rpartition(".")[0] != head:
             names[ours] = theirs
         else:

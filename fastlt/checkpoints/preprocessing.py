@@ -19,13 +19,8 @@ PREPROCESSING = ("image_size", "eval_resize", "mean", "std", "interpolation")
 SQUEEZED_FROM = 384  # pixels
 MAX_SIDE = 2048  # pixels
 BILINEAR = "bilinear"
-FLAGS, ARGS, OWN, LIBRARY, USUAL = (
-    "flags",
-    "its args",
-    "its own configuration",
-    "timm's configuration",
-    "ImageNet's defaults",
-)
+FLAGS, ARGS, OWN = "flags", "its args", "its own configuration"
+LIBRARY, USUAL = "timm's configuration", "ImageNet's defaults"
 """Where a setting can come from, as messages call it."""
 _PILLOW = ("nearest", "lanczos", BILINEAR, "bicubic", "box", "hamming")
 """Interpolations by their numbers in PIL.Image.Resampling, which transformers writes."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,6 +18,7 @@ from ..models.resnet import SPECS, ResNetSpec
 
 COUNTER = "num_batches_tracked"  # missing from older files, torchvision's own among them
 USUAL = ("in_chans", 3)
+MAX_DEPTH = 8  # parts of a name, of which the network's own names may be the rest
 MAX_NAME = 100  # characters of a network's name
 REMEDY = "correct it, or name the weights file alone and give --backbone"
 
@@ -55,6 +57,26 @@ def torchvision_name(name: str) -> str:
         part = "conv" if match[4] == "convolution" else "bn"
         return f"layer{int(match[1]) + 1}.{match[2]}.{part}{int(match[3]) + 1}.{match[5]}"
     return name
+
+
+def wrapper_of(names: Iterable[str], known: Container[str]) -> str:
+    """Return what stands before a network's names in most of a checkpoint's; nothing if they are the network's own.
+
+    A network that is an attribute of another module, such as `net` or `backbone`, is saved with names that begin so.
+
+    Args:
+        names: The checkpoint's names.
+        known: The network's.
+    """
+    counts = Counter({"": 0})
+    for name in names:
+        start = 0
+        for _ in range(MAX_DEPTH):
+            counts[name[:start]] += torchvision_name(name[start:]) in known
+            start = name.find(".", start) + 1
+            if not start:
+                break
+    return max(counts, key=counts.__getitem__)  # the shortest of equals
 
 
 def outline(backbone: str, image_size: int | None = None) -> Network:
@@ -120,10 +142,15 @@ def is_usual(argument: str, value: Any) -> bool:
 
 def resembling(tensors: Mapping[str, Tensor]) -> str | None:
     """Return the ResNet whose tensors have these names and shapes, or None."""
-    shapes = {torchvision_name(key): tuple(value.shape) for key, value in tensors.items() if not key.endswith(COUNTER)}
     for name in SPECS:
         state = outline(name).state_dict()
         expected = {k: tuple(v.shape) for k, v in state.items() if not in_head(k) and not k.endswith(COUNTER)}
+        prefix = wrapper_of(tensors, expected)
+        shapes = {
+            torchvision_name(key.removeprefix(prefix)): tuple(value.shape)
+            for key, value in tensors.items()
+            if key.startswith(prefix) and not key.endswith(COUNTER)
+        }
         if expected.items() <= shapes.items() and sum(key.startswith("layer") for key in shapes) == sum(
             key.startswith("layer") for key in expected
         ):

@@ -46,7 +46,8 @@ def read_initial_weights(path: Path, backbone: str, network: Network) -> Initial
         check_backbone(path, tensors, backbone, network, weights, rest)
         heads = matrices(tensors, rest)
         usual = network.checkpoint_names()[f"{HEAD}.weight"].removesuffix(".weight")
-        head = head_names(tensors, heads[0] if len(heads) == 1 else usual)
+        named = [name for name in heads if f".{name}".endswith(f".{usual}")]
+        head = head_names(tensors, next(iter(heads if len(heads) == 1 else named), usual))
         extra = [name for name in rest if name not in head.values()]
         if extra:
             remedy = "the --backbone that they belong to"

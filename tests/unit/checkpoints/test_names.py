@@ -1,12 +1,15 @@
 """The names of a checkpoint's tensors, matched with ours."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastlt.checkpoints.names import find_head, match, unmatched
+from fastlt.checkpoints.names import find_head, match, match_backbone, unmatched
+from fastlt.checkpoints.recognition import resembling
 from fastlt.models import create_model
 
 HERE = Path("net.pth")
@@ -32,6 +35,39 @@ def test_every_tensor_finds_its_place_and_what_has_none_is_named() -> None:
     stem = "resnet.embedder.embedder.convolution.weight"
     theirs = {stem if name == "conv1.weight" else name: value for name, value in tensors.items()}
     assert match(HERE, theirs, "resnet8", None, 2).names["conv1.weight"] == stem
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ("net.", "net.fc."),
+        ("backbone.", "fc."),
+        ("encoder.", "head."),
+        ("a.b.encoder_q.", "a.b.classifier."),
+        ("", "fc."),
+    ],
+)
+def test_what_stands_before_all_names_is_passed_over(backbone: str, head: str) -> None:
+    def theirs(name: str) -> str:
+        return name.replace("fc.", head) if name.startswith("fc.") else f"{backbone}{name}"
+
+    tensors = {theirs(name): value for name, value in resnet().items()}
+    found = match(HERE, tensors, "resnet8", None, 2)
+    assert found.head == head[:-1]
+    assert found.names == {name: theirs(name) for name in resnet()}
+    assert resembling(tensors) == "resnet8"
+    tensors["projection.0"] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"^net\.pth: .*\b1 not expected \(projection\.0\)"):
+        match(HERE, tensors, "resnet8", None, 2)
+
+
+def test_a_network_of_timm_keeps_the_names_that_its_own_begin_with() -> None:
+    names = {f"blocks.{at}.mlp.weight": torch.zeros(1) for at in range(9)} | {"norm.weight": torch.zeros(1)}
+    network: Any = SimpleNamespace(checkpoint_names=lambda: {f"trunk.{name}": name for name in names})
+    ours = {f"trunk.{name}": name for name in names}
+    assert match_backbone(network, [*names, "head.weight"]) == (ours, ["head.weight"])
+    wrapped = {name: f"net.{theirs}" for name, theirs in ours.items()}
+    assert match_backbone(network, wrapped.values()) == (wrapped, [])
 
 
 @pytest.mark.parametrize(
