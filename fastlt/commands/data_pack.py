@@ -52,6 +52,7 @@ def run(argv: Sequence[str]) -> None:
         return
     from rich.progress import Progress
 
+    from ..data.layouts.walk import reasons_as_json
     from ..data.packs.write import pack
     from ..data.published.interface import DataOptions
     from ..data.registry import open_named
@@ -74,7 +75,8 @@ def run(argv: Sequence[str]) -> None:
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.num_images.items())
     kept = f", {summary.num_kept:,} of them from before" if summary.num_kept else ""
     say(f"{counts} images in {out} ({summary.num_bytes / 1e9:.2f} GB{kept})")
-    facts = dataclasses.asdict(summary) | {"out": str(out)}
+    left_out = {name: reasons_as_json(split.left_out) for name, split in splits.items()}
+    facts = dataclasses.asdict(summary) | {"out": str(out), "left_out": left_out}
     if parsed.verify:
         facts["num_verified"] = verify_pack(out, sources=splits, num_threads=parsed.num_threads)
         say(f"verified: {facts['num_verified']:,} images are those of their sources")

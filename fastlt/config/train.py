@@ -55,7 +55,7 @@ class TrainConfig(Config):
     """Folder with the list files (train.txt, val.txt, optional test.txt; each line is `path label`), if not in
     --data-root."""
     strict: bool = False
-    """Stop when an image cannot be read; by default it is skipped, counted and reported."""
+    """Stop at an image that cannot be read, or is of a kind that is not; by default it is left out, counted, named."""
 
     synthetic: bool = False
     """Train on a made-up set with the data set's classes, images and long tail instead, to measure the whole pipeline:

@@ -7,7 +7,7 @@ import csv
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from ..config import PredictConfig
+from ..data.layouts.walk import reasons_as_json
 from ..data.unlabelled import unlabelled_images
 from ..evaluation.choice import default_method
 from ..evaluation.classifier import open_classifier
@@ -46,6 +47,8 @@ class ImagePredictions:
     """[N, K]."""
     skipped: dict[str, str]
     """Path -> why it cannot be read, pictures of a kind that is not read among them."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> files and folders that are no images, or are not entered."""
 
     def rankings(self) -> Iterator[tuple[str, list[tuple[str, float]]]]:
         """Yield each file with its K pairs of class name and probability."""
@@ -66,6 +69,7 @@ class ImagePredictions:
             "method": self.method,
             "predictions": rows,
             "skipped": [{"file": file, "reason": reason} for file, reason in self.skipped.items()],
+            "left_out": self.left_out,
         }
 
     def write_csv(self, path: Path) -> None:
@@ -139,4 +143,5 @@ def predict(
         classes=torch.cat(classes).numpy()[readable],
         probabilities=torch.cat(probabilities).numpy()[readable],
         skipped={str(dataset.root / path): reason for path, reason in skipped.items()} | missed,
+        left_out=reasons_as_json(dataset.left_out),
     )

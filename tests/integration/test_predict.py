@@ -118,6 +118,32 @@ def test_broken_files_get_no_prediction(
     assert np.array_equal(left.classes, whole.classes[[0, 2]])
 
 
+def test_every_file_that_was_given_has_a_row(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    source = next((data_root / "test").rglob("*.jpg"))
+    for name in ("1.jpg", "2", "3.dat"):
+        (folder / name).write_bytes(source.read_bytes())
+    (folder / "4.jpg").write_bytes(b"broken")
+    (folder / "5.psd").write_bytes(b"8BPS")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    out, report = tmp_path / "p.csv", tmp_path / "p.json"
+    command.run([str(rebalanced.path), str(folder), "--top", "2", "--out", str(out), "--json", str(report)])
+    rows = {Path(row["file"]).name: row for row in csv.DictReader(out.open(encoding="utf-8"))}
+    assert list(rows) == ["1.jpg", "2", "3.dat", "4.jpg", "5.psd"]
+    assert [bool(row["class"]) for row in rows.values()] == [bool(not row["reason"]) for row in rows.values()]
+    assert (rows["2"]["class"], rows["5.psd"]["class"], rows["5.psd"]["probability_2"]) == (
+        rows["1.jpg"]["class"],
+        "",
+        "",
+    )
+    content = json.loads(report.read_text())
+    assert {Path(each["file"]).name: each["reason"] for each in content["skipped"]} == {
+        name: rows[name]["reason"] for name in ("4.jpg", "5.psd")
+    }
+    assert content["left_out"]["of the system"] == [str(folder / "Thumbs.db")]
+
+
 def test_what_cannot_be_predicted_is_said_in_one_line(rebalanced: Run, data_root: Path, tmp_path: Path) -> None:
     run = str(rebalanced.path)
     for arguments, message in (

@@ -19,7 +19,7 @@ from .layout import SPLITS
 from .listing import Listing
 from .lists import ROOT_POINTER
 from .tables import are_classes, explain_unlabelled, find_tables, read_table
-from .walk import LeftOut, look, reasons_as_json, tell_left_out
+from .walk import LeftOut, look, reasons_as_json, tell_left_out, walk
 
 _LISTS, _TRAIN, _CLASSES = "lists", "train.txt", "classes.txt"
 
@@ -169,6 +169,8 @@ def _read_table(root: Path, folders: list[str]) -> Listing | None:
         return None
     if len(table.class_names) < 2:
         raise ValueError(f"{table.source}: got one class, {table.class_names[0]}; expected several; check the column")
+    if rest := set(walk(root).images).difference(table.paths):
+        log.info("%s: %d images in %s are in no row, as %s", table.source, len(rest), root, name_some(sorted(rest), 3))
     return table
 
 

@@ -38,6 +38,7 @@ _GENERIC = re.compile(
     r"|(all[_-]?)?(images?|imgs?|photos?|pictures?|jpe?gs?|pngs?|data(set)?)([_-]?\d+)?",
     re.IGNORECASE,
 )
+_WITHOUT_CLASSES = ("test", "sample")
 _WHOLE = re.compile(r"(-?\d+)[.,]0+")
 _INTEGER = re.compile(r"-?\d+")
 
@@ -154,7 +155,10 @@ def are_classes(folders: Sequence[str]) -> bool:
 
 def explain_unlabelled(root: Path, folders: Sequence[str]) -> str:
     """Return the message for folders of images without classes, perhaps with a table that cannot be read."""
-    if tables := sorted(root.glob("*.[cC][sS][vV]")):
+    tables = [
+        file for file in sorted(root.glob("*.[cC][sS][vV]")) if not file.name.lower().startswith(_WITHOUT_CLASSES)
+    ]
+    if tables:
         named = [file for file in tables if file.name.lower() in _NAMES["train"]]
         return explain_columns((named or tables)[0])
     return (

@@ -1,15 +1,18 @@
 """One walk through folders: nothing vanishes without a word."""
 
+import importlib.machinery
 import io
 import logging
 import os
+import sys
+import types
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from fastlt.commands import data_info, data_split
-from fastlt.data import LongTailedDataset, open_splits, split_folder
+from fastlt.data import LongTailedDataset, decode_rgb, open_splits, split_folder
 from fastlt.data.layouts.walk import look, subfolders, walk
 from fastlt.data.unlabelled import unlabelled_images
 from fastlt.files import read_json
@@ -126,6 +129,39 @@ def test_heic_is_named_with_what_it_needs_and_read_once_that_is_there(
     for name in ("3.heic", "4.HEIC", "5"):  # the same size and time: only what was missing is there now
         os.utime(root / "train" / "ant" / name, ns=(7, 7))
     assert len(open_splits(root)["train"]) == 6
+
+
+def test_pillow_heif_is_registered_where_it_is_installed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastlt.data.decoding import formats
+
+    class Fake(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._size, self._mode, self.tile = (4, 4), "L", []
+
+        def load(self) -> None:
+            self.im = Image.core.fill("L", (4, 4), 200)
+
+    module = types.ModuleType("pillow_heif")
+    module.__spec__ = importlib.machinery.ModuleSpec("pillow_heif", None)
+    module.register_heif_opener = lambda: Image.register_open("HEIF", Fake, lambda head: head[4:8] == b"ftyp")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    for table in (Image.OPEN, Image.ID):
+        if "HEIF" in table:
+            pytest.skip("the real one is registered already")
+    write(root / "train", ["ant/3.heic"], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    formats.formats.cache_clear()
+    try:
+        train = LongTailedDataset.from_folder(root / "train", strict=True, cache=False)
+        assert (decode_rgb(train.path(2)) == 200).all()
+    finally:
+        del Image.OPEN["HEIF"]
+        Image.ID.remove("HEIF")
+        formats.formats.cache_clear()
+    assert train.paths[2] == "ant/3.heic"
 
 
 def test_real_heic_is_read(root: Path) -> None:
