@@ -12,7 +12,7 @@ from ..files.reading import read_regular
 from ..metrics import shot_groups
 from ..runtime.cache import cache_dir
 from ..runtime.log import log, name_some
-from .index import content_hash, fingerprint, index_files, index_key
+from .index import content_hash, content_keys, fingerprint, index_files, index_key
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.identity import check_names
@@ -45,6 +45,7 @@ class LongTailedDataset:
         fingerprint: Hash of paths, labels, file sizes and modification times.
         content: Hash of labels, file sizes and content (`index.content_hash`), the same for a copy in another place;
             empty where it is not known, as in packs of earlier versions.
+        contents: uint64 [N], the same for images whose files have the same bytes; None where they are not known.
         skipped: The files left out because they are not complete images.
         left_out: Files and folders beside the images that are no images, or are not entered.
         images: The images if they are packed in a tar, which is then `root`.
@@ -59,6 +60,7 @@ class LongTailedDataset:
     split: str
     fingerprint: str
     content: str = ""
+    contents: np.ndarray | None = None
     skipped: tuple[SkippedFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     images: TarImages | None = None
@@ -289,6 +291,7 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         split=split,
         fingerprint=fingerprint(paths, labels, stats),
         content=content_hash(labels, stats, digests),
+        contents=content_keys(stats[:, 0], digests),
         skipped=skipped,
         left_out=listing.left_out,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..config import TrainConfig
 from .dataset import LongTailedDataset
+from .inspection.overlap import check_overlap
 from .published.cifar import CIFAR
 from .published.interface import DataOptions, PublishedSet
 from .published.listed import ListedSet
@@ -50,7 +51,9 @@ def open_named(dataset: str, root: Path, options: DataOptions | None = None) -> 
     """
     options = options or DataOptions()
     if published := PUBLISHED.get(dataset):
-        return published.open(root, options)
+        splits = published.open(root, options)
+        check_overlap(splits, strict=options.strict)
+        return splits
     return open_splits(root, lists=options.lists, strict=options.strict)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .dataset import LongTailedDataset, build_dataset
+from .inspection.overlap import check_overlap
 from .inspection.unlisted import tell_unlisted
 from .layouts.find import find_splits, layout_of
 from .layouts.listing import Listing
@@ -37,7 +38,8 @@ def open_splits(
         train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
         val: The same for val; needed when `train` is given.
         test: The same for test.
-        strict: Whether a file that is not a complete image is an error instead of being skipped.
+        strict: Whether a file that is not a complete image is an error instead of being skipped, and so is an image
+            that two splits share, that is listed twice or that has two labels, instead of a warning.
         cache: Whether the index may be read from and written to the cache folder.
 
     Returns:
@@ -47,6 +49,22 @@ def open_splits(
         FileNotFoundError: The root, a split, or files that a list names do not exist.
         ValueError: A split that cannot be used.
     """
+    splits = read_splits(root, lists=lists, train=train, val=val, test=test, strict=strict, cache=cache)
+    check_overlap(splits, strict=strict)
+    return splits
+
+
+def read_splits(
+    root: Path | str,
+    *,
+    lists: Path | str | None = None,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
+    strict: bool = False,
+    cache: bool = True,
+) -> dict[str, LongTailedDataset]:
+    """Open the splits of a data set as `open_splits` does, without a look at what they share."""
     from .packs.read import is_pack, open_pack
 
     named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}

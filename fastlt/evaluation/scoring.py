@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import EvaluateConfig
+from ..data.inspection.identity import warn_of_overlap
 from ..features.store import FeatureStore
 from ..files import replacing_set, write_json
 from ..metrics import (
@@ -140,6 +141,7 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
     splits = reported_splits(store, config.split)
+    warn_of_overlap(run.data, splits, run=run.path)
     method = classifier_name(run, config.method) or chosen_method(store) or "joint"
     names = ["joint", *methods_of(run)] if method == "all" else [method]
     against = classifier_name(run, config.against or "joint")

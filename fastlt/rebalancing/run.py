@@ -13,6 +13,7 @@ from torch import Tensor
 from ..checkpoints import native
 from ..config import RebalanceConfig
 from ..config.plugins import names_function
+from ..data.inspection.identity import warn_of_overlap
 from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
 from ..evaluation.choice import Choice, write_choice
 from ..evaluation.classifier import (
@@ -96,6 +97,7 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
             f"--select-on: got test; expected one of {', '.join(joint_store.names)}, the splits of {run.path}; choose "
             "val"
         )
+    warn_of_overlap(run.data, reported_splits(joint_store), run=run.path)
     names, counts = run.data["class_names"], run.data["class_counts"]
     target = read_target(
         config.target, class_names=names, class_counts=counts

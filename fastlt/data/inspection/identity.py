@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import numpy as np
 
+from ...runtime.log import log
 from ..dataset import LongTailedDataset
+from .overlap import shared_images
 
 
 class SplitRecord(TypedDict):
-    """The record of a split; earlier versions recorded no content."""
+    """The record of a split; earlier versions recorded no content, and not how many images train has too."""
 
     fingerprint: str
     content: NotRequired[str]
     num_images: NotRequired[int]
     num_skipped: NotRequired[int]
+    num_in_train: NotRequired[int]
 
 
 class DataRecord(TypedDict):
@@ -50,15 +54,33 @@ def describe_data(splits: Mapping[str, LongTailedDataset]) -> DataRecord:
     return {
         "class_names": list(train.class_names),
         "class_counts": train.class_counts.tolist(),
-        "splits": {name: _describe(split) for name, split in splits.items()},
+        "splits": {name: _describe(split, train) for name, split in splits.items()},
     }
 
 
-def _describe(split: LongTailedDataset) -> SplitRecord:
+def _describe(split: LongTailedDataset, train: LongTailedDataset) -> SplitRecord:
     record: SplitRecord = {"fingerprint": split.fingerprint}
     if split.content:
         record["content"] = split.content
+    if split is not train and (num_in_train := int(shared_images(split, train).sum())):
+        record["num_in_train"] = num_in_train
     return {**record, "num_images": len(split), "num_skipped": len(split.skipped)}
+
+
+def warn_of_overlap(record: DataRecord, splits: Iterable[str], *, run: Path) -> None:
+    """Warn of the splits among those that are reported whose images the run was trained on, by its record."""
+    for name in splits:
+        split = record["splits"].get(name)
+        if split is not None and (count := split.get("num_in_train", 0)):
+            total = f" of {split['num_images']:,}" if "num_images" in split else ""
+            log.warning(
+                "%s: %s%s %s images are in train too: accuracies on %s are too high",
+                run,
+                f"{count:,}",
+                total,
+                name,
+                name,
+            )
 
 
 def compare_data(record: DataRecord, splits: Mapping[str, LongTailedDataset]) -> Comparison:

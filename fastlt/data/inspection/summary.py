@@ -9,6 +9,7 @@ import numpy as np
 
 from ..dataset import LongTailedDataset
 from ..layouts.walk import reasons_as_json
+from .overlap import shared_images
 
 
 def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: int = 20) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
     Returns:
         num_classes; imbalance_ratio, gini and groups (number of classes) of train; largest and smallest classes
         (name, count); and for each split num_images, min and max images per class, num_skipped, left_out (what lies
-        beside the images, by reason), num_native (images that DALI decodes itself), its fingerprint, and the hash of
-        its content.
+        beside the images, by reason), num_in_train (images that train has too), num_native (images that DALI decodes
+        itself), its fingerprint, and the hash of its content.
     """
     train = splits["train"]
     counts = train.class_counts
@@ -42,6 +43,7 @@ def describe(splits: Mapping[str, LongTailedDataset], *, many: int = 100, few: i
                 "max_per_class": int(split.class_counts.max()),
                 "num_skipped": len(split.skipped),
                 "left_out": reasons_as_json(split.left_out),
+                "num_in_train": 0 if split is train else int(shared_images(split, train).sum()),
                 "num_native": int(split.native.sum()),
                 "fingerprint": split.fingerprint,
                 "content": split.content,

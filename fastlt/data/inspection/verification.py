@@ -13,6 +13,7 @@ import numpy as np
 
 from ..image import decode_bytes, is_of_machine, why
 from ..packs.read import open_pack
+from .overlap import Images, check_overlap
 
 _NUM_SAMPLED = 32
 
@@ -87,6 +88,16 @@ def check_count(what: str, expected: int, count: int) -> Check:
     return Check(what=what, expected=f"{expected:,}", found=f"{count:,}", ok=expected == count)
 
 
+def check_shared(splits: Mapping[str, Images]) -> list[Check]:
+    """Return a note for each way in which a data set holds images more than once."""
+    overlap = check_overlap(splits)
+    counts = {f"{split} images in {earlier} too": count for (split, earlier), count in overlap.shared.items()}
+    counts |= {f"{split} images listed again": count for split, count in overlap.repeated.items()}
+    if overlap.num_contradictions:
+        counts["images with several labels"] = overlap.num_contradictions
+    return [Check(what=what, expected="0", found=f"{count:,}", ok=None) for what, count in counts.items()]
+
+
 def verify_pack(name: str, root: Path, check: Callable[[str, np.ndarray], list[Check]]) -> Verification:
     """Compare a pack with what was published.
 
@@ -97,6 +108,7 @@ def verify_pack(name: str, root: Path, check: Callable[[str, np.ndarray], list[C
     """
     splits = open_pack(root, dataset=name)
     checks = [compared for split, dataset in splits.items() for compared in check(split, dataset.labels)]
+    checks += check_shared(splits)
     train = splits["train"]
     sample = spread(np.arange(len(train))).tolist()
     decode_ms, unreadable = decode_sample({train.paths[at]: partial(train.read, at) for at in sample})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...files import deciphering
 from ..dataset import LongTailedDataset
+from ..index import content_keys
 from ..tar import TarImages, journal_length
 from .manifest import MANIFEST, REMEDY, Manifest, check_hash, check_index, member_list, read_index, read_manifest
 
@@ -62,5 +63,6 @@ def _open_split(root: Path, name: str, manifest: Manifest) -> LongTailedDataset:
         split=name,
         fingerprint=split.fingerprint,
         content=split.content,
+        contents=content_keys(index["lengths"], index["crc"]),
         images=TarImages(file=tar, offsets=index["offsets"], lengths=index["lengths"], crc=index["crc"]),
     )

@@ -17,7 +17,7 @@ class DataOptions:
 
     Attributes:
         lists: The folder of the list files, if it is not below the root.
-        strict: Whether a file that is not a complete image is an error instead of being skipped.
+        strict: As for `open_splits`.
         imbalance: Images in the largest class divided by those in the smallest, for a tail cut out of a balanced set.
         seed: Seed for choosing the images of such a tail; 0 is the usual one.
     """

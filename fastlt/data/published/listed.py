@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import numpy as np
 from ...metrics import shot_groups
 from ...runtime.log import log
 from ..dataset import LongTailedDataset, build_dataset
-from ..inspection.verification import Check, Verification, check_count, decode_sample, spread, verify_pack
+from ..index import content_keys, index_files
+from ..inspection.overlap import ListedImages
+from ..inspection.verification import Check, Verification, check_count, check_shared, decode_sample, spread, verify_pack
 from ..layouts.find import find_splits, layout_of
 from ..layouts.listing import Listing
 from ..packs.read import is_pack, open_pack
-from ..splits import open_splits
+from ..splits import read_splits
 from ..synthetic.any_shape import count_profile
 from ..synthetic.published_shape import Shape
 from .interface import DataOptions
@@ -66,7 +69,7 @@ class ListedSet:
         sources = find_lists(self.benchmark, root, options.lists)
         if not sources:
             _check_class_folders(self.benchmark, root)
-            return open_splits(root, strict=options.strict)
+            return read_splits(root, strict=options.strict)
         datasets = {}
         for split, listing in read_lists(self.benchmark, sources, root):
             try:
@@ -90,7 +93,8 @@ class ListedSet:
     def verify(self, root: Path, options: DataOptions) -> Verification:
         """Compare the data on disk with what was published.
 
-        It checks that every listed file exists, and decodes 32 of them; `fastlt train` reads every file's header.
+        It checks that every listed file exists, reads every file's header for the index that `fastlt train` needs, and
+        decodes 32 files.
 
         Args:
             root: The data root, in any of the known layouts, or a pack.
@@ -125,6 +129,7 @@ class ListedSet:
             missing[split] = tuple(path for path, size in zip(listing.paths, sizes.tolist(), strict=True) if size <= 0)
             num_bytes += int(sizes.clip(min=0).sum())
             present += [listing.root / listing.paths[at] for at in spread(np.flatnonzero(sizes > 0)).tolist()]
+        checks += check_shared(_with_contents(listings, whole=not any(missing.values())))
         sample = [present[at] for at in spread(np.arange(len(present))).tolist()]
         decode_ms, unreadable = decode_sample({str(path.relative_to(root)): path.read_bytes for path in sample})
         return Verification(
@@ -138,6 +143,24 @@ class ListedSet:
             decode_ms=decode_ms,
             num_sampled=len(sample),
         )
+
+
+def _with_contents(listings: Mapping[str, Listing], *, whole: bool) -> dict[str, ListedImages]:
+    """Return the images of listings, with what tells their contents apart, from the index, if none is missing."""
+    splits = {}
+    for name, listing in listings.items():
+        contents = None
+        if whole:
+            index = index_files(listing.root, listing.paths, source=str(listing.source))
+            contents = content_keys(index.stats[:, 0], index.digests)
+        splits[name] = ListedImages(
+            root=listing.root,
+            paths=listing.paths,
+            labels=listing.labels,
+            class_names=listing.class_names,
+            contents=contents,
+        )
+    return splits
 
 
 def benchmark_counts(benchmark: Benchmark) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Images added after `fastlt data split` are not lost without a word."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def add(root: Path, paths: list[str]) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (4, 4)).save(root / path)
+        Image.frombytes("L", (4, 4), hashlib.sha256(path.encode()).digest()[:16]).save(root / path)
 
 
 def warnings(root: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -49,8 +50,9 @@ def test_lists_elsewhere_are_compared_too(root: Path, tmp_path: Path, caplog: py
 def test_other_lists_may_leave_images_out(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add(root, ["ant/new.png"])
     (tmp_path / "root.txt").write_text(f"{root.parent}\n")
-    for split in ("train", "val"):
-        (tmp_path / f"{split}.txt").write_text("data/ant/1.png 0\ndata/bée/1.png 1\n", encoding="utf-8")
+    for split, number in (("train", 1), ("val", 2)):
+        lines = f"data/ant/{number}.png 0\ndata/bée/{number}.png 1\n"
+        (tmp_path / f"{split}.txt").write_text(lines, encoding="utf-8")
     assert warnings(tmp_path, caplog) == []
     named = open_splits(root, train="train.txt", val="val.txt")  # whoever names lists chooses
     assert (len(named["val"]), caplog.messages) == (2, [])

@@ -18,9 +18,9 @@ from fastlt.data.unlabelled import unlabelled_images
 from fastlt.files import read_json
 
 
-def picture(kind: str = "PNG") -> bytes:
+def picture(kind: str = "PNG", shade: int = 0) -> bytes:
     file = io.BytesIO()
-    Image.new("L", (4, 4)).save(file, kind)
+    Image.new("L", (4, 4), shade).save(file, kind)
     return file.getvalue()
 
 
@@ -32,8 +32,9 @@ def write(folder: Path, names: list[str], content: bytes | None = None) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for split in ("train", "val"):
-        write(tmp_path / "data" / split, ["ant/1.png", "ant/2.png", "bee/1.png"])
+    places = [(split, name) for split in ("train", "val") for name in ("ant/1.png", "ant/2.png", "bee/1.png")]
+    for shade, (split, name) in enumerate(places):
+        write(tmp_path / "data" / split, [name], picture(shade=shade))
     return tmp_path / "data"
 
 
