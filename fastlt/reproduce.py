@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from .config import METHODS, RebalanceConfig, TrainConfig
+from .config.plugins import method_names
 from .evaluation.classifier import MODEL, RESULTS
 from .evaluation.results import Result, Results
 from .files import naming, owned, read_json, replacing_set, write_json
@@ -34,6 +35,7 @@ def reproduce(
     *,
     samplings: Sequence[str],
     seeds: Sequence[int],
+    methods: Sequence[str] | None = None,
     out: Path,
     console: Console | None = None,
 ) -> Reproduction:
@@ -47,6 +49,7 @@ def reproduce(
         stage2: Settings of stage 2; its method is all.
         samplings: Samplings of stage 1.
         seeds: Seeds; with two or more, intervals are over them.
+        methods: Rebalancing methods, the user's own among them; by default all that have a name.
         out: The folder of all runs and tables.
         console: Where progress is shown.
 
@@ -69,13 +72,14 @@ def reproduce(
     if has_processes(base):
         check_gpus(base)
         check_shares(base, distributed.World(size=base.gpus or 1))
+    wanted = {name: method for method in methods or method_names("all") for name in method_names(method)}
     with owned(out):
         rows: list[Result] = []
         jobs = [(seed, sampling) for seed in seeds for sampling in samplings]
         for number, (seed, sampling) in enumerate(jobs, 1):
             log.info("reproduce %d of %d: %s sampling, seed %d", number, len(jobs), sampling.replace("_", "-"), seed)
-            run = trained_run(dataclasses.replace(base, sampling=sampling, seed=seed), out, console)
-            rows += rebalanced_results(run, dataclasses.replace(stage2, method="all", seed=seed))
+            run = trained_run(of_sampling(base, sampling, seed), out, console)
+            rows += rebalanced_results(run, dataclasses.replace(stage2, method="all", seed=seed), wanted)
         results = Results(tuple(rows))
         reproduction = Reproduction(
             base=base,
@@ -90,6 +94,12 @@ def reproduce(
                     (folder / name).write_text(text, encoding="utf-8")
             write_json(folder / "results.json", reproduction.to_json())
     return reproduction
+
+
+def of_sampling(base: TrainConfig, sampling: str, seed: int) -> TrainConfig:
+    """Return the settings of a run; consecutive draws of a class are for class-balanced sampling only."""
+    draws = base.samples_per_class if sampling == "class_balanced" else None
+    return dataclasses.replace(base, sampling=sampling, seed=seed, samples_per_class=draws)
 
 
 def trained_run(config: TrainConfig, out: Path, console: Console | None) -> Run:
@@ -119,20 +129,26 @@ def has_processes(config: TrainConfig) -> bool:
     return config.gpus is not None and config.gpus > 1
 
 
-def rebalanced_results(run: Run, config: RebalanceConfig) -> list[Result]:
-    """Return the results of every classifier of a run; classifiers of these settings on disk are reused."""
+def rebalanced_results(run: Run, config: RebalanceConfig, methods: Mapping[str, str]) -> list[Result]:
+    """Return the results of classifiers of a run; those of these settings on disk are reused.
+
+    Args:
+        run: The run.
+        config: The settings of every method.
+        methods: Name of each method -> how its setting calls it.
+    """
     free_gpu_memory()
-    stale = [settings for settings in settings_by_method(config) if not is_current(run, settings)]
-    if config.features == "cached" and stale:
-        stale = [config]  # all at once: they share features and batches
+    stale = [settings for settings in settings_by_method(config, methods.values()) if not is_current(run, settings)]
+    if config.features == "cached" and len(stale) == len(methods) and tuple(methods) == config.methods:
+        stale = [config]  # all at once: they share features
     for settings in stale:
         rebalance(run, settings)
-    return list(read_results(run, METHODS))
+    return list(read_results(run, methods))
 
 
-def settings_by_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
+def settings_by_method(config: RebalanceConfig, methods: Iterable[str]) -> Iterable[RebalanceConfig]:
     """Yield the settings of every method; with live features only those that the released code retrains see images."""
-    for method in METHODS:
+    for method in methods:
         if config.features == "live" and method not in RETRAINED:
             yield dataclasses.replace(config, method=method, features="cached", protocol="paper")
         else:
@@ -140,7 +156,12 @@ def settings_by_method(config: RebalanceConfig) -> Iterable[RebalanceConfig]:
 
 
 def is_current(run: Run, config: RebalanceConfig) -> bool:
-    """Return whether the run has a classifier with these settings, whole and made from its current weights."""
+    """Return whether the run has a classifier with these settings, whole and made from its current weights.
+
+    One of the user's own is made again each time, since its code may have changed.
+    """
+    if config.method not in METHODS:
+        return False
     folder, weights = run.method(config.method), run.checkpoint("best")
     files = (folder / "config.json", folder / RESULTS, folder / MODEL)
     if not all(path.is_file() and path.stat().st_mtime >= weights.stat().st_mtime for path in files):

@@ -3,100 +3,137 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..config import SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
-from ..config.base import Device, Folder, Loader, Precision, Protocol, Sampling, one_of
+from ..config import METHODS, SAMPLINGS, RebalanceConfig, TrainConfig, check_choice, check_range
+from ..config.base import FUNCTION, Folder, Sampling, one_of
+from ..config.plugins import check_method
 from ..recipes import RECIPES, recipe
 from .common import Output, console, parse, say, write_output
-from .train import warn_of_settings
+from .train import flag_value, warn_of_settings
 
 if TYPE_CHECKING:
     from ..report.reproduction import Reproduction
 
+ANY_SAMPLING = "class_balanced"
+"""What stands for each sampling in turn: it goes with every other flag."""
+INSTEAD = {"--sampling": "--samplings", "--seed": "--seeds", "--resume": "the same command again, which goes on"}
+"""Flags of `fastlt train` that the table sets by itself."""
+UNMARKED = ("backbone", "epochs", "batch_size", "init", "imbalance")
+"""Settings that do not mark the default folder: a table of earlier versions goes on in it."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reproduce(Output):
+class Reproduce(TrainConfig, Output):
     """Fill the paper's table: every sampling, every classifier, published figures.
 
-    Run it again to continue where it stopped; finished runs are reused.
+    Run it again to continue where it stopped. It takes every flag of `train`.
     """
 
-    dataset: Annotated[str, one_of(RECIPES)]
-    """Data set, and the recipe of its settings: see `fastlt recipes`."""
-    data_root: Folder | None = None
-    lists: Folder | None = None
-    synthetic: bool = False
-    """Run on a made-up set with the data set's classes, images and long tail instead, to try the whole pipeline."""
-    synthetic_size: Annotated[tuple[int, int], "WIDTH HEIGHT"] | None = None
-    """Width and height of the made-up pictures, pixels; by default 64 64."""
-    imbalance: float | None = None
-    """cifar10_lt and cifar100_lt: images in the largest class divided by those in the smallest; by default 100."""
-    backbone: Annotated[str, "NAME"] | None = None
-    """Network; by default the recipe's."""
-    epochs: int | None = None
-    """Epochs of stage 1; by default the recipe's."""
-    batch_size: int | None = None
-    """Images per step; by default the recipe's. The learning rates scale in proportion."""
-    init: Annotated[Path, "FILE|DIR"] | None = None
-    """Pretrained weights to start from."""
-    protocol: Protocol | None = None
-    """As for `fastlt train`; by default the recipe's."""
+    dataset: Annotated[str, one_of(RECIPES)] = TrainConfig.dataset
+    batch_size: int = TrainConfig.batch_size
+    """Images per step. The learning rates scale in proportion, unless they are given."""
+    sampling: tyro.conf.Suppress[str] = ANY_SAMPLING
+    seed: tyro.conf.Suppress[int] = TrainConfig.seed
+    resume: tyro.conf.Suppress[bool] = False
     samplings: tuple[Sampling, ...] = SAMPLINGS
     """Samplings of stage 1."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; with two or more, intervals are taken over them."""
-    device: Device = "auto"
-    precision: Precision = "auto"
-    loader: Loader = "auto"
-    num_threads: int | None = None
-    """Loader threads or workers; by default one per processor, at most 16."""
-    gpus: int | None = None
-    accumulate: int | None = None
+    methods: tuple[Annotated[str, one_of((*METHODS, FUNCTION))], ...] | None = None
+    """Rebalancing methods beside the joint classifier, your own among them; by default all that have a name."""
     out: Folder | None = None
-    """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>[-synthetic]."""
+    """Folder of all runs and tables; by default runs/<dataset>/reproduce-<backbone>-<epochs>[-synthetic], and a mark of
+    the other flags."""
 
     def __post_init__(self) -> None:
         """Refuse arguments that cannot work."""
+        super().__post_init__()
         for sampling in self.samplings:
             check_choice("--samplings", sampling, SAMPLINGS)
         for seed in self.seeds:
             check_range("--seeds", seed, low=0, high=2**63 - 1)
-        for flag, values in (("--samplings", self.samplings), ("--seeds", self.seeds)):
-            if not values or len(set(values)) < len(values):
+        if self.samples_per_class is not None and ANY_SAMPLING not in self.samplings:
+            raise ValueError(
+                f"--samples-per-class: got {self.samples_per_class} with --samplings {' '.join(self.samplings)}; "
+                f"expected {ANY_SAMPLING} among them; add it, or drop the flag"
+            )
+        for method in self.methods or ():
+            check_method(method, flag="--methods", several=True)
+        for flag, values in (("--samplings", self.samplings), ("--seeds", self.seeds), ("--methods", self.methods)):
+            if values is not None and (not values or len(set(values)) < len(values)):
                 got = " ".join(map(str, values)) or "none"
                 raise ValueError(f"{flag}: got {got}; expected one or more, each once; drop the repetitions")
 
 
+def arguments(argv: Sequence[str]) -> Reproduce:
+    """Return the command's arguments: the recipe's settings, overridden by flags.
+
+    Raises:
+        ValueError: There is no data set, or a flag is one that the table sets by itself.
+    """
+    for flag, instead in INSTEAD.items():
+        if flag_value(argv, flag) is not None or flag in argv:
+            raise ValueError(f"{flag}: got it in a table of several runs; expected {instead}; drop the flag")
+    dataset = flag_value(argv, "--dataset")
+    base = recipe(dataset or TrainConfig.dataset)
+    values = {field.name: getattr(base, field.name) for field in dataclasses.fields(TrainConfig)}
+    default = Reproduce(**values | {"sampling": ANY_SAMPLING})
+    parsed = parse(Reproduce, argv, "reproduce", default)
+    if dataset is None and parsed.data_root is None:
+        raise ValueError(
+            f"--dataset: got none; expected one of {', '.join(RECIPES)}; give one, or --data-root DIR for your own "
+            "images"
+        )
+    given = {name for name in ("lr", "backbone_lr") if flag_value(argv, f"--{name.replace('_', '-')}") is not None}
+    rates: dict[str, Any] = {
+        name: rate for name, rate in scaled_rates(base, parsed.batch_size).items() if name not in given
+    }
+    return dataclasses.replace(parsed, **rates)
+
+
+def scaled_rates(base: TrainConfig, batch_size: int) -> dict[str, float]:
+    """Return a recipe's learning rates for another batch size, in proportion."""
+    share = batch_size / base.batch_size
+    rates = {"lr": base.lr, "backbone_lr": base.backbone_lr}
+    return {name: rate * share for name, rate in rates.items() if rate is not None}
+
+
 def settings(parsed: Reproduce) -> TrainConfig:
-    """Return the recipe's settings, overridden by the command's."""
-    base = recipe(parsed.dataset)
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
-    given = {name: value for name, value in vars(parsed).items() if name in names and value is not None}
-    if parsed.batch_size is not None:
-        share = parsed.batch_size / base.batch_size
-        given["lr"] = base.lr * share
-        if base.backbone_lr is not None:
-            given["backbone_lr"] = base.backbone_lr * share
-    return dataclasses.replace(base, **given)
+    """Return the settings of every run but for its sampling and seed."""
+    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(TrainConfig)}
+    return TrainConfig(**values | {"out": None})
+
+
+def default_folder(base: TrainConfig) -> Path:
+    """Return the folder of the table of these settings."""
+    from ..report.reproduction import departures
+
+    name = base.backbone.replace(":", "-").replace("/", "-")
+    marks = ["synthetic"] if base.synthetic else []
+    rates = scaled_rates(recipe(base.dataset), base.batch_size)
+    unmarked = (*UNMARKED, *(setting for setting, rate in rates.items() if getattr(base, setting) == rate))
+    if others := [text for setting, text in departures(base).items() if setting not in unmarked]:
+        marks.append(hashlib.sha256("\n".join(others).encode()).hexdigest()[:6])
+    return Path("runs") / base.dataset / "-".join(["reproduce", name, str(base.epochs), *marks])
 
 
 def run(argv: Sequence[str]) -> None:
     """Run `fastlt reproduce`."""
-    parsed = parse(Reproduce, argv, "reproduce")
+    parsed = arguments(argv)
     base = settings(parsed)
     from ..reproduce import reproduce
 
     warn_of_settings(base)
-    name = base.backbone.replace(":", "-").replace("/", "-")
-    kind = "-synthetic" if base.synthetic else ""
-    out = parsed.out or Path("runs") / base.dataset / f"reproduce-{name}-{base.epochs}{kind}"
+    out = parsed.out or default_folder(base)
     stage2 = RebalanceConfig(
         method="all",
         device=base.device,
@@ -105,9 +142,19 @@ def run(argv: Sequence[str]) -> None:
         protocol=base.protocol,
         features="live" if base.protocol == "released" else "cached",
     )
-    reproduction = reproduce(base, stage2, samplings=parsed.samplings, seeds=parsed.seeds, out=out, console=console)
+    reproduction = reproduce(
+        base,
+        stage2,
+        samplings=parsed.samplings,
+        seeds=parsed.seeds,
+        methods=parsed.methods,
+        out=out,
+        console=console,
+    )
     for table in tables(reproduction):
         console.print(table)
+    if reproduction.departure_note:
+        say(reproduction.departure_note)
     if base.synthetic:
         say(f"on {reproduction.data}: the accuracies say nothing about {base.dataset}")
     for line in reproduction.finding:

@@ -166,13 +166,19 @@ def own_methods() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*OWN, *method_entry_points())))
 
 
-def check_method(text: str) -> None:
+def check_method(text: str, *, flag: str = "--method", several: bool = False) -> None:
     """Raise a ValueError unless a setting names a method, one of the user's own, all, or a choice among them.
 
     Nothing is imported.
+
+    Args:
+        text: The setting.
+        flag: What messages call it.
+        several: Whether it is one of several, of which none can be all or a choice.
     """
-    if text not in (*CHOOSING, *METHODS, "all", *OWN):
-        check_choice_or_function("--method", text, (*CHOOSING, *METHODS, *own_methods(), "all"))
+    choosing, every = ((), ()) if several else (CHOOSING, ("all",))
+    if text not in (*choosing, *METHODS, *every, *OWN):
+        check_choice_or_function(flag, text, (*choosing, *METHODS, *own_methods(), *every))
 
 
 def check_classifier(flag: str, text: str) -> None:

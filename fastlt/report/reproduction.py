@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from ..config import METHODS, TrainConfig
+from ..config import TrainConfig
+from ..config.base import is_changeable
 from ..evaluation.results import ACCURACIES, Result, Results
 from ..rebalancing.methods.registry import REGISTRY
+from ..recipes import choices, recipe
 from ..recipes.published import Published, published
+from ..recipes.stage2 import PAPERS
 from .markdown import rows
 
 SCHEMA = 1
@@ -22,6 +25,32 @@ T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2
 Z975 = 1.96
 RETRAINED = tuple(method.name for method in REGISTRY.values() if method.released_live)
 """The methods that the released code trains in stage 2, on images while BatchNorm drifts."""
+OF_THE_TABLE = ("dataset", "sampling", "seed", "synthetic", "synthetic_size", "protocol")
+"""Settings of stage 1 that the table names."""
+OF_THE_MACHINE = ("strict", "precision", "compile", "deterministic")
+"""Settings of stage 1 that say how it is computed rather than what."""
+
+
+def departures(base: TrainConfig) -> dict[str, str]:
+    """Return the settings of stage 1 that are not the recipe's, nor others of which the paper has results, in words."""
+    usual, named = recipe(base.dataset), choices(base.dataset)
+    found = {}
+    for field in dataclasses.fields(TrainConfig):
+        value, expected = getattr(base, field.name), getattr(usual, field.name)
+        if is_changeable(field) or field.name in OF_THE_TABLE + OF_THE_MACHINE or value == expected:
+            continue
+        if value in named.get(field.name, ()) or (field.name == "init" and usual.train_only):
+            continue  # a recipe with frozen parts asks for weights to start from
+        flag = f"--{field.name.replace('_', '-')}"
+        found[field.name] = f"{flag} {in_words(value)} for {in_words(expected)}"
+    return found
+
+
+def in_words(value: Any) -> str:
+    """Return a setting as the command line has it."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
@@ -77,6 +106,13 @@ class Reproduction:
         """The training data, in words."""
         return f"a made-up set of {self.base.dataset}'s shape" if self.base.synthetic else self.base.dataset
 
+    @property
+    def departure_note(self) -> str:
+        """A sentence on the settings that are not the paper's; empty if all are."""
+        found = departures(self.base)
+        whose = "paper's" if self.base.dataset in PAPERS else "recipe's"
+        return f"These are not the {whose} settings: {', '.join(found.values())}." if found else ""
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values; `results` has the schema of every other command."""
         return {
@@ -86,6 +122,7 @@ class Reproduction:
             "backbone": self.base.backbone,
             "epochs": self.base.epochs,
             "protocol": self.base.protocol,
+            "departures": departures(self.base),
             "seeds": list(self.seeds),
             "rows": [dataclasses.asdict(row) | {"difference": row.difference} for row in self.rows],
             "finding": list(self.finding),
@@ -119,8 +156,11 @@ class Reproduction:
         note = f"Top-1 accuracy, %, ± {kind}; seeds {seeds}. Settings of stage 2 are chosen on val."
         if len(header) > 3 + len(ACCURACIES):
             note += ' "paper: all" is the published accuracy, on a split that the paper does not always name.'
-        if base.protocol == "released":
-            note += f" As in the released code, {' and '.join(RETRAINED)} saw images and BatchNorm drifted."
+        if self.departure_note:
+            note += f" {self.departure_note}"
+        live = [name for name in RETRAINED if any(row.method == name for row in self.rows)]
+        if base.protocol == "released" and live:
+            note += f" As in the released code, {' and '.join(live)} saw images and BatchNorm drifted."
         if base.synthetic:
             note += " The images are made up: the accuracies say nothing about the real set."
         return "\n".join([title, "", *table, "", note, "", *self.finding, ""])
@@ -142,9 +182,10 @@ class Reproduction:
 def tabulate(results: Results, samplings: Sequence[str], base: TrainConfig) -> Iterable[Row]:
     """Yield a row for every split, sampling and classifier."""
     splits = [split for split in ("val", "test") if any(row.split == split for row in results)]
+    methods = dict.fromkeys(("joint", *(row.method for row in results)))
     for split in splits:
         for sampling in samplings:
-            for method in ("joint", *METHODS):
+            for method in methods:
                 seeds = [row for row in results if (row.split, row.sampling, row.method) == (split, sampling, method)]
                 reference = published(
                     dataset="" if base.synthetic else base.dataset,
@@ -175,6 +216,7 @@ def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
     plain = "instance_balanced"
     table = {(row.split, row.sampling, row.method, row.seed): row.class_mean.value for row in results}
     seeds = sorted({row.seed for row in results})
+    methods = [name for name in dict.fromkeys(row.method for row in results) if name != "joint"]
     split = "test" if any(row.split == "test" for row in results) else "val"
 
     def values(on: str, sampling: str, method: str) -> list[float]:
@@ -186,11 +228,11 @@ def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
 
     lines = []
     for sampling in samplings:
-        gains = (f"{method} {points(*gain_over_joint(sampling, method, sampling))}" for method in METHODS)
+        gains = (f"{method} {points(*gain_over_joint(sampling, method, sampling))}" for method in methods)
         lines.append(f"- {sampling}, points of class mean on {split} over its joint classifier: {', '.join(gains)}.")
     if plain not in samplings:
         return tuple(lines)
-    best = max(METHODS, key=lambda method: mean(values("val", plain, method)))
+    best = max(methods, key=lambda method: mean(values("val", plain, method)))
     for sampling in samplings:
         gain, half = gain_over_joint(plain, best, sampling)
         lines.append(

@@ -108,6 +108,24 @@ def test_the_released_protocol_retrains_on_images_what_the_released_code_does(
     assert all(path.stat().st_mtime_ns == at for path, at in begun.items())
 
 
+def test_the_users_own_method_is_in_the_table_and_made_again(
+    small_config: TrainConfig, tmp_path: Path, own_module: Callable[[str], str]
+) -> None:
+    name = own_module("def plain(problem):\n    return problem.head\n")
+    asked = {"samplings": ("instance_balanced",), "seeds": (0,), "methods": ("tau", f"{name}:plain")}
+    made = reproduce(tiny(small_config), STAGE2, out=tmp_path / "table", **asked)
+    assert [row.method for row in made.rows if row.split == "test"] == ["joint", "tau", f"{name}.plain"]
+    accuracies = [row.cells["all"] for row in made.rows if row.split == "test"]
+    assert accuracies[0] == accuracies[2]
+    begun = {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("model.safetensors")}
+    again = reproduce(tiny(small_config), STAGE2, out=tmp_path / "table", **asked)
+    assert again.rows == made.rows
+    assert {path.parent.name for path, at in begun.items() if path.stat().st_mtime_ns != at} == {f"{name}.plain"}
+    with pytest.raises(ValueError, match=r"^--method: got absent_module:make, "):
+        reproduce(tiny(small_config), STAGE2, out=tmp_path / "other", **asked | {"methods": ("absent_module:make",)})
+    assert not (tmp_path / "other").exists()
+
+
 PROGRAM = """
 import json, sys
 from pathlib import Path

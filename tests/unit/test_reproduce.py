@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fastlt.commands.reproduce import Reproduce, settings
+from fastlt.commands.reproduce import arguments, default_folder, settings
 from fastlt.commands.train import train_config
 from fastlt.config import SAMPLINGS, RebalanceConfig
 from fastlt.recipes import recipe
-from fastlt.reproduce import reproduce
+from fastlt.reproduce import of_sampling, reproduce
 from fastlt.runtime.launch import flags
 
 
@@ -30,8 +30,53 @@ def test_flags_turn_one_config_into_another() -> None:
 
 
 def test_a_batch_takes_its_learning_rates_with_it() -> None:
-    config = settings(Reproduce(dataset="places_lt", batch_size=64))
+    config = settings(arguments(["--dataset", "places_lt", "--batch-size", "64"]))
     assert (config.lr, config.backbone_lr) == (pytest.approx(0.025), pytest.approx(0.0025))
+    config = settings(arguments(["--dataset", "places_lt", "--batch-size=64", "--lr", "0.1"]))
+    assert (config.lr, config.backbone_lr) == (0.1, pytest.approx(0.0025))
+
+
+def test_it_takes_every_flag_of_training() -> None:
+    base = recipe("inat2018")
+    wanted = dataclasses.replace(
+        base, loss="ldam", mixup=0.2, image_size=64, crop_scale=(0.2, 1.0), compile=False, ema=0.9, memory_share=0.5
+    )
+    assert dataclasses.replace(settings(arguments(flags(wanted, base))), sampling=base.sampling) == wanted
+    config = settings(arguments(["--dataset", "inat2018", "--samples-per-class", "4"]))
+    draws = {sampling: of_sampling(config, sampling, 1).samples_per_class for sampling in SAMPLINGS}
+    assert draws == dict.fromkeys(SAMPLINGS) | {"class_balanced": 4}
+    for argv in (["--sampling", "square_root"], ["--seed=1"], ["--resume"]):
+        with pytest.raises(ValueError, match=rf"^{argv[0].partition('=')[0]}: got it in a table"):
+            arguments(["--dataset", "inat2018", *argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "^--dataset: got none"),
+        (["--dataset", "inat2018", "--methods", "taus"], "^--methods: got 'taus'; did you mean 'tau'"),
+        (["--dataset", "inat2018", "--methods", "all"], "^--methods: got 'all'"),
+        (["--dataset", "inat2018", "--methods", "tau", "tau"], "^--methods: got tau tau"),
+        (["--dataset", "inat2018", "--samples-per-class", "4", "--samplings", "square_root"], "^--samples-per-class: "),
+        (["--dataset", "inat2018", "--seeds", "1", "1"], "^--seeds: got 1 1"),
+        (["--dataset", "inat2018", "--mixup", "-1"], "^--mixup: got -1"),
+    ],
+)
+def test_bad_arguments_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        arguments(argv)
+
+
+def test_other_settings_have_another_folder_and_those_of_before_theirs() -> None:
+    def folder(*argv: str) -> str:
+        return str(default_folder(settings(arguments(["--dataset", "inat2018", *argv]))))
+
+    plain = "runs/inat2018/reproduce-resnet50-90"
+    assert folder() == folder("--batch-size", "256") == folder("--log-every", "3") == plain
+    assert folder("--epochs", "200", "--synthetic") == "runs/inat2018/reproduce-resnet50-200-synthetic"
+    marked = {folder("--loss", "ldam"), folder("--lr", "0.5"), folder("--loss", "mine:loss")}
+    assert len(marked) == 3
+    assert all(each.startswith(f"{plain}-") for each in marked)
 
 
 def test_torchrun_is_not_what_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

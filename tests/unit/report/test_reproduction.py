@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from fastlt.commands.reproduce import tables
 from fastlt.config import METHODS, SAMPLINGS, TrainConfig
 from fastlt.evaluation.results import Accuracy, Result, Results
+from fastlt.recipes import recipe
 from fastlt.recipes.published import published
 from fastlt.report.reproduction import Reproduction, finding, over_seeds, tabulate
 
@@ -105,6 +107,41 @@ def test_a_made_up_set_has_no_published_column() -> None:
     assert "paper" not in table.header()
     assert "on a made-up set of imagenet_lt's shape" in table.markdown()
     assert {row["data"] for row in csv.DictReader(io.StringIO(table.csv()))} == {"a made-up set of imagenet_lt's shape"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({}, ""),
+        ({"seed": 3, "sampling": "square_root", "device": "cpu", "num_threads": 2, "epochs": 200}, ""),
+        (
+            {"loss": "mine:loss", "image_size": 64, "train_only": ("fc",)},
+            "These are not the paper's settings: --train-only fc for none, --loss mine:loss for cross_entropy, --im",
+        ),
+        ({"dataset": "glyphs_lt", "backbone": "resnet10"}, "These are not the recipe's settings: --backbone resnet10"),
+    ],
+)
+def test_settings_other_than_the_papers_are_named(changes: dict[str, Any], note: str) -> None:
+    base = dataclasses.replace(recipe(changes.get("dataset", "imagenet_lt")), **changes)
+    table = dataclasses.replace(made((0,), gain=5), base=base)
+    assert table.departure_note.startswith(note)
+    assert bool(table.departure_note) is bool(note)
+    assert note in table.markdown()
+    assert bool(table.to_json()["departures"]) is bool(note)
+
+
+def test_the_rows_are_those_of_the_methods_that_there_are() -> None:
+    results = Results(tuple(row for row in made((0, 1), gain=5).results if row.method in ("joint", "crt", "tau")))
+    own = tuple(dataclasses.replace(row, method="mine") for row in results if row.method == "crt")
+    every = Results((*results, *own))
+    rows = tabulate(every, SAMPLINGS, recipe("imagenet_lt"))
+    assert [row.method for row in rows if (row.split, row.sampling) == ("val", PLAIN)] == [
+        "joint",
+        "tau",
+        "crt",
+        "mine",
+    ]
+    assert "mine +5.0" in finding(every, SAMPLINGS)[0]
 
 
 def test_the_terminals_tables_are_whole_in_80_columns() -> None:
