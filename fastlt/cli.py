@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 USER_ERROR = 2
+RUNS = "runs"  # where runs go without --out
 TRACEBACK = "FASTLT_TRACEBACK"
 OUT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "not enough memory")  # Python's and PyTorch's words
 
@@ -154,7 +155,8 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = os.strerror(error.errno)
             fail(f"{where}{reason}; free some space and run the command again (train: add --resume)", USER_ERROR)
-        fail(f"{where}{error.strerror}{advice(error.filename)}" if where else str(error), USER_ERROR)
+        hint = advice(error.filename) or way_out(error, sys.argv[1:])
+        fail(f"{where}{error.strerror}{hint}" if where else str(error), USER_ERROR)
     if isinstance(error, UnicodeError):
         fail(f"{error}; if it is no UTF-8, correct it, else set PYTHONUTF8=1", USER_ERROR)
     if isinstance(error, ValueError):
@@ -174,6 +176,20 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         cause = str(error).partition(". GPU")[0].strip()
         fail(f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR)
     raise error
+
+
+def way_out(error: OSError, argv: Sequence[str]) -> str:
+    """Return what to do about a folder of runs that cannot be written; nothing for any other error."""
+    from pathlib import Path
+
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if not denied or not Path(error.filename).is_relative_to(RUNS):
+        return ""
+    if argv and argv[0] in ("train", "demo", "reproduce"):
+        return "; name a folder that can be written with --out"
+    return (
+        "; work in a folder that can be written" if Path(error.filename) in (Path(RUNS), Path(RUNS) / "adopted") else ""
+    )
 
 
 def name_null(error: ValueError) -> str:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 console = Terminal()
 
+ONE_DASH = re.compile(r"-(?!inf$|nan$|infinity$)[A-Za-z][A-Za-z-]+")  # a flag's name behind one dash, no number
+
 EMPTY_DEFAULTS = ("None", "''", "")
 
 
@@ -98,15 +100,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     Raises:
         ValueError: A flag is unknown (the message names the nearest) or a value has the wrong form.
     """
-    assert dataclasses.is_dataclass(command)
-    flags = [*known_flags(command), "--help"]
-    for argument in argv:
-        flag = argument.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and len(flag) > 2 and flag not in flags:
-            new_names = {f"--{old}".replace("_", "-"): f"--{new}".replace("_", "-") for old, new in RENAMED.items()}
-            nearest = [new_names[flag]] if flag in new_names else difflib.get_close_matches(flag, flags, n=1)
-            hint = f"did you mean {nearest[0]}? " if nearest else ""
-            raise ValueError(f"{flag}: unknown flag; {hint}see fastlt {name} --help")
+    check_flags(command, argv, name)
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), writing_output():
@@ -122,6 +116,20 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
             raise
         message = re.sub(r"^Error parsing (\w+: )?", "", boxed_message(stderr.getvalue())).rstrip(".")
         raise ValueError(f"{message}; see fastlt {name} --help") from None
+
+
+def check_flags(command: type[Any], argv: Sequence[str], name: str) -> None:
+    """Raise a ValueError that names the nearest flag if an argument looks like a flag and is none of the command's."""
+    assert dataclasses.is_dataclass(command)
+    flags = [*known_flags(command), "--help"]
+    for argument in argv:
+        given = argument.partition("=")[0].replace("_", "-")
+        flag = f"-{given}" if ONE_DASH.fullmatch(given) else given
+        if flag.startswith("--") and len(flag) > 2 and (flag not in flags or flag != given):
+            new_names = {f"--{old}".replace("_", "-"): f"--{new}".replace("_", "-") for old, new in RENAMED.items()}
+            nearest = [new_names[flag]] if flag in new_names else difflib.get_close_matches(flag, flags, n=1)
+            hint = f"did you mean {nearest[0]}? " if nearest else ""
+            raise ValueError(f"{given}: unknown flag; {hint}see fastlt {name} --help")
 
 
 def known_flags(command: type[Any]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from ..recipes import RECIPES, recipe
 from ..runtime.log import log
 from ..runtime.output import Terminal
 from ..runtime.process import is_writer, under_torchrun
-from .common import console, parse, say
+from .common import check_flags, console, parse, say
 
 GRACE_S = 3  # longer than the launcher's
 
@@ -39,6 +39,7 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
 
 def train_config(argv: Sequence[str]) -> TrainConfig:
     """Return the settings of `fastlt train`: the recipe's or, to resume, the run's, overridden by flags."""
+    check_flags(Train, argv, "train")  # a misspelt flag before one that is missing
     dataset = flag_value(argv, "--dataset")
     asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
     if "--resume" in argv and not asks_for_help:

@@ -6,7 +6,7 @@ from ..config import check_choice
 from .head import HEAD, LinearHead
 from .network import Network, in_head
 from .resnet import SPECS, ResNet
-from .timm import TimmNetwork
+from .timm import TimmNetwork, knows
 
 __all__ = ["HEAD", "LinearHead", "Network", "create_model", "in_head"]
 
@@ -40,5 +40,14 @@ def create_model(name: str, num_classes: int, image_size: int | None = None) -> 
         raise ValueError(f"num_classes: got {num_classes}; expected at least 1; give the number of classes")
     if name.startswith("timm:"):
         return TimmNetwork(name.removeprefix("timm:"), num_classes, image_size)
-    check_choice("--backbone", name, (*SPECS, "timm:NAME"))
+    if name not in SPECS and knows(name):
+        raise ValueError(f"--backbone: got {name!r}; expected timm:NAME for a network of timm; give timm:{name}")
+    try:
+        check_choice("--backbone", name, (*SPECS, "timm:NAME"))
+    except ValueError as error:
+        if knows(name) is not None:
+            raise
+        raise ValueError(
+            f"{error}; if it is a network of timm, pip install 'fastlt[timm]' and give timm:{name}"
+        ) from error
     return ResNet(SPECS[name], num_classes)

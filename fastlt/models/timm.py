@@ -152,6 +152,15 @@ def build(name: str, num_classes: int, size: int | None) -> tuple[Any, dict[str,
     return network, {}
 
 
+def knows(name: str) -> bool | None:
+    """Return whether timm has a network of a name; None where timm cannot be imported."""
+    try:
+        import timm
+    except (ImportError, RuntimeError):
+        return None
+    return bool(timm.is_model(name))
+
+
 def pretrained_configuration(name: str) -> Mapping[str, Any] | None:
     """Return timm's configuration of a network's pretrained weights, empty if it has none; None without timm."""
     try:

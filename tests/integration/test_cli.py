@@ -208,6 +208,14 @@ def test_data_commands(fastlt: Callable[..., Outcome]) -> None:
         ("trian", ["command: got 'trian'", "'train'"]),
         ("data inf", ["command: got 'data inf'", "'data info'"]),
         ("train", ["--dataset: got none", "--data-root DIR"]),
+        ("train --datset glyphs_lt", ["--datset: unknown flag; did you mean --dataset?"]),
+        ("train --resume --otu nowhere", ["--otu: unknown flag; did you mean --out?"]),
+        ("train -dataset glyphs_lt", ["-dataset: unknown flag; did you mean --dataset?"]),
+        ("rebalance nowhere --taus 1", ["--taus: unknown flag; did you mean --tau?"]),
+        ("predict --metod tau", ["--metod: unknown flag; did you mean --method?"]),
+        ("reproduce --datset glyphs_lt", ["--datset: unknown flag; did you mean --dataset?"]),
+        ("data synth --clases 3", ["--clases: unknown flag; did you mean --classes?"]),
+        ("data split --uot x", ["--uot: unknown flag; did you mean --out?"]),
         ("train --dataset glyph_lt", ["--dataset: got 'glyph_lt'", "'glyphs_lt'"]),
         ("train --dataset glyphs_lt --epoch 3", ["--epoch: ", "--epochs"]),
         ("train --dataset glyphs_lt --epochs three", ["--epochs: ", "'three'"]),
@@ -241,6 +249,27 @@ def test_data_commands(fastlt: Callable[..., Outcome]) -> None:
 )
 def test_mistakes_on_the_command_line(arguments: str, parts: list[str], fastlt: Callable[..., Outcome]) -> None:
     refused(fastlt(*arguments.split()), *parts)
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("train --dataset glyphs_lt", "with --out"),
+        ("demo", "with --out"),
+        ("rebalance net.pth --data-root x", "work in"),
+    ],
+)
+def test_a_folder_of_runs_that_cannot_be_written_has_a_way_out(
+    command: str, remedy: str, monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]
+) -> None:
+    import errno
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "runs")
+
+    monkeypatch.setattr("fastlt.run.begin_unused", denied)
+    monkeypatch.setattr("fastlt.rebalancing.checkpoint.import_checkpoint", denied)
+    refused(fastlt(*command.split()), "runs: Permission denied; ", remedy)
 
 
 def test_class_folders_only(data_root: Path, fastlt: Callable[..., Outcome]) -> None:

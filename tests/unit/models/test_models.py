@@ -136,6 +136,18 @@ def test_unknown_backbone_names_the_nearest() -> None:
         create_model("resnet5O", 5)
 
 
+def test_a_name_of_timms_alone_is_answered_with_how_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(is_model=lambda name: name == "resnet18"))
+    with pytest.raises(ValueError, match=r"^--backbone: got 'resnet18'; [^;]*; give timm:resnet18$"):
+        create_model("resnet18", 5)
+    with pytest.raises(ValueError, match=r"^--backbone: got 'resnet5'; did you mean 'resnet50'\? [^;]*$"):
+        create_model("resnet5", 5)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"^--backbone: .*; .*pip install 'fastlt\[timm\]' and give timm:resnet18$"):
+        create_model("resnet18", 5)
+    assert create_model("resnet8", 5).num_features == 128
+
+
 def test_timm_names_need_timm_or_give_a_network() -> None:
     try:
         import timm  # noqa: F401
