@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -80,5 +81,5 @@ def run(argv: Sequence[str]) -> None:
     if parsed.verify:
         facts["num_verified"] = verify_pack(out, sources=splits, num_threads=parsed.num_threads)
         say(f"verified: {facts['num_verified']:,} images are those of their sources")
-    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {out}")
+    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {shlex.quote(str(out))}")
     write_output(parsed.json, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 
 import tyro
@@ -47,5 +48,5 @@ def run(argv: Sequence[str]) -> None:
     if summary.num_reduced:
         say(f"{summary.num_reduced} small classes gave fewer images to val and test")
     root = parsed.root if parsed.out is None else parsed.out
-    say(f"next: fastlt train --dataset folder --data-root {root}")
+    say(f"next: fastlt train --dataset folder --data-root {shlex.quote(str(root))}")
     write_output(parsed.json, dataclasses.asdict(summary) | {"out": str(summary.out)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.base import Device, Folder, Loader
+from ..runtime.log import log
 from .common import Output, console, parse, print_results, say
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(argv: Sequence[str]) -> None:
 def demo(
     *, seed: int, out: Path | None, console: Console, device: str = "auto", loader: str = "auto"
 ) -> tuple[Results, Path]:
-    """Train on glyphs_lt, rebalance with every method (settings chosen on val), and write the report.
+    """Train on glyphs_lt, rebalance with every method (settings chosen on val), choose one, and write the report.
 
     Args:
         seed: Seed of the run.
@@ -56,6 +57,7 @@ def demo(
         (the joint and the rebalanced accuracies, the path of the report).
     """
     from ..config import RebalanceConfig
+    from ..evaluation.choice import read_choice
     from ..features.store import FeatureStore
     from ..rebalancing import rebalance
     from ..recipes import recipe
@@ -64,7 +66,12 @@ def demo(
     from ..training.trainer import train
 
     config = dataclasses.replace(recipe("glyphs_lt"), seed=seed, out=out, device=device, loader=loader)
-    run = rebalance(train(config, console=console), RebalanceConfig(method="all", device=device, loader=loader))
+    run = train(config, console=console)
+    for method in ("all", "auto"):  # one table of all, then the choice among them
+        rebalance(run, RebalanceConfig(method=method, device=device, loader=loader))
     store = FeatureStore(run, device=resolve_device(device), loader=loader)
     path, results = write_report(run, store)
+    choice = read_choice(store)
+    if choice is not None:
+        log.info("%s", choice.sentence(has_test=True))
     return results, path

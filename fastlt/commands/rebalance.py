@@ -58,6 +58,7 @@ def rebalance_run(parsed: Rebalance) -> None:
         choice = show_choice(run, parsed, str(run.path))
         if choice.method != "joint":
             say(f"checkpoint: {run.method(choice.method) / 'model.safetensors'}")
+        say(f"next: fastlt predict {shlex.quote(str(run.path))} IMAGES, or fastlt export or report")
         return
     print_results(read_results(run, parsed.methods), str(run.path), parsed.json)
     if released := read_released(run, parsed.method):

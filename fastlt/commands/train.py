@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,8 @@ def run(argv: Sequence[str]) -> None:
             time.sleep(GRACE_S)
         raise
     if writes:
-        say(f"trained: {run.path}. Rebalance its classifier with: fastlt rebalance --tau auto")
+        say(f"trained: {run.path}")
+        say(f"next: fastlt rebalance {shlex.quote(str(run.path))}")
 
 
 def warn_of_settings(config: TrainConfig) -> None:

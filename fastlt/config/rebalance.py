@@ -172,9 +172,10 @@ class RebalanceConfig(Config):
         given = {"tau": self.tau, "strength": self.strength}
         names = [name for name, value in given.items() if value not in (None, "auto")]
         if names and self.method == "best":
+            name = names[0]
             raise ValueError(
-                f"--{names[0]}: got {given[names[0]]} with --method best, which chooses it too; expected auto; choose "
-                f"--method {METHOD_OF[names[0]]}, or drop it"
+                f"--{name}: got {given[name]} with --method best, which chooses it too; expected auto; drop it, or "
+                f"choose --method {METHOD_OF[name]}"
             )
         if self.method == "auto":
             if len(names) > 1:

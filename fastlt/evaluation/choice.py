@@ -79,19 +79,26 @@ class Choice:
         )
         return table
 
+    def reason(self) -> str:
+        """Return how it was chosen and how sure that is, to follow its name."""
+        by, gain = self.by.replace("_", " "), self.winner.gain
+        text = f"chosen among {len(self.candidates)} classifiers by {by} on val, {self.on}"
+        if gain is None:
+            return text
+        return f"{text} ({points(gain)} points over joint{', so perhaps none' if gain.ci95[0] <= 0 else ''})"
+
     def sentence(self, *, has_test: bool) -> str:
-        """Return what was chosen, by how much, and how far its figure may be trusted.
+        """Return what was chosen, and how far its figure on val may be trusted.
 
         Args:
             has_test: Whether the data have a test split.
         """
-        winner = self.winner
-        text = f"chosen: {self.method}, {self.by.replace('_', ' ')} {getattr(winner.result, self.by)} % on val"
-        if winner.gain is not None:
-            unsure = ", so perhaps none" if winner.gain.ci95[0] <= 0 else ""
-            text += f", {points(winner.gain)} points over joint{unsure}"
+        value = getattr(self.winner.result, self.by)
         honest = "the test row is not" if has_test else "only fresh images would tell"
-        return f"{text}; being the best of {len(self.candidates)}, its val figure is slightly optimistic, {honest}"
+        return (
+            f"{self.method}: {value} %, {self.reason()}; as the best of several its val figure is slightly optimistic, "
+            f"{honest}"
+        )
 
 
 def points(gain: Accuracy) -> str:

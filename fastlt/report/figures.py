@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..config import SHOT_GROUPS
 from ..evaluation.calibration import calibration_error, confidence_bins
+from ..evaluation.choice import Choice
 from ..evaluation.classifier import Classifier
 from ..evaluation.results import Results
 from ..rebalancing import tau_curve
@@ -51,6 +52,8 @@ class Material:
     """The split whose accuracies are shown."""
     counts: NDArray[np.int64]
     """[C] training images."""
+    choice: Choice | None = None
+    """The choice among methods that the run goes by."""
     groups: dict[str, NDArray[np.bool_]]
     """"many", "medium", "few" -> classes [C]."""
 

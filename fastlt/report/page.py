@@ -35,7 +35,9 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
             *notes,
             f"The data have no test split: settings are chosen on {material.split}, so its accuracies are optimistic.",
         ]
-    if material.after is None:
+    if material.choice is not None and material.choice.method == "joint":
+        notes = [*notes, f"The joint classifier is {material.choice.reason()}: no method is better."]
+    elif material.after is None:
         notes = [*notes, f"No classifier is rebalanced yet; make one with: fastlt rebalance {run.path}"]
     page = (
         Environment(loader=PackageLoader("fastlt.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -47,7 +49,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
             f"seed {config.seed}.",
             headline=headline(material),
             after=material.after.label if material.after else "",
-            chosen_on=splits[0],
+            reason=material.choice.reason() if material.choice else f"the one with the best class mean on {splits[0]}",
             split=material.split,
             columns=[name.replace("_", " ") for name in ACCURACIES],
             details=DETAILS,

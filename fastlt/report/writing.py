@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..evaluation.choice import Choice, read_choice
 from ..evaluation.classifier import Classifier, joint_classifier, methods_of, open_classifier
 from ..evaluation.results import Results
 from ..evaluation.scoring import reported_splits, score
@@ -46,15 +47,13 @@ def write_into(folder: Path, run: Run, store: FeatureStore) -> Results:
     results = Results(tuple(score(classifier, split) for split in splits for classifier in classifiers))
     counts = np.asarray(run.data["class_counts"], dtype=np.int64)
 
-    def on_val(classifier: Classifier) -> float:
-        return results.find(classifier.method, splits[0]).class_mean.value
-
+    choice = read_choice_or_none(store, notes)
     material = Material(
         folder=folder,
         run=run,
         classifiers=classifiers,
-        # The best on the first split, val; shown on the last
-        after=max(classifiers[1:], key=on_val, default=None),
+        after=after_of(classifiers, choice, results, splits[0]),
+        choice=choice,
         results=results,
         split=splits[-1],
         counts=counts,
@@ -64,6 +63,22 @@ def write_into(folder: Path, run: Run, store: FeatureStore) -> Results:
     worst = worst_classes(store, material.before, material.after, split=material.split, counts=counts)
     write_page(material, figures, worst, notes)
     return results
+
+
+def read_choice_or_none(store: FeatureStore, notes: list[str]) -> Choice | None:
+    """Return the choice that a run goes by, if there is one; a sentence on a damaged one is added to the notes."""
+    try:
+        return read_choice(store)
+    except ValueError as error:
+        notes.append(f"The choice of a classifier is left out: {error}.")
+        return None
+
+
+def after_of(classifiers: list[Classifier], choice: Choice | None, results: Results, split: str) -> Classifier | None:
+    """Return the classifier to show beside joint: the chosen one; where none is chosen, the best on a split, val."""
+    if choice is not None:
+        return next((each for each in classifiers[1:] if each.method == choice.method), None)
+    return max(classifiers[1:], key=lambda each: results.find(each.method, split).class_mean.value, default=None)
 
 
 def open_classifiers(store: FeatureStore) -> tuple[list[Classifier], list[str]]:
