@@ -21,9 +21,11 @@ import tyro
 
 from ..config import Config, TrainConfig
 from ..config.base import RENAMED, File, Folder
+from ..runtime.log import log
 from ..runtime.output import Terminal, one_line, writing_output
 
 if TYPE_CHECKING:
+    from ..evaluation.choice import Choice
     from ..run import Run
 
 T = TypeVar("T")
@@ -73,6 +75,23 @@ def open_run(path: str | Path, data_root: Path | None, lists: Path | None) -> Ru
 
     run = Run.open(Path(path) if path else None)
     return run if data_root is None and lists is None else run.relocated(data_root, lists)
+
+
+def choice_of(run: Run) -> Choice | None:
+    """Return the choice among methods that a run goes by; None if there is none, or it cannot be read."""
+    from ..evaluation.choice import path_of, read_choice
+
+    if not path_of(run).is_file():
+        return None
+    import torch
+
+    from ..features.store import FeatureStore
+
+    try:
+        return read_choice(FeatureStore(run, device=torch.device("cpu")))
+    except ValueError as error:
+        log.warning("%s", error)
+        return None
 
 
 def settings_of(parsed: Config, kind: type[T]) -> T:

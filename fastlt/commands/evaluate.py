@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..config import EvaluateConfig
-from .common import RunArgument, console, open_run, parse, print_results, say, settings_of
+from .common import RunArgument, choice_of, console, open_run, parse, print_results, say, settings_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,6 @@ def run(argv: Sequence[str]) -> None:
     """Run `fastlt evaluate`."""
     parsed = parse(Evaluate, argv, "evaluate")
     run = open_run(parsed.run, parsed.data_root, parsed.lists)
-    from ..evaluation.choice import path_of
     from ..evaluation.scoring import evaluate
 
     results = evaluate(run, config=settings_of(parsed, EvaluateConfig))
@@ -29,7 +28,8 @@ def run(argv: Sequence[str]) -> None:
     if results.comparisons:
         console.print()
         console.print(results.comparison_table())
-    if not path_of(run).is_file():
+    choice = choice_of(run)
+    if choice is None:
         say(f"next: fastlt rebalance {shlex.quote(str(run.path))}")
     elif not parsed.method:
-        say(f"{results.rows[0].method} is what this run goes by; --method all shows every classifier")
+        say(f"{choice.method}, {choice.reason()}; --method all shows every classifier of the run")

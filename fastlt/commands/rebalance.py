@@ -12,8 +12,7 @@ import tyro
 
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
-from ..runtime.log import log
-from .common import Output, console, open_run, parse, print_results, say, settings_of, write_output
+from .common import Output, choice_of, console, open_run, parse, print_results, say, settings_of, write_output
 
 if TYPE_CHECKING:
     from ..evaluation.choice import Choice
@@ -52,7 +51,7 @@ def rebalance_run(parsed: Rebalance) -> None:
     from ..rebalancing.run import read_released, read_results, rebalance
 
     config = settings_of(parsed, RebalanceConfig)
-    before = choice_of(run, config)
+    before = choice_of(run)
     rebalance(run, config)
     if config.chooses:
         choice = show_choice(run, parsed, str(run.path))
@@ -67,7 +66,7 @@ def rebalance_run(parsed: Rebalance) -> None:
     for method in parsed.methods:
         say(f"checkpoint: {run.method(method) / 'model.safetensors'}")
     if before is not None:
-        say(fate_of(before, choice_of(run, config), parsed))
+        say(fate_of(before, choice_of(run), parsed))
 
 
 def rebalance_file(parsed: Rebalance) -> None:
@@ -85,21 +84,6 @@ def rebalance_file(parsed: Rebalance) -> None:
         print_results(read_results(run, parsed.methods), parsed.run, parsed.json)
     for method, out in outputs.items():
         say(f"checkpoint: {out}{', a copy of the input' if method == 'joint' else ''}")
-
-
-def choice_of(run: Run, config: RebalanceConfig) -> Choice | None:
-    """Return the choice that a run goes by, None if there is none or it cannot be read."""
-    from ..evaluation.choice import path_of, read_choice
-    from ..features.store import FeatureStore
-    from ..runtime.device import resolve_device
-
-    if not path_of(run).is_file():
-        return None
-    try:
-        return read_choice(FeatureStore(run, device=resolve_device(config.device), loader=config.loader))
-    except ValueError as error:
-        log.warning("%s", error)
-        return None
 
 
 def show_choice(run: Run, parsed: Rebalance, title: str) -> Choice:

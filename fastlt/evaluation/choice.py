@@ -71,8 +71,7 @@ class Choice:
             row, gain = candidate.result, candidate.gain
             cells = [getattr(row, name) for name in ACCURACIES]
             texts = ["-" if cell is None else str(cell) for cell in cells]
-            mark = "→ " if row.method == self.method else "  "
-            table.add_row(f"{mark}{row.method}", *texts, "-" if gain is None else points(gain))
+            table.add_row(row.method, *texts, "-" if gain is None else points(gain))
         table.caption = (
             "%, each fold by heads chosen on the others, with half the 95 % interval; over joint: points of "
             f"{self.by.replace('_', ' ')} on the same images"
@@ -85,7 +84,7 @@ class Choice:
         text = f"chosen among {len(self.candidates)} classifiers by {by} on val, {self.on}"
         if gain is None:
             return text
-        return f"{text} ({points(gain)} points over joint{', so perhaps none' if gain.ci95[0] <= 0 else ''})"
+        return f"{text} ({points(gain)} points over joint{unsure(gain)})"
 
     def sentence(self, *, has_test: bool) -> str:
         """Return what was chosen, and how far its figure on val may be trusted.
@@ -93,12 +92,18 @@ class Choice:
         Args:
             has_test: Whether the data have a test split.
         """
-        value = getattr(self.winner.result, self.by)
+        value, by, gain = getattr(self.winner.result, self.by), self.by.replace("_", " "), self.winner.gain
+        over = "" if gain is None else f", {points(gain)} points over joint{unsure(gain)}"
         honest = "the test row is not" if has_test else "only fresh images would tell"
         return (
-            f"{self.method}: {value} %, {self.reason()}; as the best of several its val figure is slightly optimistic, "
-            f"{honest}"
+            f"chosen: {self.method}, {by} {value} % on val{over}; as the best of {len(self.candidates)} that figure is "
+            f"slightly optimistic, {honest}"
         )
+
+
+def unsure(gain: Accuracy) -> str:
+    """Return what to add to a gain whose interval holds 0."""
+    return ", so perhaps none" if gain.ci95[0] <= 0 else ""
 
 
 def points(gain: Accuracy) -> str:
