@@ -172,9 +172,9 @@ class RebalanceConfig(Config):
         given = {"tau": self.tau, "strength": self.strength}
         names = [name for name, value in given.items() if value not in (None, "auto")]
         if names and self.method == "best":
-            name = names[0]
+            name, flag = names[0], f"--{names[0]}"
             raise ValueError(
-                f"--{name}: got {given[name]} with --method best, which chooses it too; expected auto; drop it, or "
+                f"{flag}: got {given[name]} with --method best, which chooses it too; expected auto; drop it, or "
                 f"choose --method {METHOD_OF[name]}"
             )
         if self.method == "auto":
