@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +28,7 @@ from ..evaluation.classifier import (
 from ..evaluation.prior import adjust_to_prior, read_target
 from ..evaluation.results import Result, Results
 from ..evaluation.scoring import reported_splits, score
-from ..evaluation.target import adjust_to_target, target_frequencies
+from ..evaluation.target import adjust_to_target, source_frequencies, target_frequencies
 from ..features.store import FeatureStore
 from ..files import owned, replacing_set, sweep, write_json
 from ..losses import check_own_loss
@@ -128,11 +127,14 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
     if problem is not None and config.select_on == "folds":
         frequencies = classifiers[0].prior
 
-        def complete(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
+        def complete(result: RebalancedHead, features: Tensor, labels: Tensor) -> LinearHead:
+            head = result.head
             if config.temperature:
                 head, _ = with_fitted_temperature(head, features, labels)
-            uniform = np.full(len(counts), 1 / len(counts))
-            return head if frequencies is None else adjust_to_prior(head, frequencies, uniform)
+            if frequencies is None:
+                return head
+            of_fold = dataclasses.replace(classifiers[0], params=result.params)
+            return adjust_to_prior(head, frequencies, source_frequencies(of_fold))
 
         held_out = cross_validate(problem, config, results, fit, complete)
         classifiers = [

@@ -21,7 +21,7 @@ from ..problem import Problem, RebalancedHead
 NUM_FOLDS = 5
 
 Fit = Callable[[Problem, RebalanceConfig], Mapping[str, RebalancedHead]]
-Complete = Callable[[LinearHead, Tensor, Tensor], LinearHead]
+Complete = Callable[[RebalancedHead, Tensor, Tensor], LinearHead]
 
 
 def stratified_folds(labels: NDArray[np.int64], *, num_folds: int = NUM_FOLDS, seed: int = 0) -> NDArray[np.int64]:
@@ -55,7 +55,7 @@ def cross_validate(
         config: Method and settings.
         results: The heads with settings chosen on all of val; a method without a choice keeps its head.
         fit: Fits the methods of a configuration.
-        complete: Applies what follows the fit (a temperature) to a head, given features and labels of the other folds.
+        complete: Applies what follows the fit (a temperature) to it, given features and labels of the other folds.
 
     Returns:
         method -> predictions of all N samples, in their order.
@@ -71,7 +71,7 @@ def cross_validate(
                 chosen |= fit(rest, dataclasses.replace(config, method=name))
         inside = problem.selection.take(np.flatnonzero(folds == fold)).tensors(problem.device)
         for name, result in chosen.items():
-            head = complete(result.head, *rest.selection_tensors()).to(problem.device)
+            head = complete(result, *rest.selection_tensors()).to(problem.device)
             parts[name].append(predict(head, *inside))
     back = np.argsort(np.argsort(folds, kind="stable"), kind="stable")
     return {

@@ -43,7 +43,8 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
         head = LinearHead(torch.zeros(C, C + 1), torch.eye(C)[len(fitted) - 1])  # says the number of its fold
         return {"tau": RebalancedHead(head=head, params={}, selected_on="folds")}
 
-    def complete(head: LinearHead, features: Tensor, labels: Tensor) -> LinearHead:
+    def complete(result: RebalancedHead, features: Tensor, labels: Tensor) -> LinearHead:
+        head = result.head
         assert np.array_equal(labels, LABELS[sorted(classes_of(features))])
         completed["ncm" if head.weight.any() else "tau"].append(classes_of(features))
         return LinearHead(head.weight.detach() * 2, head.bias.detach() * 2)  # type: ignore[union-attr]
