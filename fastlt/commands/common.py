@@ -119,6 +119,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
     Raises:
         ValueError: A flag is unknown (the message names the nearest) or a value has the wrong form.
     """
+    assert dataclasses.is_dataclass(command)
     check_flags(command, argv, name)
     stderr = io.StringIO()
     try:
