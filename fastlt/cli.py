@@ -166,12 +166,6 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         cause = str(error).strip() or "an array does not fit"
         fail(f"memory: got too little ({cause}); free some, or raise the limit (ulimit)", USER_ERROR)
-    if str(error).startswith("DataLoader worker"):  # PyTorch raises it in the middle of other work
-        cause = str(error).strip().rstrip(".")
-        fail(
-            f"{cause}, perhaps for lack of memory; try fewer --num-threads or --loader dali (train: with --resume)",
-            USER_ERROR,
-        )
     if type(error).__name__ == "OutOfMemoryError":  # PyTorch's type, which this module must not import
         cause = str(error).partition(". GPU")[0].strip()
         fail(f"{cause}; stop what else uses the GPU's memory (nvidia-smi lists it), or add --device cpu", USER_ERROR)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 16
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+SHARED_MEMORY = Path("/dev/shm")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt parameters
 
 
@@ -48,6 +49,15 @@ def free_bytes(device: torch.device) -> int:
     # PyTorch reuses the memory that it has reserved, which is most of the memory after a training
     reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + reusable
+
+
+def shared_memory_bytes() -> int | None:
+    """Return the bytes free in /dev/shm, through which a DataLoader's workers hand over batches; None without it."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
 
 
 def _control_groups() -> Iterator[tuple[Path, str, str, str]]:

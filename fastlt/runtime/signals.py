@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from .process import SIGNALS
+from .process import SIGNALS, StoppedError
 
 PATIENCE_S = 2.0
 
@@ -19,7 +19,8 @@ class Signals:
     """The signals SIGINT, SIGTERM and SIGHUP of a training.
 
     Ctrl-C is easily pressed several times, so what arrives soon after the first signal waits with it for the end of the
-    step; a later one acts as it would without training, though never while the state is saved.
+    step; a later one acts as it would without training, though never while the state is saved. Between two steps there
+    is nothing to wait for: a signal ends the wait for a batch.
 
     Args:
         patient: All of them wait, since a launcher repeats those that a terminal sends to every process.
@@ -33,6 +34,7 @@ class Signals:
         self.received: list[int] = []
         self.first_at = 0.0
         self.saves = False
+        self.waits = False
 
     @contextlib.contextmanager
     def collected(self) -> Iterator[None]:
@@ -50,6 +52,9 @@ class Signals:
             if not self.received:
                 self.first_at = time.monotonic()
             self.received.append(signum)
+            if self.waits:
+                self.waits = False
+                raise StoppedError(signum)
             late = time.monotonic() > self.first_at + PATIENCE_S
             if late and not self.patient and not self.saves:
                 restore()
@@ -62,6 +67,17 @@ class Signals:
             yield
         finally:
             restore()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Raise a StoppedError in a block once a signal has arrived, unless all processes must stop together."""
+        self.waits = not self.patient
+        try:
+            if self.waits and self.received:
+                raise StoppedError(self.received[0])
+            yield
+        finally:
+            self.waits = False
 
     @contextlib.contextmanager
     def uncut(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Iterator
@@ -22,10 +23,12 @@ from ..data.loaders.loader import train_loader
 from ..data.sampler import LongTailSampler
 from ..data.transforms.augmentation import Augmentation
 from ..runtime.log import first_line
+from ..runtime.machine import shared_memory_bytes
 from .traffic import median_s
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
 NUM_TIMED = 256  # images that the single stages are timed on
+PREFETCHED = 2  # batches a worker of a DataLoader, by default
 NUM_DIFFERENT = 64  # photographs; the other files are copies of them
 
 
@@ -102,12 +105,37 @@ def measure(
             yield LoaderResult(name=backend, num_threads=num_threads, error=first_line(error))
             continue
         yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=rate)
+    yield plain_rate(
+        dataset, device=device, batch_size=batch_size, image_size=image_size, num_threads=num_threads, repeats=repeats
+    )
+
+
+def plain_rate(
+    dataset: LongTailedDataset,
+    *,
+    device: torch.device,
+    batch_size: int,
+    image_size: int,
+    num_threads: int,
+    repeats: int,
+) -> LoaderResult:
+    """Time a plain DataLoader, whose batches pass through /dev/shm; arguments as for `measure`."""
     plain = DataLoader(
         PlainDataset(dataset, image_size), batch_size=batch_size, shuffle=True, num_workers=num_threads, drop_last=True
     )
-    seconds = median_s(lambda: sum(len(images.to(device)) for images, _ in plain), device, repeats=repeats, warmup=1)
-    images = len(plain) * batch_size
-    yield LoaderResult(name="plain DataLoader", num_threads=num_threads, images_per_s=images / seconds)
+    result = LoaderResult(name="plain DataLoader", num_threads=num_threads)
+    needed, free = num_threads * PREFETCHED * batch_size * image_size**2 * 3 * 4, shared_memory_bytes()
+    if free is not None and needed > free:  # it would wait for ever
+        reason = (
+            f"it may need {needed / 1e6:,.0f} MB of /dev/shm, which has {free / 1e6:,.0f} MB free; give fewer "
+            "--num-threads, or the container more (docker run --shm-size)"
+        )
+        return dataclasses.replace(result, error=reason)
+    try:
+        seconds = median_s(lambda: sum(len(x.to(device)) for x, _ in plain), device, repeats=repeats, warmup=1)
+    except RuntimeError as error:  # a worker was killed
+        return dataclasses.replace(result, error=first_line(error))
+    return dataclasses.replace(result, images_per_s=len(plain) * batch_size / seconds)
 
 
 def loader_rate(

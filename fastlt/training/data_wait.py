@@ -9,6 +9,8 @@ import torch
 
 from ..data.loaders.base import Batch
 from ..data.loaders.loader import Loader
+from ..runtime.process import StoppedError
+from ..runtime.signals import Signals
 
 
 class DataWait:
@@ -33,11 +35,15 @@ class DataWait:
         self.waited_s = 0.0
         self.begin_s = time.perf_counter()
 
-    def watch(self, loader: Loader) -> Iterator[Batch]:
-        """Yield the loader's batches, timing each fetch."""
+    def watch(self, loader: Loader, signals: Signals) -> Iterator[Batch]:
+        """Yield the loader's batches, timing each fetch, until the last one or a signal while one is awaited."""
         batches = iter(loader)
         while True:
-            batch = self.timed_next(batches)
+            try:
+                with signals.waiting():
+                    batch = self.timed_next(batches)
+            except StoppedError:
+                return
             if batch is None:
                 return
             yield batch

@@ -217,10 +217,10 @@ class Trainer:
             stack.enter_context(contextlib.closing(validation))
             logger = stack.enter_context(self.open_log(training.name)) if world.is_writer else None
             recent_loss = torch.zeros((), dtype=torch.float64, device=self.device)
-            recent_steps = 0
+            recent_steps = signum = 0
             set_training_mode(self.model, config)
             self.data_wait.begin_epoch()
-            for batch in self.data_wait.watch(training):
+            for batch in self.data_wait.watch(training, self.signals):
                 epoch = progress.step // self.steps_per_epoch
                 rate = self.set_learning_rate(epoch)
                 loss, hits = self.backward(loss_and_hits, batch)
@@ -247,9 +247,14 @@ class Trainer:
                     recent_steps = 0
                 if ended:
                     self.end_epoch(epoch, rate, validation, logger)
-                if signum and progress.step < self.num_steps:
-                    self.save()
-                    raise InterruptedTrainingError(self.run, signum, progress.step, self.num_steps)
+                if signum:
+                    break
+            if progress.step < self.num_steps:  # a signal ended a step or the wait for a batch
+                if recent_steps:
+                    self.check_loss(recent_loss.item() / recent_steps)
+                self.save()
+                signum = signum or self.signals.received[0]
+                raise InterruptedTrainingError(self.run, signum, progress.step, self.num_steps)
         if training.replaced:
             log.warning(
                 "%d images could not be read and were replaced by others of their classes", len(training.replaced)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -149,6 +150,17 @@ class _Failure(NamedTuple):
 
 
 _END = object()
+_ALIVE_CHECK_S = 1.0
+
+
+def _next(items: queue.Queue[object], thread: threading.Thread) -> object:
+    """Return the next item, as long as the thread that brings it lives."""
+    while True:
+        alive = thread.is_alive()
+        with contextlib.suppress(queue.Empty):
+            return items.get(timeout=_ALIVE_CHECK_S if alive else 0)
+        if not alive:
+            raise RuntimeError(f"the thread {thread.name} ended without a word")
 
 
 def ahead(source: Iterable[T], *, depth: int, name: str) -> Generator[T, None, None]:
@@ -173,7 +185,7 @@ def ahead(source: Iterable[T], *, depth: int, name: str) -> Generator[T, None, N
     thread = threading.Thread(target=produce, name=name, daemon=True)
     thread.start()
     try:
-        while (item := items.get()) is not _END:
+        while (item := _next(items, thread)) is not _END:
             if isinstance(item, _Failure):
                 raise item.error
             yield item  # type: ignore[misc]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loaders import pillow
+from fastlt.data.loaders import pillow, workers
 from fastlt.data.loaders.base import Tuning
 from fastlt.data.loaders.loader import Loader
 
@@ -41,12 +41,12 @@ def test_workers_have_as_many_batches_ready(
 
     def watched(*arguments: Any, **settings: Any) -> Any:
         loaders.append(settings)
-        return torch.utils.data.DataLoader(*arguments, **settings)
+        return workers.Workers(*arguments, **settings)
 
-    monkeypatch.setattr(pillow, "DataLoader", watched)
+    monkeypatch.setattr(pillow, "Workers", watched)
     with open_train(dataset, "pillow", prefetch=3, num_threads=2, num_steps=2) as loader:
         list(loader)
-    assert [(each["prefetch_factor"], each["num_workers"]) for each in loaders] == [(3, 2)]
+    assert [(each["depth"], each["num_workers"]) for each in loaders] == [(3, 2)]
 
 
 @needs_dali

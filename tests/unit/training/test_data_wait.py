@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from fastlt.runtime.signals import Signals
 from fastlt.training import data_wait
 from fastlt.training.data_wait import DataWait
 
@@ -35,7 +36,7 @@ def slow(clock: Clock, seconds: float) -> Iterator[int]:
 def test_on_a_cpu_it_is_the_time_in_the_loader(clock: Clock) -> None:
     wait = DataWait(torch.device("cpu"))
     seen = []
-    for batch in wait.watch(slow(clock, 3.0)):  # type: ignore[arg-type]
+    for batch in wait.watch(slow(clock, 3.0), Signals()):  # type: ignore[arg-type]
         seen.append(batch)
         clock.now += 1.0
     wait.read()
@@ -67,7 +68,7 @@ def test_on_a_gpu_it_is_the_time_that_the_stream_stands_still(clock: Clock, monk
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: pytest.fail("the step must not wait for the GPU"))
     wait = DataWait(torch.device("cuda"))
-    for _ in wait.watch(slow(clock, 1.0)):  # type: ignore[arg-type]
+    for _ in wait.watch(slow(clock, 1.0), Signals()):  # type: ignore[arg-type]
         stream.now += 0.25  # the GPU is behind: the host's wait costs it nothing
     wait.read()
     assert wait.share() == 0
@@ -79,7 +80,7 @@ def test_on_a_gpu_it_is_the_time_that_the_stream_stands_still(clock: Clock, monk
             stream.now += 0.5
             yield number
 
-    for _ in wait.watch(starved()):  # type: ignore[arg-type]
+    for _ in wait.watch(starved(), Signals()):  # type: ignore[arg-type]
         pass
     assert wait.share() == 0  # not read yet
     wait.read()

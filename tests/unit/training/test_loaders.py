@@ -10,6 +10,7 @@ import torch
 from fastlt.config import TrainConfig
 from fastlt.data.transforms.mixup import draw_share
 from fastlt.data.transforms.randaugment import draw_operations
+from fastlt.runtime.signals import Signals
 from fastlt.training.data_wait import DataWait
 from fastlt.training.loaders import Streams, decoder_of, input_format_of, make_sampler
 
@@ -92,7 +93,7 @@ def test_the_wait_is_the_time_in_the_loader(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("fastlt.training.data_wait.time.perf_counter", lambda: next(ticks))
     wait = DataWait(CPU)
     batches: Any = ["a", "b"]
-    assert list(wait.watch(batches)) == ["a", "b"]
+    assert list(wait.watch(batches, Signals())) == ["a", "b"]
     assert wait.waited_s == 3  # 2 for a, 1 for b, and none to learn that there is no more
     assert wait.share() == pytest.approx(3 / 12)
     wait.begin_epoch()
