@@ -123,7 +123,7 @@ def test_a_late_signal_ends_the_step_but_not_the_save(
     monkeypatch.setattr(trainer.native, "save", press_and_save)
     with pytest.raises(InterruptedTrainingError, match=r"at step 9 of"):
         train(dataclasses.replace(small_config, out=Path("saved")))
-    assert load(Path("saved/checkpoints/last.safetensors"))[1]["progress"]["step"] == 10
+    assert load(Path("saved/checkpoints/last.safetensors"))[1]["progress"]["step"] == 9
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         stop_at(2, monkeypatch, signal.SIGINT)
