@@ -256,7 +256,19 @@ def make_fixtures(inputs: Path, run_command: Callable[[tuple[str, ...], Path], N
     make_foreign(inputs, nets, sharded)
     pack = ("data", "pack", "../data", "--num-threads", "1", "--out", ".")
     work = inputs / "again"
-    for name in ("pack", "half-pack", "made", "again", "lists", "coco", "prior", "indexed", "images", "featured"):
+    for name in (
+        "pack",
+        "half-pack",
+        "made",
+        "again",
+        "lists",
+        "tables",
+        "coco",
+        "prior",
+        "indexed",
+        "images",
+        "featured",
+    ):
         (inputs / name).mkdir()
     run_command(pack, inputs / "pack")
     shutil.copy2(inputs / "net.pth", work)
@@ -315,6 +327,11 @@ def make_lists(inputs: Path) -> None:
     (inputs / "lists" / "root.txt").write_text("../../inputs\n")
     (inputs / "prior" / "prior.csv").write_text("class,frequency\n" + "".join(f"{name},0.25\n" for name in CLASSES))
     train = inputs / "data" / "train"
+    for number, file in enumerate(sorted(train.glob("*/*"))):
+        shutil.copy2(file, inputs / "tables" / f"{number}{file.suffix}")
+    rows = "".join(f"{number},{file.parent.name}\n" for number, file in enumerate(sorted(train.glob("*/*"))))
+    for split in ("train", "val"):
+        (inputs / "tables" / f"{split}.csv").write_text(f"image,label\n{rows}")
     paths = sorted(path.relative_to(train).as_posix() for path in train.glob("*/*"))
     (inputs / "indexed" / "paths.json").write_text(json.dumps(paths))
 

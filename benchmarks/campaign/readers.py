@@ -270,6 +270,7 @@ def data(inputs: Path) -> Iterator[Reader]:
     yield Reader(name="cifar tar.gz", folder="cifar", file="cifar-10-python.tar.gz", kind="gzip", read=cifar)
     for file in ("train.txt", "val.txt", "classes.txt", "root.txt"):
         yield Reader(name=f"lists: {file}", folder="lists", file=file, kind="lines", read=listed)
+    yield Reader(name="table of images", folder="tables", file="train.csv", kind="lines", read=listed)
     yield Reader(name="COCO JSON", folder="coco", file="train.json", kind="json", read=listed)
     yield Reader(
         name="prior CSV",

@@ -14,7 +14,7 @@ from .common import Output, parse, say, write_output
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSplit(Output):
-    """Split class folders, or images with a table (train.csv), into train, val and test lists; no image is moved."""
+    """Split class folders or a table of images into lists; no image is moved."""
 
     root: tyro.conf.Positional[Root]
     """Folder with one folder of images per class, or with images and a table of their classes."""

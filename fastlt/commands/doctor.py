@@ -189,7 +189,7 @@ def check_extra(name: str, module: str, purpose: str) -> Finding:
         importlib.import_module(module)
     except ImportError as error:
         return Finding(name, "absent", f"{purpose} ({error})", f"pip install 'fastlt[{name.lower()}]'")
-    return Finding(name, "ok", f"{importlib.metadata.version(name.lower())}: {purpose}")
+    return Finding(name, "ok", f"{importlib.metadata.version(module)}: {purpose}")
 
 
 def check_threads() -> Finding:
@@ -209,6 +209,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     check_threads,
     lambda: check_extra("TensorBoard", "tensorboard", "training curves"),
     lambda: check_extra("timm", "timm", "more backbones: --backbone timm:NAME"),
+    lambda: check_extra("HEIC", "pillow_heif", "photographs of iPhones"),
 )
 
 

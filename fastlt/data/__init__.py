@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .image import ImageInfo, decode_rgb, probe
     from .inspection.summary import describe
     from .layouts.split import SplitSummary, split_folder
+    from .layouts.walk import LeftOut
     from .packs.read import open_pack
     from .packs.verify import verify_pack
     from .packs.write import PackSummary, pack
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GlyphSpec",
     "ImageInfo",
+    "LeftOut",
     "LongTailSampler",
     "LongTailedDataset",
     "PackSummary",
@@ -45,6 +47,7 @@ _HOMES = {
     "GlyphSpec": "synthetic.glyphs",
     "glyphs_lt": "synthetic.glyphs",
     "ImageInfo": "image",
+    "LeftOut": "layouts.walk",
     "decode_rgb": "image",
     "probe": "image",
     "open_splits": "splits",

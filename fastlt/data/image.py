@@ -17,7 +17,7 @@ import numpy as np
 from ..files.reading import open_regular, read_regular, reason_of
 from ..runtime.machine import resolve_threads
 from .decoding.formats import explain_unidentified, formats
-from .decoding.grey import grey_scale, to_eight_bits
+from .decoding.grey import grey_scale, tell_dark_colour, to_eight_bits
 from .image_bounds import MAX_PIXELS, refuse_huge, refuse_opened, refuse_scans
 
 if TYPE_CHECKING:
@@ -274,7 +274,11 @@ def decode_bytes(data: bytes, name: str = "image bytes") -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=formats()) as image:
             refuse_opened(image, data)
-            return _deep_grey_to_rgb(image, data, name) if image.mode.startswith(("I", "F")) else _to_rgb(image)
+            if image.mode.startswith(("I", "F")):
+                return _deep_grey_to_rgb(image, data, name)
+            pixels = _to_rgb(image)
+            tell_dark_colour(image, data, pixels, name=name)
+            return pixels
     except UnidentifiedImageError:
         raise ValueError(explain_unidentified(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

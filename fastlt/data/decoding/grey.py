@@ -21,7 +21,10 @@ _CODESTREAM = re.compile(rb"\xff\x4f\xff\x51")  # JPEG 2000's first two markers
 _DEPTH_AT = 38  # bytes after them: the depth of the first component, less 1
 _COMMENT = re.compile(rb"#[^\r\n]*")
 
-_guessed: set[int] = set()
+_DARK = 16  # of 256: what 12 bits fill of 16
+_DARK_COLOUR = -1
+
+_told: set[int] = set()
 
 
 def grey_scale(image: Any, data: bytes, lowest: float, highest: float, *, name: str) -> float:
@@ -95,6 +98,19 @@ def to_eight_bits(samples: NDArray[Any], scale: float) -> NDArray[np.uint8]:
     return np.rint(np.minimum(samples / scale, 255)).astype(np.uint8)
 
 
+def tell_dark_colour(image: Any, data: bytes, pixels: NDArray[np.uint8], *, name: str) -> None:
+    """Say once that 16-bit colour, of which the upper bits are kept, comes out nearly black: it uses 12 or fewer."""
+    if image.format == "PNG":
+        deep = data[24:25] == b"\x10"
+    else:
+        deep = image.format == "TIFF" and _first(image.tag_v2.get(_BITS_PER_SAMPLE)) == 16
+    if deep and 0 < pixels.max() < _DARK and _may_tell(_DARK_COLOUR):
+        log.warning(
+            "%s: colour of 16 bits that uses the lower 12 or fewer comes out nearly black; convert the files to 8 bits",
+            name,
+        )
+
+
 def _full(bits: int) -> float:
     """Return the largest sample of some bits, at least 8."""
     return float((1 << max(8, bits)) - 1)
@@ -111,11 +127,10 @@ def _first(value: Any) -> float | None:
 
 
 def _tell(name: str, depth: int, words: str) -> None:
-    """Say once for every depth that samples are taken to be of it; workers leave this to their parent."""
-    if depth in _guessed or multiprocessing.parent_process() is not None:
+    """Say once for every depth that samples are taken to be of it."""
+    others = _told - {depth, _DARK_COLOUR}
+    if not _may_tell(depth):
         return
-    others = sorted(_guessed)
-    _guessed.add(depth)
     differ = " where others are of another depth, so that their brightness differs" if others else ""
     log.warning(
         "%s: greyscale %s, judged by its largest sample%s; if that is wrong, convert the files to 8 bits or let them "
@@ -124,3 +139,11 @@ def _tell(name: str, depth: int, words: str) -> None:
         words,
         differ,
     )
+
+
+def _may_tell(what: int) -> bool:
+    """Return whether something was not said yet, and say it from now on; workers leave it to their parent."""
+    if what in _told or multiprocessing.parent_process() is not None:
+        return False
+    _told.add(what)
+    return True

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...files.tables import read_rows
 from ...runtime.log import log, name_some
 from ..decoding.formats import IMAGE_SUFFIXES
 from .layout import SPLITS, Layout
-from .listing import Listing
+from .listing import Listing, nfc
 from .walk import subfolders, walk
 
 _MOST_BYTES = 1 << 30
@@ -39,8 +38,9 @@ _GENERIC = re.compile(
     re.IGNORECASE,
 )
 _WITHOUT_CLASSES = ("test", "sample")
-_WHOLE = re.compile(r"(-?\d+)[.,]0+")
-_INTEGER = re.compile(r"-?\d+")
+_WHOLE = re.compile(r"(-?\d{1,18})[.,]0+")
+_BIT = re.compile(r"[01]([.,]0+)?")
+_INTEGER = re.compile(r"-?\d{1,18}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,20 @@ class Columns:
     Attributes:
         image: Number of the column of images.
         label: Number of the column of classes; None where there is none.
+        one_hot: Numbers of the columns, where each class has one, with 1 in the rows of its images and else 0.
         has_header: Whether the first row names the columns.
     """
 
     image: int
     label: int | None
-    has_header: bool
+    one_hot: tuple[int, ...] = ()
+    has_header: bool = True
+
+    def label_of(self, row: Sequence[str], names: Sequence[str]) -> str:
+        """Return the class in a row; "" where there is none."""
+        if self.one_hot:
+            return next((names[at] for at in self.one_hot if at < len(row) and _is_one(row[at])), "")
+        return row[self.label] if self.label is not None and self.label < len(row) else ""
 
 
 def find_tables(folder: Path) -> dict[str, Path]:
@@ -84,7 +92,7 @@ def _is_usable(file: Path) -> bool:
         columns = find_columns(read_rows(file, _MOST_BYTES, _EXPECTED)[0])
     except ValueError:
         return False
-    return columns is not None and columns.label is not None
+    return columns is not None and (columns.label is not None or bool(columns.one_hot))
 
 
 def find_columns(rows: Sequence[Sequence[str]]) -> Columns | None:
@@ -99,8 +107,21 @@ def find_columns(rows: Sequence[Sequence[str]]) -> Columns | None:
         shown = [at for at, cell in enumerate(rows[0]) if Path(cell).suffix.lower() in IMAGE_SUFFIXES]
         return Columns(image=shown[0], label=1 - shown[0], has_header=False) if two and len(shown) == 1 else None
     if image is None:
-        return Columns(image=1 - label, label=label, has_header=True) if two and label is not None else None
-    return Columns(image=image, label=1 - image if label is None and two else label, has_header=True)
+        return Columns(image=1 - label, label=label) if two and label is not None else None
+    others = tuple(at for at in range(len(names)) if at != image)
+    if label is None and len(others) > 1 and _are_one_hot(rows[1:], others):
+        return Columns(image=image, label=None, one_hot=others)
+    return Columns(image=image, label=1 - image if label is None and two else label)
+
+
+def _are_one_hot(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> bool:
+    """Return whether in every row one of the columns is 1 and the others are 0."""
+    chosen = ([row[at] for at in columns if at < len(row)] for row in rows if any(row))
+    return all(sum(map(_is_one, cells)) == 1 and all(map(_BIT.fullmatch, cells)) for cells in chosen)
+
+
+def _is_one(cell: str) -> bool:
+    return cell.startswith("1") and _BIT.fullmatch(cell) is not None
 
 
 def read_table(file: Path, root: Path, *, split: str, class_names: tuple[str, ...] | None = None) -> Listing:
@@ -118,16 +139,16 @@ def read_table(file: Path, root: Path, *, split: str, class_names: tuple[str, ..
     """
     rows = read_rows(file, _MOST_BYTES, _EXPECTED)[0]
     columns = find_columns(rows)
-    if columns is None or columns.label is None:
+    if columns is None or (columns.label is None and not columns.one_hot):
         raise ValueError(explain_columns(file))
     entries: list[tuple[str, str]] = []
     for number, row in enumerate(rows, 1):
         if not any(row) or (number == 1 and columns.has_header):
             continue
-        pair = [row[at] if at < len(row) else "" for at in (columns.image, columns.label)]
-        if not all(pair):
+        image, label = row[columns.image] if columns.image < len(row) else "", columns.label_of(row, rows[0])
+        if not (image and label):
             raise ValueError(f"{file}, row {number}: got {row!r:.80}; expected an image and its class; complete it")
-        entries.append((pair[0], normalize("NFC", " ".join(pair[1].split()))))
+        entries.append((image, nfc(" ".join(label.split()))))
     found = walk(root)
     paths = _Finder(found.images, split).find_all(file, root, [image for image, _ in entries])
     label_of = _one_label_each(file, paths, _tidy([label for _, label in entries]))
@@ -216,11 +237,11 @@ class _Finder:
         self._by_stem: dict[str, list[str]] = {}
         self._by_number: dict[int, list[str]] = {}
         for path in images:
-            name = normalize("NFC", path.rpartition("/")[2])
+            name = nfc(path.rpartition("/")[2])
             stem = _without_suffix(name)
             self._by_name.setdefault(name, []).append(path)
             self._by_stem.setdefault(stem, []).append(path)
-            if stem.isdecimal():
+            if _INTEGER.fullmatch(stem):
                 self._by_number.setdefault(int(stem), []).append(path)
 
     def find_all(self, file: Path, root: Path, images: Sequence[str]) -> list[str]:
@@ -252,7 +273,7 @@ class _Finder:
         return paths
 
     def _find(self, image: str) -> list[str]:
-        key = normalize("NFC", image.replace("\\", "/")).removeprefix("./").lstrip("/")
+        key = nfc(image.replace("\\", "/")).removeprefix("./").lstrip("/")
         whole = _WHOLE.fullmatch(key)
         for text in (key, whole[1]) if whole else (key,):
             name = text.rpartition("/")[2]
@@ -262,7 +283,7 @@ class _Finder:
             stem = _without_suffix(name)
             if stem != name and (found := self._choose(self._by_stem.get(stem), _without_suffix(text))):
                 return found
-            if text.isdecimal() and (found := self._choose(self._by_number.get(int(text)), "")):
+            if _INTEGER.fullmatch(text) and (found := self._choose(self._by_number.get(int(text)), "")):
                 return found  # a spreadsheet drops zeros in front
         return []
 
@@ -290,12 +311,12 @@ def _without_suffix(name: str) -> str:
 
 
 def _same(path: str, text: str) -> bool:
-    path = normalize("NFC", path)
+    path = nfc(path)
     return text in (path, _without_suffix(path))
 
 
 def _ends_with(path: str, text: str) -> bool:
-    path = f"/{normalize('NFC', path)}"
+    path = f"/{nfc(path)}"
     return not text or path.endswith(f"/{text}") or _without_suffix(path).endswith(f"/{text}")
 
 

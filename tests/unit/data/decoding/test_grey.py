@@ -17,7 +17,7 @@ from fastlt.data.transforms.augmentation import EvalTransform
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grey, "_guessed", set())
+    monkeypatch.setattr(grey, "_told", set())
 
 
 def ramp(most: int, dtype: type = np.uint16) -> np.ndarray:
@@ -124,3 +124,20 @@ def test_every_loader_sees_the_same(tmp_path: Path, backend: str, caplog: pytest
         (batch,) = list(loader)
     assert (batch.images == 250).all()
     assert sum("greyscale" in message for message in caplog.messages) == 2
+
+
+def colour_png(most: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = b"\0" + np.linspace(0, most, 12).astype(">u2").tobytes()
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(4 * row)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("most", "dark"), [(4095, True), (60000, False), (0, False)])
+def test_deep_colour_that_comes_out_nearly_black_is_said(
+    most: int, dark: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert decode_rgb(colour_png(most)).max() == most >> 8
+    assert [("nearly black" in message) for message in caplog.messages] == [True] * dark
