@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.base import Device, Folder, Loader
-from ..runtime.log import log
-from .common import Output, console, parse, print_results, say
+from .common import Output, choice_of, console, open_run, parse, print_results, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +37,9 @@ def run(argv: Sequence[str]) -> None:
         seed=parsed.seed, out=parsed.out, console=console, device=parsed.device, loader=parsed.loader
     )
     print_results(results, "glyphs_lt: the same network before and after rebalancing its last layer", parsed.json)
+    choice = choice_of(open_run(results.rows[0].run, None, None))
+    if choice is not None:
+        say(choice.sentence(has_test=True))
     say(f"report with pictures: {report}")
 
 
@@ -57,7 +59,6 @@ def demo(
         (the joint and the rebalanced accuracies, the path of the report).
     """
     from ..config import RebalanceConfig
-    from ..evaluation.choice import read_choice
     from ..features.store import FeatureStore
     from ..rebalancing import rebalance
     from ..recipes import recipe
@@ -71,7 +72,4 @@ def demo(
         rebalance(run, RebalanceConfig(method=method, device=device, loader=loader))
     store = FeatureStore(run, device=resolve_device(device), loader=loader)
     path, results = write_report(run, store)
-    choice = read_choice(store)
-    if choice is not None:
-        log.info("%s", choice.sentence(has_test=True))
     return results, path

@@ -69,8 +69,12 @@ class Choice:
         table = plain_table(f"on val, {self.on}", (*ACCURACIES, "over_joint"), has_split=False)
         for candidate in self.candidates:
             row, gain = candidate.result, candidate.gain
-            cells = [getattr(row, name) for name in ACCURACIES]
-            texts = ["-" if cell is None else str(cell) for cell in cells]
+            cells = {name: getattr(row, name) for name in ACCURACIES}
+            # Half an interval only where it decides, so that the table fits 80 columns
+            texts = [
+                "-" if cell is None else str(cell) if name == self.by else f"{cell.value:.1f}"
+                for name, cell in cells.items()
+            ]
             table.add_row(row.method, *texts, "-" if gain is None else points(gain))
         table.caption = (
             "%, each fold by heads chosen on the others, with half the 95 % interval; over joint: points of "

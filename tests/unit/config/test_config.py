@@ -217,3 +217,36 @@ def test_what_is_said_of_a_checkpoint_has_to_work(change: dict[str, Any], messag
 def test_check_choice_without_a_near_name_lists_all() -> None:
     with pytest.raises(ValueError, match=r"^x: got 'zzz'; .*\ba, b$"):
         check_choice("x", "zzz", ("a", "b"))
+
+
+def test_a_setting_of_one_method_names_it_and_nothing_leaves_the_choice_open() -> None:
+    for change, method in (
+        ({}, "auto"),
+        ({"tau": "0.7"}, "tau"),
+        ({"tau": "auto"}, "tau"),
+        ({"strength": "1"}, "logit_adjustment"),
+        ({"strength": "auto"}, "logit_adjustment"),
+        ({"method": "all", "tau": "0.7"}, "all"),
+        ({"method": "best"}, "best"),
+    ):
+        config = RebalanceConfig(**change)
+        assert config.method == method
+        assert RebalanceConfig(**vars(config)) == config
+        assert (config.tau, config.strength) == (change.get("tau", "auto"), change.get("strength", "auto"))
+    plain = RebalanceConfig(seed=1)
+    assert dataclasses.replace(plain, tau="0.7").method == "tau"
+    for change, flag in (
+        ({"tau": "0.7", "strength": "1"}, "--method"),
+        ({"method": "best", "tau": "0.7"}, "--tau"),
+        ({"method": "best", "strength": "1"}, "--strength"),
+        ({"select_on": "test", "force": True}, "--select-on"),
+        ({"method": "best", "select_on": "test", "force": True}, "--select-on"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{flag}: got "):
+            RebalanceConfig(**change)
+
+
+def test_settings_of_earlier_versions_still_load() -> None:
+    stored = {"method": "tau", "tau": "auto", "strength": "auto", "select_on": "val", "seed": 3}
+    config = RebalanceConfig.from_json(stored, source="config.json")
+    assert (config.method, config.tau, config.strength, config.seed) == ("tau", "auto", "auto", 3)
