@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.layouts.listing import nfc
 from ..files import read_json
 from ..runtime.log import log, name_some
 
@@ -60,7 +61,7 @@ def settle_order(
     Raises:
         ValueError, FileNotFoundError: The names are not those of the data, each once, or the file does not exist.
     """
-    known = [names for names in (class_names, folders) if names is not None]
+    known = [tuple(map(nfc, names)) for names in (class_names, folders) if names is not None]
     sorts = sorted_orders(known[-1])
     if classes is not None:
         if not classes.is_file() and str(classes) in sorts:
@@ -68,7 +69,7 @@ def settle_order(
         return (ClassOrder("--classes", order_of(read_names(classes), known, "--classes", str(classes))),)
     for where, names in carried_names(path, settings, content):
         # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a partial match is a mistake
-        if any(set(names) & set(ours) for ours in known):
+        if any(set(map(nfc, names)) & set(ours) for ours in known):
             rows = order_of(names, known, str(path), f"a {where}", ", or give --classes FILE to overrule it")
             log.info("%s: classes in the order of its %s", path, where)
             return (ClassOrder(where, rows),)
@@ -182,6 +183,7 @@ def order_of(
         source: What errors call the list.
         remedy: What errors add to the way out.
     """
+    names = [nfc(name) for name in names]
     class_names = max(known, key=lambda ours: len(set(ours) & set(names)))
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):

@@ -55,8 +55,8 @@ class TrainConfig(Config):
     """Folder with the list files (train.txt, val.txt, optional test.txt; each line is `path label`), if not in
     --data-root."""
     strict: bool = False
-    """Stop when an image or a file beside the images cannot be read, or when an image is in two splits, is listed twice
-    or has two labels; by default these are counted and reported, and what cannot be read is left out."""
+    """Stop at an image that cannot be read or is of a kind that is not, that two splits share, that is listed twice or
+    that has two labels; by default they are counted and named, and what cannot be read is left out."""
 
     synthetic: bool = False
     """Train on a made-up set with the data set's classes, images and long tail instead, to measure the whole pipeline:

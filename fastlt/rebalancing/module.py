@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from ..config import RebalanceConfig
 from ..config.base import CHOOSING
 from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
+from ..evaluation.predictions import predict
 from ..features.arrays import Features
 from ..models import LinearHead
 from ..runtime.log import log
+from .loaders import check_names, check_order
 from .methods.registry import fit
 from .problem import Problem
 
@@ -50,8 +52,9 @@ def rebalance_model(
         The copy.
 
     Raises:
-        ValueError: There is no last linear layer or more than one candidate, data and layer do not fit, or a setting is
-            unknown or does not fit.
+        ValueError: There is no last linear layer or more than one candidate, data and layer do not fit, the data sets
+            or the network number their classes (`class_to_idx`) in different orders, or a setting is unknown or does
+            not fit.
 
     Example:
         >>> import torch
@@ -67,6 +70,7 @@ def rebalance_model(
     config = configure(method, options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: got a {type(model).__name__}; expected an nn.Module with its weights loaded")
+    check_names(model, train, val)
     network = copy.deepcopy(model)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     batches = batches_of(train, "train")
@@ -99,6 +103,8 @@ def rebalance_model(
         seed=config.seed,
         select_by=config.select_by,
     )
+    answers = predict(problem.head, *problem.training_tensors())
+    check_order(train, answers.classes, answers.labels)
     (result,) = fit(problem, config).values()
     log.info("%s of %s: %s", method, name, ", ".join(f"{key} {value}" for key, value in result.params.items()))
     rebalanced = result.head

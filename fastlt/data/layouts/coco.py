@@ -10,7 +10,7 @@ import numpy as np
 from ...files import read_json
 from ...runtime.log import log, name_some
 from .layout import file_layout
-from .listing import Listing, first_unusable
+from .listing import Listing, first_unusable, nfc
 
 Id = int | float | str
 
@@ -118,14 +118,14 @@ def _match(
     by_id = {category: label for label, category in enumerate(categories)}
     by_name: dict[str, list[int]] = {}
     for label, name in enumerate(class_names):
-        by_name.setdefault(name, []).append(label)
+        by_name.setdefault(nfc(name), []).append(label)
     label_of: dict[Id, int] = {}
     moved: list[str] = []
     wrong: list[str] = []
     unknown: list[str] = []
     for category in used:
         own, at = named.get(category), by_id.get(category)
-        places = by_name.get(own, []) if own is not None else []
+        places = by_name.get(nfc(own), []) if own is not None else []
         bare = own is None or (not places and at is not None and class_names[at] == str(category))
         if at is not None and (bare or at in places):
             label_of[category] = at
