@@ -135,7 +135,7 @@ def test_folds_fit_it_anew_unless_it_says_that_it_chose_nothing(selected_on: str
 
     register("mine", count)
     whole, config = problem(), RebalanceConfig(method="mine")
-    predictions = cross_validate(whole, config, fit(whole, config), fit, lambda head, *_: head)
+    predictions = cross_validate(whole, config, fit(whole, config), fit, lambda result, *_: result.head)
     assert len(predictions["mine"].labels) == len(whole.selection)
     assert sizes == [20, *[16] * fits]
 
