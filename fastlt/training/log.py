@@ -10,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ..config import SHOT_GROUPS
+from ..config import SHOT_GROUPS, TrainConfig
+from ..data.dataset import LongTailedDataset
 from ..files import check_regular, naming, replacing
 from ..files.reading import decode_json
 from ..runtime.log import log
@@ -25,6 +27,32 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def announce(
+    config: TrainConfig,
+    dataset: LongTailedDataset,
+    steps_per_epoch: int,
+    device: torch.device,
+    num_processes: int,
+    loader: str,
+) -> None:
+    """Log what is trained on what."""
+    log.info(
+        "training %s on %s: %s images, %d classes, imbalance ratio %.0f; "
+        "%d epochs of %d steps on %s%s in %s, %s loader",
+        config.backbone,
+        config.dataset,
+        f"{len(dataset):,}",
+        dataset.num_classes,
+        dataset.imbalance_ratio,
+        config.epochs,
+        steps_per_epoch,
+        f"{num_processes} x " if num_processes > 1 else "",
+        device.type if num_processes > 1 else device,
+        config.precision,
+        loader,
+    )
 
 
 class TrainingLog:

@@ -37,7 +37,7 @@ from . import state
 from .data_wait import DataWait
 from .ema import MovingAverage, with_cosine_head
 from .loaders import Streams, decoder_of, make_sampler
-from .log import TrainingLog, drop_records_after
+from .log import TrainingLog, announce, drop_records_after
 from .network import build_network, make_optimizer, set_training_mode
 from .setup import check_shares, open_run, out_of_memory
 from .signals import InterruptedTrainingError
@@ -251,7 +251,7 @@ class Trainer:
                     break
             if progress.step < self.num_steps:  # a signal ended a step or the wait for a batch
                 if recent_steps:
-                    self.check_loss(recent_loss.item() / recent_steps)
+                    self.check_loss(recent_loss.item() / recent_steps, EXPLODED)
                 self.save()
                 signum = signum or self.signals.received[0]
                 raise InterruptedTrainingError(self.run, signum, progress.step, self.num_steps)
@@ -262,22 +262,8 @@ class Trainer:
 
     def open_log(self, loader: str) -> TrainingLog:
         """Log what is trained, and return the training log."""
-        config, train_split, world = self.config, self.splits["train"], self.world
-        log.info(
-            "training %s on %s: %s images, %d classes, imbalance ratio %.0f; "
-            "%d epochs of %d steps on %s%s in %s, %s loader",
-            config.backbone,
-            config.dataset,
-            f"{len(train_split):,}",
-            train_split.num_classes,
-            train_split.imbalance_ratio,
-            config.epochs,
-            self.steps_per_epoch,
-            f"{world.size} x " if world.size > 1 else "",
-            self.device.type if world.size > 1 else self.device,
-            config.precision,
-            loader,
-        )
+        config, device = self.config, self.device
+        announce(config, self.splits["train"], self.steps_per_epoch, device, self.world.size, loader)
         return TrainingLog(
             console=self.console,
             num_steps=self.num_steps,
