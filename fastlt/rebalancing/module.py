@@ -5,56 +5,65 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import ArrayLike
+from torch import nn
 
 from ..config import RebalanceConfig
 from ..config.base import CHOOSING
 from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
 from ..evaluation.predictions import predict
-from ..features.arrays import Features
 from ..models import LinearHead
 from ..runtime.log import log
 from .loaders import check_names, check_order
 from .methods.registry import fit
+from .module_data import class_counts_of, open_source
+from .module_head import LINEAR, features_of, find_head
 from .problem import Problem
 
-# Shapes: N samples, B batch, C classes, D feature width.
+# Shapes: B batch, C classes.
 
-BATCH_SIZE = 64  # of a data set that comes without a loader
-LINEAR = (nn.Linear, LinearHead)
 RUN_SETTINGS = ("features", "views", "fine_tune", "reestimate_batch_norm", "select_on", "protocol", "target")
 """Settings that need the images or splits of a run."""
 
 
 def rebalance_model(
-    model: nn.Module, train: Any, val: Any, *, head: str | None = None, method: str = "tau", **options: Any
+    model: nn.Module,
+    train: Any,
+    val: Any,
+    *,
+    head: str | None = None,
+    method: str = "tau",
+    class_counts: ArrayLike | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Return a copy of a network in which only the last linear layer is changed.
 
-    Every image goes through the network once, in eval mode; the inputs of its last linear layer are the features. The
-    copy is on the same device, in the same dtype and in the same training or eval mode.
+    Every image goes through the network once, in eval mode; the inputs of its last linear layer are the features. So a
+    loader's sampler, shuffling or `drop_last` do not matter, and class counts are those of the data set. The copy is on
+    the same device, in the same dtype and in the same training or eval mode.
 
     Args:
         model: Any network that ends in a linear layer; it stays as it is.
-        train: Training images: a DataLoader or any iterable of (images, labels [B]) batches, or a map-style data set.
-        val: Validation images, on which settings are chosen; in the same forms.
+        train: Training images: a DataLoader, a map-style data set of (image, label), or a list of (images, labels [B])
+            batches; with `class_counts` any iterable of batches.
+        val: Validation images, on which settings are chosen; in the same forms, or any iterable of batches.
         head: Name of the last linear layer, as in `model.named_modules()`; by default the one whose output the network
-            returns.
+            returns. Nothing but a softmax or log-softmax may follow it, which is checked on a batch.
         method: A rebalancing method: one of `fastlt.config.METHODS`, a registered one, or `module:function`.
+        class_counts: [C] training images of every class; by default counted.
         options: Settings of `RebalanceConfig`, for example `tau=0.7`.
 
     Returns:
         The copy.
 
     Raises:
-        ValueError: There is no last linear layer or more than one candidate, data and layer do not fit, the data sets
-            or the network number their classes (`class_to_idx`) in different orders, or a setting is unknown or does
-            not fit.
+        ValueError: There is no last linear layer or more than one candidate, the network changes what the layer
+            computes, classes cannot be counted, data and layer do not fit, the data sets or the network number their
+            classes (`class_to_idx`) in different orders, or a setting is unknown or does not fit.
 
     Example:
         >>> import torch
@@ -73,18 +82,18 @@ def rebalance_model(
     check_names(model, train, val)
     network = copy.deepcopy(model)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    batches = batches_of(train, "train")
-    first = next(batches, None)
+    source = open_source(train, "train")
+    first = next(source.batches, None)
     if first is None:
         raise ValueError("train: got no batch; expected (images, labels) batches or a data set")
     modes = {name: module.training for name, module in network.named_modules()}
     network.eval()
-    name = find_last_linear(network, first[0], device, head)
+    name = find_head(network, first[0], device, head)
     layer = network.get_submodule(name)
     assert isinstance(layer, LINEAR)
     splits = {
-        "train": features_of(network, layer, itertools.chain([first], batches), device, "train"),
-        "val": features_of(network, layer, batches_of(val, "val"), device, "val"),
+        "train": features_of(network, layer, itertools.chain([first], source.batches), device, "train"),
+        "val": features_of(network, layer, open_source(val, "val").batches, device, "val"),
     }
     num_classes = layer.weight.shape[0]
     for split, features in splits.items():
@@ -98,7 +107,7 @@ def rebalance_model(
         train=(splits["train"],),
         selection=splits["val"],
         selected_on="val",
-        class_counts=np.bincount(splits["train"].labels, minlength=num_classes).astype(np.int64),
+        class_counts=class_counts_of(splits["train"].labels, num_classes, class_counts, is_whole=source.is_whole),
         device=device,
         seed=config.seed,
         select_by=config.select_by,
@@ -143,116 +152,6 @@ def configure(method: str, options: Mapping[str, Any]) -> RebalanceConfig:
         if isinstance(settings[name], (int, float)):
             settings[name] = (float(settings[name]),)
     return RebalanceConfig(method=method, **settings)
-
-
-def batches_of(data: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
-    """Yield (images, labels [B]) batches of a loader, an iterable of batches, or a map-style data set."""
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Mapping) and len(data):
-        sample = data[0]
-        if isinstance(sample, (tuple, list)) and len(sample) >= 2 and torch.as_tensor(sample[1]).ndim == 0:
-            data = torch.utils.data.DataLoader(data, batch_size=BATCH_SIZE)
-    if not isinstance(data, Iterable):
-        raise ValueError(
-            f"{what}: got a {type(data).__name__}; expected a DataLoader, an iterable of (images, labels) batches, or "
-            "a data set"
-        )
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError(f"{what}: got a batch that is a {type(batch).__name__}; expected (images, labels)")
-        labels = torch.as_tensor(batch[1])
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise ValueError(
-                f"{what}: got labels {list(labels.shape)} of {labels.dtype}; expected integers, one an image: [B]"
-            )
-        yield batch[0], labels
-
-
-def logits_of(output: Any) -> Tensor | None:
-    """Return the part of an output that can be logits: the tensor itself, `.logits`, `["logits"]` or the first part."""
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif isinstance(output, (tuple, list)):
-        output = output[0] if output else None
-    else:
-        output = getattr(output, "logits", output)
-    return output if isinstance(output, Tensor) else None
-
-
-def call(model: nn.Module, images: Any, device: torch.device) -> Any:
-    """Run the network on a batch of images."""
-    if isinstance(images, Tensor):
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
-        images = images.to(device=device, dtype=dtype if images.is_floating_point() else images.dtype)
-    return model(images)
-
-
-@torch.inference_mode()
-def find_last_linear(model: nn.Module, images: Any, device: torch.device, head: str | None) -> str:
-    """Return the name of the linear layer whose output the network returns.
-
-    Raises:
-        ValueError: No layer or more than one qualifies, or the named one is not a linear layer.
-    """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LINEAR)}
-    if head is not None:
-        if head not in layers:
-            raise ValueError(f"head: got {head}; expected one of the linear layers: {', '.join(layers) or 'none'}")
-        return head
-    outputs: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.update({name: output}))
-        for name, module in layers.items()
-    ]
-    try:
-        logits = logits_of(call(model, images, device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if logits is not None:
-        last = [n for n, out in outputs.items() if out.shape == logits.shape and torch.equal(out, logits)]
-        if len(last) == 1:
-            return last[0]
-        if not last:  # something monotone, such as a softmax, may follow
-            last = [name for name, out in outputs.items() if out.shape == logits.shape]
-        if len(last) == 1:
-            return last[0]
-        if last:
-            raise ValueError(
-                f"head: got none, and {len(last)} layers could be the last linear layer; expected one of "
-                f"{', '.join(last)}; give head="
-            )
-    raise ValueError(
-        f"model: got a network whose output is that of none of its {len(layers)} linear layers; expected one that ends "
-        "in a linear layer; name the layer with head="
-    )
-
-
-@torch.inference_mode()
-def features_of(
-    model: nn.Module, layer: nn.Module, batches: Iterable[tuple[Any, Tensor]], device: torch.device, what: str
-) -> Features:
-    """Return the features of batches: the inputs of a layer of the network."""
-    features: list[Tensor] = []
-    labels: list[Tensor] = []
-    inputs: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _module, arguments: inputs.append(arguments[0]))
-    try:
-        for images, targets in batches:
-            inputs.clear()
-            call(model, images, device)
-            if len(inputs) != 1 or inputs[0].ndim != 2 or len(inputs[0]) != len(targets):
-                shapes = [list(tensor.shape) for tensor in inputs]
-                raise ValueError(
-                    f"{what}: got {len(targets)} labels in a batch, for which {shapes or 'nothing'} entered the last "
-                    "linear layer; expected one row of features an image, [B, D]"
-                )
-            features.append(inputs[0].float().cpu())
-            labels.append(targets.cpu())
-    finally:
-        hook.remove()
-    if not features:
-        raise ValueError(f"{what}: got no batch; expected (images, labels) batches or a data set")
-    return Features.of(torch.cat(features), torch.cat(labels), name=what)
 
 
 @torch.no_grad()
