@@ -12,7 +12,7 @@ demo: $(VENV)/core
 	$(BIN)/fastlt demo
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
