@@ -63,7 +63,8 @@ class RebalanceConfig(Config):
     honest."""
 
     epochs: int | None = None
-    """Epochs of a trained method; by default the paper's: 10 (iNaturalist 30), and 5 for lws."""
+    """Epochs of a trained method; by default the paper's, 10 (iNaturalist 30), 5 for lws, and on other sets up to eight
+    times as many while training images of a whole class are wrong."""
     batch_size: int | None = None
     """Images per step; by default as in stage 1."""
     lr: tuple[float, ...] = ()

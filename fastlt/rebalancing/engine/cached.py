@@ -2,33 +2,75 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...models import LinearHead
+from ...recipes.stage2 import PAPERS
 from ...runtime.device import autocast, resolve_precision
+from ...runtime.log import log
 from ..problem import Problem, RebalancedHead
 from .batches import FeatureBatches
 from .grids import HeadGrid
 from .selection import select_head
 from .sgd import GridSGD, HeadTraining, Retraining
 
+LONGEST = 8  # times the default epochs, to which a training may go on
+ROWS = 512  # of features classified at a time
+
 
 def retrain(method: Retraining, problem: Problem, config: RebalanceConfig, **params: float) -> RebalancedHead:
     """Train a method's heads on cached features and return the best; `params` describe all of them.
+
+    The default epochs are doubled, up to `LONGEST` times, while classes are left of which no training image is
+    classified right: on a small set they are few steps. The paper's sets and given epochs are left as they are.
 
     Raises:
         ValueError: Features or settings do not fit, or the loss of every head is no longer finite.
     """
     check_features(problem.train, problem.head)
     training = HeadTraining.of(method, problem, config)
-    grid = method.start(problem.head, config, len(training.settings))
-    train_grid(grid, training, problem)
-    return select_head(grid, training, problem, config, **params)
+    by_default = config.epochs is None and problem.dataset not in PAPERS
+    longest = training.epochs * (LONGEST if by_default else 1)
+    while True:
+        grid = method.start(problem.head, config, len(training.settings))
+        train_grid(grid, training, problem)
+        result = select_head(grid, training, problem, config, **params)
+        missed = missed_classes(result.head, problem)
+        if not missed.size or 2 * training.epochs > longest:
+            break
+        training = dataclasses.replace(training, epochs=2 * training.epochs)
+        params["epochs"] = training.epochs
+    if missed.size:
+        log.warning(
+            "%s: after %d epochs, no training image of %d of %d classes is classified right (the first is class %d), "
+            "so training has not converged, or the features do not tell these classes apart; try more --epochs or a "
+            "higher --lr",
+            config.method,
+            training.epochs,
+            missed.size,
+            problem.head.num_classes,
+            missed[0],
+        )
+    return result
+
+
+def missed_classes(head: LinearHead, problem: Problem) -> NDArray[np.int64]:
+    """Return the classes of which a head classifies no training image right."""
+    features, head = problem.train[0], head.to(problem.device)
+    is_met = np.zeros(problem.head.num_classes, dtype=bool)
+    for start in range(0, len(features), ROWS):
+        ids = np.arange(start, min(start + ROWS, len(features)))
+        with torch.inference_mode():
+            classes = head(features.rows(ids, problem.device)).argmax(1).cpu().numpy()
+        is_met[classes[classes == features.labels[ids]]] = True
+    return np.flatnonzero(~is_met)
 
 
 def train_grid(grid: HeadGrid, training: HeadTraining, problem: Problem) -> None:

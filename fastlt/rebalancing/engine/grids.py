@@ -84,13 +84,22 @@ class LinearGrid:
 class CosineGrid:
     """Heads on unit vectors: logit_j = s w_j x / ||w_j||, with x / ||x|| in place of x during training.
 
-    The folded linear head leaves out ||x||, which scales all of an image's logits alike, so predictions are the same.
+    With a `center` [D], x is what remains of the features after it is subtracted. The folded linear head leaves out
+    ||x||, which scales all of an image's logits alike, so predictions are the same.
     """
 
-    def __init__(self, head: LinearHead, num_settings: int, *, scale: float, learn_scale: bool = True) -> None:
+    def __init__(
+        self,
+        head: LinearHead,
+        num_settings: int,
+        *,
+        scale: float,
+        learn_scale: bool = True,
+        center: Tensor | None = None,
+    ) -> None:
         self.weight = repeat(head.weight, num_settings)
         self.log_scale = repeat(torch.full((1,), scale, device=self.weight.device).log(), num_settings)
-        self.learn_scale = learn_scale
+        self.learn_scale, self.center = learn_scale, center
 
     def parameters(self) -> list[Tensor]:
         """Return weights [K, C, D] and, where it is learned, the logarithm of the scale, [K, 1]."""
@@ -98,16 +107,17 @@ class CosineGrid:
 
     def logits(self, features: Tensor) -> Tensor:
         """Map features [B, D] to scaled cosines [K, B, C]."""
-        cosines = products(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        x = features if self.center is None else features - self.center
+        cosines = products(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
         return cosines * self.log_scale.exp()[:, None]
 
     def project(self) -> None:
         """Do nothing: every weight vector has a direction."""
 
     def head(self, index: int) -> LinearHead:
-        """Return one of the heads: unit vectors times the scale, no bias."""
-        scale = self.log_scale[index].exp()
-        return LinearHead((F.normalize(self.weight[index], dim=-1) * scale).detach())
+        """Return one of the heads: unit vectors times the scale; a bias only with a center."""
+        weight = (F.normalize(self.weight[index], dim=-1) * self.log_scale[index].exp()).detach()
+        return LinearHead(weight, None if self.center is None else -(weight @ self.center))
 
 
 class ScaleGrid:

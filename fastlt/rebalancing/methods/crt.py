@@ -11,6 +11,7 @@ from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...losses import LDAM_SCALE
 from ...models import LinearHead
+from ...recipes.stage2 import stage2
 from ..engine.cached import retrain
 from ..engine.grids import CosineGrid, HeadGrid, LinearGrid, new_head
 from ..engine.selection import check_single_setting
@@ -71,5 +72,6 @@ def retrain_classifier(
     """
     config = config or RebalanceConfig(method="crt")
     check_single_setting(config)
+    config = dataclasses.replace(config, epochs=config.epochs or CRT.epochs(stage2("")))
     shape = LinearHead(torch.zeros(num_classes, features.shape[-1], device=features.device))
     return fit(Problem.of_features(shape, Features.of(features, labels)), config).head

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor
 
 from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...models import LinearHead
+from ...recipes.stage2 import stage2
 from ..engine.cached import retrain
 from ..engine.grids import ScaleGrid
 from ..engine.selection import check_single_setting
@@ -64,4 +67,5 @@ def learn_weight_scaling(
     """
     config = config or RebalanceConfig(method="lws")
     check_single_setting(config)
+    config = dataclasses.replace(config, epochs=config.epochs or LWS.epochs(stage2("")))
     return fit(Problem.of_features(head, Features.of(features, labels)), config).head

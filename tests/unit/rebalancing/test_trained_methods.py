@@ -74,13 +74,15 @@ def check(got: LinearHead, weight: Tensor, bias: Tensor | None) -> None:
 
 def test_cosine_learns_its_scale_from_16() -> None:
     weight, log_scale = trainable(initialised().weight, torch.tensor([16.0]).log())
+    center = FEATURES.double().mean(0)
 
     def loss(x: Tensor, y: Tensor, _: float) -> Tensor:
-        return F.cross_entropy(log_scale.exp() * (F.normalize(x) @ F.normalize(weight).T), y)
+        return F.cross_entropy(log_scale.exp() * (F.normalize(x - center) @ F.normalize(weight).T), y)
 
     train([weight, log_scale], loss, lr=0.003)
     assert 1 < log_scale.exp().item() < 15  # moved, and not vanished
-    check(made_by("cosine", lr=(0.003,)), F.normalize(weight) * log_scale.exp(), None)
+    folded = F.normalize(weight) * log_scale.exp()
+    check(made_by("cosine", lr=(0.003,)), folded, -folded @ center)
 
 
 def test_max_norm_stays_within_the_median_norm_from_the_joint_head_on() -> None:
@@ -143,3 +145,30 @@ def test_defaults_are_the_papers() -> None:
             for config in (plain, full)
         ]
         assert torch.equal(heads[0].weight, heads[1].weight)
+
+
+def small_tail() -> Problem:
+    """Twelve classes of 900 to 4 images with features as after a ReLU: a batch of 512 makes few steps an epoch."""
+    counts = np.geomspace(900, 4, 12).astype(int)
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), counts)
+    features = np.abs(generator.normal(size=(12, 32)))[labels] + 0.1 * np.abs(generator.normal(size=(len(labels), 32)))
+    train = Features.of(features + 2, labels)
+    return Problem.of_features(LinearHead(torch.from_numpy(features[:12]).float() * 0.01), train)
+
+
+@pytest.mark.parametrize("method", ["crt", "lws", "max_norm", "cosine"])
+def test_default_epochs_go_on_while_classes_are_never_right(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    problem = small_tail()
+    short = fit(problem, RebalanceConfig(method=method, epochs=1))[method]
+    warned = "not converged" in caplog.text
+    caplog.clear()
+    result = fit(problem, RebalanceConfig(method=method))[method]
+    (x, y), head = problem.training_tensors(), result.head
+    missed = set(range(12)) - set(y[head(x).argmax(1) == y].tolist())
+    assert bool(missed) == ("not converged" in caplog.text)
+    assert warned == bool(set(range(12)) - set(y[short.head(x).argmax(1) == y].tolist()))
+    if missed:
+        assert result.params["epochs"] >= 40
+    if method == "crt":
+        assert (warned, missed) == (True, set())
