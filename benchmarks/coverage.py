@@ -24,7 +24,7 @@ from . import records
 Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats] | None
 
-IMAGES, CLASSES, UNEVEN_CLASSES = (1, 2, 3, 5, 20), (5, 20, 100, 1000, 8142), (20, 100, 1000)
+IMAGES, CLASSES, UNEVEN_CLASSES = (1, 2, 3, 5, 20), (5, 20, 100, 1000, 8142), (12, 20, 100, 1000)
 DRAWS_HELD = 8_000_000  # class counts drawn at a time
 ACCURACIES: dict[str, Callable[[Floats], Floats]] = {
     "0.5": lambda rank: np.full_like(rank, 0.5),

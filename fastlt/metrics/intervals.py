@@ -38,6 +38,7 @@ PRIOR_IMAGES = 4.0  # how much the prior share of variance within classes counts
 PRIOR_STRENGTH = 12.0  # of a Beta distribution of class accuracies: 12 / 13 of the variance is within classes
 PSEUDO_HITS = 2.0  # right and wrong images added to an accuracy that only sets a variance (Agresti and Coull, 1998)
 PSEUDO_WINS = 1.0  # of A and of B, added to a paired difference
+PSEUDO_SPREAD = 0.25  # of each, added to a difference that only sets a variance
 
 _Floats = NDArray[np.float64]
 Share = Callable[[_Floats], _Floats]
@@ -244,7 +245,7 @@ def difference_interval(
 
     def smoothed(part: _Floats) -> _Floats:
         size = num_images(part, sizes)
-        return outcome_variance(*(add_pseudo(wins @ part, PSEUDO_WINS, size) for wins in (a, b)))
+        return outcome_variance(*(add_pseudo(wins @ part, PSEUDO_SPREAD, size) for wins in (a, b)))
 
     def plain(part: _Floats) -> _Floats:
         return outcome_variance(a @ part, b @ part)
