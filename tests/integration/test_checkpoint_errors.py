@@ -186,7 +186,9 @@ CASES = {
     "over somebody's file": Case(beside(b"mine"), ("--out: ", "there.pth"), (*FLAGS, "--out", "there.pth")),
     "another format": Case(good, ("--out: ", "net.tau.safetensors", ".pth"), (*FLAGS, "--out", "net.tau.safetensors")),
     "one output for all": Case(good, ("--out", "--method all"), (*FLAGS, "--out", "new.pth", "--method", "all")),
-    "more than its dtype holds": Case(half, ("fc.weight", "torch.float16", "float32"), (*FLAGS, "--tau", "6")),
+    "more than its dtype holds": Case(
+        half, ("fc.weight", "torch.float16", "float32"), (*FLAGS, "--tau", "6", "--no-temperature")
+    ),
     "too small a resize": Case(good, ("--eval-resize: got 16",), ("--eval-resize", "16", "--image-size", "32")),
 }
 

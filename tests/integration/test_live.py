@@ -142,7 +142,7 @@ def test_what_has_no_live_form_is_refused(run_copy: Run, changes: dict, message:
 
 def test_a_data_set_that_changed_is_not_trained_on(run_copy: Run) -> None:
     data = json.loads((run_copy.path / "data.json").read_text())
-    data["splits"]["train"]["fingerprint"] = "0"
+    data["splits"]["train"] |= {"fingerprint": "0", "content": "0"}
     (run_copy.path / "data.json").write_text(json.dumps(data))
     assert open_data(run_copy.config)["train"].fingerprint != "0"
     with pytest.raises(ValueError, match=r"\btrain data\b"):
