@@ -44,6 +44,7 @@ WINS: dict[str, Callable[[Floats], tuple[Floats, Floats]]] = {
     "tail A 0.9, head B 0.9": lambda rank: (np.where(rank > 0.5, 0.9, 0.02), np.where(rank > 0.5, 0.02, 0.9)),
 }
 """True shares of images that A alone and B alone have right, by rank."""
+BOTH = 0.6  # of the images on which A and B agree, those that both have right
 NOTES = """\
 Where a cell lies outside 93 to 98 %, it is for one of two reasons:
 
@@ -91,7 +92,8 @@ class Draws:
         """Return the coverage of a weighted mean of class differences."""
         only_a = self.rng.binomial(self.totals, wins, (self.repeats, len(self.totals)))
         only_b = self.rng.binomial(self.totals - only_a, losses / (1 - wins))
-        ends = difference_interval(only_a, only_b, self.totals, weights)
+        both = self.rng.binomial(self.totals - only_a - only_b, BOTH)
+        ends = difference_interval(only_a, only_b, both, self.totals, weights)
         return coverage(ends, float(np.average(wins - losses, weights=weights)))
 
 

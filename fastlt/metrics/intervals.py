@@ -16,7 +16,8 @@ images, and the score interval of n images (Wilson, 1927) is never of zero width
   times the prior share of what lies within. That share is between 2/3 (accuracies spread evenly over 0 to 1) and 1 (all
   equal); `PRIOR_STRENGTH` makes it 12 / 13, at which coverage is about 98 and 94 % for the two.
 - Paired differences count +1 for an image that A alone has right and -1 for one that B alone has. Their interval adds
-  one image of each kind to n + 2 (Bonett and Price, 2012), so that agreement everywhere still has a width.
+  one image of each kind to n + 2 (Bonett and Price, 2012), so that agreement everywhere still has a width, but is no
+  wider than for two independent means.
 
 `python -m benchmarks.coverage` simulates how often these intervals cover; benchmarks/results has its table.
 """
@@ -209,27 +210,31 @@ def paired_difference(
     num_classes = len(next(iter(masks.values()))) if masks else int(label.max(initial=0)) + 1
     only_a, totals = class_hits(a & ~b, label, num_classes)
     only_b, _ = class_hits(b & ~a, label, num_classes)
+    both, _ = class_hits(a & b, label, num_classes)
     differences: dict[str, tuple[float, tuple[float, float]] | None] = {}
     for name, weights in {**masks, "all": totals}.items():
         chosen, share = shares_of(totals, weights)
-        ends = difference_interval(only_a, only_b, totals, weights)
+        ends = difference_interval(only_a, only_b, both, totals, weights)
         value = float((only_a - only_b)[chosen] / totals[chosen] @ share)
         differences[name] = ends and (value, (float(ends[0]), float(ends[1])))
     return differences
 
 
 def difference_interval(
-    only_a: ArrayLike, only_b: ArrayLike, totals: ArrayLike, weights: ArrayLike, *, z: float = Z95
+    only_a: ArrayLike, only_b: ArrayLike, both: ArrayLike, totals: ArrayLike, weights: ArrayLike, *, z: float = Z95
 ) -> tuple[_Floats, _Floats] | None:
     """Return the interval of a weighted mean of class differences between A and B on the same images.
 
     It is the adjusted interval of Bonett and Price (2012) for two paired proportions, at the number of images that
     would give the mean difference its variance. Images on which A and B agree add no variance; with all of them, the
-    interval still has a width. A and B exchanged give the mirrored interval.
+    interval still has a width. Where that is wider than for two independent means (Newcombe, 1998, method 10), without
+    the images showing that A and B are right on opposite ones, it is cut to the latter. A and B exchanged give the
+    mirrored interval.
 
     Args:
         only_a: [..., C] images of every class that A alone has right.
         only_b: [..., C] those that B alone has right.
+        both: [..., C] those that both have right.
         totals: [C] images of every class.
         weights: [C] from 0 up; those of classes without images are shared out among the others.
         z: Half the width, in standard deviations of the normal distribution; 1.96 for 95 %.
@@ -254,9 +259,32 @@ def difference_interval(
     wins, losses = (add_pseudo(counts @ share, PSEUDO_WINS, n) for counts in (a, b))
     difference = (a - b) @ share
     half = z * np.sqrt(outcome_variance(wins, losses) / (n + 2 * PSEUDO_WINS))
-    low: _Floats = np.clip(np.minimum(wins - losses - half, difference), -1.0, 1.0)
-    high: _Floats = np.clip(np.maximum(wins - losses + half, difference), -1.0, 1.0)
+    below, above = difference - (wins - losses - half), wins - losses + half - difference
+    right = [np.asarray(counts) + np.asarray(both) for counts in (only_a, only_b)]
+    (down_a, up_a), (down_b, up_b) = (distances(hits, totals, weights, z=z) for hits in right)
+    seen = z * np.sqrt(sampling_variance(a, b, share, sizes))
+    low: _Floats = difference - np.clip(np.minimum(below, np.maximum(np.hypot(down_a, up_b), seen)), 0, 1 + difference)
+    high: _Floats = difference + np.clip(np.minimum(above, np.maximum(np.hypot(up_a, down_b), seen)), 0, 1 - difference)
     return low, high
+
+
+def sampling_variance(wins: _Floats, losses: _Floats, share: _Floats, sizes: NDArray[np.int64]) -> _Floats:
+    """Return the variance of a mean difference that the images themselves show, 0 where all agree."""
+    u = share * share / sizes
+    single = np.where(sizes == 1, u, 0.0)
+    variance: _Floats = (outcome_variance(wins, losses) * (sizes / np.maximum(sizes - 1, 1))) @ (u - single)
+    if total := float(single.sum()):
+        variance = variance + total * outcome_variance(wins @ single / total, losses @ single / total)
+    return variance
+
+
+def distances(hits: ArrayLike, totals: ArrayLike, weights: ArrayLike, *, z: float) -> tuple[_Floats, _Floats]:
+    """Return how far the ends of `mean_interval` lie below and above the mean."""
+    chosen, share = shares_of(totals, weights)
+    ends = mean_interval(hits, totals, weights, z=z)
+    assert ends is not None
+    mean: _Floats = np.asarray(hits)[..., chosen] / np.asarray(totals)[chosen] @ share
+    return np.maximum(mean - ends[0], 0.0), np.maximum(ends[1] - mean, 0.0)
 
 
 def hit_variance(accuracy: _Floats) -> _Floats:

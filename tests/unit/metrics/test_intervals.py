@@ -60,7 +60,8 @@ def test_paired_differences_are_covered_from_one_image_a_class_up(spread: str, i
     rng = np.random.default_rng(2)
     only_a = rng.binomial(images, wins, (REPEATS, 200))
     only_b = rng.binomial(images - only_a, losses / (1 - wins))
-    ends = difference_interval(only_a, only_b, np.full(200, images), np.ones(200))
+    both = rng.binomial(images - only_a - only_b, 0.6)
+    ends = difference_interval(only_a, only_b, both, np.full(200, images), np.ones(200))
     assert 0.93 < covers(ends, float((wins - losses).mean())) < 0.98
 
 
@@ -101,8 +102,9 @@ def test_paired_intervals_mirror_each_other_and_have_a_width(
     drawn: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     only_a, only_b, totals, weights = drawn
-    low, high = difference_interval(only_a, only_b, totals, weights)
-    back = difference_interval(only_b, only_a, totals, weights)
+    both = (totals - only_a - only_b) // 2
+    low, high = difference_interval(only_a, only_b, both, totals, weights)
+    back = difference_interval(only_b, only_a, both, totals, weights)
     assert (-high, -low) == pytest.approx(back, abs=1e-12)
     seen = totals > 0
     share = weights[seen] / weights[seen].sum()
@@ -169,3 +171,12 @@ def test_paired_interval_is_narrower_than_unpaired_and_right_where_each_is_wrong
     value, ends = paired_difference(a, ~a, labels, {})["all"]
     spread = 1.96 * np.sqrt((1 - 0.2**2) / 4000)  # of a mean of values of +1 (0.6) and -1 (0.4)
     assert ends == pytest.approx((value - spread, value + spread), abs=1e-3)
+
+
+def test_equal_classifiers_differ_by_no_more_than_independent_ones() -> None:
+    totals = np.array([50, 50, 50, 50, 41, 26, 15, 9, 6, 3, 2, 1])
+    hits, none, even = totals // 2, np.zeros(12, dtype=int), np.ones(12)
+    low, high = difference_interval(none, none, hits, totals, even)
+    ends = mean_interval(hits, totals, even)
+    assert ends is not None
+    assert 0 < high - low <= 1.01 * np.sqrt(2) * (ends[1] - ends[0])
