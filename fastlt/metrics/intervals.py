@@ -202,7 +202,7 @@ def paired_difference(
         >>> a, b, labels = np.array([1, 1, 1, 0]), np.array([1, 0, 0, 0]), np.array([0, 0, 1, 1])
         >>> difference, (low, high) = paired_difference(a, b, labels, {})["all"]
         >>> round(difference, 2), round(low, 2), round(high, 2)
-        (0.5, -0.27, 0.93)
+        (0.5, -0.19, 0.93)
     """
     a, b, label = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool), np.asarray(labels, dtype=np.int64)
     if a.shape != b.shape:
