@@ -61,8 +61,8 @@ class Classifier:
 
     @property
     def label(self) -> str:
-        """The name, for readers."""
-        return self.method.replace("_", " ")
+        """The name, for readers; one of the user's own is as they gave it."""
+        return self.method.replace("_", " ") if self.method in METHODS else self.method
 
     def predictions(self, split: str) -> Predictions:
         """Return the predictions of a split, computed once; on val, cross-validated ones where folds were used."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from ..config import SHOT_GROUPS
+from ..config import METHODS, SHOT_GROUPS
 from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results
 from ..files import naming
 from .figures import Figure, Material
@@ -110,7 +110,7 @@ def html_row(row: Result, results: Results) -> dict[str, Any]:
         }
 
     return {
-        "classifier": row.label.replace("_", " "),
+        "classifier": row.label.replace("_", " ") if row.method in METHODS else row.label,
         "details": row.details(),
         "cells": [cell(getattr(row, name), getattr(joint, name)) for name in ACCURACIES],
     }
