@@ -16,8 +16,9 @@ from PIL import Image
 
 from fastlt.config import plugins
 
-# Tests that run in the background ignore Ctrl-C, and so would the processes that they start and interrupt
+# Tests that run in the background ignore Ctrl-C, under nohup SIGHUP too, and so would the processes that they interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # (layout, data set, where a class's train image lies, where a test or val image lies); {c} class, {i} image
 TRAIN_FORMS = {
