@@ -155,8 +155,10 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = os.strerror(error.errno)
             fail(f"{where}{reason}; free some space and run the command again (train: add --resume)", USER_ERROR)
+        if not where:
+            fail(str(error), USER_ERROR)
         hint = advice(error.filename) or way_out(error, sys.argv[1:])
-        fail(f"{where}{error.strerror}{hint}" if where else str(error), USER_ERROR)
+        fail(f"{where}{error.strerror}{hint}", USER_ERROR)
     if isinstance(error, UnicodeError):
         fail(f"{error}; if it is no UTF-8, correct it, else set PYTHONUTF8=1", USER_ERROR)
     if isinstance(error, ValueError):

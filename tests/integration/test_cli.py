@@ -272,6 +272,16 @@ def test_a_folder_of_runs_that_cannot_be_written_has_a_way_out(
     refused(fastlt(*command.split()), "runs: Permission denied; ", remedy)
 
 
+def test_a_denial_without_a_path_is_one_line(monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
+    import errno
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("fastlt.rebalancing.checkpoint.import_checkpoint", denied)
+    refused(fastlt("rebalance", "net.pth", "--data-root", "x"), "[Errno 1] Operation not permitted")
+
+
 def test_class_folders_only(data_root: Path, fastlt: Callable[..., Outcome]) -> None:
     shutil.copytree(data_root / "train", "mine/animals")
     refused(fastlt("train", "--data-root", "mine/animals"), "--data-root: got mine/animals,", "fastlt data split")
