@@ -49,30 +49,36 @@ def open_splits(
         FileNotFoundError: The root, a split, or files that a list names do not exist.
         ValueError: A split that cannot be used.
     """
-    splits = read_splits(root, lists=lists, train=train, val=val, test=test, strict=strict, cache=cache)
+    named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
+    splits = read_splits(Path(root), named, lists=None if lists is None else Path(lists), strict=strict, cache=cache)
     check_overlap(splits, strict=strict)
     return splits
 
 
 def read_splits(
-    root: Path | str,
+    root: Path,
+    named: dict[str, str] | None = None,
     *,
-    lists: Path | str | None = None,
-    train: str | None = None,
-    val: str | None = None,
-    test: str | None = None,
+    lists: Path | None = None,
     strict: bool = False,
     cache: bool = True,
 ) -> dict[str, LongTailedDataset]:
-    """Open the splits of a data set as `open_splits` does, without a look at what they share."""
+    """Open the splits of a data set as `open_splits` does, without a look at what they share.
+
+    Args:
+        root: The data root.
+        named: The list or JSON file of every split, where they are named.
+        lists: As for `open_splits`.
+        strict: Whether a file that is not a complete image is an error.
+        cache: As for `open_splits`.
+    """
     from .packs.read import is_pack, open_pack
 
-    named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
-    if is_pack(Path(root)) and not named:
-        return open_pack(Path(root))
+    if is_pack(root) and not named:
+        return open_pack(root)
     listings: dict[str, Listing] = {}
     datasets: dict[str, LongTailedDataset] = {}
-    for split, listing in find_splits(Path(root), named, None if lists is None else Path(lists)):
+    for split, listing in find_splits(root, named or {}, lists):
         listings[split] = listing
         datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
     if not named and layout_of(listings["train"].source) is LISTS:

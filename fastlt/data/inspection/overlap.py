@@ -11,32 +11,18 @@ from typing import Protocol
 import numpy as np
 
 from ...runtime.log import log
+from ..layouts.identity import Labelled
 from ..tar import TarImages
 
 # Shapes: N images.
 
 
-class Images(Protocol):
+class Images(Labelled, Protocol):
     """The images of a split, opened or only listed."""
 
     @property
     def root(self) -> Path:
         """What `paths` are relative to."""
-        ...
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """N files."""
-        ...
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 [N]."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """C names."""
         ...
 
     @property
@@ -172,7 +158,7 @@ def _identity(split: Images, path: str) -> object:
     """Return what all names of a file have in common."""
     if split.images is None:
         try:
-            status = os.stat(split.root / path)  # noqa: PTH116
+            status = (split.root / path).stat()
         except OSError:
             return path
         if status.st_ino:  # some network drives have none
