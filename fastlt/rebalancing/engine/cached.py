@@ -13,7 +13,6 @@ from ...config import RebalanceConfig
 from ...features.arrays import Features
 from ...models import LinearHead
 from ...recipes.stage2 import PAPERS
-from ...runtime.device import autocast, resolve_precision
 from ...runtime.log import log
 from ..problem import Problem, RebalancedHead
 from .batches import FeatureBatches
@@ -84,17 +83,11 @@ def train_grid(grid: HeadGrid, training: HeadTraining, problem: Problem) -> None
     sampler = training.sampler(problem.train[0].labels, problem.head.num_classes)
     class_counts = torch.from_numpy(problem.class_counts).to(device)
     optimizer = GridSGD(grid, training)
-    # Products in bf16 on a GPU; on a CPU features are fp32 and stay so
-    precision = resolve_precision("auto", device) if device.type == "cuda" else "fp32"
     losses = torch.zeros(1)
     for step in range(training.epochs * len(sampler)):
         epoch = step // len(sampler)
         features, labels = batches.take(sampler.batch(step), (training.seed, step))
-        with autocast(device, precision):
-            logits = grid.logits(features)
-        losses = training.losses(logits, labels, class_counts, epoch)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step(epoch)
+        losses = optimizer.learn(features, labels, class_counts, epoch)
     training.check_losses(losses)
 
 

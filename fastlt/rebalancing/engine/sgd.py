@@ -16,6 +16,7 @@ from ...data.sampler import LongTailSampler
 from ...losses import batch_loss, check_own_loss
 from ...models import LinearHead
 from ...recipes.stage2 import LR_PER_IMAGE, Stage2, stage2
+from ...runtime.device import autocast, resolve_precision
 from ...schedule import cosine
 from ..problem import Problem
 from .grids import HeadGrid
@@ -135,6 +136,17 @@ class GridSGD:
         self.momenta = [torch.zeros_like(parameter) for parameter in self.parameters]
         settings = torch.tensor(training.settings, dtype=torch.float32, device=self.parameters[0].device)  # [K, 2]
         self.rates, self.decays = settings.unbind(1)
+        # Products in bf16 on a GPU; on a CPU features are fp32 and stay so
+        self.precision = resolve_precision("auto", settings.device) if settings.device.type == "cuda" else "fp32"
+
+    def learn(self, features: Tensor, labels: Tensor, class_counts: Tensor, epoch: int) -> Tensor:
+        """Take a step on features [B, D] and labels [B], and return every head's loss [K] before it."""
+        with autocast(features.device, self.precision):
+            logits = self.grid.logits(features)
+        losses = self.training.losses(logits, labels, class_counts, epoch)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        self.step(epoch)
+        return losses
 
     @torch.no_grad()
     def step(self, epoch: int) -> None:
