@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.layouts.listing import nfc
 from ..files import read_json
 from ..runtime.log import log, name_some
@@ -88,15 +90,7 @@ def sorted_orders(names: Sequence[str]) -> dict[str, ClassOrder]:
         "torchvision": sorted(ranked, key=lambda at: names[at]),
         "timm": sorted(ranked, key=lambda at: (natural_key(names[at]), names[at])),
     }
-    return {way: ClassOrder(f"{way}'s", tuple(invert(classes))) for way, classes in ways.items()}
-
-
-def invert(classes: Sequence[int]) -> list[int]:
-    """Return the place of each number in a permutation."""
-    places = [0] * len(classes)
-    for place, at in enumerate(classes):
-        places[at] = place
-    return places
+    return {way: ClassOrder(f"{way}'s", tuple(np.argsort(classes).tolist())) for way, classes in ways.items()}
 
 
 def natural_key(name: str) -> list[int | str]:
@@ -124,25 +118,23 @@ def carried_names(path: Path, settings: Mapping[str, Any], content: Any) -> Iter
     Raises:
         ValueError: Numbers of classes do not count from 0.
     """
-    parts: list[tuple[str, Any]] = [("config.json", settings.get("config"))]
+    parts: list[tuple[str, str, Any]] = [("config.json", "", settings.get("config"))]
     for folder in list(path.resolve().parents)[1:3]:  # one of our own, in its run
         if (folder / "config.json").is_file() and (folder / "data.json").is_file():
-            parts.append(("data.json", read_json(folder / "data.json", remedy="restore the file")))
-    parts += [(f"dict with {name}", part) for name, part in inner_parts(content)]
-    for where, part in parts:
-        for key in TO_NUMBER if isinstance(part, Mapping) else ():
-            if isinstance(numbers := part.get(key), Mapping) and 0 < len(numbers) <= MAX_CLASSES:
-                yield _called(where, key), in_order(path, where, key, {at: name for name, at in numbers.items()})
-        for key in TO_NAME if isinstance(part, Mapping) else ():
-            if isinstance(names := part.get(key), Mapping) and 0 < len(names) <= MAX_CLASSES:
-                yield _called(where, key), in_order(path, where, key, names)
-        for key in LISTED if isinstance(part, Mapping) else ():
-            if isinstance(listed := part.get(key), (list, tuple)) and 0 < len(listed) <= MAX_CLASSES:
-                yield _called(where, key), [str(name)[:MAX_NAME] for name in listed]
-
-
-def _called(where: str, key: str) -> str:
-    return where if where.endswith(".json") else f"{where}{key}"
+            parts.append(("data.json", "", read_json(folder / "data.json", remedy="restore the file")))
+    parts += [("dict", name, part) for name, part in inner_parts(content)]
+    for kind, prefix, part in parts:
+        if not isinstance(part, Mapping):
+            continue
+        for key in (*TO_NUMBER, *TO_NAME, *LISTED):
+            found, where = part.get(key), f"{kind} with {prefix}{key}"
+            source = where if kind == "dict" else kind
+            if key in LISTED:
+                if isinstance(found, (list, tuple)) and 0 < len(found) <= MAX_CLASSES:
+                    yield source, [str(name)[:MAX_NAME] for name in found]
+            elif isinstance(found, Mapping) and 0 < len(found) <= MAX_CLASSES:
+                names = {at: name for name, at in found.items()} if key in TO_NUMBER else found
+                yield source, in_order(path, where, names)
 
 
 def inner_parts(content: Any) -> Iterator[tuple[str, Any]]:
@@ -155,7 +147,7 @@ def inner_parts(content: Any) -> Iterator[tuple[str, Any]]:
             todo += [(f"{name}{key}.", part[key], depth + 1) for key in INSIDE if depth < 2 and key in part]
 
 
-def in_order(path: Path, where: str, key: str, names: Mapping[Any, Any]) -> list[str]:
+def in_order(path: Path, where: str, names: Mapping[Any, Any]) -> list[str]:
     """Return names by number in the order of the numbers.
 
     Raises:
@@ -165,8 +157,8 @@ def in_order(path: Path, where: str, key: str, names: Mapping[Any, Any]) -> list
     named = {str(number): name for number, name in names.items()}
     if not named.keys() <= set(numbers):
         raise ValueError(
-            f"{path}: got a {_called(where, '')} with {key} whose keys are not the numbers from 0 to "
-            f"{len(numbers) - 1}; expected class indices; correct or drop it"
+            f"{path}: got a {where} whose keys are not the numbers from 0 to {len(numbers) - 1}; expected class "
+            "indices; correct or drop it"
         )
     return [str(named[number])[:MAX_NAME] for number in numbers]
 

@@ -88,11 +88,10 @@ def import_checkpoint(
     orders = settle_order(path, source.settings, options.classes, class_names, folders=folders, content=source.content)
     root, lists = (folder and folder.resolve() for folder in (options.data_root, options.lists))
     config = TrainConfig(dataset="folder", data_root=root, lists=lists, backbone=backbone, **preprocessing)
-    ours = our_tensors(path, tensors, names, orders[0].rows)
     order = orders[0].rows
-    if len(orders) > 1:
-        order = choose(config, ours, train, orders).rows
-        ours = our_tensors(path, tensors, names, order)
+    ours = our_tensors(path, tensors, names, order)
+    if len(orders) > 1 and (chosen := choose(config, ours, train, orders).rows) != order:
+        order, ours = chosen, our_tensors(path, tensors, names, chosen)
     run = store_run(path, config, describe_data(splits), ours, {"source": str(path.resolve()), "order": list(order)})
     return ImportedCheckpoint(checkpoint=source, run=run, names=names, order=order)
 

@@ -78,7 +78,7 @@ def match_backbone(
 ) -> tuple[dict[str, str], list[str]]:
     """Find a network's backbone among the names of a checkpoint.
 
-    A part that all names share before the network's own, such as `net.` or `backbone.`, is passed over.
+    What most names have before the network's own, such as `net.` or `backbone.`, is passed over.
 
     Args:
         network: The network.

@@ -36,7 +36,7 @@ def settle_preprocessing(
     Args:
         path: The checkpoint, for messages.
         settings: Its config.json and preprocessor_config.json, and the arguments of its training script.
-        pretrained: timm's configuration of the network; empty for other networks.
+        pretrained: timm's configuration of the network, also of one of ours that timm's script trained; else empty.
         options: The flags.
         force: Whether to resize bilinearly if the checkpoint needs an interpolation that fastlt does not have.
 

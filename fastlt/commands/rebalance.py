@@ -51,7 +51,7 @@ def rebalance_run(parsed: Rebalance) -> None:
     from ..rebalancing.run import read_released, read_results, rebalance
 
     config = settings_of(parsed, RebalanceConfig)
-    before = choice_of(run)
+    before = None if config.chooses else choice_of(run)
     rebalance(run, config)
     if config.chooses:
         choice = show_choice(run, parsed, str(run.path))

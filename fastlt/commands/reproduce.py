@@ -17,8 +17,8 @@ from ..config import METHODS, SAMPLINGS, RebalanceConfig, TrainConfig, check_cho
 from ..config.base import FUNCTION, Folder, Sampling, one_of
 from ..config.plugins import check_method
 from ..recipes import RECIPES, recipe
-from .common import Output, console, parse, say, write_output
-from .train import flag_value, warn_of_settings
+from .common import Output, console, parse, say, settings_of, write_output
+from .train import check_data_given, flag_value, warn_of_settings
 
 if TYPE_CHECKING:
     from ..report.reproduction import Reproduction
@@ -85,14 +85,8 @@ def arguments(argv: Sequence[str]) -> Reproduce:
             raise ValueError(f"{flag}: got it in a table of several runs; expected {instead}; drop the flag")
     dataset = flag_value(argv, "--dataset")
     base = recipe(dataset or TrainConfig.dataset)
-    values = {field.name: getattr(base, field.name) for field in dataclasses.fields(TrainConfig)}
-    default = Reproduce(**values | {"sampling": ANY_SAMPLING})
-    parsed = parse(Reproduce, argv, "reproduce", default)
-    if dataset is None and parsed.data_root is None:
-        raise ValueError(
-            f"--dataset: got none; expected one of {', '.join(RECIPES)}; give one, or --data-root DIR for your own "
-            "images"
-        )
+    parsed = parse(Reproduce, argv, "reproduce", Reproduce(**vars(base) | {"sampling": ANY_SAMPLING}))
+    check_data_given(dataset, parsed.data_root)
     given = {name for name in ("lr", "backbone_lr") if flag_value(argv, f"--{name.replace('_', '-')}") is not None}
     rates: dict[str, Any] = {
         name: rate for name, rate in scaled_rates(base, parsed.batch_size).items() if name not in given
@@ -109,8 +103,7 @@ def scaled_rates(base: TrainConfig, batch_size: int) -> dict[str, float]:
 
 def settings(parsed: Reproduce) -> TrainConfig:
     """Return the settings of every run but for its sampling and seed."""
-    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(TrainConfig)}
-    return TrainConfig(**values | {"out": None})
+    return dataclasses.replace(settings_of(parsed, TrainConfig), out=None)
 
 
 def default_folder(base: TrainConfig) -> Path:

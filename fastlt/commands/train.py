@@ -16,7 +16,7 @@ from ..recipes import RECIPES, recipe
 from ..runtime.log import log
 from ..runtime.output import Terminal
 from ..runtime.process import is_writer, under_torchrun
-from .common import check_flags, console, parse, say
+from .common import check_flags, console, parse, say, settings_of
 
 GRACE_S = 3  # longer than the launcher's
 
@@ -50,16 +50,22 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
         run = Run.open(Path(out) if out else None)
         # The place of the data only if it is given, since then it is checked and remembered
         base = dataclasses.replace(run.config, out=run.path, data_root=None, lists=None)
-    elif dataset is None and flag_value(argv, "--data-root") is None and not asks_for_help:
+    else:
+        if not asks_for_help:
+            check_data_given(dataset, flag_value(argv, "--data-root"))
+        base = recipe(dataset or "folder")
+    default = Train(**{field.name: getattr(base, field.name) for field in dataclasses.fields(TrainConfig)})
+    parsed = parse(Train, argv, "train", default)
+    return settings_of(parsed, TrainConfig)
+
+
+def check_data_given(dataset: str | None, data_root: object) -> None:
+    """Raise a ValueError if neither a data set nor a folder of images was given."""
+    if dataset is None and data_root is None:
         raise ValueError(
             f"--dataset: got none; expected one of {', '.join(RECIPES)}; give one, or --data-root DIR for your own "
             "images"
         )
-    else:
-        base = recipe(dataset or "folder")
-    default = Train(**{field.name: getattr(base, field.name) for field in dataclasses.fields(TrainConfig)})
-    parsed = parse(Train, argv, "train", default)
-    return TrainConfig(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(TrainConfig)})
 
 
 def run(argv: Sequence[str]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import operator
 import re
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,12 +125,16 @@ def load(flag: str, text: str) -> Callable[..., Any]:
 
 def code_hash(text: str) -> str | None:
     """Return the SHA-256 of the file in which a loaded `module:function` stands; None where it has none."""
+    import hashlib
+
     file = getattr(sys.modules.get(text.partition(":")[0]), "__file__", None)
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def what_happened(error: BaseException) -> str:
     """Return an error of the user's code in words, with the line of that code where it happened."""
+    import traceback
+
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checkpoints.class_order import ClassOrder, invert
+from ..checkpoints.class_order import ClassOrder
 from ..config import RebalanceConfig, TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import eval_loader
@@ -56,7 +56,7 @@ def choose_order(
     predictions = predict_rows(path, settings, config, tensors, train, indices)
     rows = np.array(orders[0].rows)[predictions]
     labels = train.labels[indices]
-    right = [np.array(invert(order.rows))[rows] == labels for order in orders]
+    right = [np.argsort(order.rows)[rows] == labels for order in orders]
     best, second = sorted(range(len(orders)), key=lambda at: -int(right[at].sum()))[:2]
     counts = [f"{int(hits.sum())} in {order.name}" for order, hits in zip(orders, right, strict=True)]
     tried = f"of {len(indices)} train images of {len(moved)} classes are right"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
     if material.choice is not None and material.choice.method == "joint":
         notes = [*notes, f"The joint classifier is {material.choice.reason()}: no method is better."]
     elif material.after is None:
-        notes = [*notes, f"No classifier is rebalanced yet; make one with: fastlt rebalance {run.path}"]
+        notes = [
+            *notes,
+            f"No classifier is rebalanced yet; make one with: fastlt rebalance {shlex.quote(str(run.path))}",
+        ]
     page = (
         Environment(loader=PackageLoader("fastlt.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
         .get_template("report.html")
