@@ -197,7 +197,7 @@ class Run:
                     f"{self.path}: got no {folder}, where its data were; expected the files and labels that it was "
                     f"trained on; put them back, or give their new place with {flag} DIR"
                 )
-        splits = open_data(self.config)
+        splits = open_data(self.config, needs_val="val" in self.data["splits"])
         self.check_data(splits)
         return splits
 
@@ -212,7 +212,7 @@ class Run:
             ValueError, FileNotFoundError: There are no data, or not those that the run was trained on.
         """
         config = moved(self.config, data_root, lists, run=self.path)
-        splits = open_data(config)
+        splits = open_data(config, needs_val="val" in self.data["splits"])
         unsure = self.check_data(splits, confirmed=True)
         found = Run(self.path)
         found.__dict__.update(config=config, data=self.data, opened=splits)

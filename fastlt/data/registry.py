@@ -20,10 +20,14 @@ PUBLISHED: dict[str, PublishedSet] = {
 """The published data sets by name."""
 
 
-def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
+def open_data(config: TrainConfig, *, needs_val: bool = True) -> dict[str, LongTailedDataset]:
     """Open train, val and, where there is one, test.
 
     The embedded data set and synthetic ones are made on first use; all others need `data_root`.
+
+    Args:
+        config: Says which data, and where.
+        needs_val: Whether data of no published set are refused without val.
 
     Raises:
         ValueError, FileNotFoundError: The data are absent or cannot be used; the message says what to do.
@@ -40,10 +44,12 @@ def open_data(config: TrainConfig) -> dict[str, LongTailedDataset]:
         if published := PUBLISHED.get(config.dataset):
             contents = f"{published.contents}, or --synthetic for a made-up set of its shape"
         raise ValueError(f"--data-root: got none with --dataset {config.dataset}; expected the folder with {contents}")
-    return open_named(config.dataset, config.data_root, options)
+    return open_named(config.dataset, config.data_root, options, needs_val=needs_val)
 
 
-def open_named(dataset: str, root: Path, options: DataOptions | None = None) -> dict[str, LongTailedDataset]:
+def open_named(
+    dataset: str, root: Path, options: DataOptions | None = None, *, needs_val: bool = True
+) -> dict[str, LongTailedDataset]:
     """Open a data set by its name: a published one as such, any other by its layout on disk.
 
     Raises:
@@ -54,7 +60,7 @@ def open_named(dataset: str, root: Path, options: DataOptions | None = None) -> 
         splits = published.open(root, options)
         check_overlap(splits, strict=options.strict)
         return splits
-    return open_splits(root, lists=options.lists, strict=options.strict)
+    return open_splits(root, lists=options.lists, strict=options.strict, needs_val=needs_val)
 
 
 def _open_synthetic(config: TrainConfig, options: DataOptions) -> dict[str, LongTailedDataset]:

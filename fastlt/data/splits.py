@@ -21,6 +21,7 @@ def open_splits(
     test: str | None = None,
     strict: bool = False,
     cache: bool = True,
+    needs_val: bool = True,
 ) -> dict[str, LongTailedDataset]:
     """Open the splits of a data set, whatever its layout.
 
@@ -36,11 +37,12 @@ def open_splits(
             order of their numbers; it holds the names of class folders, or others to show.
         lists: The folder of the list files, where it is not `root` or `root/lists`.
         train: A list or JSON file, relative to the working folder, `lists`, `root`, or `root/lists`.
-        val: The same for val; needed when `train` is given.
+        val: The same for val.
         test: The same for test.
         strict: Whether a file that is not a complete image is an error instead of being skipped, and so is an image
             that two splits share, that is listed twice or that has two labels, instead of a warning.
         cache: Whether the index may be read from and written to the cache folder.
+        needs_val: Whether data without val are refused.
 
     Returns:
         "train", "val" and, if there is one, "test"; all share the classes of "train".
@@ -50,7 +52,8 @@ def open_splits(
         ValueError: A split that cannot be used.
     """
     named = {split: name for split, name in (("train", train), ("val", val), ("test", test)) if name is not None}
-    splits = read_splits(Path(root), named, lists=None if lists is None else Path(lists), strict=strict, cache=cache)
+    place = None if lists is None else Path(lists)
+    splits = read_splits(Path(root), named, lists=place, strict=strict, cache=cache, needs_val=needs_val)
     check_overlap(splits, strict=strict)
     return splits
 
@@ -62,6 +65,7 @@ def read_splits(
     lists: Path | None = None,
     strict: bool = False,
     cache: bool = True,
+    needs_val: bool = True,
 ) -> dict[str, LongTailedDataset]:
     """Open the splits of a data set as `open_splits` does, without a look at what they share.
 
@@ -71,6 +75,7 @@ def read_splits(
         lists: As for `open_splits`.
         strict: Whether a file that is not a complete image is an error.
         cache: As for `open_splits`.
+        needs_val: As for `open_splits`.
     """
     from .packs.read import is_pack, open_pack
 
@@ -78,7 +83,7 @@ def read_splits(
         return open_pack(root)
     listings: dict[str, Listing] = {}
     datasets: dict[str, LongTailedDataset] = {}
-    for split, listing in find_splits(root, named or {}, lists):
+    for split, listing in find_splits(root, named or {}, lists, needs_val=needs_val):
         listings[split] = listing
         datasets[split] = build_dataset(listing, split=split, complete=split == "train", strict=strict, cache=cache)
     if not named and layout_of(listings["train"].source) is LISTS:

@@ -24,13 +24,16 @@ def layout_of(source: Path) -> Layout:
     return next((layout for layout in LAYOUTS if layout.matches(source)), LISTS)
 
 
-def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) -> Iterator[tuple[str, Listing]]:
+def find_splits(
+    root: Path, named: dict[str, str], lists: Path | None = None, *, needs_val: bool = True
+) -> Iterator[tuple[str, Listing]]:
     """Find train, val and, if there is one, test; `fastlt.data.open_splits` states the order of search.
 
     Args:
         root: The data root.
         named: List or JSON files by split, where the caller names them.
         lists: The folder of the list files, if it is not one that is searched anyway.
+        needs_val: Whether val must be there.
     """
     if not root.is_dir():
         seen, error = ("is a file", ValueError) if root.exists() else ("does not exist", FileNotFoundError)
@@ -49,7 +52,7 @@ def find_splits(root: Path, named: dict[str, str], lists: Path | None = None) ->
         sources = next(filter(None, (layout.find(root) for layout in LAYOUTS)), {})
     if "train" not in sources:
         raise ValueError(_explain_no_train(root))
-    if "val" not in sources:
+    if needs_val and "val" not in sources:
         train = sources["train"]
         raise ValueError(
             f"{train}: got a list for train but none for val; name both"
