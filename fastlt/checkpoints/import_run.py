@@ -69,13 +69,13 @@ def import_checkpoint(
     """
     if options.data_root is None:
         raise ValueError(
-            f"--data-root: got none; expected the images that {path} was trained on (train/<class>/*, val/<class>/*), "
-            "or list files; give their folder"
+            f"--data-root: got none; expected the images that {path} was trained on (train/<class>/* and, kept "
+            "from its training, val/<class>/*), or list files; give their folder"
         )
     source = read_checkpoint(path)
     tensors = source.tensors
     backbone = options.backbone or guess_backbone(path, tensors, source.settings)
-    splits = open_splits(options.data_root, lists=options.lists)
+    splits = open_splits(options.data_root, lists=options.lists, needs_val=False)
     class_names = splits["train"].class_names
     network = outline(backbone)
     pretrained = network.preprocessing() or timm_preprocessing(path, source.settings.get("args", {}), backbone)

@@ -44,7 +44,7 @@ class Choice:
     by: str
     """The accuracy that decided."""
     on: str
-    """Where it was taken, as in `5 folds of val`."""
+    """How it was taken, as in `5 folds`."""
     weights: str
     """The hash of the run's weights."""
     settings: dict[str, Any]
@@ -53,6 +53,8 @@ class Choice:
     """Best first."""
     left_out: dict[str, str]
     """Method -> why it was no candidate."""
+    split: str = "val"
+    """Where it was taken: val, or train where there is no val."""
     schema: int = SCHEMA
 
     @property
@@ -66,7 +68,7 @@ class Choice:
 
     def table(self) -> Table:
         """Return all candidates as a table for `rich`, best first."""
-        table = plain_table(f"on val, {self.on}", (*ACCURACIES, "over_joint"), has_split=False)
+        table = plain_table(f"on {self.split}, {self.on}", (*ACCURACIES, "over_joint"), has_split=False)
         for candidate in self.candidates:
             row, gain = candidate.result, candidate.gain
             cells = {name: getattr(row, name) for name in ACCURACIES}
@@ -85,7 +87,7 @@ class Choice:
     def reason(self) -> str:
         """Return how it was chosen and how sure that is, to follow its name."""
         by, gain = self.by.replace("_", " "), self.winner.gain
-        text = f"chosen among {len(self.candidates)} classifiers by {by} on val, {self.on}"
+        text = f"chosen among {len(self.candidates)} classifiers by {by} on {self.split}, {self.on}"
         if gain is None:
             return text
         return f"{text} ({points(gain)} points over joint{unsure(gain)})"
@@ -98,11 +100,12 @@ class Choice:
         """
         value, by, gain = getattr(self.winner.result, self.by), self.by.replace("_", " "), self.winner.gain
         over = "" if gain is None else f", {points(gain)} points over joint{unsure(gain)}"
-        honest = "the test row is not" if has_test else "only fresh images would tell"
-        return (
-            f"chosen: {self.method}, {by} {value} % on val{over}; as the best of {len(self.candidates)} that figure is "
-            f"slightly optimistic, {honest}"
-        )
+        if self.split == "train":
+            why = "the network has learned these images, so its figures are too high and only their order counts"
+        else:
+            why = f"as the best of {len(self.candidates)} that figure is slightly optimistic"
+        honest = "the test row's is not" if has_test else "only fresh images would tell"
+        return f"chosen: {self.method}, {by} {value} % on {self.split}{over}; {why}; {honest}"
 
 
 def unsure(gain: Accuracy) -> str:

@@ -47,13 +47,13 @@ class Classifier:
     params: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The settings that it was made with."""
     selected_on: str | None = None
-    """Where they were chosen: val, folds (of val) or test; None if they were given."""
+    """Where they were chosen: val, folds (of val), train (by folds) or test; None if they were given."""
     selection: str | None = None
     """What was maximised, and where, as in `class_mean on val`; None if nothing was chosen."""
     prior: NDArray[np.float64] | None = None
     """[C] the class frequencies that it is adjusted to; None without a target."""
     held_out: Predictions | None = None
-    """Predictions of every val image by heads chosen without it; None if settings were chosen on all of val."""
+    """Predictions of val, or of train where there is no val, by heads made without the image; None: by `head`."""
     version: tuple[int, int] | None = None
     """The version of the results beside it when it was read; None if it was not read."""
     cache: dict[str, Predictions] = dataclasses.field(default_factory=dict)
@@ -65,9 +65,15 @@ class Classifier:
         return self.method.replace("_", " ") if self.method in METHODS else self.method
 
     def predictions(self, split: str) -> Predictions:
-        """Return the predictions of a split, computed once; on val, cross-validated ones where folds were used."""
-        if split == "val" and self.held_out is not None:
+        """Return the predictions of a split, computed once; cross-validated ones where folds of it were used."""
+        if self.held_out is not None and split == self.store.validation_split:
             return self.held_out
+        if split == "train":
+            run = self.store.run.path
+            raise ValueError(
+                f"{run}: got no val split, and no folds of train, all of which the network has learned; expected "
+                f"predictions of {self.method} by folds; make them with: fastlt rebalance {run}"
+            )
         if split not in self.cache:
             device = self.store.device
             self.cache[split] = predict(self.head.to(device), *self.store.split(split).tensors(device))
@@ -75,8 +81,11 @@ class Classifier:
 
 
 def joint_classifier(store: FeatureStore) -> Classifier:
-    """Return the run's own head, as stage 1 left it."""
-    return Classifier(method="joint", head=store.head, store=store, path=store.checkpoint)
+    """Return the run's own head, as stage 1 left it; where there is no val, with folds of train if they were made."""
+    held_out, folder = None, store.run.method(JOINT)
+    if store.validation_split == "train" and (folder / FOLDS).is_file():
+        held_out = read_held_out(folder, remedy=f"make it again with: fastlt rebalance {store.run.path}")
+    return Classifier(method=JOINT, head=store.head, store=store, path=store.checkpoint, held_out=held_out)
 
 
 def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method") -> Classifier:
@@ -110,7 +119,8 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
         prior = None if record.prior is None else np.array(record.prior)
         if prior is not None and (len(prior) != len(store.run.data["class_counts"]) or not np.isfinite(prior).all()):
             raise ValueError(f"{path}: got a prior of {len(prior)} numbers; expected one a class, finite; {again}")
-        held_out = read_held_out(path.parent, remedy=again) if record.selected_on == "folds" else None
+        by_folds = record.selected_on == "folds" or (path.parent / FOLDS).is_file()
+        held_out = read_held_out(path.parent, remedy=again) if by_folds else None
     return Classifier(
         method=method,
         head=read_head(path, tensors, store, again),
@@ -208,13 +218,13 @@ def classifier_name(run: Run, text: str) -> str:
 
 
 def write_held_out(folder: Path, predictions: Predictions) -> None:
-    """Write the folds' predictions of val beside a classifier."""
+    """Write the folds' predictions beside a classifier."""
     with replacing(folder / FOLDS) as temporary, temporary.open("wb") as file:
         np.savez(file, **predictions._asdict())
 
 
 def read_held_out(folder: Path, *, remedy: str) -> Predictions:
-    """Read the folds' predictions of val.
+    """Read the folds' predictions of val, or of train where there is no val.
 
     Raises:
         FileNotFoundError: There are none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,15 @@ class Predictions(NamedTuple):
     """[N] the probability of the predicted class."""
     log_likelihoods: NDArray[np.float64]
     """[N] the log probability of the true class."""
+
+    @classmethod
+    def joined(cls, parts: Iterable[Predictions]) -> Predictions:
+        """Return predictions one after another."""
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def take(self, ids: NDArray[np.int64]) -> Predictions:
+        """Return the predictions of samples `ids`, in that order."""
+        return Predictions(*(column[ids] for column in self))  # type: ignore[arg-type]  # dtypes stay
 
     @property
     def right(self) -> NDArray[np.bool_]:

@@ -217,6 +217,8 @@ class Results:
         splits = {row.split for row in self.rows}
         if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
             notes.append("val chose the settings, so its accuracies are optimistic (--select-on folds)")
+        if "train" in splits:
+            notes.append("train: folds of images that the network has learned, so too high")
         table.caption = "; ".join(notes)
         return table
 

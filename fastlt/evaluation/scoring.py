@@ -111,10 +111,10 @@ def accuracy_under(hits: NDArray[np.int64], totals: NDArray[np.int64], prior: ND
 
 
 def reported_splits(store: FeatureStore, split: str = "all") -> list[str]:
-    """Return the splits to report: `split`, or for `all` val and, where there is one, test."""
+    """Return the splits to report: `split`, or for `all` val (without it, folds of train) and test if there is one."""
     if split != "all":
         return [split]
-    return [name for name in ("val", "test") if name in store.names]
+    return [store.validation_split, *(["test"] if "test" in store.names else [])]
 
 
 def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
@@ -141,6 +141,13 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
     splits = reported_splits(store, config.split)
+    if config.target and "train" in splits:
+        splits.remove("train")  # whose folds know nothing of the target
+    if not splits:
+        raise ValueError(
+            f"--target: got {config.target} with {run.path}, which has neither val nor test; expected images that the "
+            "network has not learned; drop the flag"
+        )
     warn_of_overlap(run.data, splits, run=run.path)
     method = classifier_name(run, config.method) or chosen_method(store) or "joint"
     names = ["joint", *methods_of(run)] if method == "all" else [method]

@@ -151,6 +151,11 @@ class FeatureStore:
         """The splits of the run's data."""
         return list(self.run.data["splits"])
 
+    @property
+    def validation_split(self) -> str:
+        """The split by which classifiers are chosen: val or, by folds, train where there is no val."""
+        return "val" if "val" in self.names else "train"
+
     def views(self, num_views: int) -> tuple[Features, ...]:
         """Return views of the training images, computing those that are not stored.
 

@@ -11,7 +11,8 @@ from ..checkpoints.writing import check_output, default_output, write_back
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
 from ..evaluation.choice import chosen_method
-from ..evaluation.classifier import MODEL, joint_classifier
+from ..evaluation.classifier import MODEL
+from ..evaluation.predictions import predict
 from ..features.store import FeatureStore
 from ..run import Run
 from ..runtime.device import resolve_device
@@ -70,19 +71,21 @@ def store_of(imported: ImportedCheckpoint, config: RebalanceConfig) -> FeatureSt
 
 
 def check_above_chance(imported: ImportedCheckpoint, config: RebalanceConfig) -> None:
-    """Raise a ValueError if the checkpoint only guesses on val: its preprocessing or its class order must be wrong.
+    """Raise a ValueError if the checkpoint only guesses: its preprocessing or its class order must be wrong.
 
     Raises:
-        ValueError: The joint top-1 accuracy on val is near chance, or another class order explains far more images, and
-            `config.force` is not set.
+        ValueError: The joint top-1 accuracy on val (on train where there is no val) is near chance, or another class
+            order explains far more images, and `config.force` is not set.
     """
-    predictions = joint_classifier(store_of(imported, config)).predictions("val")
+    store = store_of(imported, config)
+    split = store.validation_split
+    predictions = predict(store.head, *store.split(split).tensors(store.device))
     num_classes = len(imported.order)
     suspicion = suspect(predictions.classes, predictions.labels, num_classes)
     if suspicion is None:
         return
     message = (
-        f"{imported.checkpoint.path}: got {suspicion.accuracy:.1%} right on val, where guessing gives "
+        f"{imported.checkpoint.path}: got {suspicion.accuracy:.1%} right on {split}, where guessing gives "
         f"{1 / num_classes:.1%}; "
     )
     if suspicion.cause == "class order":

@@ -1,4 +1,4 @@
-"""The choice of one method among all: the joint classifier and every candidate, by cross-validated val."""
+"""The choice of one method among all: the joint classifier and every candidate, by cross-validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from torch import Tensor
 
 from ..config import SHOT_GROUPS, RebalanceConfig
 from ..evaluation.choice import Candidate, Choice
@@ -15,12 +14,12 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.scoring import compare, score
 from ..features.store import FeatureStore
 from ..metrics import shot_groups
-from ..models import LinearHead
 from ..runtime.log import first_line, log, name_some
 from .engine.cost import training_seconds
-from .engine.folds import NUM_FOLDS, cross_validate
-from .methods.registry import Method, find, fit
+from .engine.folds import NUM_FOLDS
+from .methods.registry import Method, find
 from .problem import Problem, RebalancedHead
+from .validation import Validation, ValidationSplit, selection_of, unchanged
 
 LIMIT_S = 60.0  # that a training may take to be tried without being asked for
 TOLERANCE = 1e-9  # in percent: accuracies closer than this differ only by the rounding of their sums
@@ -28,7 +27,7 @@ TOLERANCE = 1e-9  # in percent: accuracies closer than this differ only by the r
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trials:
-    """The heads that are candidates beside joint, what they say of val without having seen it, and who is missing."""
+    """The heads that are candidates beside joint, what they say of unseen images, and who is missing."""
 
     results: dict[str, RebalancedHead]
     held_out: dict[str, Predictions]
@@ -45,16 +44,16 @@ class Trials:
                 path=store.run.method(method) / MODEL,
                 params=dict(result.params),
                 selected_on=result.selected_on,
-                selection=result.selected_on and f"{config.select_by} on {result.selected_on}",
+                selection=selection_of(result, config),
                 held_out=self.held_out[method],
             )
 
 
-def try_methods(problem: Problem, config: RebalanceConfig) -> Trials:
-    """Fit every method that may be chosen, on all of val and fold by fold.
+def try_methods(validation: Validation, config: RebalanceConfig) -> Trials:
+    """Fit every method that may be chosen, to all images and fold by fold.
 
     Args:
-        problem: The problem, its `selection` all of val.
+        validation: What they are chosen on: val, or folds of train.
         config: Settings, whose method is auto or best; auto leaves out what takes more than a minute.
 
     Returns:
@@ -63,15 +62,16 @@ def try_methods(problem: Problem, config: RebalanceConfig) -> Trials:
     Raises:
         ValueError: val is too small for folds, or the accuracy that decides has no images in it.
     """
-    check_val(problem, config)
-    names, left_out = affordable(problem, config)
+    if isinstance(validation, ValidationSplit):
+        check_val(validation.problem, config)
+    names, left_out = affordable(validation, config)
     results: dict[str, RebalancedHead] = {}
     held_out: dict[str, Predictions] = {}
     for name in names:
         single = dataclasses.replace(config, method=name)
         try:
-            result = fit(problem, single)
-            held_out |= cross_validate(problem, single, result, fit, unchanged)
+            result = validation.fit(single)
+            held_out |= validation.held_out(single, result, unchanged)
         except ValueError as error:
             log.warning("%s is no candidate: %s", name, error)
             left_out[name] = first_line(error)
@@ -94,16 +94,17 @@ def check_val(problem: Problem, config: RebalanceConfig) -> None:
         )
 
 
-def affordable(problem: Problem, config: RebalanceConfig) -> tuple[list[str], dict[str, str]]:
+def affordable(validation: Validation, config: RebalanceConfig) -> tuple[list[str], dict[str, str]]:
     """Return the methods to try, the cheapest first, and why others are left out."""
     names, left_out, total = [], {}, 0.0
+    by_folds = not isinstance(validation, ValidationSplit)
     for method in sorted(map(find, config.methods), key=lambda method: cost_rank(method, config)):
         name, training = method.name, method.training
         if config.method == "auto" and not method.quick:
             left_out[name] = "it is not registered as quick"
             continue
         if training is not None:
-            seconds = training_seconds(training, problem, config)
+            seconds = training_seconds(training, validation.problem, config, by_folds=by_folds)
             if config.method == "auto" and seconds > LIMIT_S:
                 left_out[name] = f"its training would take about {spoken(seconds)} on this machine"
                 continue
@@ -127,39 +128,38 @@ def spoken(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def unchanged(result: RebalancedHead, features: Tensor, labels: Tensor) -> LinearHead:
-    """Return the head: a temperature would move no answer."""
-    return result.head
-
-
 def choose(
     joint: Classifier, candidates: Iterable[Classifier], config: RebalanceConfig, left_out: Mapping[str, str]
 ) -> Choice:
-    """Return the choice of the classifier that is the best on val; of equals, of the cheaper.
+    """Return the choice of the classifier that is the best on val, or on train by folds; of equals, of the cheaper.
 
     Args:
         joint: The joint classifier.
-        candidates: The others, the cheapest first, with predictions of val by heads chosen without it.
+        candidates: The others, the cheapest first, with predictions of that split by heads chosen without it.
         config: Says by which accuracy.
         left_out: Methods that are no candidates -> why.
 
     """
     classifiers = [joint, *candidates]
-    store, by = joint.store, config.select_by
-    rows = {classifier.method: score(classifier, "val") for classifier in classifiers}
-    totals = np.bincount(joint.predictions("val").labels, minlength=len(store.run.data["class_counts"]))
+    store, by, split = joint.store, config.select_by, joint.store.validation_split
+    rows = {classifier.method: score(classifier, split) for classifier in classifiers}
+    totals = np.bincount(joint.predictions(split).labels, minlength=len(store.run.data["class_counts"]))
     absent = [store.run.data["class_names"][index] for index in np.flatnonzero(totals == 0).tolist()]
     if absent:
         log.warning(
-            "val has no images of %d classes (%s): the choice says nothing of them", len(absent), name_some(absent)
+            "%s has no images of %d classes (%s): the choice says nothing of them",
+            "val" if split == "val" else "a fold of train",
+            len(absent),
+            name_some(absent),
         )
-    gains = {each.method: each.differences[by] for each in compare(classifiers[1:], joint, ["val"])}
+    gains = {each.method: each.differences[by] for each in compare(classifiers[1:], joint, [split])}
     # Stable, so that of equals the cheaper comes first
     order = sorted(rows, key=lambda name: -round(getattr(rows[name], by).value / TOLERANCE))
     winner = order[0]
     return Choice(
         method=winner,
         by=by,
+        split=split,
         on=f"{NUM_FOLDS} folds",
         weights=store.weights_hash,
         settings=dataclasses.replace(config, method=winner).to_json() if winner != "joint" else config.to_json(),

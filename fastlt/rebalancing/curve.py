@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -70,6 +72,19 @@ class TauCurve:
     """A class with more images than this is in `many`."""
     few: int = FEW
     """A class with fewer images than this is in `few`."""
+
+    @classmethod
+    def joined(cls, curves: Sequence[TauCurve], class_counts: NDArray[np.int64]) -> TauCurve:
+        """Return the curve of the samples of several splits together, each under its own head.
+
+        Args:
+            curves: Curves of the same classes, at least one.
+            class_counts: Integers [C], which decide the groups of all samples.
+        """
+        low, high, labels = (
+            np.concatenate([getattr(curve, name) for curve in curves]) for name in ("low", "high", "labels")
+        )
+        return dataclasses.replace(curves[0], low=low, high=high, labels=labels, class_counts=class_counts)
 
     @cached_property
     def sample_weights(self) -> dict[str, _Floats]:

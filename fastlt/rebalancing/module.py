@@ -14,15 +14,15 @@ from torch import nn
 
 from ..config import RebalanceConfig
 from ..config.base import CHOOSING
-from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
+from ..evaluation.calibration import with_temperature
 from ..evaluation.predictions import predict
 from ..models import LinearHead
 from ..runtime.log import log
 from .loaders import check_names, check_order
-from .methods.registry import fit
 from .module_data import class_counts_of, open_source
 from .module_head import LINEAR, features_of, find_head
 from .problem import Problem
+from .validation import validate
 
 # Shapes: B batch, C classes.
 
@@ -33,7 +33,7 @@ RUN_SETTINGS = ("features", "views", "fine_tune", "reestimate_batch_norm", "sele
 def rebalance_model(
     model: nn.Module,
     train: Any,
-    val: Any,
+    val: Any = None,
     *,
     head: str | None = None,
     method: str = "tau",
@@ -50,7 +50,8 @@ def rebalance_model(
         model: Any network that ends in a linear layer; it stays as it is.
         train: Training images: a DataLoader, a map-style data set of (image, label), or a list of (images, labels [B])
             batches; with `class_counts` any iterable of batches.
-        val: Validation images, on which settings are chosen; in the same forms, or any iterable of batches.
+        val: Validation images, on which settings are chosen; in the same forms, or any iterable of batches. Without
+            any, they are chosen by folds of the training images, although the network has learned these.
         head: Name of the last linear layer, as in `model.named_modules()`; by default the one whose output the network
             returns. Nothing but a softmax or log-softmax may follow it, which is checked on a batch.
         method: A rebalancing method: one of `fastlt.config.METHODS`, a registered one, or `module:function`.
@@ -91,10 +92,9 @@ def rebalance_model(
     name = find_head(network, first[0], device, head)
     layer = network.get_submodule(name)
     assert isinstance(layer, LINEAR)
-    splits = {
-        "train": features_of(network, layer, itertools.chain([first], source.batches), device, "train"),
-        "val": features_of(network, layer, open_source(val, "val").batches, device, "val"),
-    }
+    splits = {"train": features_of(network, layer, itertools.chain([first], source.batches), device, "train")}
+    if val is not None:
+        splits["val"] = features_of(network, layer, open_source(val, "val").batches, device, "val")
     num_classes = layer.weight.shape[0]
     for split, features in splits.items():
         if features.labels.min() < 0 or features.labels.max() >= num_classes:
@@ -105,8 +105,8 @@ def rebalance_model(
     problem = Problem(
         head=LinearHead(layer.weight.detach().float(), None if layer.bias is None else layer.bias.detach().float()),
         train=(splits["train"],),
-        selection=splits["val"],
-        selected_on="val",
+        selection=splits.get("val", splits["train"]),
+        selected_on="train" if val is None else "val",
         class_counts=class_counts_of(splits["train"].labels, num_classes, class_counts, is_whole=source.is_whole),
         device=device,
         seed=config.seed,
@@ -114,12 +114,12 @@ def rebalance_model(
     )
     answers = predict(problem.head, *problem.training_tensors())
     check_order(train, answers.classes, answers.labels)
-    (result,) = fit(problem, config).values()
+    validation = validate(problem, place="this call", seed=config.seed)
+    (result,) = validation.fit(config).values()
     log.info("%s of %s: %s", method, name, ", ".join(f"{key} {value}" for key, value in result.params.items()))
     rebalanced = result.head
     if config.temperature:
-        rebalanced = with_temperature(rebalanced, fit_temperature(rebalanced, *problem.selection_tensors()))
-        warn_if_rough(rebalanced, *problem.selection_tensors(), split=problem.selected_on)
+        rebalanced = with_temperature(rebalanced, validation.temperature(next(iter(config.methods)), rebalanced))
     replace_head(layer, rebalanced, name)
     for module_name, module in network.named_modules():
         module.training = modes[module_name]

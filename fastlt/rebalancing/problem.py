@@ -45,9 +45,9 @@ class Problem:
     train: tuple[Features, ...]
     """Views of the training images, the first under the evaluation transform; none if no method needs them."""
     selection: Features
-    """The split on which settings are chosen."""
+    """The split on which settings are chosen; without val, the training images, which the network has learned."""
     selected_on: str
-    """Its name in the results."""
+    """Its name in the results: val, folds (of val), train or test."""
     class_counts: NDArray[np.int64]
     """[C] the training images of every class."""
     device: torch.device
@@ -85,14 +85,15 @@ class Problem:
         Args:
             store: The run's features.
             config: Says where and by which accuracy settings are chosen, and the seed.
-            num_views: Number of views of the training images; 0 for a method that needs none.
+            num_views: Number of views of the training images; 0 for a method that needs none, as long as there is val.
         """
-        run = store.run
+        run, is_val = store.run, config.selection_split == "val"
+        split = store.validation_split if is_val else config.selection_split
         return cls(
             head=store.head,
-            train=store.views(num_views),
-            selection=store.split(config.selection_split),
-            selected_on=config.select_on,
+            train=store.views(max(num_views, split == "train")),
+            selection=store.split(split),
+            selected_on="train" if split == "train" else config.select_on,
             class_counts=np.asarray(run.data["class_counts"], dtype=np.int64),
             device=store.device,
             batch_size=run.config.batch_size,

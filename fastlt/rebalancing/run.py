@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from ..checkpoints import native
 from ..config import RebalanceConfig
 from ..config.plugins import names_function
 from ..data.inspection.identity import warn_of_overlap
-from ..evaluation.calibration import fit_temperature, warn_if_rough, with_temperature
+from ..evaluation.calibration import fit_temperature, with_temperature
 from ..evaluation.choice import Choice, write_choice
 from ..evaluation.classifier import (
     CONFIG,
     EVALUATED,
     FOLDS,
+    JOINT,
     MODEL,
     RESULTS,
     Classifier,
@@ -37,11 +38,11 @@ from ..run import Run
 from ..runtime.device import resolve_device
 from .choosing import choose, try_methods
 from .engine.batch_norm import reestimate
-from .engine.folds import cross_validate
 from .engine.live import retrain_live
 from .engine.sgd import Retraining
-from .methods.registry import REGISTRY, find, fit, uses_training_features
+from .methods.registry import REGISTRY, find, uses_training_features
 from .problem import Problem, RebalancedHead
+from .validation import Validation, selection_of, validate
 
 RELEASED = "released.json"
 
@@ -53,9 +54,9 @@ def rebalance(run: Run, config: RebalanceConfig | None = None) -> Run:
     network with another last layer), config.json, and results.json with the joint and the rebalanced accuracies on val
     and test. The same settings give the same files again.
 
-    Where the settings name no method, joint and every method that takes seconds are compared on cross-validated val.
-    The best is written, unless it is joint, and `rebalanced/chosen.json` names it, with the accuracies of all:
-    `predict`, `evaluate` and `export` use it from then on.
+    Where the settings name no method, joint and every method that takes seconds are compared on cross-validated val, or
+    by folds of train where there is no val. The best is written, unless it is joint, and `rebalanced/chosen.json` names
+    it, with the accuracies of all: `predict`, `evaluate` and `export` use it from then on.
 
     Args:
         run: The run.
@@ -96,63 +97,99 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
             f"--select-on: got test; expected one of {', '.join(joint_store.names)}, the splits of {run.path}; choose "
             "val"
         )
+    if config.selection_split not in joint_store.names:
+        check_without_val(run, config)
     warn_of_overlap(run.data, reported_splits(joint_store), run=run.path)
     names, counts = run.data["class_names"], run.data["class_counts"]
     target = read_target(
         config.target, class_names=names, class_counts=counts
     )  # read first, so that a mistake costs no training
     store = reestimate(joint_store, config) if config.reestimate_batch_norm else joint_store
-    problem, choice = None, None
+    choice = None
     if live is not None:
         result, store = retrain_live(store, live, config)
-        results = {config.method: result}
+        results, num_views = {config.method: result}, 0
     else:
-        problem = Problem.of_run(store, config, num_views=config.views if uses_training_features(config) else 0)
-        if config.chooses:
-            trials = try_methods(problem, config)
-            choice = choose(joint_classifier(joint_store), trials.classifiers(store, config), config, trials.left_out)
-            if choice.method == "joint":
-                check_joint_may_win(config)
-                write_choice(run, choice)
-                return
-            config = dataclasses.replace(config, method=choice.method)
-            results = {choice.method: trials.results[choice.method]}
-        else:
-            results = fit(problem, config)
-    selection = store.split(config.selection_split).tensors(store.device)
-    classifiers = [classifier_of(store, name, result, config, selection) for name, result in results.items()]
+        num_views = config.views if uses_training_features(config) else 0
+    problem = Problem.of_run(store, config, num_views=num_views)
+    validation = validate(problem, place=str(run.config.data_root), seed=config.seed)
+    joint = dataclasses.replace(joint_classifier(joint_store), held_out=validation.joint)
+    if joint.held_out is not None:
+        run.method(JOINT).mkdir(exist_ok=True)
+        write_held_out(run.method(JOINT), joint.held_out)
+    if live is None and config.chooses:
+        trials = try_methods(validation, config)
+        choice = choose(joint, trials.classifiers(store, config), config, trials.left_out)
+        if choice.method == JOINT:
+            check_joint_may_win(config)
+            write_choice(run, choice)
+            return
+        config = dataclasses.replace(config, method=choice.method)
+        results = {choice.method: trials.results[choice.method]}
+    elif live is None:
+        results = validation.fit(config)
+    classifiers = [classifier_of(store, name, result, config, validation) for name, result in results.items()]
     if config.target != "uniform":
         prior = target_frequencies(classifiers[0], target)
         classifiers = [adjust_to_target(classifier, config.target, prior) for classifier in classifiers]
-    if problem is not None and config.select_on == "folds":
-        frequencies = classifiers[0].prior
-
-        def complete(result: RebalancedHead, features: Tensor, labels: Tensor) -> LinearHead:
-            head = result.head
-            if config.temperature:
-                head, _ = with_fitted_temperature(head, features, labels)
-            if frequencies is None:
-                return head
-            of_fold = dataclasses.replace(classifiers[0], params=result.params)
-            return adjust_to_prior(head, frequencies, source_frequencies(of_fold))
-
-        held_out = cross_validate(problem, config, results, fit, complete)
-        classifiers = [
-            dataclasses.replace(classifier, held_out=held_out[classifier.method]) for classifier in classifiers
-        ]
-    splits = reported_splits(joint_store)
-    joint = [score(joint_classifier(joint_store), split) for split in splits]
+    if live is None and (validation.joint is not None or config.select_on == "folds"):
+        classifiers = held_out(classifiers, results, config, validation)
+    splits = [split for split in reported_splits(joint_store) if split != "train" or validation.joint is not None]
+    rows = [score(joint, split) for split in splits]
+    unseen = [split for split in splits if split != "train"]
     for classifier in classifiers:
         score_released = find(classifier.method).score_released
         released = None
-        if score_released is not None and problem is not None:
-            released = score_released(classifier, problem.train[0], splits)
+        if score_released is not None and unseen:
+            released = score_released(classifier, problem.train[0], unseen)
         # A function of the user's stays as it was named, so that it is found again
         recorded = config.method if names_function(config.method) else classifier.method
         settings = dataclasses.replace(config, method=recorded)
-        write(classifier, settings, score_pair(joint, classifier), released)
+        write(classifier, settings, score_pair(rows, classifier), released)
     if choice is not None:
         write_choice(run, choice)
+
+
+def held_out(
+    classifiers: Sequence[Classifier],
+    results: dict[str, RebalancedHead],
+    config: RebalanceConfig,
+    validation: Validation,
+) -> list[Classifier]:
+    """Return the classifiers with predictions by heads that were made without the image.
+
+    Args:
+        classifiers: The classifiers, adjusted to a target if the settings name one.
+        results: Their heads as the methods made them.
+        config: The settings.
+        validation: What they are chosen on.
+    """
+    frequencies = classifiers[0].prior
+
+    def complete(result: RebalancedHead, features: Tensor, labels: Tensor) -> LinearHead:
+        head = result.head
+        if config.temperature:
+            head = with_temperature(head, fit_temperature(head.to(features.device), features, labels))
+        if frequencies is None:
+            return head
+        of_fold = dataclasses.replace(classifiers[0], params=result.params)
+        return adjust_to_prior(head, frequencies, source_frequencies(of_fold))
+
+    predictions = validation.held_out(config, results, complete)
+    return [dataclasses.replace(each, held_out=predictions[each.method]) for each in classifiers]
+
+
+def check_without_val(run: Run, config: RebalanceConfig) -> None:
+    """Raise a ValueError if the settings need val, which is not there."""
+    for flag, given in (
+        ("--features live", config.features == "live"),
+        ("--reestimate-batch-norm", config.reestimate_batch_norm),
+    ):
+        if given:
+            raise ValueError(
+                f"{flag}: got it with {run.path}, which has no val; expected a val split, since folds of train "
+                "need features that are computed once; drop the flag, or add val"
+            )
 
 
 def check_joint_may_win(config: RebalanceConfig) -> None:
@@ -202,7 +239,7 @@ def live_retraining(config: RebalanceConfig) -> Retraining:
 
 
 def classifier_of(
-    store: FeatureStore, method: str, result: RebalancedHead, config: RebalanceConfig, selection: tuple[Tensor, Tensor]
+    store: FeatureStore, method: str, result: RebalancedHead, config: RebalanceConfig, validation: Validation
 ) -> Classifier:
     """Return the classifier of a run that a method made, with a temperature folded in if the settings say so.
 
@@ -211,12 +248,12 @@ def classifier_of(
         method: The method.
         result: Its head.
         config: Says whether to fit a temperature, and by which accuracy settings were chosen.
-        selection: Features and labels to which the temperature is fitted.
+        validation: What the head was chosen on, to which the temperature is fitted.
     """
     head, params = result.head, dict(result.params)
     if config.temperature:
-        head, params["temperature"] = with_fitted_temperature(head, *selection)
-        warn_if_rough(head.to(selection[0].device), *selection, split=config.selection_split)
+        params["temperature"] = validation.temperature(method, head)
+        head = with_temperature(head, params["temperature"])
     return Classifier(
         method=method,
         head=head,
@@ -224,14 +261,8 @@ def classifier_of(
         path=store.run.method(method) / MODEL,
         params=params,
         selected_on=result.selected_on,
-        selection=result.selected_on and f"{config.select_by} on {result.selected_on}",
+        selection=selection_of(result, config),
     )
-
-
-def with_fitted_temperature(head: LinearHead, features: Tensor, labels: Tensor) -> tuple[LinearHead, float]:
-    """Return the head at the temperature that fits features [N, D] and labels [N], and that temperature."""
-    temperature = fit_temperature(head.to(features.device), features, labels)
-    return with_temperature(head, temperature), temperature
 
 
 def write(classifier: Classifier, config: RebalanceConfig, results: Results, released: Results | None) -> None:
@@ -267,7 +298,7 @@ def score_pair(joint: Iterable[Result], classifier: Classifier) -> Results:
 
 def results_of_choice(store: FeatureStore, choice: Choice) -> Results:
     """Return the results of a run's joint classifier and, if another one was chosen, of that, split by split."""
-    if choice.method != "joint":
+    if choice.method != JOINT:
         return read_results(store.run, [choice.method])
     joint = joint_classifier(store)
     return Results(tuple(score(joint, split) for split in reported_splits(store)))

@@ -148,6 +148,10 @@ def accuracy_by_tau(material: Material) -> Figure:
     """Draw the exact accuracy against tau."""
     store = material.before.store
     split = "val" if "val" in store.names else material.split
+    if split == "train":
+        return Figure(
+            title="Accuracy against τ", caption="Not drawn: the joint classifier has learned the train images."
+        )
     features, labels = store.split(split).tensors(store.device)
     curve = tau_curve(store.head, features, labels, material.counts)
     shown = [name for name in (*SHOT_GROUPS, "all") if name in curve.groups]

@@ -93,11 +93,12 @@ def thumbnails(
     except (ValueError, OSError, KeyError):
         return {}, "The images are not where the run found them, so none are shown."
     samples: dict[int, list[Sample]] = {}
+    seen = np.flatnonzero(np.isin(dataset.labels, predictions.labels))  # folds of train leave out single images
     num_lost = 0
     for index in classes:
         for image in np.flatnonzero((predictions.labels == index) & ~predictions.right)[:NUM_IMAGES]:
             try:
-                data = thumbnail(decode_rgb(dataset.read(int(image))))
+                data = thumbnail(decode_rgb(dataset.read(int(seen[image]))))
             except (ValueError, OSError):
                 num_lost += 1
                 continue

@@ -1,5 +1,6 @@
 """Plain `fastlt rebalance`: one classifier is chosen by cross-validated val, and every command goes by it."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,15 @@ from fastlt import rebalance as rebalance_run
 from fastlt.cli import dispatch
 from fastlt.config import METHODS
 from fastlt.evaluation.choice import Choice, default_method, read_choice
+from fastlt.features import Features
 from fastlt.features.store import FeatureStore
 from fastlt.metrics import shot_accuracy
-from fastlt.rebalancing import Problem, RebalancedHead, choosing, nearest_class_mean, register
+from fastlt.rebalancing import Problem, RebalancedHead, choosing, nearest_class_mean, register, validation
 from fastlt.rebalancing.curve import tau_curve
 from fastlt.rebalancing.engine.folds import stratified_folds
 from fastlt.rebalancing.methods.crt import CRT
 from fastlt.rebalancing.methods.tau import tau_normalize
+from fastlt.rebalancing.validation import ValidationSplit
 
 CPU = torch.device("cpu")
 PLAIN = RebalanceConfig(epochs=1, device="cpu", num_threads=1)
@@ -38,6 +41,10 @@ def choice_of(run: Run) -> Choice:
     return choice
 
 
+def on(problem: Problem, selection: Features) -> ValidationSplit:
+    return ValidationSplit(problem=dataclasses.replace(problem, selection=selection))
+
+
 @pytest.fixture
 def all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method gives the joint head back."""
@@ -45,7 +52,7 @@ def all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(problem: Problem, config: RebalanceConfig) -> dict[str, RebalancedHead]:
         return {config.method: RebalancedHead(head=problem.head)}
 
-    monkeypatch.setattr(choosing, "fit", fit)
+    monkeypatch.setattr(validation, "fit", fit)
 
 
 def test_the_best_on_cross_validated_val_is_written_and_used(run_copy: Run) -> None:
@@ -164,7 +171,7 @@ def test_what_takes_long_or_fails_is_left_out_and_named(
     register("quick_one", lambda problem: problem.head, quick=True, needs_training=False)
     register("slow_one", lambda problem: problem.head)
     register("broken_one", broken, quick=True)  # type: ignore[arg-type]
-    monkeypatch.setattr(choosing, "training_seconds", lambda method, *_: 600.0 if method is CRT else 1.0)
+    monkeypatch.setattr(choosing, "training_seconds", lambda method, *_, **__: 600.0 if method is CRT else 1.0)
     run = str(run_copy.path)
     dispatch(["rebalance", run, "--epochs", "1", *WHERE])
     choice, said = choice_of(run_copy), capsys.readouterr().out
@@ -181,18 +188,18 @@ def test_val_must_be_able_to_decide(run_copy: Run) -> None:
     problem = Problem.of_run(store_of(run_copy), PLAIN, num_views=0)
     few = problem.selection.take(np.arange(4))
     with pytest.raises(ValueError, match=r"^--method: got auto with 4 val images\b"):
-        choosing.try_methods(Problem(**{**vars(problem), "selection": few}), PLAIN)
+        choosing.try_methods(on(problem, few), PLAIN)
     largest = problem.selection.take(np.flatnonzero(problem.selection.labels == np.argmax(problem.class_counts)))
     config = RebalanceConfig(select_by="few", device="cpu")
     with pytest.raises(ValueError, match=r"^--select-by: got few\b"):
-        choosing.try_methods(Problem(**{**vars(problem), "selection": largest}), config)
+        choosing.try_methods(on(problem, largest), config)
 
 
 def test_a_class_with_one_val_image_takes_part(run_copy: Run) -> None:
     problem = Problem.of_run(store_of(run_copy), PLAIN, num_views=1)
     labels = problem.selection.labels
     rows = np.concatenate([np.flatnonzero(labels == label)[: 1 + 5 * (label < 5)] for label in range(10)])
-    trials = choosing.try_methods(Problem(**{**vars(problem), "selection": problem.selection.take(rows)}), PLAIN)
+    trials = choosing.try_methods(on(problem, problem.selection.take(rows)), PLAIN)
     assert trials.left_out == {}
     for predictions in trials.held_out.values():
         assert np.array_equal(predictions.labels, labels[rows])
@@ -211,7 +218,7 @@ def test_a_checkpoint_gets_the_winners_name(
         means = nearest_class_mean(*problem.training_tensors(), problem.head.num_classes)
         return {config.method: RebalancedHead(head=means if config.method == winner else problem.head)}
 
-    monkeypatch.setattr(choosing, "fit", fit)
+    monkeypatch.setattr(validation, "fit", fit)
     tensors = dict(fitted("resnet10").tensors)
     if winner != "joint":
         tensors["fc.bias"] = tensors["fc.bias"] - 1000 * (torch.arange(10) > 6)  # never says the smallest classes

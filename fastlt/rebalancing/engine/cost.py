@@ -14,10 +14,16 @@ from .sgd import GridSGD, HeadTraining, Retraining
 NUM_STEPS = 2  # that are timed, after one that warms up
 
 
-def training_seconds(method: Retraining, problem: Problem, config: RebalanceConfig) -> float:
+def training_seconds(method: Retraining, problem: Problem, config: RebalanceConfig, *, by_folds: bool = False) -> float:
     """Return about how long a method's training and its cross-validation take, seconds.
 
     Only several learning rates or weight decays are a choice, which every fold makes by a training of its own.
+
+    Args:
+        method: The training.
+        problem: The problem.
+        config: Its settings.
+        by_folds: Whether the head itself is trained once more for every fold, as without val.
     """
     training = HeadTraining.of(method, problem, config)
     num_samples = len(problem.train[0])
@@ -33,5 +39,6 @@ def training_seconds(method: Retraining, problem: Problem, config: RebalanceConf
         optimizer.learn(features, labels, counts, 0)
     grid.parameters()[0].sum().item()  # waits for the device
     a_step = (time.perf_counter() - began) / NUM_STEPS
-    num_trainings = 1 if len(training.settings) == 1 else 2 * NUM_FOLDS + 1
+    # The one on all images, then those that choose and those whose heads are scored
+    num_trainings = 1 + NUM_FOLDS * ((len(training.settings) > 1) + (by_folds or len(training.settings) > 1))
     return a_step * training.epochs * max(1, num_samples // training.batch_size) * num_trainings

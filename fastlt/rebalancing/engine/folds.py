@@ -74,7 +74,4 @@ def cross_validate(
             head = complete(result, *rest.selection_tensors()).to(problem.device)
             parts[name].append(predict(head, *inside))
     back = np.argsort(np.argsort(folds, kind="stable"), kind="stable")
-    return {
-        name: Predictions(*(np.concatenate(column)[back] for column in zip(*predictions, strict=True)))
-        for name, predictions in parts.items()
-    }
+    return {name: Predictions.joined(predictions).take(back) for name, predictions in parts.items()}

@@ -1,9 +1,19 @@
-"""The choice of a head on the selection split: the best of a grid, and never one below the joint head."""
+"""The choice of settings: on the selection split, never below the joint head there, or on several splits together."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ...config import RebalanceConfig
 from ...evaluation.classifier import JOINT
+from ...evaluation.predictions import Predictions, predict
+from ...metrics import shot_accuracy
 from ...runtime.log import log
 from ..problem import Problem, RebalancedHead
 from .grids import HeadGrid
@@ -53,15 +63,71 @@ def or_joint(name: str, result: RebalancedHead, problem: Problem, by: str) -> Re
     best, joint = problem.accuracy(result.head, by), problem.accuracy(problem.head, by)
     if joint <= best + TOLERANCE:
         return result
+    say_joint(name, by, problem.selected_on, joint, best)
+    return RebalancedHead(head=problem.head, params={JOINT: True}, selected_on=result.selected_on)
+
+
+def say_joint(name: str, by: str, where: str, joint: float, best: float) -> None:
+    """Say that the joint head is better than a method's, by accuracies that are fractions."""
     log.info(
         "%s: the joint classifier has the best %s accuracy on %s, %.1f %% against %.1f %%, so it is kept as it is",
         name,
         by.replace("_", " "),
-        problem.selected_on,
+        where,
         100 * joint,
         100 * best,
     )
-    return RebalancedHead(head=problem.head, params={JOINT: True}, selected_on=result.selected_on)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choosing:
+    """How a method's settings are chosen on the selection splits of several problems together."""
+
+    is_open: Callable[[RebalanceConfig], bool]
+    """Whether a configuration leaves a choice."""
+    explore: Callable[[Problem, RebalanceConfig], Any]
+    """Returns what the selection split of one problem says of every setting."""
+    settle: Callable[[Sequence[Any], RebalanceConfig, NDArray[np.int64]], RebalanceConfig]
+    """Returns the configuration with the settings that are the best on all splits together, given what each says of
+    them, and the training images [C] of every class."""
+
+
+def choosing_rates(fit: Callable[[Problem, RebalanceConfig], RebalancedHead]) -> Choosing:
+    """Return how several learning rates and weight decays of a trained method become one of each."""
+
+    def explore(problem: Problem, config: RebalanceConfig) -> list[Predictions]:
+        heads = (fit(problem, single).head for single in single_settings(config))
+        return [predict(head, *problem.selection_tensors()) for head in heads]
+
+    def settle(
+        splits: Sequence[list[Predictions]], config: RebalanceConfig, class_counts: NDArray[np.int64]
+    ) -> RebalanceConfig:
+        together = map(Predictions.joined, zip(*splits, strict=True))  # a setting each
+        values = [accuracy_of(predictions, config.select_by, class_counts) for predictions in together]
+        return single_settings(config)[int(np.argmax(values))]
+
+    return Choosing(is_open=lambda config: len(single_settings(config)) > 1, explore=explore, settle=settle)
+
+
+def single_settings(config: RebalanceConfig) -> list[RebalanceConfig]:
+    """Return a configuration for every pair of its learning rates and weight decays."""
+    rates: list[tuple[float, ...]] = [(rate,) for rate in config.lr] or [()]
+    decays: list[tuple[float, ...]] = [(decay,) for decay in config.weight_decay] or [()]
+    return [
+        dataclasses.replace(config, lr=rate, weight_decay=decay) for rate, decay in itertools.product(rates, decays)
+    ]
+
+
+def accuracy_of(predictions: Predictions, by: str, class_counts: NDArray[np.int64]) -> float:
+    """Return the accuracy by which settings are chosen, a fraction.
+
+    Raises:
+        ValueError: The group that decides has no images.
+    """
+    value: float | None = getattr(shot_accuracy(predictions.classes, predictions.labels, class_counts), by)
+    if value is None:
+        raise ValueError(f"--select-by: got {by}; expected a group with images to choose on; choose class_mean or all")
+    return value
 
 
 def check_single_setting(config: RebalanceConfig) -> None:

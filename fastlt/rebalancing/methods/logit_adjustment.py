@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ...config import RebalanceConfig
 from ...models import LinearHead
 from ...runtime.log import log
-from ..curve import prior_curve
+from ..curve import TauCurve, prior_curve
+from ..engine.selection import Choosing
 from ..problem import Problem, RebalancedHead
 
 
@@ -19,15 +22,29 @@ def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Return the adjusted head, with the strength as given or the best on the selection split, exactly."""
     strength, selected_on = config.fixed_strength(), None
     if strength is None:
-        features, labels = problem.selection_tensors()
-        choice = prior_curve(problem.head, features, labels, problem.class_counts).best(config.select_by)
-        strength, selected_on = choice.tau, problem.selected_on
+        strength = explore(problem, config).best(config.select_by).tau
+        selected_on = problem.selected_on
         by = config.select_by.replace("_", " ")
         log.info("strength = %.3f, the best %s accuracy on %s", strength, by, selected_on)
     if problem.head.bias is None:
         log.info("logit adjustment added a bias: the classifier had none")
     adjusted = adjust_logits(problem.head, problem.class_counts, strength)
     return RebalancedHead(head=adjusted, params={"strength": strength}, selected_on=selected_on)
+
+
+def explore(problem: Problem, config: RebalanceConfig) -> TauCurve:
+    """Return the accuracy of the selection split at every strength."""
+    del config
+    return prior_curve(problem.head, *problem.selection_tensors(), problem.class_counts)
+
+
+def settle(curves: Sequence[TauCurve], config: RebalanceConfig, class_counts: NDArray[np.int64]) -> RebalanceConfig:
+    """Return the configuration with the strength that is the best on several splits together."""
+    strength = TauCurve.joined(curves, class_counts).best(config.select_by).tau
+    return dataclasses.replace(config, strength=repr(strength))
+
+
+CHOOSING = Choosing(is_open=lambda config: config.strength == "auto", explore=explore, settle=settle)
 
 
 def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -> LinearHead:

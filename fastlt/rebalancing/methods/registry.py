@@ -11,7 +11,7 @@ from ...config.plugins import own_method
 from ...evaluation.classifier import Classifier
 from ...evaluation.results import Results
 from ...features.arrays import Features
-from ..engine.selection import or_joint
+from ..engine.selection import Choosing, choosing_rates, or_joint
 from ..engine.sgd import Retraining
 from ..problem import Problem, RebalancedHead
 from . import cosine, crt, logit_adjustment, los, lws, max_norm, ncm, own, released_ncm, tau
@@ -29,6 +29,8 @@ class Method:
     """Whether it looks at the training images."""
     training: Retraining | None = None
     """How it trains by SGD on cached features; None for a method that computes its head."""
+    settings: Choosing | None = None
+    """How its settings are chosen; None for one of the user's own, or without any but those of a training."""
     live: Retraining | None = None
     """How it trains on live images; None if it cannot."""
     released_live: bool = False
@@ -40,15 +42,30 @@ class Method:
     source: str | None = None
     """The function of a method of the user's own, as `module:function`."""
 
+    @property
+    def choosing(self) -> Choosing | None:
+        """How its settings are chosen on several splits together; None if it has none to choose."""
+        return choosing_rates(self.fit) if self.training is not None else self.settings
+
 
 REGISTRY = {
     method.name: method
     for method in (
-        Method(name="tau", fit=tau.fit, uses_training_features=lambda config: config.tau == "learned"),
+        Method(
+            name="tau",
+            fit=tau.fit,
+            settings=tau.CHOOSING,
+            uses_training_features=lambda config: config.tau == "learned",
+        ),
         Method(name="crt", fit=crt.fit, training=crt.CRT, live=crt.CRT, released_live=True),
         Method(name="lws", fit=lws.fit, training=lws.LWS, live=lws.LWS, released_live=True),
         Method(name="ncm", fit=ncm.fit, score_released=released_ncm.score_released),
-        Method(name="logit_adjustment", fit=logit_adjustment.fit, uses_training_features=lambda config: False),
+        Method(
+            name="logit_adjustment",
+            fit=logit_adjustment.fit,
+            settings=logit_adjustment.CHOOSING,
+            uses_training_features=lambda config: False,
+        ),
         Method(name="los", fit=los.fit, training=los.LOS, live=los.LOS),
         Method(name="max_norm", fit=max_norm.fit, training=max_norm.MAX_NORM),
         Method(name="cosine", fit=cosine.fit, training=cosine.COSINE),
@@ -89,7 +106,6 @@ def fit(problem: Problem, config: RebalanceConfig) -> dict[str, RebalancedHead]:
     for name in config.methods:
         method = find(name)
         made = method.fit(problem, config)
-        # The head of a user's own method is what they want to see
         # The head of a user's own method is what they want to see
         heads[name] = made if method.source else or_joint(name, made, problem, config.select_by)
     return heads

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,8 +16,9 @@ from ...config import RebalanceConfig
 from ...features.arrays import chunks
 from ...models import LinearHead
 from ...runtime.log import log
-from ..curve import tau_curve
+from ..curve import TauCurve, tau_curve
 from ..engine.cached import check_features
+from ..engine.selection import Choosing
 from ..problem import Problem, RebalancedHead
 
 LARGEST_TAU = 2.0  # of the range that the paper searches
@@ -28,11 +33,25 @@ def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
         tau = learn_tau(problem)
         log.info("tau = %.3f, learned on class-balanced training features", tau)
     elif tau is None:
-        features, labels = problem.selection_tensors()
-        tau = tau_curve(problem.head, features, labels, problem.class_counts).best(config.select_by).tau
+        tau = explore(problem, config).best(config.select_by).tau
         selected_on = problem.selected_on
         log.info("tau = %.3f, the best %s accuracy on %s", tau, config.select_by.replace("_", " "), selected_on)
     return RebalancedHead(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)
+
+
+def explore(problem: Problem, config: RebalanceConfig) -> TauCurve:
+    """Return the accuracy of the selection split at every tau."""
+    del config
+    return tau_curve(problem.head, *problem.selection_tensors(), problem.class_counts)
+
+
+def settle(curves: Sequence[TauCurve], config: RebalanceConfig, class_counts: NDArray[np.int64]) -> RebalanceConfig:
+    """Return the configuration with the tau that is the best on several splits together."""
+    tau = TauCurve.joined(curves, class_counts).best(config.select_by).tau
+    return dataclasses.replace(config, tau=repr(tau))
+
+
+CHOOSING = Choosing(is_open=lambda config: config.tau == "auto", explore=explore, settle=settle)
 
 
 def learn_tau(problem: Problem) -> float:

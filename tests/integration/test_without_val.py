@@ -1,0 +1,131 @@
+"""A checkpoint whose data have no val: everything is chosen by folds of train, and said so."""
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastlt import cli
+from fastlt.data import open_splits
+
+FLAGS = ("--image-size", "32", "--eval-resize", "32", "--mean", *["0.5"] * 3, "--std", *["0.25"] * 3)
+PLACE = ("--device", "cpu", "--num-threads", "1", "--loader", "memory")
+
+
+@pytest.fixture
+def run(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run fastlt in a folder with net.pth."""
+
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["fastlt", *map(str, arguments)])
+        cli.main()
+
+    return call
+
+
+@pytest.fixture
+def data(colours: Path, fitted: Any, workshop: Path) -> Callable[..., Path]:
+    """Copy splits of the colours beside net.pth, a network that knows their train images."""
+    torch.save(fitted("resnet10").tensors, workshop / "net.pth")
+
+    def copy(*splits: str) -> Path:
+        for split in splits:
+            shutil.copytree(colours / split, workshop / "data" / split)
+        return workshop / "data"
+
+    return copy
+
+
+def adopted() -> Path:
+    (found,) = Path("runs/adopted").glob("net-*")
+    return found
+
+
+def test_plain_rebalance_chooses_by_folds_of_train(
+    data: Callable[..., Path], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("rebalance", "net.pth", "--data-root", data("train"), *FLAGS, *PLACE, "--epochs", 2, "--json", "said.json")
+    out, err = capsys.readouterr()
+    assert "no val in" in out + err
+    said = json.loads(Path("said.json").read_text())
+    choice = said["choice"]
+    assert choice["split"] == "train"
+    assert {row["split"] for row in said["results"]} == {"train"}
+    num_images = sum(1 for _ in Path("data/train").glob("*/*"))
+    for candidate in choice["candidates"]:
+        assert candidate["result"]["all"]["n"] == num_images
+    values = [candidate["result"]["class_mean"]["value"] for candidate in choice["candidates"]]
+    assert values == sorted(values, reverse=True)
+    assert f"chosen: {choice['method']}" in out
+
+    # Every later command goes by it
+    source = adopted()
+    images = sorted(Path("data/train/colour 0").iterdir())[:2]
+    run("predict", source, *images, "--device", "cpu", "--out", "said.csv")
+    with Path("said.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["colour 0"] * 2
+    run("evaluate", source, *PLACE, "--method", "all", "--json", "evaluated.json")
+    rows = {row["method"]: row for row in json.loads(Path("evaluated.json").read_text())["results"]}
+    candidates = {candidate["result"]["method"]: candidate["result"] for candidate in choice["candidates"]}
+    assert {row["split"] for row in rows.values()} == {"train"}
+    for method in ("joint", choice["method"]):
+        assert rows[method]["class_mean"] == candidates[method]["class_mean"]
+    run("report", source, "--device", "cpu")
+    assert "train" in (source / "report" / "index.html").read_text()
+
+
+def test_a_test_split_is_scored_and_chooses_nothing(data: Callable[..., Path], run: Callable[..., None]) -> None:
+    root = data("train", "test")
+    arguments = ("rebalance", "net.pth", "--data-root", root, *FLAGS, *PLACE, "--method", "tau", "--no-temperature")
+    run(*arguments, "--json", "first.json", "--out", "first.pth")
+    rows = json.loads(Path("first.json").read_text())["results"]
+    assert [row["split"] for row in rows] == ["train", "train", "test", "test"]
+    assert {row["selected_on"] for row in rows if row["method"] == "tau"} == {"train"}
+    for folder in sorted((root / "test").iterdir()):  # of other labels
+        folder.rename(folder.with_name(f"{folder.name}."))
+    names = sorted(path.name.removesuffix(".") for path in (root / "test").iterdir())
+    for folder, name in zip(sorted((root / "test").iterdir()), [*names[1:], names[0]], strict=True):
+        folder.rename(folder.with_name(name))
+    run(*arguments, "--json", "second.json", "--out", "second.pth")
+    others = json.loads(Path("second.json").read_text())["results"]
+    assert [row["all"] for row in others[:2]] == [row["all"] for row in rows[:2]]
+    assert [row["params"] for row in others] == [row["params"] for row in rows]
+    assert [row["all"] for row in others[2:]] != [row["all"] for row in rows[2:]]
+    first, second = (torch.load(name, weights_only=True) for name in ("first.pth", "second.pth"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_needs_val_says_so(
+    data: Callable[..., Path], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("rebalance", "net.pth", "--data-root", data("train"), *FLAGS, *PLACE, "--method", "crt")
+    for flags, start in (
+        (["--features", "live"], "--features live: got it with runs"),
+        (["--reestimate-batch-norm"], "--reestimate-batch-norm: got it with runs"),
+        (["--select-on", "test", "--force"], "--select-on: got test"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(*where, *flags)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"fastlt: {start}")
+    for command in ("evaluate", "report"):
+        with pytest.raises(SystemExit) as stop:
+            run(command, adopted(), "--device", "cpu")
+        assert stop.value.code == 2
+        assert "make them with: fastlt rebalance runs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("train", "--data-root", "data")
+    assert "val" in capsys.readouterr().err
+
+
+def test_data_may_be_opened_without_val(data: Callable[..., Path]) -> None:
+    root = data("train", "test")
+    assert list(open_splits(root, needs_val=False)) == ["train", "test"]
+    with pytest.raises(ValueError, match="no val split"):
+        open_splits(root)
