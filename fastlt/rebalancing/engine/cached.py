@@ -21,43 +21,58 @@ from .selection import select_head
 from .sgd import GridSGD, HeadTraining, Retraining
 
 LONGEST = 8  # times the default epochs, to which a training may go on
+BUDGET = (
+    3 * 10**11
+)  # multiplications in all trainings of a method, beyond which it does not go on: under a minute on a CPU
+LEAST = 10**7  # multiplications that take about as long as everything else in a step
 ROWS = 512  # of features classified at a time
 
 
 def retrain(method: Retraining, problem: Problem, config: RebalanceConfig, **params: float) -> RebalancedHead:
     """Train a method's heads on cached features and return the best; `params` describe all of them.
 
-    The default epochs are doubled, up to `LONGEST` times, while classes are left of which no training image is
-    classified right: on a small set they are few steps. The paper's sets and given epochs are left as they are.
-
     Raises:
         ValueError: Features or settings do not fit, or the loss of every head is no longer finite.
     """
     check_features(problem.train, problem.head)
-    training = HeadTraining.of(method, problem, config)
-    by_default = config.epochs is None and problem.dataset not in PAPERS
-    longest = training.epochs * (LONGEST if by_default else 1)
-    while True:
+    for number, training in enumerate(trainings(method, problem, config)):
+        if number:
+            params["epochs"] = training.epochs
         grid = method.start(problem.head, config, len(training.settings))
         train_grid(grid, training, problem)
         result = select_head(grid, training, problem, config, **params)
         missed = missed_classes(result.head, problem)
-        if not missed.size or 2 * training.epochs > longest:
-            break
-        training = dataclasses.replace(training, epochs=2 * training.epochs)
-        params["epochs"] = training.epochs
-    if missed.size:
-        log.warning(
-            "%s: after %d epochs, no training image of %d of %d classes is classified right (the first is class %d), "
-            "so training has not converged, or the features do not tell these classes apart; try more --epochs or a "
-            "higher --lr",
-            config.method,
-            training.epochs,
-            missed.size,
-            problem.head.num_classes,
-            missed[0],
-        )
+        if not missed.size:
+            return result
+    log.warning(
+        "%s: after %d epochs, no training image of %d of %d classes is classified right (the first is class %d), "
+        "so training has not converged, or the features do not tell these classes apart; try more --epochs or a "
+        "higher --lr",
+        config.method,
+        training.epochs,
+        missed.size,
+        problem.head.num_classes,
+        missed[0],
+    )
     return result
+
+
+def trainings(method: Retraining, problem: Problem, config: RebalanceConfig) -> list[HeadTraining]:
+    """Return the trainings to make in turn while classes are left of which no training image is classified right.
+
+    Each has twice the epochs of the one before: on a small set the default epochs are few steps. They end at `LONGEST`
+    times the default and at the `BUDGET`, which is the same on every machine, as the result must be. The paper's sets
+    and given epochs are left as they are.
+    """
+    first = HeadTraining.of(method, problem, config)
+    if config.epochs is not None or problem.dataset in PAPERS:
+        return [first]
+    factors = [1]
+    size = first.batch_size * problem.head.num_classes * problem.head.num_features * len(first.settings)
+    an_epoch = len(problem.train[0]) // first.batch_size * max(size, LEAST)
+    while factors[-1] < LONGEST and an_epoch * first.epochs * (sum(factors) + 2 * factors[-1]) <= BUDGET:
+        factors.append(2 * factors[-1])
+    return [dataclasses.replace(first, epochs=factor * first.epochs) for factor in factors]
 
 
 def missed_classes(head: LinearHead, problem: Problem) -> NDArray[np.int64]:

@@ -8,14 +8,15 @@ import torch
 
 from ...config import RebalanceConfig
 from ..problem import Problem
+from .cached import trainings
 from .folds import NUM_FOLDS
-from .sgd import GridSGD, HeadTraining, Retraining
+from .sgd import GridSGD, Retraining
 
 NUM_STEPS = 2  # that are timed, after one that warms up
 
 
 def training_seconds(method: Retraining, problem: Problem, config: RebalanceConfig, *, by_folds: bool = False) -> float:
-    """Return about how long a method's training and its cross-validation take, seconds.
+    """Return about how long a method's training and its cross-validation take at most, seconds.
 
     Only several learning rates or weight decays are a choice, which every fold makes by a training of its own.
 
@@ -25,7 +26,8 @@ def training_seconds(method: Retraining, problem: Problem, config: RebalanceConf
         config: Its settings.
         by_folds: Whether the head itself is trained once more for every fold, as without val.
     """
-    training = HeadTraining.of(method, problem, config)
+    attempts = trainings(method, problem, config)
+    training = attempts[0]
     num_samples = len(problem.train[0])
     grid = method.start(problem.head, config, len(training.settings))
     optimizer = GridSGD(grid, training)
@@ -41,4 +43,5 @@ def training_seconds(method: Retraining, problem: Problem, config: RebalanceConf
     a_step = (time.perf_counter() - began) / NUM_STEPS
     # The one on all images, then those that choose and those whose heads are scored
     num_trainings = 1 + NUM_FOLDS * ((len(training.settings) > 1) + (by_folds or len(training.settings) > 1))
-    return a_step * training.epochs * max(1, num_samples // training.batch_size) * num_trainings
+    num_epochs = sum(attempt.epochs for attempt in attempts)
+    return a_step * num_epochs * max(1, num_samples // training.batch_size) * num_trainings

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from fastlt import RebalanceConfig
 from fastlt.features import arrays
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine import batches
+from fastlt.rebalancing.engine import batches, cost
 from fastlt.rebalancing.engine.batches import FeatureBatches
-from fastlt.rebalancing.engine.cached import check_features, train_grid
+from fastlt.rebalancing.engine.cached import check_features, train_grid, trainings
 from fastlt.rebalancing.engine.grids import CosineGrid, HeadGrid, LinearGrid, ScaleGrid, new_head
 from fastlt.rebalancing.engine.selection import select_head
 from fastlt.rebalancing.engine.sgd import HeadTraining, Setting
+from fastlt.rebalancing.methods.crt import CRT
 from fastlt.rebalancing.problem import Problem
 
 CPU = torch.device("cpu")
@@ -186,8 +188,9 @@ from fastlt import RebalanceConfig
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
 from fastlt.data.sampler import LongTailSampler
-from fastlt.rebalancing.engine import batches
+from fastlt.rebalancing.engine import batches, cost
 from fastlt.rebalancing.methods.registry import fit
+from fastlt.rebalancing.methods.crt import CRT
 from fastlt.rebalancing.problem import Problem
 
 C, D = 8142, 2048
@@ -236,3 +239,31 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
     steps = TRAINING.epochs * (len(LABELS) // TRAINING.batch_size)
     rows = 24 if resident else 24 * D  # which rows, or what is in them
     assert moved == [24, rows] * steps  # of the labels, and of the features
+
+
+def test_trainings_that_may_go_on_end_at_a_budget_that_every_machine_shares() -> None:
+    def epochs(num_classes: int, num_images: int, width: int, dataset: str = "folder", **settings: object) -> list[int]:
+        features = Features(
+            features=np.zeros((num_images, width), np.float32), labels=np.arange(num_images) % num_classes
+        )
+        head = LinearHead(torch.zeros(num_classes, width), torch.zeros(num_classes))
+        problem = dataclasses.replace(Problem.of_features(head, features), dataset=dataset)
+        config = RebalanceConfig(method="crt", **settings)  # type: ignore[arg-type]
+        return [training.epochs for training in trainings(CRT, problem, config)]
+
+    assert epochs(12, 300, 32) == [10, 20, 40, 80]
+    assert epochs(12, 300, 32, epochs=4) == [4]
+    assert epochs(3, 300, 32, "imagenet_lt") == [10]
+    assert epochs(1000, 10_000, 512) == [10, 20]
+    assert epochs(1000, 10_000, 512, lr=(0.1, 0.2, 0.3)) == [10]
+    assert epochs(2, 500_000, 1, batch_size=64) == [10]  # many small steps
+
+
+def test_an_estimate_of_time_counts_the_trainings_that_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second here, and an epoch is one step."""
+    clock = iter((10.0, 12.0) * 3)
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    given = {"method": "crt", "batch_size": len(LABELS)}
+    assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given)) == 10 + 20 + 40 + 80
+    assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7)) == 7
+    assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7, lr=(0.1, 0.2))) == 7 * 11
