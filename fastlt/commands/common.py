@@ -11,9 +11,11 @@ import inspect
 import io
 import itertools
 import re
+import sys
 import textwrap
+import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -127,7 +129,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
             parsed = tyro.cli(
                 with_help(command),
                 prog=f"fastlt {name}",
-                args=list(argv),
+                args=positionals_last(command, argv),
                 default=None if default is None else with_help(command)(**vars(default)),
             )
             return without_help(parsed, command)
@@ -141,7 +143,7 @@ def parse(command: type[T], argv: Sequence[str], name: str, default: T | None = 
 def check_flags(command: type[Any], argv: Sequence[str], name: str) -> None:
     """Raise a ValueError that names the nearest flag if an argument looks like a flag and is none of the command's."""
     assert dataclasses.is_dataclass(command)
-    flags = [*known_flags(command), "--help"]
+    flags = [*flag_widths(command), "--help"]
     for argument in argv:
         given = argument.partition("=")[0].replace("_", "-")
         flag = f"-{given}" if ONE_DASH.fullmatch(given) else given
@@ -152,16 +154,46 @@ def check_flags(command: type[Any], argv: Sequence[str], name: str) -> None:
             raise ValueError(f"{given}: unknown flag; {hint}see fastlt {name} --help")
 
 
-def known_flags(command: type[Any]) -> Iterator[str]:
-    """Yield the flags of a dataclass and of those inside it."""
+def positionals_last(command: type[Any], argv: Sequence[str]) -> list[str]:
+    """Return arguments with those of no flag behind the others, where tyro takes several of them as one value."""
+    widths, rest = flag_widths(command), list(argv)
+    flags, positionals = [], []
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        if not re.match("-[A-Za-z-]", argument):
+            positionals.append(argument)
+            continue
+        flags.append(argument)
+        for _ in range(widths.get(argument, 0)):
+            if not rest or rest[0].startswith("--"):
+                break
+            flags.append(rest.pop(0))
+    positionals += rest[1:]
+    return [*flags, *(["--", *positionals] if positionals else [])]
+
+
+def flag_widths(command: type[Any]) -> dict[str, int]:
+    """Return the flags of a dataclass and of those inside it, and how many values each takes."""
+    widths: dict[str, int] = {}
     for name, hint in typing.get_type_hints(command).items():
         if dataclasses.is_dataclass(hint):
-            yield from known_flags(hint)  # type: ignore[arg-type]
+            widths |= flag_widths(hint)  # type: ignore[arg-type]
             continue
         flag = name.replace("_", "-")
-        yield f"--{flag}"
+        widths[f"--{flag}"] = width(hint)
         if hint is bool:
-            yield f"--no-{flag}"
+            widths[f"--no-{flag}"] = 0
+    return widths
+
+
+def width(hint: Any) -> int:
+    """Return how many values a flag of this type takes at most."""
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is tuple:
+        return sys.maxsize if Ellipsis in parts else len(parts)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return max(map(width, parts))
+    return 0 if hint is bool else 1
 
 
 @functools.cache

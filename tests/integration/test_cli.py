@@ -16,6 +16,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 
 from fastlt import Run, TrainConfig, cli
@@ -106,6 +107,24 @@ def test_help_says_no_none_and_breaks_no_line_early() -> None:
     words = " ".join(output.getvalue().replace("│", " ").split())
     assert "--out DIR Where to; by default nowhere. --size N Pixels. (default: 3)" in words
     assert common.parse(Settings, ["--out", "there"], "some") == Settings(out=Path("there"))
+
+
+def test_positional_arguments_stand_anywhere_but_behind_a_flag_of_many_values() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings:
+        """What it is."""
+
+        names: tyro.conf.Positional[tuple[str, ...]] = ()
+        mean: tuple[float, float, float] | None = None
+        rates: tuple[float, ...] = ()
+        fast: bool = False
+
+    argv = ["a", "--fast", "b", "--mean", "-1", "2", "3", "c", "--no-fast", "d", "--rates", "1", "-2"]
+    expected = Settings(names=("a", "b", "c", "d"), mean=(-1, 2, 3), rates=(1, -2))
+    assert common.parse(Settings, argv, "some") == expected
+    assert common.parse(Settings, [*argv[:3], "--rates=1", "e"], "some").rates == (1,)
+    with pytest.raises(ValueError, match=r"^--mean: "):
+        common.parse(Settings, ["--mean", "1", "--fast", "a"], "some")
 
 
 def test_a_renamed_flag_is_proposed_under_its_new_name(fastlt: Callable[..., Outcome]) -> None:

@@ -69,6 +69,24 @@ def test_the_command_writes_csv_and_json(rebalanced: Run, data_root: Path, tmp_p
         assert sum(shares) <= 1 + 1e-9
 
 
+def test_flags_may_stand_between_the_run_and_the_images(
+    rebalanced: Run, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = next((data_root / "test").rglob("*.jpg")).read_bytes()
+    for name in ("a.jpg", "b.jpg", "-c.jpg"):
+        (tmp_path / name).write_bytes(source)
+    monkeypatch.chdir(tmp_path)
+    run = str(rebalanced.path)
+    command.run([run, "--method", "joint", "a.jpg", "--json=p.json", "b.jpg", "--top", "1", "--", "-c.jpg"])
+    content = json.loads(Path("p.json").read_text())
+    assert content["method"] == "joint"
+    assert [(each["file"], len(each["top"])) for each in content["predictions"]] == [
+        ("a.jpg", 1),
+        ("b.jpg", 1),
+        ("-c.jpg", 1),
+    ]
+
+
 def test_names_that_are_no_utf8_come_out_as_they_are_on_the_disk(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     predictions = ImagePredictions(
