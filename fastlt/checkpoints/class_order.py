@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ TO_NAME = ("idx_to_class", "index_to_class", "id2label")
 LISTED = ("classes", "class_names", "label_names", "CLASSES")
 INSIDE = ("meta", "dataset_meta", "config", "cfg", "args", "hyper_parameters", "hparams")
 """Where training scripts keep class names beside weights, and in which parts of a file."""
+NUMBERED = re.compile(r"(LABEL_|class[ _]?)?\d+", re.IGNORECASE)  # a name that only says a class's place
 
 
 @dataclass(frozen=True)
@@ -175,20 +176,48 @@ def order_of(
         source: What errors call the list.
         remedy: What errors add to the way out.
     """
+    rows, fault = rows_of(names, known)
+    if fault:
+        raise ValueError(
+            f"{what}: got {source} of {len(names)} names that do not match the data's {len(known[0])} classes: "
+            f"{fault}; expected each class name (folder name) once, in the checkpoint's order; correct it{remedy}"
+        )
+    return rows
+
+
+def rows_of(names: Sequence[str], known: Sequence[Sequence[str]]) -> tuple[tuple[int, ...], str]:
+    """Return the place in `names` of every class of the data, or none and in what the two differ."""
     names = [nfc(name) for name in names]
     class_names = max(known, key=lambda ours: len(set(ours) & set(names)))
     places = {name: place for place, name in enumerate(names)}
     if len(places) < len(names):
-        faults = [f"it names {next(name for name in names if names.count(name) > 1)} twice"]
-    else:
-        missing = [name for name in class_names if name not in places]
-        unknown = [name for name in names if name not in set(class_names)]
-        faults = [f"it lacks {name_some(missing, 3)}"] if missing else []
-        faults += [f"the data have no {name_some(unknown, 3)}"] if unknown else []
-    if faults:
-        raise ValueError(
-            f"{what}: got {source} of {len(names)} names that do not match the data's {len(class_names)} classes: "
-            f"{'; '.join(faults)}; expected each class name (folder name) once, in the checkpoint's order; correct "
-            f"it{remedy}"
-        )
-    return tuple(places[name] for name in class_names)
+        return (), f"it names {next(name for name in names if names.count(name) > 1)} twice"
+    missing = [name for name in class_names if name not in places]
+    unknown = [name for name in names if name not in set(class_names)]
+    faults = [f"it lacks {name_some(missing, 3)}"] if missing else []
+    faults += [f"the data have no {name_some(unknown, 3)}"] if unknown else []
+    return () if faults else tuple(places[name] for name in class_names), "; ".join(faults)
+
+
+def order_for_head(
+    carried: Iterable[tuple[str, Sequence[str]]], known: Sequence[Sequence[str]]
+) -> tuple[ClassOrder | None, str]:
+    """Return the order of a head's classes by the names that its checkpoint carries.
+
+    Args:
+        carried: What `carried_names` yields.
+        known: The data's class names and, if they are others, class folders.
+
+    Returns:
+        (the order, None if the names do not tell; what differs if they are the names of other classes, else empty).
+    """
+    known = [tuple(map(nfc, names)) for names in known]
+    others = ""
+    for where, names in carried:
+        rows, fault = rows_of(names, known)
+        if not fault:
+            return ClassOrder(where, rows), ""
+        shared = any(set(map(nfc, names)) & set(ours) for ours in known)
+        if shared or not all(map(NUMBERED.fullmatch, names)):
+            others = others or f"its {where}: {fault}"
+    return None, others

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models import HEAD, Network, in_head
-from ..runtime.log import log
+from ..runtime.log import first_line, log
+from .class_order import carried_names, order_for_head
 from .names import check_backbone, head_names, match_backbone, matrices, unmatched
 from .reading import read_checkpoint
 
@@ -23,6 +24,10 @@ class InitialWeights:
     tensors: Mapping[str, Tensor]
     note: str
     """How the weights were adapted; empty if they were not."""
+    class_lists: Sequence[tuple[str, Sequence[str]]] = ()
+    """(what carries them, class names in the head's order), for all that the checkpoint comes with."""
+    fault: str = ""
+    """Why its class names cannot be read."""
 
 
 def read_initial_weights(path: Path, backbone: str, network: Network) -> InitialWeights:
@@ -40,7 +45,8 @@ def read_initial_weights(path: Path, backbone: str, network: Network) -> Initial
             tensors that do not match.
     """
     try:
-        tensors = read_checkpoint(path).tensors
+        source = read_checkpoint(path)
+        tensors = source.tensors
         names, rest = match_backbone(network, tensors)
         weights, note = network.adapt({ours: tensors[theirs] for ours, theirs in names.items()})
         check_backbone(path, tensors, backbone, network, weights, rest)
@@ -55,23 +61,58 @@ def read_initial_weights(path: Path, backbone: str, network: Network) -> Initial
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"--init: {error}") from error
     head_weights = {ours: tensors[theirs] for ours, theirs in head.items()}
-    return InitialWeights(path=path, tensors={**weights, **head_weights}, note=note)
+    class_lists: list[tuple[str, list[str]]] = []
+    fault = ""
+    try:
+        class_lists += carried_names(path, source.settings, source.content)
+    except ValueError as error:  # of no concern unless the head is used
+        fault = first_line(error)
+    tensors = {**weights, **head_weights}
+    return InitialWeights(path=path, tensors=tensors, note=note, class_lists=class_lists, fault=fault)
 
 
 @torch.no_grad()
-def start_from(network: Network, weights: InitialWeights) -> None:
-    """Copy weights into a network; the head only if its number of classes matches, with zeros for a missing bias."""
-    head = weights.tensors.get(f"{HEAD}.weight")
-    fits = head is not None and head.shape == network.fc.weight.shape
-    if fits:
-        if network.fc.bias is not None:
-            nn.init.zeros_(network.fc.bias)
-    else:
-        what = "is not in it" if head is None else f"is for {len(head)} classes of {head.shape[1]} features"
-        log.info("%s: its head %s; ours for %d classes starts anew", weights.path, what, network.fc.num_classes)
+def start_from(network: Network, weights: InitialWeights, class_names: Sequence[Sequence[str]] = ()) -> None:
+    """Copy weights into a network, with zeros for a missing bias of the head.
+
+    The head is copied only if its classes are the data's by name, in the data's order; one that comes without names, if
+    it has as many.
+
+    Args:
+        network: The network, which is changed.
+        weights: The weights.
+        class_names: The data's class names and, if they are others, class folders.
+    """
+    rows, why = head_rows(network, weights, class_names)
+    if why:
+        log.info("%s: its head %s; ours for %d classes starts anew", weights.path, why, network.fc.num_classes)
+    elif network.fc.bias is not None:
+        nn.init.zeros_(network.fc.bias)
     num_tensors = 0
     for name, value in network.state_dict().items():
-        if name in weights.tensors and (fits or not in_head(name)):
-            value.copy_(weights.tensors[name])
+        if name in weights.tensors and not (why and in_head(name)):
+            value.copy_(weights.tensors[name][rows] if in_head(name) else weights.tensors[name])
             num_tensors += 1
     log.info("started from %s: %d tensors%s", weights.path, num_tensors, weights.note)
+
+
+def head_rows(network: Network, weights: InitialWeights, class_names: Sequence[Sequence[str]]) -> tuple[list[int], str]:
+    """Return the rows of a checkpoint's head in the data's order, or why it is not for these classes."""
+    head = weights.tensors.get(f"{HEAD}.weight")
+    if head is None:
+        return [], "is not in it"
+    if head.shape != network.fc.weight.shape:
+        return [], f"is for {len(head)} classes of {head.shape[1]} features"
+    if weights.fault:
+        return [], f"is for classes that it does not name ({weights.fault})"
+    rows = list(range(len(head)))
+    if not class_names:
+        return rows, ""
+    order, differing = order_for_head(weights.class_lists, class_names)
+    if differing:
+        return [], f"is for other classes ({differing})"
+    if order is not None:
+        log.info("%s: its head's classes in the order of its %s", weights.path, order.name)
+        return list(order.rows), ""
+    log.info("%s: names no classes; its head's are taken to be in the data's order", weights.path)
+    return rows, ""

@@ -98,7 +98,8 @@ class TrainConfig(Config):
 
     init: Annotated[Path, "FILE|DIR"] | None = None
     """Start from these weights: a .pth or .safetensors file or a folder, in any form that `fastlt rebalance CHECKPOINT`
-    reads. Averaged weights are preferred to plain ones; a head for another number of classes is left out."""
+    reads. Averaged weights are preferred to plain ones; a head is taken class by class if the checkpoint names its
+    classes, and left out if it is for others."""
     train_only: tuple[Annotated[str, "PART"], ...] = ()
     """Train only these parts, for example layer4,fc; the rest keeps the weights it starts with. Default: everything."""
     backbone_lr: float | None = None

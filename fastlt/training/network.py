@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.start import InitialWeights, read_initial_weights, start_from
 from ..config import TrainConfig
+from ..data.dataset import LongTailedDataset
+from ..data.layouts.identity import class_folders
 from ..models import Network, create_model, in_head
 from ..models.batch_norm import soften_momentum, use_ghost_batch_norm
 from ..runtime.distributed import World
@@ -24,6 +26,7 @@ def build_network(
     *,
     start: bool,
     weights: InitialWeights | None = None,
+    train: LongTailedDataset | None = None,
 ) -> Network:
     """Return the network of a run on its device.
 
@@ -34,6 +37,7 @@ def build_network(
         world: The processes that train it.
         start: Whether to start from --init; not if a run's weights will be loaded.
         weights: The weights of --init; by default they are read here.
+        train: The train split, whose classes the head of --init must have.
 
     Raises:
         ValueError, FileNotFoundError: The settings do not fit the network.
@@ -41,7 +45,8 @@ def build_network(
     torch.manual_seed(config.seed)
     model = create_model(config.backbone, num_classes, config.image_size)
     if config.init is not None and start:
-        start_from(model, weights or read_initial_weights(config.init, config.backbone, model))
+        names = [] if train is None else [train.class_names, class_folders(train) or train.class_names]
+        start_from(model, weights or read_initial_weights(config.init, config.backbone, model), names)
     freeze(model, config.train_only)
     if config.loss == "ldam" and model.fc.bias is not None:
         nn.init.zeros_(model.fc.bias.requires_grad_(False))  # LDAM's logits are cosines, without a bias

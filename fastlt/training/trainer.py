@@ -111,7 +111,8 @@ class Trainer:
             keep_freed_memory()
         # Otherwise the weights come from the run's last checkpoint
         start = not (config.resume and run.checkpoint("last").exists())
-        self.model = build_network(config, splits["train"].num_classes, device, world, start=start, weights=weights)
+        train = splits["train"]
+        self.model = build_network(config, train.num_classes, device, world, start=start, weights=weights, train=train)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
         self.preprocess = Preprocess(
             config.mean,

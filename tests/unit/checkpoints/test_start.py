@@ -55,6 +55,44 @@ def test_a_head_for_other_classes_is_left_out_and_said(tmp_path: Path, caplog: p
     assert re.search(r"its head is for 1000 classes\b.*; ours for 7 classes starts anew", caplog.text)
 
 
+@pytest.mark.parametrize(
+    ("extra", "rows", "said"),
+    [
+        ({"class_to_idx": {"cow": 0, "ant": 1, "bee": 2}}, [1, 2, 0], "in the order of its dict with class_to_idx"),
+        (
+            {"args": argparse.Namespace(class_names=["bee", "cow", "ant"])},
+            [2, 0, 1],
+            "in the order of its dict with args",
+        ),
+        ({"classes": ["LABEL_0", "LABEL_1", "LABEL_2"]}, [0, 1, 2], "names no classes"),
+        ({}, [0, 1, 2], "names no classes"),
+        ({"classes": ["ant", "bee", "dog"]}, None, "for other classes .*lacks cow; the data have no dog"),
+        ({"classes": ["x", "y", "z"]}, None, "for other classes .*lacks ant, bee, cow"),
+        (
+            {"classes": ["tench", "eel", "ray"], "class_names": ["cow", "ant", "bee"]},
+            [1, 2, 0],
+            "dict with class_names",
+        ),
+        ({"idx_to_class": {1: "ant", 2: "bee", 3: "cow"}}, None, "idx_to_class whose keys are not the numbers"),
+    ],
+)
+def test_a_head_is_taken_class_by_class(
+    extra: dict[str, Any], rows: list[int] | None, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = saved(tmp_path / "weights.pth", num_classes=3)
+    tensors["fc.bias"] = torch.arange(3.0)
+    torch.save({"state_dict": tensors, **extra}, tmp_path / "net.pth")
+    model = create_model("resnet8", 3)
+    new = {"weight": model.fc.weight.detach().clone(), "bias": model.fc.bias.detach().clone()}
+    with caplog.at_level(logging.INFO, logger="fastlt"):
+        weights = read_initial_weights(tmp_path / "net.pth", "resnet8", model)
+        start_from(model, weights, [("ant", "bee", "cow")])
+    assert re.search(f"net.pth: .*{said}", caplog.text)
+    for part, value in model.fc.state_dict().items():
+        assert torch.equal(value, new[part] if rows is None else tensors[f"fc.{part}"][rows])
+    assert torch.equal(model.conv1.weight, tensors["conv1.weight"])
+
+
 def under(prefix: str, tensors: Tensors) -> Tensors:
     return {prefix + name: value for name, value in tensors.items()}
 

@@ -1,12 +1,17 @@
 """What a training starts from, which parts of the network it trains, and how batch norm behaves meanwhile."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from fastlt.checkpoints import native
 from fastlt.config import TrainConfig
+from fastlt.data.dataset import LongTailedDataset
+from fastlt.files import write_json
 from fastlt.models import create_model
 from fastlt.models.batch_norm import GhostBatchNorm2d, use_ghost_batch_norm
 from fastlt.runtime.distributed import World
@@ -116,3 +121,20 @@ def test_ghost_batch_norm_keeps_the_state_dict() -> None:
     assert sum(isinstance(module, GhostBatchNorm2d) for module in model.modules()) == 9
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_head_of_an_earlier_run_is_taken_by_the_names_of_its_classes(tmp_path: Path) -> None:
+    earlier = create_model("resnet8", 3).state_dict()
+    path = tmp_path / "run/checkpoints/best.safetensors"
+    path.parent.mkdir(parents=True)
+    native.save(path, earlier)
+    write_json(tmp_path / "run/config.json", {})
+    write_json(tmp_path / "run/data.json", {"class_names": ["cow", "bee", "ant"]})
+    for name in ("ant", "bee", "cow"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "1.png")
+    train = LongTailedDataset.from_folder(tmp_path / "train", cache=False)
+    config = TrainConfig(backbone="resnet8", init=path, seed=5)
+    model = build_network(config, 3, CPU, World(), start=True, train=train)
+    assert torch.equal(model.fc.weight, earlier["fc.weight"].flip(0))
+    assert torch.equal(model.conv1.weight, earlier["conv1.weight"])
