@@ -152,6 +152,20 @@ def killed_at() -> Callable[[int, Callable[[], object]], bool]:
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work elsewhere: a run that is trained here would become the user's `runs/last`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a test leaves in its working folder from the others."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(autouse=True)
 def own_methods_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers, and where it looks for modules, goes with it."""

@@ -49,10 +49,12 @@ def test_lists_elsewhere_are_compared_too(root: Path, tmp_path: Path, caplog: py
 
 def test_other_lists_may_leave_images_out(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add(root, ["ant/new.png"])
-    (tmp_path / "root.txt").write_text(f"{root.parent}\n")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "root.txt").write_text(f"{root.parent}\n")
     for split, number in (("train", 1), ("val", 2)):
         lines = f"data/ant/{number}.png 0\ndata/bée/{number}.png 1\n"
-        (tmp_path / f"{split}.txt").write_text(lines, encoding="utf-8")
-    assert warnings(tmp_path, caplog) == []
+        (lists / f"{split}.txt").write_text(lines, encoding="utf-8")
+    assert warnings(lists, caplog) == []
     named = open_splits(root, train="train.txt", val="val.txt")  # whoever names lists chooses
     assert (len(named["val"]), caplog.messages) == (2, [])
