@@ -16,8 +16,8 @@ class CheckpointConfig(Config):
     """How a checkpoint from elsewhere is read: its network, data, preprocessing and order of classes."""
 
     data_root: Folder | None = None
-    """Folder with the images that the checkpoint was trained on, as for `fastlt train`; of a run whose data were moved
-    or copied, where they are now."""
+    """Folder with the images that the checkpoint was trained on, as for `fastlt train`, and val images that it was not
+    (without any, folds of train choose); of a run whose data were moved or copied, where they are now."""
     lists: Folder | None = None
     """Folder with their list files, if not in --data-root."""
     backbone: Annotated[str, "NAME"] | None = None

@@ -60,7 +60,7 @@ class RebalanceConfig(Config):
     select_on: Annotated[str, one_of(SELECT_ON)] = "val"
     """Where settings are chosen: val; folds (five folds of val, each scored with the settings chosen on the others,
     which --method auto and best always use); or test, only with --force, since its accuracies are then no longer
-    honest."""
+    honest. Without val it is always five folds of train."""
 
     epochs: int | None = None
     """Epochs of a trained method; by default the paper's, 10 (iNaturalist 30), 5 for lws, and on other sets up to eight

@@ -18,6 +18,7 @@ from .results import ACCURACIES, Accuracy, Result, plain_table
 
 CHOICE = "chosen.json"
 SCHEMA = 1
+LEARNED = 99.0  # percent of train, from which its folds hardly tell methods apart
 WITHOUT_EFFECT = ("device", "loader", "num_threads", "force", "select_on")
 """Settings of stage 2 that leave a classifier as it is."""
 
@@ -100,7 +101,9 @@ class Choice:
         """
         value, by, gain = getattr(self.winner.result, self.by), self.by.replace("_", " "), self.winner.gain
         over = "" if gain is None else f", {points(gain)} points over joint{unsure(gain)}"
-        if self.split == "train":
+        if self.split == "train" and value.value >= LEARNED:
+            why = "the network has learned these images so well that the choice says little"
+        elif self.split == "train":
             why = "the network has learned these images, so its figures are too high and only their order counts"
         else:
             why = f"as the best of {len(self.candidates)} that figure is slightly optimistic"

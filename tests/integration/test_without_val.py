@@ -1,6 +1,7 @@
 """A checkpoint whose data have no val: everything is chosen by folds of train, and said so."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import sys
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastlt import cli
+from fastlt import Run, cli
 from fastlt.data import open_splits
+from fastlt.evaluation.choice import read_choice
+from fastlt.evaluation.results import Accuracy
+from fastlt.features import FeatureStore
 
 FLAGS = ("--image-size", "32", "--eval-resize", "32", "--mean", *["0.5"] * 3, "--std", *["0.25"] * 3)
 PLACE = ("--device", "cpu", "--num-threads", "1", "--loader", "memory")
@@ -63,6 +67,14 @@ def test_plain_rebalance_chooses_by_folds_of_train(
     values = [candidate["result"]["class_mean"]["value"] for candidate in choice["candidates"]]
     assert values == sorted(values, reverse=True)
     assert f"chosen: {choice['method']}" in out
+    made = read_choice(FeatureStore(Run(adopted()), device="cpu"))
+    assert made is not None
+    best = made.candidates[0]
+    for value, is_told in ((99.5, True), (60.0, False)):
+        accuracy = Accuracy(value=value, ci95=(value, value), n=9)
+        sure = dataclasses.replace(best, result=dataclasses.replace(best.result, class_mean=accuracy))
+        sentence = dataclasses.replace(made, candidates=[sure, *made.candidates[1:]]).sentence(has_test=False)
+        assert ("says little" in sentence) is is_told
 
     # Every later command goes by it
     source = adopted()

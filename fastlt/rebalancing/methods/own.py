@@ -33,9 +33,9 @@ def register(
     Args:
         name: The name, that of its folder in `RUN/rebalanced/` too.
         make: The method: from a `Problem` to a `LinearHead`, weight [C, D] and bias [C] or none. A plain head counts as
-            chosen on `problem.selection`, so that folds fit it anew; return a `RebalancedHead` with `selected_on=None`
-            if it was not, and with `params` to have its settings recorded. PyTorch's generator is seeded with the
-            settings' seed, which is `problem.seed` too.
+            chosen on `problem.selection` (without val the training images), so that folds fit it anew; return a
+            `RebalancedHead` with `selected_on=None` if it was not, and with `params` to have its settings recorded.
+            PyTorch's generator is seeded with the settings' seed, which is `problem.seed` too.
         needs_training: Whether it looks at `problem.train`, which is empty otherwise.
         quick: Whether it takes no more than seconds, so that plain `fastlt rebalance` tries it too.
 
