@@ -139,7 +139,7 @@ def test_what_cannot_be_drawn_says_why(material: Material) -> None:
 def test_the_worst_come_first_and_of_equals_the_one_that_lost_more(tmp_path: Path) -> None:
     for number in range(10):
         Image.new("RGB", (200, 100), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    dataset = SimpleNamespace(read=lambda index: (tmp_path / f"{index}.png").read_bytes())
+    dataset = SimpleNamespace(labels=LABELS, read=lambda index: (tmp_path / f"{index}.png").read_bytes())
     names = ["ant", "x" * 41, "cow", "y" * 40]
     store: Any = SimpleNamespace(splits={"test": dataset}, run=SimpleNamespace(data={"class_names": names}))
     worst_of = worst.worst_classes(
@@ -173,9 +173,9 @@ def test_the_worst_come_first_and_of_equals_the_one_that_lost_more(tmp_path: Pat
 def test_no_more_classes_and_images_are_shown_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worst, "thumbnail", lambda _pixels: "")
     monkeypatch.setattr(worst, "decode_rgb", lambda _content: None)
-    dataset = SimpleNamespace(read=lambda _index: b"")
-    store: Any = SimpleNamespace(splits={"test": dataset}, run=SimpleNamespace(data={"class_names": ["a"] * 20}))
     labels = np.repeat(np.arange(20), 5)
+    dataset = SimpleNamespace(labels=labels, read=lambda _index: b"")
+    store: Any = SimpleNamespace(splits={"test": dataset}, run=SimpleNamespace(data={"class_names": ["a"] * 20}))
     joint = classifier("joint", BEFORE)
     joint.cache["test"] = Predictions(labels, (labels + 1) % 20, np.ones(100), np.zeros(100))
     worst_of = worst.worst_classes(store, joint, None, split="test", counts=np.arange(20))
