@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,8 +115,9 @@ def default_folder(base: TrainConfig) -> Path:
     marks = ["synthetic"] if base.synthetic else []
     rates = scaled_rates(recipe(base.dataset), base.batch_size)
     unmarked = (*UNMARKED, *(setting for setting, rate in rates.items() if getattr(base, setting) == rate))
-    if others := [text for setting, text in departures(base).items() if setting not in unmarked]:
-        marks.append(hashlib.sha256("\n".join(others).encode()).hexdigest()[:6])
+    departing = departures(base).keys() - set(unmarked)
+    if others := {setting: value for setting, value in base.to_json().items() if setting in departing}:
+        marks.append(hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6])
     return Path("runs") / base.dataset / "-".join(["reproduce", name, str(base.epochs), *marks])
 
 

@@ -1,6 +1,7 @@
 """The settings of `fastlt reproduce`, and what starts its processes."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,9 @@ def test_other_settings_have_another_folder_and_those_of_before_theirs() -> None
     marked = {folder("--loss", "ldam"), folder("--lr", "0.5"), folder("--loss", "mine:loss")}
     assert len(marked) == 3
     assert all(each.startswith(f"{plain}-") for each in marked)
+    # A mark of the settings themselves, whatever a later version says of them
+    mark = hashlib.sha256(b'{"loss": "ldam", "lr": 0.5}').hexdigest()[:6]
+    assert folder("--lr", "0.5", "--loss", "ldam", "--mixup", "0") == f"{plain}-{mark}"
 
 
 def test_torchrun_is_not_what_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
