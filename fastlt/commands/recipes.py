@@ -11,6 +11,7 @@ import tyro
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
+from ..config.base import typed
 from .common import Output, console, parse, say, write_output
 
 
@@ -46,7 +47,7 @@ def print_recipe(name: str) -> dict[str, Any]:
     for key, origin in origins.items():
         alternatives = ", ".join(str(value) for value in published.get(key, ()) if value != values[key])
         settings.add_row(
-            f"--{key.replace('_', '-')}", show(values[key]), origin, *([alternatives] if published else [])
+            f"--{key.replace('_', '-')}", typed(values[key]) or "-", origin, *([alternatives] if published else [])
         )
     settings.add_section()
     for flag, value in (
@@ -69,15 +70,6 @@ def print_recipe(name: str) -> dict[str, Any]:
         "stage2": dataclasses.asdict(second) | {"lr": second.lr},
         "quirks": [dataclasses.asdict(quirk) for quirk in QUIRKS] if name in PAPERS else [],
     }
-
-
-def show(value: Any) -> str:
-    """Return a setting's value as a user would type it."""
-    if value in (None, [], ()):
-        return "-"
-    if isinstance(value, list | tuple):
-        return " ".join(map(show, value))
-    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def print_list() -> dict[str, Any]:

@@ -105,6 +105,13 @@ def is_changeable(field: dataclasses.Field[Any]) -> bool:
     return "changeable" in field.metadata
 
 
+def typed(value: Any) -> str:
+    """Return a setting's value as a user would type it; nothing for none."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(typed, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def number_from_zero(text: str) -> float:
     """Return the number in `text`; NaN unless it is a finite number from 0 up."""
     try:

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..config import TrainConfig
-from ..config.base import is_changeable
+from ..config.base import is_changeable, typed
 from ..evaluation.results import ACCURACIES, Result, Results
 from ..rebalancing.methods.registry import REGISTRY
 from ..recipes import choices, recipe
@@ -42,15 +42,8 @@ def departures(base: TrainConfig) -> dict[str, str]:
         if value in named.get(field.name, ()) or (field.name == "init" and usual.train_only):
             continue  # a recipe with frozen parts asks for weights to start from
         flag = f"--{field.name.replace('_', '-')}"
-        found[field.name] = f"{flag} {in_words(value)} for {in_words(expected)}"
+        found[field.name] = f"{flag} {typed(value) or 'none'} for {typed(expected) or 'none'}"
     return found
-
-
-def in_words(value: Any) -> str:
-    """Return a setting as the command line has it."""
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
