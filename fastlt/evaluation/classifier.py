@@ -22,6 +22,7 @@ from ..files.reading import convert
 from ..models import HEAD, LinearHead
 from ..run import Run
 from .predictions import Predictions, predict
+from .results import plain_name
 
 # Shapes: N samples, C classes.
 
@@ -61,8 +62,8 @@ class Classifier:
 
     @property
     def label(self) -> str:
-        """The name, for readers; one of the user's own is as they gave it."""
-        return self.method.replace("_", " ") if self.method in METHODS else self.method
+        """The name, for readers."""
+        return plain_name(self.method)
 
     def predictions(self, split: str) -> Predictions:
         """Return the predictions of a split, computed once; cross-validated ones where folds of it were used."""

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..config import SHOT_GROUPS
+from ..config import METHODS, SHOT_GROUPS
 from ..files import read_json
 
 SCHEMA = 1
@@ -111,6 +111,12 @@ class Result:
         return f"{self.method} ({params})" if params else self.method
 
 
+def plain_name(method: str, text: str | None = None) -> str:
+    """Return a method's name, or a text that says more of it, in words; one of the user's own is as they gave it."""
+    text = method if text is None else text
+    return text.replace("_", " ") if method in METHODS else text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How much better one classifier is than another on the same images, in points with 95 % intervals."""
@@ -165,13 +171,16 @@ class Results:
                 return row
         raise KeyError((method, split))
 
-    def selections(self) -> Iterator[str]:
-        """Yield a phrase for each accuracy by which settings were chosen, naming the methods."""
+    def selections(self, *, plain: bool = False) -> Iterator[str]:
+        """Yield a phrase for each accuracy by which settings were chosen, naming the methods; `plain`: in words."""
         methods: dict[str, list[str]] = {}
         for method, selection in {row.method: row.selection or row.selected_on for row in self.rows}.items():
             if selection:
                 methods.setdefault(selection, []).append(method)
-        yield from (f"chosen by {selection}: {', '.join(names)}" for selection, names in methods.items())
+        for selection, names in methods.items():
+            if plain:
+                selection, names = selection.replace("_", " "), [plain_name(name) for name in names]
+            yield f"chosen by {selection}: {', '.join(names)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the results in the published schema."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from ..config import METHODS, SHOT_GROUPS
-from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results
+from ..config import SHOT_GROUPS
+from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results, plain_name
 from ..files import naming
 from .figures import Figure, Material
 from .plots import dark_variant
@@ -59,7 +59,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
             details=DETAILS,
             details_note=DETAILS_NOTE,
             splits=[(name, [html_row(row, results) for row in results if row.split == name]) for name in splits],
-            selections=[f"{phrase.capitalize()}.".replace("_", " ") for phrase in results.selections()],
+            selections=[f"{phrase[0].upper()}{phrase[1:]}." for phrase in results.selections(plain=True)],
             notes=notes,
             figures=[html_figure(figure) for figure in figures],
             worst=worst,
@@ -114,7 +114,7 @@ def html_row(row: Result, results: Results) -> dict[str, Any]:
         }
 
     return {
-        "classifier": row.label.replace("_", " ") if row.method in METHODS else row.label,
+        "classifier": plain_name(row.method, row.label),
         "details": row.details(),
         "cells": [cell(getattr(row, name), getattr(joint, name)) for name in ACCURACIES],
     }

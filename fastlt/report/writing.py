@@ -8,7 +8,7 @@ import numpy as np
 
 from ..evaluation.choice import Choice, read_choice
 from ..evaluation.classifier import Classifier, joint_classifier, methods_of, open_classifier
-from ..evaluation.results import Results
+from ..evaluation.results import Results, plain_name
 from ..evaluation.scoring import reported_splits, score
 from ..features.store import FeatureStore
 from ..files import owned, replacing_set
@@ -92,5 +92,5 @@ def open_classifiers(store: FeatureStore) -> tuple[list[Classifier], list[str]]:
         try:
             classifiers.append(open_classifier(store, method))
         except (ValueError, OSError) as error:
-            notes.append(f"{method.replace('_', ' ')} is left out: {error}.")
+            notes.append(f"{plain_name(method)} is left out: {error}.")
     return classifiers, notes

@@ -57,7 +57,9 @@ def test_every_command_knows_it(
     methods = [row["method"] for row in json.loads(Path("all.json").read_text())["results"]]
     assert sorted(set(methods)) == sorted(["joint", "unit", f"{name}.doubled"])
     dispatch(["report", run, "--device", "cpu"])
-    assert "unit" in (run_copy.path / "report" / "index.html").read_text()
+    page = (run_copy.path / "report" / "index.html").read_text()
+    assert "unit" in page
+    assert f"Chosen by class mean on folds: {name}.doubled." in page
     dispatch(["predict", run, str(data_root / "test"), "--method", "unit", "--json", "predicted.json", *WHERE])
     assert json.loads(Path("predicted.json").read_text())["method"] == "unit"
     dispatch(["export", run, "--method", f"{name}:unit_norm"])

@@ -131,3 +131,12 @@ def test_what_holds_no_results_is_named(tmp_path: Path, content: str) -> None:
 def test_settings_of_any_kind_have_a_label() -> None:
     assert row(params={"a": None, "b": [1], "c": 0.12345}).label == "logit_adjustment (a None, b [1], c 0.123)"
     assert row(params={"a": 10**400}).label == f"logit_adjustment (a {10**400})"  # as a damaged file may have it
+
+
+def test_only_our_own_names_are_put_in_words() -> None:
+    found = Results(
+        tuple(row(method=name, selection="class_mean on val") for name in ("logit_adjustment", "My_method", "los"))
+    )
+    phrase = "chosen by class_mean on val: logit_adjustment, My_method, los"
+    assert list(found.selections()) == [phrase]
+    assert list(found.selections(plain=True)) == ["chosen by class mean on val: logit adjustment, My_method, los"]
