@@ -24,6 +24,7 @@ from .run import Run, is_run
 from .runtime import distributed
 from .runtime.launch import check_gpus, flags, launch
 from .runtime.log import log
+from .runtime.output import quoted
 from .runtime.process import under_torchrun
 from .training.setup import check_shares
 from .training.trainer import train
@@ -66,7 +67,7 @@ def reproduce(
         raise ValueError(
             "reproduce: got a start by torchrun; expected one process, which starts the others; give --gpus N, or on "
             f"several machines train each run with `torchrun ... -m fastlt train --out "
-            f"{out}/<sampling>-seed<seed>`, which is then reused"
+            f"{quoted(out)}/<sampling>-seed<seed>`, which is then reused"
         )
     base = dataclasses.replace(base, init=base.init and base.init.resolve())  # as a resumed run has it
     if has_processes(base):

@@ -22,6 +22,7 @@ from .data.registry import open_data
 from .files import contents, making, owned, read_json, reserved, sweep, write_json
 from .files.writing import partial_name
 from .runtime.log import log, name_some
+from .runtime.output import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -254,7 +255,8 @@ class Run:
                 raise ValueError(
                     f"{self.path}: got {names} data at {root} that were copied, moved or touched; expected files as "
                     "they were, since an earlier version of fastlt recorded this run, with times of files instead of "
-                    f"their content; if they are the same, say so with --data-root {self.config.data_root or 'DIR'}"
+                    "their content; if they are the same, say so with --data-root "
+                    f"{quoted(self.config.data_root or 'DIR')}"
                 )
             log.warning(
                 "%s: the record of an earlier version cannot tell whether these are its %s data: only the numbers of "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import tyro
 
 from ..config.base import Folder, Root, one_of
 from ..recipes import PUBLISHED_RECIPES
+from ..runtime.output import quoted
 from .common import Output, console, parse, say, write_output
 
 
@@ -81,5 +81,5 @@ def run(argv: Sequence[str]) -> None:
     if parsed.verify:
         facts["num_verified"] = verify_pack(out, sources=splits, num_threads=parsed.num_threads)
         say(f"verified: {facts['num_verified']:,} images are those of their sources")
-    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {shlex.quote(str(out))}")
+    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {quoted(out)}")
     write_output(parsed.json, facts)

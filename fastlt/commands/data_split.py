@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 
 import tyro
 
 from ..config.base import Folder, Root
+from ..runtime.output import quoted
 from .common import Output, parse, say, write_output
 
 
@@ -48,5 +48,5 @@ def run(argv: Sequence[str]) -> None:
     if summary.num_reduced:
         say(f"{summary.num_reduced} small classes gave fewer images to val and test")
     root = parsed.root if parsed.out is None else parsed.out
-    say(f"next: fastlt train --dataset folder --data-root {shlex.quote(str(root))}")
+    say(f"next: fastlt train --dataset folder --data-root {quoted(root)}")
     write_output(parsed.json, dataclasses.asdict(summary) | {"out": str(summary.out)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from rich.table import Table
 from ..config import check_choice, check_range
 from ..config.base import File, Folder, one_of
 from ..recipes import PUBLISHED_RECIPES
+from ..runtime.output import quoted
 from .common import Output, console, parse, say, write_output
 
 if TYPE_CHECKING:
@@ -74,14 +74,12 @@ def run(argv: Sequence[str]) -> None:
             f"{parsed.dataset}: {outcome.num_images['train']:,} train images, imbalance {parsed.imbalance:g}, seed "
             f"{parsed.data_seed}: indices {outcome.indices}"
         )
-    say(
-        f"next: fastlt train --dataset {parsed.dataset} --data-root {shlex.quote(str(parsed.data_root))}{flags(parsed)}"
-    )
+    say(f"next: fastlt train --dataset {parsed.dataset} --data-root {quoted(parsed.data_root)}{flags(parsed)}")
 
 
 def flags(parsed: DataVerify) -> str:
     """Return the flags of `fastlt train` that open the verified data."""
-    texts = [f" --lists {shlex.quote(str(parsed.lists))}" if parsed.lists else ""]
+    texts = [f" --lists {quoted(parsed.lists)}" if parsed.lists else ""]
     texts += [f" --imbalance {parsed.imbalance:g}"] if parsed.imbalance != DataVerify.imbalance else []
     texts += [f" --data-seed {parsed.data_seed}"] if parsed.data_seed != DataVerify.data_seed else []
     return "".join(texts)

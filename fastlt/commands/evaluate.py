@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 
 from ..config import EvaluateConfig
+from ..runtime.output import quoted
 from .common import RunArgument, choice_of, console, open_run, parse, print_results, say, settings_of
 
 
@@ -30,6 +30,6 @@ def run(argv: Sequence[str]) -> None:
         console.print(results.comparison_table())
     choice = choice_of(run)
     if choice is None:
-        say(f"next: fastlt rebalance {shlex.quote(str(run.path))}")
+        say(f"next: fastlt rebalance {quoted(run.path)}")
     elif not parsed.method:
         say(f"{choice.method}, {choice.reason()}; --method all shows every classifier of the run")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import tyro
 
 from ..config import RebalanceConfig
 from ..config.checkpoint import CheckpointConfig
+from ..runtime.output import quoted
 from .common import Output, choice_of, console, open_run, parse, print_results, say, settings_of, write_output
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def rebalance_run(parsed: Rebalance) -> None:
         choice = show_choice(run, parsed, str(run.path))
         if choice.method != "joint":
             say(f"checkpoint: {run.method(choice.method) / 'model.safetensors'}")
-        say(f"next: fastlt predict {shlex.quote(str(run.path))} IMAGES, or fastlt export or report")
+        say(f"next: fastlt predict {quoted(run.path)} IMAGES, or fastlt export or report")
         return
     print_results(read_results(run, parsed.methods), str(run.path), parsed.json)
     if released := read_released(run, parsed.method):
@@ -131,7 +131,7 @@ def fate_of(before: Choice, after: Choice | None, parsed: Rebalance) -> str:
 
 def command(parsed: Rebalance) -> str:
     """Return the plain command for the same run or checkpoint."""
-    return " ".join(["fastlt rebalance", *([shlex.quote(parsed.run)] if parsed.run else [])])
+    return " ".join(["fastlt rebalance", *([quoted(parsed.run)] if parsed.run else [])])
 
 
 def names_checkpoint(text: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ..config import TrainConfig
 from ..config.base import one_of
 from ..recipes import RECIPES, recipe
 from ..runtime.log import log
-from ..runtime.output import Terminal
+from ..runtime.output import Terminal, quoted
 from ..runtime.process import is_writer, under_torchrun
 from .common import check_flags, console, parse, say, settings_of
 
@@ -98,7 +97,7 @@ def run(argv: Sequence[str]) -> None:
         raise
     if writes:
         say(f"trained: {run.path}")
-        say(f"next: fastlt rebalance {shlex.quote(str(run.path))}")
+        say(f"next: fastlt rebalance {quoted(run.path)}")
 
 
 def warn_of_settings(config: TrainConfig) -> None:

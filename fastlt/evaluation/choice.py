@@ -13,6 +13,7 @@ from ..config import GROUPS
 from ..features.store import FeatureStore
 from ..files import read_json, write_json
 from ..run import Run
+from ..runtime.output import quoted
 from .classifier import CONFIG, classifier_name, methods_of
 from .results import ACCURACIES, Accuracy, Result, plain_table
 
@@ -138,7 +139,7 @@ def read_choice(store: FeatureStore) -> Choice | None:
         ValueError: The file is damaged.
     """
     path, run = path_of(store.run), store.run
-    remedy = f"choose again with: fastlt rebalance {run.path}"
+    remedy = f"choose again with: fastlt rebalance {quoted(run.path)}"
     try:
         choice = read_json(path, Choice, remedy=remedy)
     except FileNotFoundError:
@@ -183,6 +184,6 @@ def default_method(store: FeatureStore, method: str = "") -> str:
     if len(methods) > 1:
         raise ValueError(
             f"--method: got none, but {run.path} has several classifiers; choose one of joint, {', '.join(methods)}, "
-            f"or let fastlt choose: fastlt rebalance {run.path}"
+            f"or let fastlt choose: fastlt rebalance {quoted(run.path)}"
         )
     return methods[0] if methods else "joint"

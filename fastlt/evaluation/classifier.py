@@ -21,6 +21,7 @@ from ..files import deciphering, read_arrays, read_json, replacing
 from ..files.reading import convert
 from ..models import HEAD, LinearHead
 from ..run import Run
+from ..runtime.output import quoted
 from .predictions import Predictions, predict
 from .results import plain_name
 
@@ -73,7 +74,7 @@ class Classifier:
             run = self.store.run.path
             raise ValueError(
                 f"{run}: got no val split, and no folds of train, all of which the network has learned; expected "
-                f"predictions of {self.method} by folds; make them with: fastlt rebalance {run}"
+                f"predictions of {self.method} by folds; make them with: fastlt rebalance {quoted(run)}"
             )
         if split not in self.cache:
             device = self.store.device
@@ -85,7 +86,7 @@ def joint_classifier(store: FeatureStore) -> Classifier:
     """Return the run's own head, as stage 1 left it; where there is no val, with folds of train if they were made."""
     held_out, folder = None, store.run.method(JOINT)
     if store.validation_split == "train" and (folder / FOLDS).is_file():
-        held_out = read_held_out(folder, remedy=f"make it again with: fastlt rebalance {store.run.path}")
+        held_out = read_held_out(folder, remedy=f"make it again with: fastlt rebalance {quoted(store.run.path)}")
     return Classifier(method=JOINT, head=store.head, store=store, path=store.checkpoint, held_out=held_out)
 
 
@@ -103,11 +104,11 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
     path = store.run.method(method) / MODEL
     if not path.is_file() and not names_function(method):
         check_choice(flag, method, ("joint", *METHODS, *methods_of(store.run)))
-    again = f"make it again with: fastlt rebalance {store.run.path} --method {method}"
+    again = f"make it again with: fastlt rebalance {quoted(store.run.path)} --method {method}"
     if not path.is_file():
         raise FileNotFoundError(
             f"{flag}: got {method}, but {store.run.path} has no {method} classifier yet; make it with: fastlt "
-            f"rebalance {store.run.path} --method {method}"
+            f"rebalance {quoted(store.run.path)} --method {method}"
         )
     mark = path.with_name(RESULTS)
     with whole(mark, again):

@@ -28,6 +28,7 @@ from ..run import Run
 from ..runtime.device import exact_fp32, resolve_device
 from ..runtime.log import log
 from ..runtime.machine import resolve_threads
+from ..runtime.output import quoted
 from .arrays import Features, check_finite
 from .file import FeatureWriter, Stored, read_record
 
@@ -84,7 +85,7 @@ class FeatureStore:
         if not self.checkpoint.is_file() and run.checkpoint("last").is_file():
             raise FileNotFoundError(
                 f"{run.path}: got a run without a finished epoch; expected one; continue it with: fastlt train "
-                f"--resume --out {run.path}"
+                f"--resume --out {quoted(run.path)}"
             )
         self.tensors, _, self.weights_hash = native.load_hashed(self.checkpoint)
         self.backbone_hash = self.weights_hash

@@ -36,6 +36,7 @@ from ..losses import check_own_loss
 from ..models import HEAD, LinearHead, in_head
 from ..run import Run
 from ..runtime.device import resolve_device
+from ..runtime.output import quoted
 from .choosing import choose, try_methods
 from .engine.batch_norm import reestimate
 from .engine.live import retrain_live
@@ -198,7 +199,7 @@ def check_joint_may_win(config: RebalanceConfig) -> None:
         raise ValueError(
             f"--target: got {config.target}, but on cross-validated val no method is better than the joint classifier, "
             "which stays as it is; expected a method to adjust; name one with --method, or use fastlt evaluate "
-            f"--method joint --target {config.target}"
+            f"--method joint --target {quoted(config.target)}"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 from ..config import SHOT_GROUPS
 from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results, plain_name
 from ..files import naming
+from ..runtime.output import quoted
 from .figures import Figure, Material
 from .plots import dark_variant
 from .worst import Worst
@@ -41,7 +41,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
     elif material.after is None:
         notes = [
             *notes,
-            f"No classifier is rebalanced yet; make one with: fastlt rebalance {shlex.quote(str(run.path))}",
+            f"No classifier is rebalanced yet; make one with: fastlt rebalance {quoted(run.path)}",
         ]
     page = (
         Environment(loader=PackageLoader("fastlt.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +37,11 @@ def printable(text: str, most: int = MOST) -> str:
     if len(text) > most:
         text = f"{text[: most // 2]} [{len(text) - most // 2 * 2:,} characters] {text[-(most // 2) :]}"
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as it is typed in a command."""
+    return shlex.quote(str(path))
 
 
 def one_line(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from ..run import Run
+from ..runtime.output import quoted
 
 
 class InterruptedTrainingError(Exception):
@@ -14,5 +15,5 @@ class InterruptedTrainingError(Exception):
         self.run, self.signum = run, signum
         super().__init__(
             f"stopped by {signal.Signals(signum).name} at step {step} of {num_steps}; everything is saved. "
-            f"Continue with: fastlt train --resume --out {run.path}"
+            f"Continue with: fastlt train --resume --out {quoted(run.path)}"
         )

@@ -14,6 +14,7 @@ from ..files import deciphering
 from ..files.reading import convert
 from ..models import Network
 from ..run import Run
+from ..runtime.output import quoted
 
 MAX_COUNT = 2.0**53  # float64, in which processes sum, counts no further
 
@@ -73,8 +74,8 @@ def read_last(run: Run) -> tuple[dict[str, Tensor], StateRecord]:
         except (ValueError, FileNotFoundError):
             raise error from None
         raise ValueError(
-            f"{error}; or use {best}, which is complete: rebalance it (fastlt rebalance {run.path}), or start a new "
-            f"run from it (--init {best})"
+            f"{error}; or use {best}, which is complete: rebalance it (fastlt rebalance {quoted(run.path)}), or start "
+            f"a new run from it (--init {quoted(best)})"
         ) from error
 
 

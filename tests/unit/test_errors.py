@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fastlt.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "errors.txt"
 ERRORS = {"ValueError", "FileNotFoundError", "OSError", "fail"}
@@ -36,6 +38,10 @@ FREE = {
     "{error}": "another message of the form, with a way out added",
 }
 """Starts of messages of another form, and whose words they are."""
+
+COMMAND = re.compile(rf"fastlt (?:{'|'.join(COMMANDS)})(?: (?:[a-z-]+|\{{[^{{}}]+\}}))*")
+NEVER_QUOTED = {"classifier.method", "method", "name", "parsed.dataset", "self.name", "where"}
+"""Values in commands that need no quotes in a shell, since they are no paths, or have them already."""
 
 
 def parsed(path: Path) -> ast.Module:
@@ -100,6 +106,14 @@ def test_all_messages_are_in_the_file_for_review(request: pytest.FixtureRequest)
     if request.config.getoption("--write-errors", default=False):
         GOLDEN.write_text(text, encoding="utf-8")
     assert GOLDEN.read_text(encoding="utf-8") == text, "review, then run this with --write-errors"
+
+
+def test_paths_in_commands_can_be_copied() -> None:
+    strings = (node for tree in FILES.values() for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
+    commands = (command for node in strings for text in templates(node, {}) for command in COMMAND.findall(text))
+    values = [value for command in commands for value in re.findall(r"\{(.+?)\}", command)]
+    assert {value for value in values if not value.startswith("quoted(")} <= NEVER_QUOTED
+    assert len(values) > 20
 
 
 @pytest.mark.parametrize("name", [name for name, lines in MESSAGES.items() if lines and not name.endswith(REASONS)])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...runtime.log import log, name_some
+from ...runtime.output import quoted
 from ..index import index_files
 from ..layouts.listing import Listing, as_on_disk
 from ..layouts.walk import subfolders, walk
@@ -51,7 +52,7 @@ def tell_unlisted(listings: Mapping[str, Listing], *, cache: bool = True) -> Non
             len(images),
             train.root,
             name_some(images, _NUM_NAMED),
-            train.root,
+            quoted(train.root),
         )
 
 

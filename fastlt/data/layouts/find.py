@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...runtime.log import name_some
+from ...runtime.output import quoted
 from .coco import COCO
 from .folders import FOLDERS, count_images
 from .identity import check_names, check_numbers, count_from_zero, in_range
@@ -104,7 +105,7 @@ def _explain_no_train(root: Path) -> str:
             return explain_unlabelled(root, holding)
         return (
             f"--data-root: got {root}, which has class folders only ({name_some(holding)}); {expected}; make train, "
-            f"val and test lists with `fastlt data split {root}` (no image is moved)"
+            f"val and test lists with `fastlt data split {quoted(root)}` (no image is moved)"
         )
     if count_images(root):
         return (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...runtime.log import log, name_some
+from ...runtime.output import quoted
 from ..decoding.formats import IMAGE_SUFFIXES
 from .identity import order_folders
 from .layout import SPLITS, Layout
@@ -157,7 +158,7 @@ def _with_subfolders(folder: Path) -> list[Path]:
 def _explain_no_val(train: Path) -> str:
     return (
         f"{train.parent}: got a train split ({train.name}/) but no val split; expected val/<class>/<image> beside it; "
-        f"add it, or make val from train with `fastlt data split {train}` and give {train} as --data-root"
+        f"add it, or make val from train with `fastlt data split {quoted(train)}` and give {train} as --data-root"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...files.tables import read_rows
 from ...runtime.log import log, name_some
+from ...runtime.output import quoted
 from ..decoding.formats import IMAGE_SUFFIXES
 from .layout import SPLITS, Layout
 from .listing import Listing, nfc
@@ -331,7 +332,7 @@ def _read(source: Path, root: Path, train: Listing | None) -> Listing:
 def _explain_no_val(train: Path) -> str:
     return (
         f"{train}: got a table for train but none for val; expected val.csv beside it; add it, or make val and test "
-        f"from {train.name} with `fastlt data split {train.parent}` (no image is moved)"
+        f"from {train.name} with `fastlt data split {quoted(train.parent)}` (no image is moved)"
     )
 
 

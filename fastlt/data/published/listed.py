@@ -13,6 +13,7 @@ import numpy as np
 
 from ...metrics import shot_groups
 from ...runtime.log import log
+from ...runtime.output import quoted
 from ..dataset import LongTailedDataset, build_dataset
 from ..index import content_keys, index_files
 from ..inspection.overlap import ListedImages
@@ -77,7 +78,7 @@ class ListedSet:
                     listing, split=split, complete=split == "train", strict=options.strict, cache=True
                 )
             except FileNotFoundError as error:
-                where = f"--data-root {root}{f' --lists {options.lists}' if options.lists else ''}"
+                where = f"--data-root {quoted(root)}{f' --lists {quoted(options.lists)}' if options.lists else ''}"
                 raise FileNotFoundError(
                     f"{error}; `fastlt data verify --dataset {self.name} {where}` names all that is missing"
                 ) from None
