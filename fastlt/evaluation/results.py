@@ -172,7 +172,11 @@ class Results:
         raise KeyError((method, split))
 
     def selections(self, *, plain: bool = False) -> Iterator[str]:
-        """Yield a phrase for each accuracy by which settings were chosen, naming the methods; `plain`: in words."""
+        """Yield a phrase for each accuracy by which settings were chosen, naming the methods.
+
+        Args:
+            plain: Whether our own names are put in words.
+        """
         methods: dict[str, list[str]] = {}
         for method, selection in {row.method: row.selection or row.selected_on for row in self.rows}.items():
             if selection:
