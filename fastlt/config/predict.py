@@ -18,6 +18,9 @@ class PredictConfig(Config):
     else its only rebalanced one, or joint."""
     top: int = 5
     """Classes to name for each image, most probable first."""
+    strict: bool = False
+    """Stop at a file that cannot be read, or a picture of a kind that is not, before anything is written; by default it
+    gets no prediction."""
     device: Device = "auto"
     """Device to compute on; auto takes a CUDA device if there is one."""
     loader: Loader = "auto"

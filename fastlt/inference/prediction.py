@@ -6,7 +6,7 @@ import contextlib
 import csv
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..features.store import FeatureStore
 from ..files import replacing
 from ..run import Run
 from ..runtime.device import exact_fp32, resolve_device
-from ..runtime.log import log
+from ..runtime.log import log, name_some
 
 SCHEMA = 1
 
@@ -109,12 +109,16 @@ def predict(
 
     Raises:
         FileNotFoundError: An image, or the classifier, does not exist.
-        ValueError: There is no image, or the checkpoint cannot be used.
+        ValueError: There is no image, or one that cannot be read and `config.strict` is set; or the checkpoint cannot
+            be used.
     """
     config = config or PredictConfig()
     paths = [Path(images)] if isinstance(images, (Path, str)) else [Path(path) for path in images]
     class_names = tuple(run.data["class_names"])
     dataset = unlabelled_images(paths, class_names, flag="IMAGES")
+    skipped = {str(dataset.root / image.path): image.reason for image in dataset.skipped}
+    skipped |= {each.path: each.reason for each in dataset.left_out if each.is_picture}
+    check_skipped(skipped, strict=config.strict)
     joint = FeatureStore(
         run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
     )
@@ -133,8 +137,8 @@ def predict(
     log.info("%s images by %s: %.1f s", f"{len(dataset):,}", classifier.method, time.perf_counter() - start)
     # A file that broke since it was listed was replaced by another image, so it has no prediction
     readable = np.array([path not in replaced for path in dataset.paths])
-    skipped = {image.path: image.reason for image in dataset.skipped} | replaced
-    missed = {each.path: each.reason for each in dataset.left_out if each.is_picture}
+    skipped |= {str(dataset.root / path): reason for path, reason in replaced.items()}
+    check_skipped(skipped, strict=config.strict)
     return ImagePredictions(
         run=str(run.path),
         method=classifier.method,
@@ -142,6 +146,16 @@ def predict(
         files=tuple(str(dataset.path(at)) for at in np.flatnonzero(readable).tolist()),
         classes=torch.cat(classes).numpy()[readable],
         probabilities=torch.cat(probabilities).numpy()[readable],
-        skipped={str(dataset.root / path): reason for path, reason in skipped.items()} | missed,
+        skipped=skipped,
         left_out=reasons_as_json(dataset.left_out),
     )
+
+
+def check_skipped(skipped: Mapping[str, str], *, strict: bool) -> None:
+    """Raise a ValueError if files cannot be read and that is not allowed."""
+    if strict and skipped:
+        named = name_some([f"{file} ({reason})" for file, reason in skipped.items()])
+        raise ValueError(
+            f"IMAGES: got {len(skipped)} that cannot be read: {named}; expected whole images; convert, replace or "
+            "remove them, or drop --strict"
+        )

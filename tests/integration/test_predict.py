@@ -156,6 +156,12 @@ def test_every_file_that_was_given_has_a_row(rebalanced: Run, data_root: Path, t
         "",
     )
     content = json.loads(report.read_text())
+    report.unlink()
+    with pytest.raises(ValueError, match=r"^IMAGES: got 2 .*4\.jpg .*5\.psd .*--strict$"):
+        command.run([str(rebalanced.path), "--strict", str(folder), "--json", str(report)])
+    assert not report.exists()
+    command.run([str(rebalanced.path), "--strict", str(folder / "1.jpg"), "--json", str(report)])
+    assert json.loads(report.read_text())["skipped"] == []
     assert {Path(each["file"]).name: each["reason"] for each in content["skipped"]} == {
         name: rows[name]["reason"] for name in ("4.jpg", "5.psd")
     }
