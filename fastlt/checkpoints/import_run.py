@@ -74,7 +74,7 @@ def import_checkpoint(
         )
     source = read_checkpoint(path)
     tensors = source.tensors
-    backbone = options.backbone or guess_backbone(path, tensors, source.settings)
+    backbone = options.backbone or guess_backbone(path, tensors, source.settings, options.head)
     splits = open_splits(options.data_root, lists=options.lists, needs_val=False)
     class_names = splits["train"].class_names
     network = outline(backbone)

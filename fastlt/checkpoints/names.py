@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ def match(
             unmatched(path, backbone, extra=extra, remedy="the --backbone that it was trained with")
             + ", or, if they belong to an auxiliary head, name the last layer with --head to keep them"
         )
+    check_left_out(path, tensors, backbone, network, names, extra, last)
     if extra:
         log.info(
             "%s: %d tensors are no part of %s and stay as they are: %s", path, len(extra), backbone, name_some(extra, 5)
@@ -93,7 +95,7 @@ def match_backbone(
     names: dict[str, str] = {}
     rest = []
     tensors = list(tensors)
-    prefix = wrapper_of(tensors, expected | {theirs for theirs, ours in our_names.items() if ours in expected})
+    prefix = prefix_of(network, tensors, head)
     for theirs in tensors:
         own = theirs.removeprefix(prefix) if theirs.startswith(prefix) else ""
         ours = own if own in expected else our_names.get(torchvision_name(own))
@@ -102,6 +104,12 @@ def match_backbone(
         else:
             rest.append(theirs)
     return names, rest
+
+
+def prefix_of(network: Network, tensors: Iterable[str], head: str | None) -> str:
+    """Return what the names of a checkpoint have before the network's own; see `match_backbone`."""
+    pairs = [pair for pair in network.checkpoint_names().items() if not in_head(pair[0])]
+    return wrapper_of(tensors, set(itertools.chain(*pairs)), head)
 
 
 def head_names(tensors: Mapping[str, Tensor], head: str) -> dict[str, str]:
@@ -153,6 +161,45 @@ def check_backbone(
         if like:
             remedy = f"--backbone {like}, whose tensors these are"
         raise ValueError(unmatched(path, backbone, missing=missing, extra=extra, reshaped=reshaped, remedy=remedy))
+
+
+def check_left_out(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    backbone: str,
+    network: Network,
+    names: Mapping[str, str],
+    extra: list[str],
+    head: str,
+) -> None:
+    """Raise a ValueError if what is left out of a checkpoint may be part of the network that its head belongs to.
+
+    Args:
+        path: The checkpoint, for messages.
+        tensors: Its tensors by name.
+        backbone: Name of our network.
+        network: The network.
+        names: Our names -> the checkpoint's.
+        extra: Names of the checkpoint that are left out.
+        head: Its name of the last layer.
+    """
+    prefix = prefix_of(network, tensors, head)
+    modules = {name.partition(".")[0] for name in names}
+    inside = [
+        name
+        for name in extra
+        if name.startswith(prefix) and torchvision_name(name.removeprefix(prefix)).partition(".")[0] in modules
+    ]
+    if inside:
+        like = resembling(tensors, head)
+        remedy = f"--backbone {like}, whose tensors these are" if like else "the --backbone that it was trained with"
+        raise ValueError(unmatched(path, backbone, extra=inside, remedy=remedy))
+    if not head.startswith(prefix) and len(match_backbone(network, extra)[0]) == len(names):
+        other = prefix_of(network, extra, None)
+        raise ValueError(
+            f"--head: got {head} with {path}, which has two networks, {prefix}* and {other}*, either of which it may "
+            "belong to; expected one; give a file without the other"
+        )
 
 
 def check_named(path: Path, tensors: Mapping[str, Tensor], head: str) -> None:

@@ -59,14 +59,16 @@ def torchvision_name(name: str) -> str:
     return name
 
 
-def wrapper_of(names: Iterable[str], known: Container[str]) -> str:
+def wrapper_of(names: Iterable[str], known: Container[str], head: str | None = None) -> str:
     """Return what stands before a network's names in most of a checkpoint's; nothing if they are the network's own.
 
     A network that is an attribute of another module, such as `net` or `backbone`, is saved with names that begin so.
+    Of several networks, such as a student and its teacher, the one that a head belongs to is taken.
 
     Args:
         names: The checkpoint's names.
         known: The network's.
+        head: The checkpoint's name of the last layer, if it is known.
     """
     counts = Counter({"": 0})
     for name in names:
@@ -76,7 +78,10 @@ def wrapper_of(names: Iterable[str], known: Container[str]) -> str:
             start = name.find(".", start) + 1
             if not start:
                 break
-    return max(counts, key=counts.__getitem__)  # the shortest of equals
+    most = max(counts.values())
+    around = [prefix for prefix in counts if head is not None and head.startswith(prefix) and 2 * counts[prefix] > most]
+    # Of equals the first; around a head the innermost
+    return max(around or counts, key=lambda prefix: (counts[prefix], len(prefix) if around else 0))
 
 
 def outline(backbone: str, image_size: int | None = None) -> Network:
@@ -87,13 +92,16 @@ def outline(backbone: str, image_size: int | None = None) -> Network:
         return create_model(backbone, 2)
 
 
-def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+def guess_backbone(
+    path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], head: str | None = None
+) -> str:
     """Return the network that config.json names, or the ResNet whose tensors have these names and shapes.
 
     Args:
         path: The checkpoint, for messages.
         tensors: Its tensors by name.
         settings: Its config.json.
+        head: Its name of the last layer, if it is known.
 
     Raises:
         ValueError: No network can be recognised.
@@ -114,7 +122,7 @@ def guess_backbone(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[
         return name.lower()
     if not name and config.get("model_type") == "resnet":
         return transformers_backbone(path, config)
-    like = resembling(tensors)
+    like = resembling(tensors, head)
     if name:
         try:
             outline(f"timm:{name}")
@@ -140,12 +148,12 @@ def is_usual(argument: str, value: Any) -> bool:
     return argument in ("num_classes", "global_pool", "img_size") or "drop" in argument or (argument, value) == USUAL
 
 
-def resembling(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the ResNet whose tensors have these names and shapes, or None."""
+def resembling(tensors: Mapping[str, Tensor], head: str | None = None) -> str | None:
+    """Return the ResNet whose tensors have these names and shapes, of several the one around a head; or None."""
     for name in SPECS:
         state = outline(name).state_dict()
         expected = {k: tuple(v.shape) for k, v in state.items() if not in_head(k) and not k.endswith(COUNTER)}
-        prefix = wrapper_of(tensors, expected)
+        prefix = wrapper_of(tensors, expected, head)
         shapes = {
             torchvision_name(key.removeprefix(prefix)): tuple(value.shape)
             for key, value in tensors.items()

@@ -114,6 +114,34 @@ def test_a_named_head_leaves_the_others_as_they_are(caplog: pytest.LogCaptureFix
     assert "aux.weight" not in match(HERE, tensors, "resnet8", "fc", 2).names.values()
 
 
+@pytest.mark.parametrize(("first", "second"), [("student.", "teacher."), ("", "ema."), ("net.", "net_ema.")])
+def test_the_backbone_is_the_one_around_the_head(first: str, second: str) -> None:
+    for one, other in ((first, second), (second, first)):
+        tensors = {f"{prefix}{name}": value for prefix in (one, other) for name, value in resnet().items()}
+        for prefix in (one, other):
+            found = match(HERE, tensors, "resnet8", f"{prefix}fc", 2)
+            assert found.names == {name: f"{prefix}{name}" for name in resnet()}
+    deeper = {f"{second}{name}": value for name, value in resnet("resnet10").items()}
+    both = {f"{first}{name}": value for name, value in resnet().items()} | deeper
+    assert (resembling(both, f"{first}fc"), resembling(both, f"{second}fc")) == ("resnet8", "resnet10")
+
+
+def test_a_head_beside_two_backbones_is_refused() -> None:
+    backbone = {name: value for name, value in resnet().items() if not name.startswith("fc.")}
+    tensors = {f"encoder_{part}.{name}": value for part in "qk" for name, value in backbone.items()}
+    tensors |= {"fc.weight": torch.zeros(2, 64), "fc.bias": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"^--head: got fc .*net\.pth.* encoder_q\.\* and encoder_k\.\*"):
+        match(HERE, tensors, "resnet8", "fc", 2)
+
+
+def test_layers_of_a_deeper_network_are_not_left_out_with_a_named_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where all of their names are written
+    with pytest.raises(ValueError, match=r"^net\.pth: .*resnet50: .* not expected .*layer3\.\d.*--backbone resnet101"):
+        match(HERE, resnet("resnet101"), "resnet50", "fc", 2)
+
+
 @pytest.mark.parametrize(("count", "named", "file"), [(10, 10, False), (11, 3, True)])
 def test_a_long_list_goes_into_a_file(
     count: int, named: int, file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
