@@ -105,7 +105,8 @@ def own_loss(name: str) -> OwnLoss | None:
 def mean_of_own(loss: OwnLoss, logits: Tensor, labels: Tensor, class_counts: Tensor) -> Tensor:
     """Return the mean of the user's loss over a batch, [...], of logits [..., B, C] and labels [..., B]."""
     if logits.ndim == 2:
-        return loss(logits, labels, class_counts).mean()
+        # Copies, since a loss that changes them in place would change what else is computed from them
+        return loss(logits, labels.clone(), class_counts.clone()).mean()
     pairs = zip(logits, labels, strict=True)
     return torch.stack([mean_of_own(loss, each, its_labels, class_counts) for each, its_labels in pairs])
 
@@ -128,7 +129,7 @@ def check_own_loss(name: str, class_counts: Tensor) -> None:
     logits = torch.linspace(-1, 1, batch * num_classes, device=device).view(batch, num_classes).requires_grad_()
     labels = torch.arange(batch, device=device) % num_classes
     try:
-        value = loss(logits, labels, class_counts)
+        value = loss(logits, labels, class_counts.clone())
     except Exception as error:
         raise ValueError(
             f"--loss: got {name}, which raised {what_happened(error)} for logits [{batch}, {num_classes}], labels "

@@ -129,6 +129,27 @@ def test_a_loss_of_the_users_is_one_number_or_one_an_image(own_module: Callable[
     )
 
 
+def test_what_it_changes_is_its_own(own_module: Callable[[str], str]) -> None:
+    name = own_module(
+        """
+        from torch.nn import functional as F
+
+        def loss(logits, labels, class_counts):
+            class_counts += 1
+            logits = logits + class_counts.log()
+            value = F.cross_entropy(logits, labels.clone())
+            labels.zero_()
+            return value
+        """
+    )
+    counts, labels = COUNTS.clone(), LABELS.clone()
+    check_own_loss(f"{name}:loss", counts)
+    losses = batch_loss(f"{name}:loss", torch.stack([LOGITS, LOGITS]), labels, counts)
+    assert losses[0] == losses[1] == batch_loss("balanced_softmax", LOGITS, LABELS, COUNTS + 1)
+    assert torch.equal(counts, COUNTS)
+    assert torch.equal(labels, LABELS)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
