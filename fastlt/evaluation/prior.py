@@ -24,7 +24,7 @@ from .predictions import logit_chunks
 
 ESTIMATE = "estimate:"
 
-NEVER = -30.0  # log of the ratio for a class of target frequency 0: logits stay finite
+NEVER = -1e4  # the bias of a class of target frequency 0: below any logits, and finite in half precision too
 EM_STEPS, EM_TOLERANCE = 1000, 1e-7
 MAX_BYTES = 64 << 20  # of a file of frequencies: more than any names need
 
@@ -111,7 +111,7 @@ def adjust_to_prior(head: LinearHead, target: ArrayLike, source: ArrayLike) -> L
 
     Args:
         head: The classifier, whose probabilities are calibrated for `source`.
-        target: [C] class frequencies where it will be used; a class with 0 gets a bias of -30.
+        target: [C] class frequencies where it will be used; a class with 0 gets a bias of -10,000.
         source: [C] class frequencies for which it is calibrated, positive: uniform for a rebalanced head.
 
     Raises:
@@ -127,7 +127,7 @@ def adjust_to_prior(head: LinearHead, target: ArrayLike, source: ArrayLike) -> L
                 f"{'above 0' if low else 'from 0 up, at least one above 0'}"
             )
     ratio = normalized(after) / normalized(before)
-    shift = np.log(np.maximum(ratio, math.exp(NEVER)))
+    shift = np.log(ratio, out=np.full_like(ratio, NEVER), where=ratio > 0)
     bias = torch.zeros(head.num_classes) if head.bias is None else head.bias.detach()
     moved = bias.double().cpu() + torch.from_numpy(shift)
     return LinearHead(head.weight.detach().clone(), moved.to(head.weight))

@@ -98,11 +98,21 @@ def test_bayes_rule_gains_accuracy_under_the_target() -> None:
     assert torch.isfinite(adjust_to_prior(head, [1.0, 0.0, 0.0], [1 / 3] * 3).bias).all()
 
 
+def test_a_class_that_never_occurs_is_never_predicted_however_sure_a_head_is() -> None:
+    sure = LinearHead(100 * torch.eye(3))
+    for dtype in (torch.float32, torch.float16):
+        adjusted = adjust_to_prior(sure, [0.5, 0.5, 0.0], [1 / 3] * 3).to(dtype)
+        assert adjusted(torch.eye(3, dtype=dtype)).argmax(1).tolist()[:2] == [0, 1]
+        assert adjusted(torch.eye(3, dtype=dtype)).argmax(1)[2] != 2
+    rare = adjust_to_prior(sure, [0.5, 0.5, 1e-20], [1 / 3] * 3).bias.detach()
+    assert rare[2] - rare[0] == pytest.approx(np.log(2e-20), abs=1e-3)
+
+
 def test_bayes_rule_by_hand() -> None:
     bias = torch.tensor([0.5, -1.0, 2.0])
     wanted, source = [2, 6, 0], [30, 10, 10]  # counts: only their ratios matter
     got = adjust_to_prior(LinearHead(torch.eye(3), bias), wanted, source).bias.detach() - bias
-    np.testing.assert_allclose(got, [np.log(0.25 / 0.6), np.log(0.75 / 0.2), -30], rtol=1e-6)
+    np.testing.assert_allclose(got, [np.log(0.25 / 0.6), np.log(0.75 / 0.2), -1e4], rtol=1e-6)
 
 
 @pytest.mark.parametrize("source", [[1 / 3] * 3, [0.2, 0.3, 0.5]])
