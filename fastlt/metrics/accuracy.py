@@ -63,9 +63,9 @@ def class_hits(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple
         (hits [C], totals [C]).
 
     Raises:
-        ValueError: The shapes differ, there is no sample, or a label is out of range.
+        ValueError: The shapes differ, there is no sample, or a label is no class.
     """
-    hit, label = np.asarray(correct, dtype=bool), np.asarray(labels, dtype=np.int64)
+    hit, label = np.asarray(correct, dtype=bool), whole_numbers(labels, "labels")
     if hit.shape != label.shape or label.ndim != 1:
         raise ValueError(f"correct, labels: got shapes {hit.shape} and {label.shape}; expected one [N] each")
     if label.size == 0:
@@ -74,6 +74,45 @@ def class_hits(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> tuple
         raise ValueError(f"labels: got values from {label.min()} to {label.max()}; expected 0 to {num_classes - 1}")
     totals = np.bincount(label, minlength=num_classes)
     return np.bincount(label[hit], minlength=num_classes), totals
+
+
+def whole_numbers(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Return values that are whole numbers as int64; `name` is what messages call them.
+
+    Raises:
+        ValueError: Some are not.
+    """
+    array = np.asarray(values)
+    with np.errstate(invalid="ignore"):  # NaN, which equals no integer
+        whole = array.astype(np.int64)
+    if not np.array_equal(whole, array):
+        raise ValueError(f"{name}: got {array.dtype} values that are not whole numbers; expected classes from 0 up")
+    return whole
+
+
+def predictions_and_labels(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return predicted and true classes as int64.
+
+    Raises:
+        ValueError: They are not whole numbers, or the shapes differ.
+    """
+    predicted, label = whole_numbers(predictions, "predictions"), whole_numbers(labels, "labels")
+    if predicted.shape != label.shape:
+        raise ValueError(f"predictions, labels: got shapes {predicted.shape} and {label.shape}; expected one [N] each")
+    return predicted, label
+
+
+def times_predicted(predictions: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
+    """Return how often every class is predicted, [C].
+
+    Raises:
+        ValueError: A prediction is no class.
+    """
+    if predictions.min() < 0 or predictions.max() >= num_classes:
+        raise ValueError(
+            f"predictions: got values from {predictions.min()} to {predictions.max()}; expected 0 to {num_classes - 1}"
+        )
+    return np.bincount(predictions, minlength=num_classes)
 
 
 def shot_accuracy(
@@ -94,7 +133,7 @@ def shot_accuracy(
         Fractions; a group none of whose classes has a sample is None.
 
     Raises:
-        ValueError: The shapes differ, there is no sample, a label is out of range, or few > many + 1.
+        ValueError: The shapes differ, there is no sample, a label is no class, or few > many + 1.
 
     Example:
         >>> from fastlt.metrics import shot_accuracy
@@ -102,8 +141,9 @@ def shot_accuracy(
         ShotAccuracy(many=1.0, medium=1.0, few=0.5, class_mean=0.8333333333333334, all=0.75)
     """
     counts = np.asarray(class_counts)
-    correct = np.asarray(predictions) == np.asarray(labels)
-    hits, totals = class_hits(correct, labels, len(counts))
+    predicted, label = predictions_and_labels(predictions, labels)
+    correct = predicted == label
+    hits, totals = class_hits(correct, label, len(counts))
     seen = totals > 0
     accuracy = hits / np.maximum(totals, 1)
 
@@ -126,11 +166,11 @@ def class_precision(predictions: ArrayLike, labels: ArrayLike, num_classes: int)
         Fractions [C]; NaN for a class that is never predicted.
 
     Raises:
-        ValueError: The shapes differ, there is no sample, or a label is out of range.
+        ValueError: The shapes differ, there is no sample, or a label or prediction is no class.
     """
-    predicted, label = np.asarray(predictions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
+    predicted, label = predictions_and_labels(predictions, labels)
     hits, _ = class_hits(predicted == label, label, num_classes)
-    times = np.bincount(predicted, minlength=num_classes)
+    times = times_predicted(predicted, num_classes)
     precision: NDArray[np.float64] = np.divide(hits, times, out=np.full(num_classes, np.nan), where=times > 0)
     return precision
 
@@ -147,15 +187,15 @@ def macro_f1(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> flo
         A fraction; a class that is never predicted scores 0.
 
     Raises:
-        ValueError: The shapes differ, there is no sample, or a label is out of range.
+        ValueError: The shapes differ, there is no sample, or a label or prediction is no class.
 
     Example:
         >>> from fastlt.metrics import macro_f1
         >>> macro_f1([0, 0, 1], [0, 1, 1], num_classes=2)
         0.6666666666666666
     """
-    predicted, label = np.asarray(predictions, dtype=np.int64), np.asarray(labels, dtype=np.int64)
+    predicted, label = predictions_and_labels(predictions, labels)
     hits, totals = class_hits(predicted == label, label, num_classes)
     seen = totals > 0
-    times = np.bincount(predicted, minlength=num_classes)
+    times = times_predicted(predicted, num_classes)
     return float((2 * hits[seen] / (totals[seen] + times[seen])).mean())

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .accuracy import class_hits
+from .accuracy import class_hits, whole_numbers
 
 # Shapes: N samples, C classes; "..." is any number of estimates at once.
 
@@ -204,7 +204,7 @@ def paired_difference(
         >>> round(difference, 2), round(low, 2), round(high, 2)
         (0.5, -0.19, 0.93)
     """
-    a, b, label = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool), np.asarray(labels, dtype=np.int64)
+    a, b, label = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool), whole_numbers(labels, "labels")
     if a.shape != b.shape:
         raise ValueError(f"hits_a, hits_b: got shapes {a.shape} and {b.shape}; expected the same samples")
     num_classes = len(next(iter(masks.values()))) if masks else int(label.max(initial=0)) + 1

@@ -1,5 +1,7 @@
 """Accuracies by group, precision and F1."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,31 @@ def test_a_class_without_samples_does_not_count() -> None:
 def test_bad_labels_are_refused(correct: list[bool], labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         class_hits(correct, labels, 3)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "message"),
+    [
+        ([0], [0, 1], r"^predictions, labels: .*\(1,\).*\(2,\)"),  # NumPy would compare each label with the one
+        (0, [0, 1], r"^predictions, labels: .*\(\).*\(2,\)"),
+        ([0, 1], [0, 1.5], "^labels: .*whole"),
+        ([0, float("nan")], [0, 1], "^predictions: .*whole"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(predictions: Any, labels: Any, message: str) -> None:
+    for measure in (shot_accuracy, class_precision, macro_f1):
+        classes: Any = [5, 5, 5] if measure is shot_accuracy else 3
+        with pytest.raises(ValueError, match=message):
+            measure(predictions, labels, classes)
+    assert shot_accuracy([0.0, 1.0], [0, 1], [5, 5]).all == 1.0  # as files of numbers are read
+
+
+@pytest.mark.parametrize("prediction", [-1, 3])
+def test_predictions_of_no_class_have_no_precision(prediction: int) -> None:
+    for measure in (class_precision, macro_f1):
+        with pytest.raises(ValueError, match=rf"^predictions: .*{prediction}\b.*0 to 2"):
+            measure([0, prediction], [0, 1], 3)
+    assert shot_accuracy([0, prediction], [0, 1], [5, 5, 5]).all == 0.5  # it is wrong
 
 
 def test_overlapping_groups_are_refused() -> None:
