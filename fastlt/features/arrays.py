@@ -47,10 +47,13 @@ class Features:
             name: What messages call them.
 
         Raises:
-            ValueError: The shapes do not fit, or some features are not finite.
+            ValueError: The shapes do not fit, labels are no integers from 0 up, or some features are not finite.
         """
         x = torch.as_tensor(features).detach().cpu().float().contiguous()
-        y = torch.as_tensor(labels).detach().cpu().long().contiguous()
+        y = torch.as_tensor(labels).detach().cpu()
+        if y.is_floating_point() or (len(y) and y.min() < 0):
+            raise ValueError(f"{name}: got labels of {y.dtype} from {y.min()} up; expected integers from 0 up")
+        y = y.long().contiguous()
         if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
             raise ValueError(
                 f"{name}: got shapes {list(x.shape)} and {list(y.shape)}; expected [N, D] and [N], N at least 1"

@@ -54,6 +54,12 @@ def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...], count: int) 
         Features.of(torch.zeros(shape), torch.zeros(count, dtype=torch.long))
 
 
+@pytest.mark.parametrize("labels", [[0.0, 1.7], [0, -1]])
+def test_labels_are_integers_from_0_up(labels: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^features: got labels .* from (0\.0|-1) up; expected integers"):
+        Features.of(torch.zeros(2, 3), labels)
+
+
 def test_features_that_are_not_finite_are_counted() -> None:
     x = random_features()
     x[3, 1], x[7, 0], x[7, 2] = float("nan"), float("inf"), float("nan")
