@@ -11,10 +11,11 @@ import torch
 
 from ...config import RebalanceConfig
 from ...config.plugins import OwnMethod, add_method, what_happened
+from ...evaluation.classifier import JOINT
 from ...models import LinearHead
 from ..problem import Problem, RebalancedHead
 
-RESERVED = ("temperature", "target")  # params that follow the fit
+RESERVED = (JOINT, "temperature", "target")  # params by which we know the joint head, and what follows the fit
 
 
 def register(
@@ -143,6 +144,6 @@ def json_params(params: Any, who: str) -> dict[str, Any]:
     if not isinstance(values, dict) or not values.keys().isdisjoint(RESERVED):
         raise ValueError(
             f"--method: got {who}, which returned params={values}; expected names with values, other than "
-            f"{' and '.join(RESERVED)}; return such"
+            f"{', '.join(RESERVED)}; return such"
         )
     return values

@@ -72,6 +72,7 @@ BAD: dict[str, tuple[Callable[[Problem], Any], str]] = {
     "a bad param": (lambda problem: RebalancedHead(head=problem.head, params={"x": np.ones(2)}), "no JSON"),
     "params nan": (lambda problem: RebalancedHead(head=problem.head, params={"x": np.nan}), "no JSON"),
     "our param": (lambda problem: RebalancedHead(head=problem.head, params={"temperature": 1.0}), "temperature"),
+    "joint's mark": (lambda problem: RebalancedHead(head=problem.head, params={"joint": True}), "joint"),
     "another split": (lambda problem: RebalancedHead(head=problem.head, selected_on="test"), r"None or .*'val'"),
     "an error": (lambda problem: 1 / 0, r"ZeroDivisionError: division by zero, test_own\.py line \d+"),
     "no view": (lambda problem: problem.train[1], "IndexError: "),
