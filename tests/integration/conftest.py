@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastlt import Run, TrainConfig, cli, recipe, train
+from fastlt.commands import common
 from fastlt.data.synthetic.any_shape import synthesize
 from fastlt.models import create_model
 
@@ -37,6 +38,8 @@ COLOURS = (
 )
 LAST_NORM = {"resnet10": "bn2", "resnet50": "bn3"}  # of a block
 INTERRUPTED = 130  # the exit status of what SIGINT ended
+
+Outcome = tuple[int, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,5 +194,53 @@ def ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequenc
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         return out.read_text(), err.read_text()
+
+    return run
+
+
+@pytest.fixture(name="fastlt")
+def run_fastlt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a command in this process: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(common.console, "_width", 200)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["fastlt", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return the files of a folder; fastlt's own runs and lists of tensors do not count."""
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in root.rglob("*")
+        if file.is_file() and "runs" not in file.parts and not file.name.endswith(".unmapped.txt")
+    }
+
+
+@pytest.fixture
+def refusal(
+    rebalance_checkpoint: Callable[..., None], workshop: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run the command, which must fail with one line, status 2 and nothing written; return the line."""
+
+    def run(*arguments: object) -> str:
+        before = contents(workshop)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            rebalance_checkpoint(*arguments)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert error.startswith("fastlt: ")
+        assert error.count("\n") == 1, error
+        assert contents(workshop) == before
+        return error
 
     return run

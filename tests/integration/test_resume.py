@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from fastlt import Run, TrainConfig, train
 from fastlt.checkpoints.native import load, save
+from fastlt.checkpoints.reading import Checkpoint, read_checkpoint
 from fastlt.training import trainer
 from fastlt.training.setup import open_run
 from fastlt.training.signals import InterruptedTrainingError
@@ -195,3 +197,22 @@ def test_a_run_is_trained_by_one_process_at_a_time(
     with run.held(), pytest.raises(ValueError, match=r"^run: .*another process"):
         train(resumed)
     train(resumed)
+
+
+def test_a_training_reads_its_initial_weights_once_and_resumes_with_the_same_flag(
+    trained: Run, small_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(trained.checkpoint("best"), "start.safetensors")
+    paths: list[Path] = []
+
+    def read(path: Path) -> Checkpoint:
+        paths.append(path)
+        return read_checkpoint(path)
+
+    monkeypatch.setattr("fastlt.checkpoints.start.read_checkpoint", read)
+    config = dataclasses.replace(small_config, init=Path("start.safetensors"), epochs=1, out=Path("run"))
+    train(config)
+    assert paths == [tmp_path / "start.safetensors"]
+    train(dataclasses.replace(config, resume=True))
+    assert len(paths) == 1

@@ -136,6 +136,8 @@ def test_imports_inside_the_package_are_relative() -> None:
 def test_rooms_are_small() -> None:
     lines = {module: len(path.read_text().splitlines()) for module, path in SOURCES.items()}
     assert {module: count for module, count in lines.items() if count > MAX_LINES} == {}
+    tests = {path: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {path: count for path, count in tests.items() if count > MAX_LINES} == {}
     assert statistics.median(lines.values()) <= MAX_MEDIAN_LINES
     files: dict[Path, int] = {}
     for path in SOURCES.values():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -70,3 +71,15 @@ def test_every_fold_is_scored_by_what_the_others_chose() -> None:
 def test_the_odd_images_go_to_any_fold() -> None:
     larger = {int(np.bincount(stratified_folds(np.zeros(6, int), seed=seed)).argmax()) for seed in range(60)}
     assert larger == set(range(NUM_FOLDS))
+
+
+def test_folds_share_every_class_evenly() -> None:
+    labels = np.random.default_rng(1).integers(0, 7, 203)
+    folds = stratified_folds(labels, seed=5)
+    assert np.ptp(np.bincount(folds)) <= 1
+    for c in range(7):
+        assert np.ptp(np.bincount(folds[labels == c], minlength=5)) <= 1
+    assert np.array_equal(folds, stratified_folds(labels, seed=5))
+    assert not np.array_equal(folds, stratified_folds(labels, seed=6))
+    with pytest.raises(ValueError, match=r"^--select-on: got folds\b.*\b4 val images.*\b5\b"):
+        stratified_folds(labels[:4])
