@@ -21,6 +21,7 @@ TO_NAME = ("idx_to_class", "index_to_class", "id2label")
 LISTED = ("classes", "class_names", "label_names", "CLASSES")
 INSIDE = ("meta", "dataset_meta", "config", "cfg", "args", "hyper_parameters", "hparams")
 """Where training scripts keep class names beside weights, and in which parts of a file."""
+RECORD = "data.json"  # of a run of our own, whose names are classes even if they are numbers
 NUMBERED = re.compile(r"(LABEL_|class[ _]?)?\d+", re.IGNORECASE)  # a name that only says a class's place
 
 
@@ -121,8 +122,8 @@ def carried_names(path: Path, settings: Mapping[str, Any], content: Any) -> Iter
     """
     parts: list[tuple[str, str, Any]] = [("config.json", "", settings.get("config"))]
     for folder in list(path.resolve().parents)[1:3]:  # one of our own, in its run
-        if (folder / "config.json").is_file() and (folder / "data.json").is_file():
-            parts.append(("data.json", "", read_json(folder / "data.json", remedy="restore the file")))
+        if (folder / "config.json").is_file() and (folder / RECORD).is_file():
+            parts.append((RECORD, "", read_json(folder / RECORD, remedy="restore the file")))
     parts += [("dict", name, part) for name, part in inner_parts(content)]
     for kind, prefix, part in parts:
         if not isinstance(part, Mapping):
@@ -218,6 +219,6 @@ def order_for_head(
         if not fault:
             return ClassOrder(where, rows), ""
         shared = any(set(map(nfc, names)) & set(ours) for ours in known)
-        if shared or not all(map(NUMBERED.fullmatch, names)):
+        if shared or where == RECORD or not all(map(NUMBERED.fullmatch, names)):
             others = others or f"its {where}: {fault}"
     return None, others

@@ -138,3 +138,7 @@ def test_the_head_of_an_earlier_run_is_taken_by_the_names_of_its_classes(tmp_pat
     model = build_network(config, 3, CPU, World(), start=True, train=train)
     assert torch.equal(model.fc.weight, earlier["fc.weight"].flip(0))
     assert torch.equal(model.conv1.weight, earlier["conv1.weight"])
+    write_json(tmp_path / "run/data.json", {"class_names": ["0", "1", "2"]})  # folders with numbers for names
+    other = build_network(config, 3, CPU, World(), start=True, train=train)
+    assert not any(torch.equal(row, theirs) for row in other.fc.weight for theirs in earlier["fc.weight"])
+    assert torch.equal(other.conv1.weight, earlier["conv1.weight"])
