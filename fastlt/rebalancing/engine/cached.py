@@ -21,10 +21,8 @@ from .selection import select_head
 from .sgd import GridSGD, HeadTraining, Retraining
 
 LONGEST = 8  # times the default epochs, to which a training may go on
-BUDGET = (
-    3 * 10**11
-)  # multiplications in all trainings of a method, beyond which it does not go on: under a minute on a CPU
-LEAST = 10**7  # multiplications that take about as long as everything else in a step
+BUDGET = 3e11  # multiplications in all of a method's trainings, under a minute on a CPU
+LEAST = 1e7  # multiplications that take about as long as everything else in a step
 ROWS = 512  # of features classified at a time
 
 
