@@ -71,18 +71,36 @@ def settle_order(
         if not classes.is_file() and str(classes) in sorts:
             return (sorts[str(classes)],)
         return (ClassOrder("--classes", order_of(read_names(classes), known, "--classes", str(classes))),)
+    carried: list[ClassOrder] = []
     for where, names in carried_names(path, settings, content):
-        # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a partial match is a mistake
-        if any(set(map(nfc, names)) & set(ours) for ours in known):
+        # Names of another kind (LABEL_0, or tench for n01440764) do not tell the order; a partial match is a mistake,
+        # unless another list has matched
+        theirs = set(map(nfc, names))
+        if any(theirs == set(ours) if carried else theirs & set(ours) for ours in known):
             rows = order_of(names, known, str(path), f"a {where}", ", or give --classes FILE to overrule it")
-            log.info("%s: classes in the order of its %s", path, where)
-            return (ClassOrder(where, rows),)
+            carried.append(ClassOrder(where, rows))
+    if carried:
+        check_agreement(path, carried, class_names)
+        log.info("%s: classes in the order of its %s", path, carried[0].name)
+        return (carried[0],)
     orders = [ClassOrder("the data's", tuple(range(len(class_names))))]
     if list(known[-1]) != [str(at) for at in range(len(class_names))]:  # numbers may be no names of folders at all
         orders += [order for order in sorts.values() if order.rows not in [other.rows for other in orders]]
     if len(orders) == 1:
         log.info("%s: classes taken to be in the data's order, %s ... (--classes FILE for another)", path, known[0][0])
     return tuple(orders)
+
+
+def check_agreement(path: Path, orders: Sequence[ClassOrder], class_names: Sequence[str]) -> None:
+    """Raise a ValueError if the names in two places of a checkpoint give its classes other numbers."""
+    one = orders[0]
+    for other in orders[1:]:
+        if other.rows != one.rows:
+            raise ValueError(
+                f"{path}: got classes in two orders, {one.first_names(class_names, other)} in its {one.name} and "
+                f"{other.first_names(class_names, one)} in its {other.name}; expected one; give the right one with "
+                "--classes FILE"
+            )
 
 
 def sorted_orders(names: Sequence[str]) -> dict[str, ClassOrder]:
@@ -130,13 +148,12 @@ def carried_names(path: Path, settings: Mapping[str, Any], content: Any) -> Iter
             continue
         for key in (*TO_NUMBER, *TO_NAME, *LISTED):
             found, where = part.get(key), f"{kind} with {prefix}{key}"
-            source = where if kind == "dict" else kind
             if key in LISTED:
                 if isinstance(found, (list, tuple)) and 0 < len(found) <= MAX_CLASSES:
-                    yield source, [str(name)[:MAX_NAME] for name in found]
+                    yield where, [str(name)[:MAX_NAME] for name in found]
             elif isinstance(found, Mapping) and 0 < len(found) <= MAX_CLASSES:
                 names = {at: name for name, at in found.items()} if key in TO_NUMBER else found
-                yield source, in_order(path, where, names)
+                yield where, in_order(path, where, names)
 
 
 def inner_parts(content: Any) -> Iterator[tuple[str, Any]]:

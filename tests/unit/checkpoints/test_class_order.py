@@ -123,6 +123,24 @@ def test_names_beside_the_weights_must_be_those_of_the_data() -> None:
     assert len(settle_order(HERE, {}, None, MIXED, content=other)) == 2
 
 
+@pytest.mark.parametrize(
+    ("settings", "content", "place"),
+    [
+        ({"config": {"label2id": {"a": 0, "b": 1, "c": 2}, "id2label": {0: "a", 1: "c", 2: "b"}}}, None, "id2label"),
+        ({}, {"class_to_idx": {"a": 0, "b": 1, "c": 2}, "args": {"classes": ["a", "c", "b"]}}, "args.classes"),
+    ],
+)
+def test_names_in_two_orders_are_refused(settings: dict[str, Any], content: Any, place: str) -> None:
+    message = rf"^net: .*1 b, 2 c in its .* and 1 c, 2 b in its .*{place};.*--classes FILE"
+    with pytest.raises(ValueError, match=message):
+        settle_order(HERE, settings, None, ("a", "b", "c"), content=content)
+
+
+def test_names_of_some_classes_beside_those_of_all_say_nothing() -> None:
+    content = {"class_names": ["c", "a", "b"], "args": {"classes": ["a", "b"], "class_to_idx": {"a": 0, "z": 1}}}
+    assert order(HERE, {}, None, ("a", "b", "c"), content=content) == (1, 2, 0)
+
+
 def test_a_file_that_holds_itself_ends() -> None:
     content: dict[str, Any] = {}
     content["meta"] = content
