@@ -81,11 +81,12 @@ class TrainFolds:
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
         labels = problem.train[0].labels
-        shared = np.flatnonzero(problem.class_counts[labels] > 1)
+        self.totals = np.bincount(labels, minlength=problem.head.num_classes)
+        shared = np.flatnonzero(self.totals[labels] > 1)
         if len(shared) < FEWEST:
             raise ValueError(
-                f"--data-root: got no val split, and {len(shared)} train images that are not alone in their class; "
-                f"expected val, or at least {FEWEST} such images to choose by folds of them; add val"
+                f"val: got none, and {len(shared)} train images that are not alone in their class; expected val, or "
+                f"at least {FEWEST} such images to choose by folds of them; add val"
             )
         self.problem, self.seed = problem, seed
         self.folds = np.full(len(labels), -1)
@@ -107,11 +108,13 @@ class TrainFolds:
         """
         is_outside, views = self.folds != fold, self.problem.train
         outside, inside = np.flatnonzero(is_outside), np.flatnonzero(~is_outside)
+        counts, rest = self.problem.class_counts, np.bincount(views[0].labels[outside], minlength=len(self.totals))
         return dataclasses.replace(
             self.problem,
             train=tuple(view.take(outside) for view in views) if with_train else (),
             selection=views[0].take(inside),
-            class_counts=np.bincount(views[0].labels[outside], minlength=self.problem.head.num_classes),
+            # Those of the fold; where they were given, of more images than these, the same share
+            class_counts=np.where(self.totals > 0, -(-counts * rest // np.maximum(self.totals, 1)), counts),
         )
 
     def fold(self, fold: int, *, with_train: bool = False) -> Problem:

@@ -165,12 +165,25 @@ def test_a_method_of_ones_own_without_a_choice_is_fitted_once_a_fold(caplog: pyt
     assert not any("plain" in message for message in caplog.messages)
 
 
+def test_class_counts_that_were_given_keep_their_ratios_in_folds() -> None:
+    problem = problem_of()
+    counted, given = TrainFolds(problem, seed=0), np.array([100 * count for count in COUNTS])
+    folds = TrainFolds(dataclasses.replace(problem, class_counts=given), seed=0)
+    assert folds.folds.tolist() == counted.folds.tolist()  # an image that is alone here is in no fold
+    for fold in range(5):
+        rest = np.bincount(LABELS[counted.folds != fold])
+        assert counted.part(fold).class_counts.tolist() == rest.tolist()
+        assert folds.part(fold).class_counts.tolist() == (100 * rest).tolist()
+    few = TrainFolds(dataclasses.replace(problem, class_counts=np.ones(6, dtype=np.int64)), seed=0)
+    assert few.part(0).class_counts.tolist() == [1] * 6
+
+
 def test_few_images_are_refused() -> None:
     problem = problem_of()
     labels = np.repeat(np.arange(6), [20, 1, 1, 1, 1, 1])
     train = problem.train[0].take(np.arange(25))
     few = Problem.of_features(problem.head, Features.of(train.features, labels))
-    with pytest.raises(ValueError, match=r"^--data-root: got no val split, and 20 train images .* at least 25"):
+    with pytest.raises(ValueError, match=r"^val: got none, and 20 train images .* at least 25"):
         TrainFolds(few, seed=0)
 
 
