@@ -108,7 +108,7 @@ def rebalance_model(
         selection=splits.get("val", splits["train"]),
         selected_on="train" if val is None else "val",
         class_counts=class_counts_of(splits["train"].labels, num_classes, class_counts, is_whole=source.is_whole),
-        device=device,
+        device=layer.weight.device,
         seed=config.seed,
         select_by=config.select_by,
     )
@@ -159,13 +159,19 @@ def replace_head(layer: nn.Linear | LinearHead, head: LinearHead, name: str) -> 
     """Copy a head's weights into a layer, in its dtype; a bias is added where the layer has none and the head does.
 
     Raises:
-        ValueError: The layer's weight is computed from other parameters.
+        ValueError: The layer's weight is computed from other parameters, or its dtype cannot hold the head's numbers.
     """
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):
         raise ValueError(
             f"head: got {name}, whose weight is computed from other parameters; expected a plain nn.Linear; fold it "
             "first, for example with torch.nn.utils.parametrize.remove_parametrizations"
         )
+    for tensor in (head.weight, *([] if head.bias is None else [head.bias])):
+        if not torch.isfinite(tensor.to(layer.weight)).all():
+            raise ValueError(
+                f"model: got a rebalanced {name} of up to {tensor.abs().max():.3g}; expected what {layer.weight.dtype} "
+                "can hold; try temperature=False, or give the model in float32"
+            )
     # Not in place: the weight may be shared with another layer, which must not change
     layer.weight = nn.Parameter(head.weight.to(layer.weight), requires_grad=layer.weight.requires_grad)
     bias = head.bias

@@ -24,3 +24,15 @@ def test_a_layer_takes_a_heads_numbers_in_its_own_dtype(frozen: bool) -> None:
     replace_head(bare, LinearHead(weight, bias), "fc")
     assert bare.bias.tolist() == bias.tolist()
     assert bare.bias.requires_grad is not frozen
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_numbers_beyond_the_layers_dtype_are_refused(part: str) -> None:
+    layer = nn.Linear(2, 2).half()
+    before = [parameter.clone() for parameter in layer.parameters()]
+    numbers = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+    numbers[part] *= 1e5
+    numbers[part] += 1e5
+    with pytest.raises(ValueError, match=r"^model: got a rebalanced fc of up to .*e\+05; .*float16.*temperature=False"):
+        replace_head(layer, LinearHead(**numbers), "fc")
+    assert all(map(torch.equal, layer.parameters(), before))

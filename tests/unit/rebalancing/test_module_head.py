@@ -81,6 +81,15 @@ def test_a_head_that_is_followed_by_nothing_or_a_softmax_is_found(way: str) -> N
     assert rebalanced.drop.training
 
 
+def test_a_compiled_network_is_rebalanced_as_it_is_written() -> None:
+    net = Net(GOOD["plain"])
+    compiled: Any = torch.compile(net, backend="eager")
+    before = compiled(IMAGES)
+    rebalanced = rebalance_model(compiled, BATCHES, BATCHES, tau=1.0)
+    torch.testing.assert_close(rebalanced(IMAGES), rebalance_model(net, BATCHES, BATCHES, tau=1.0)(IMAGES))
+    assert torch.equal(compiled(IMAGES), before)
+
+
 @pytest.mark.parametrize("way", BAD)
 def test_a_network_that_changes_what_its_head_computes_is_refused(way: str) -> None:
     ending, words = BAD[way]
