@@ -7,18 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from ..config import SHOT_GROUPS, RebalanceConfig
+from ..config import RebalanceConfig
 from ..evaluation.choice import Candidate, Choice
 from ..evaluation.classifier import MODEL, Classifier
 from ..evaluation.predictions import Predictions
 from ..evaluation.scoring import compare, score
 from ..features.store import FeatureStore
-from ..metrics import shot_groups
 from ..runtime.log import first_line, log, name_some
 from .engine.cost import training_seconds
 from .engine.folds import NUM_FOLDS
 from .methods.registry import Method, find
-from .problem import Problem, RebalancedHead
+from .problem import RebalancedHead, check_group
 from .validation import Validation, ValidationSplit, selection_of, unchanged
 
 LIMIT_S = 60.0  # that a training may take to be tried without being asked for
@@ -62,8 +61,7 @@ def try_methods(validation: Validation, config: RebalanceConfig) -> Trials:
     Raises:
         ValueError: val is too small for folds, or the accuracy that decides has no images in it.
     """
-    if isinstance(validation, ValidationSplit):
-        check_val(validation.problem, config)
+    check_deciding(validation, config)
     names, left_out = affordable(validation, config)
     results: dict[str, RebalancedHead] = {}
     held_out: dict[str, Predictions] = {}
@@ -80,18 +78,14 @@ def try_methods(validation: Validation, config: RebalanceConfig) -> Trials:
     return Trials(results=results, held_out=held_out, left_out=left_out)
 
 
-def check_val(problem: Problem, config: RebalanceConfig) -> None:
-    """Raise a ValueError unless val can decide among methods."""
-    labels = problem.selection.labels
-    if len(labels) < NUM_FOLDS:
+def check_deciding(validation: Validation, config: RebalanceConfig) -> None:
+    """Raise a ValueError unless the images that are held out can decide among methods."""
+    if len(validation.labels) < NUM_FOLDS:
         raise ValueError(
-            f"--method: got {config.method} with {len(labels)} val images; expected at least {NUM_FOLDS}, to choose by "
-            "folds of them; name one method"
+            f"--method: got {config.method} with {len(validation.labels)} val images; expected at least {NUM_FOLDS}, "
+            "to choose by folds of them; name one method"
         )
-    if config.select_by in SHOT_GROUPS and not shot_groups(problem.class_counts)[config.select_by][labels].any():
-        raise ValueError(
-            f"--select-by: got {config.select_by}; expected a group with images in val; choose class_mean or all"
-        )
+    check_group(config.select_by, validation.labels, validation.problem.class_counts, validation.name)
 
 
 def affordable(validation: Validation, config: RebalanceConfig) -> tuple[list[str], dict[str, str]]:

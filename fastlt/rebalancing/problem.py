@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import ops
-from ..config import RebalanceConfig
+from ..config import SHOT_GROUPS, RebalanceConfig
 from ..features.arrays import Features
 from ..features.store import FeatureStore
-from ..metrics import shot_accuracy
+from ..metrics import shot_accuracy, shot_groups
 from ..models import LinearHead
 
 # Shapes: N samples, C classes, D feature width.
@@ -139,17 +138,14 @@ class Problem:
             ValueError: The group that decides has no images.
         """
         by = by or self.select_by
+        check_group(by, self.selection.labels, self.class_counts, self.selected_on)
         features, labels = self.selection_tensors()
         bias = None if head.bias is None else head.bias.detach()
         ranks = ops.label_rank(features, head.weight.detach(), labels, bias=bias)
         # A right prediction equals the label; for a wrong one, the class does not matter
         predictions = torch.where(ranks == 0, labels, (labels + 1) % max(head.num_classes, 2))
         accuracy = shot_accuracy(predictions.cpu().numpy(), self.selection.labels, self.class_counts)
-        value: float | None = getattr(accuracy, by)
-        if value is None or math.isnan(value):
-            raise ValueError(
-                f"--select-by: got {by}; expected a group with images in {self.selected_on}; choose class_mean or all"
-            )
+        value: float = getattr(accuracy, by)
         return value
 
 
@@ -162,3 +158,16 @@ class RebalancedHead:
     """The settings, which results show."""
     selected_on: str | None = None
     """`Problem.selected_on` if they were chosen on `Problem.selection`; None if they were given."""
+
+
+def check_group(by: str, labels: NDArray[np.int64], class_counts: NDArray[np.int64], where: str) -> None:
+    """Raise a ValueError unless the accuracy that decides has images among those to choose on.
+
+    Args:
+        by: all, class_mean, many, medium or few.
+        labels: Their labels.
+        class_counts: [C] training images of every class.
+        where: What these images are.
+    """
+    if by in SHOT_GROUPS and not shot_groups(class_counts)[by][labels].any():
+        raise ValueError(f"--select-by: got {by}; expected a group with images in {where}; choose class_mean or all")

@@ -23,7 +23,7 @@ from .engine.grids import LinearGrid, new_head
 from .engine.selection import TOLERANCE, accuracy_of, say_joint
 from .engine.sgd import HeadTraining, Retraining
 from .methods.registry import find, fit
-from .problem import Problem, RebalancedHead
+from .problem import Problem, RebalancedHead, check_group
 
 # Shapes: N training images, C classes, D feature width.
 
@@ -41,8 +41,15 @@ class ValidationSplit:
     """A split that the network has not seen: settings are chosen on all of it, and held out by folds of it."""
 
     problem: Problem
+    name: str = "val"
+    """What its images are called."""
     joint: None = None
     """The joint head has not seen the split, so that it speaks for itself."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of the images on which a choice is made."""
+        return self.problem.selection.labels
 
     def fit(self, config: RebalanceConfig) -> dict[str, RebalancedHead]:
         """Fit the methods of a configuration."""
@@ -79,6 +86,8 @@ class TrainFolds:
         ValueError: There are too few images.
     """
 
+    name = "folds of train"
+
     def __init__(self, problem: Problem, *, seed: int) -> None:
         labels = problem.train[0].labels
         self.totals = np.bincount(labels, minlength=problem.head.num_classes)
@@ -92,6 +101,11 @@ class TrainFolds:
         self.folds = np.full(len(labels), -1)
         self.folds[shared] = stratified_folds(labels[shared], seed=seed)
         self.fitted: dict[str, list[tuple[RebalanceConfig, RebalancedHead]]] = {}
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of the images of all folds, in their order."""
+        return self.problem.train[0].labels[self.folds >= 0]
 
     @cached_property
     def heads(self) -> list[LinearHead]:
@@ -155,6 +169,8 @@ class TrainFolds:
         with_train, choosing = method.uses_training_features(config), method.choosing
         is_open = choosing is not None and choosing.is_open(config)
         settled = [config] * (NUM_FOLDS + 1)
+        if is_open:
+            check_group(config.select_by, self.labels, self.problem.class_counts, self.name)
         with only(logging.ERROR):  # the fit to all images says the same once more
             if choosing is not None and is_open:
                 found = [choosing.explore(self.fold(fold, with_train=with_train), config) for fold in num_folds]
@@ -196,7 +212,7 @@ class TrainFolds:
         joint, best = compared(np.arange(len(folds)))
         if joint <= best + TOLERANCE:
             return result
-        say_joint(name, by, "folds of train", joint, best)
+        say_joint(name, by, self.name, joint, best)
         return kept
 
     def held_out(

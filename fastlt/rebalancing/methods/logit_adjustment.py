@@ -15,13 +15,14 @@ from ...models import LinearHead
 from ...runtime.log import log
 from ..curve import TauCurve, prior_curve
 from ..engine.selection import Choosing
-from ..problem import Problem, RebalancedHead
+from ..problem import Problem, RebalancedHead, check_group
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Return the adjusted head, with the strength as given or the best on the selection split, exactly."""
     strength, selected_on = config.fixed_strength(), None
     if strength is None:
+        check_group(config.select_by, problem.selection.labels, problem.class_counts, problem.selected_on)
         strength = explore(problem, config).best(config.select_by).tau
         selected_on = problem.selected_on
         by = config.select_by.replace("_", " ")

@@ -19,7 +19,7 @@ from ...runtime.log import log
 from ..curve import TauCurve, tau_curve
 from ..engine.cached import check_features
 from ..engine.selection import Choosing
-from ..problem import Problem, RebalancedHead
+from ..problem import Problem, RebalancedHead, check_group
 
 LARGEST_TAU = 2.0  # of the range that the paper searches
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -33,6 +33,7 @@ def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
         tau = learn_tau(problem)
         log.info("tau = %.3f, learned on class-balanced training features", tau)
     elif tau is None:
+        check_group(config.select_by, problem.selection.labels, problem.class_counts, problem.selected_on)
         tau = explore(problem, config).best(config.select_by).tau
         selected_on = problem.selected_on
         log.info("tau = %.3f, the best %s accuracy on %s", tau, config.select_by.replace("_", " "), selected_on)

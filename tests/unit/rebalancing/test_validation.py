@@ -15,6 +15,7 @@ from fastlt.features import Features
 from fastlt.metrics import shot_accuracy
 from fastlt.models import LinearHead
 from fastlt.rebalancing import Problem, RebalancedHead, register
+from fastlt.rebalancing.choosing import try_methods
 from fastlt.rebalancing.methods.tau import tau_normalize
 from fastlt.rebalancing.validation import TrainFolds, ValidationSplit, unchanged, validate
 
@@ -210,3 +211,17 @@ def test_a_module_is_rebalanced_without_val(method: str, caplog: pytest.LogCaptu
     expected = folds.fit(config)[method].head
     temperature = folds.temperature(method, expected)
     torch.testing.assert_close(rebalanced[1].weight, expected.weight / temperature)
+
+
+@pytest.mark.parametrize("config", [TAU, RebalanceConfig(method="crt", lr=(0.1, 1.0), epochs=1)])
+def test_a_group_without_images_in_folds_cannot_choose(config: RebalanceConfig) -> None:
+    folds = TrainFolds(problem_of(), seed=0)
+    with pytest.raises(ValueError, match=r"^--select-by: got many; expected a group with images in folds of train"):
+        folds.fit(dataclasses.replace(config, select_by="many"))
+    folds.fit(dataclasses.replace(config, tau="1", lr=(1.0,), select_by="many"))  # nothing is chosen
+
+
+def test_methods_are_not_tried_where_the_group_that_decides_is_in_no_fold() -> None:
+    config = RebalanceConfig(select_by="many")
+    with pytest.raises(ValueError, match=r"^--select-by: got many; expected a group with images in folds of train"):
+        try_methods(TrainFolds(problem_of(), seed=0), config)
