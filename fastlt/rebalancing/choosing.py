@@ -137,15 +137,8 @@ def choose(
     classifiers = [joint, *candidates]
     store, by, split = joint.store, config.select_by, joint.store.validation_split
     rows = {classifier.method: score(classifier, split) for classifier in classifiers}
-    totals = np.bincount(joint.predictions(split).labels, minlength=len(store.run.data["class_counts"]))
-    absent = [store.run.data["class_names"][index] for index in np.flatnonzero(totals == 0).tolist()]
-    if absent:
-        log.warning(
-            "%s has no images of %d classes (%s): the choice says nothing of them",
-            "val" if split == "val" else "a fold of train",
-            len(absent),
-            name_some(absent),
-        )
+    if split == "val":
+        tell_absent(joint)
     gains = {each.method: each.differences[by] for each in compare(classifiers[1:], joint, [split])}
     # Stable, so that of equals the cheaper comes first
     order = sorted(rows, key=lambda name: -round(getattr(rows[name], by).value / TOLERANCE))
@@ -160,3 +153,17 @@ def choose(
         candidates=[Candidate(result=rows[name], gain=gains.get(name)) for name in order],
         left_out=dict(left_out),
     )
+
+
+def tell_absent(joint: Classifier) -> None:
+    """Say of which classes val has no images."""
+    names = joint.store.run.data["class_names"]
+    totals = np.bincount(joint.predictions("val").labels, minlength=len(names))
+    absent = [names[index] for index in np.flatnonzero(totals == 0).tolist()]
+    if absent:
+        log.warning(
+            "val has no images of %d of %d classes (%s): the choice says nothing of them",
+            len(absent),
+            len(names),
+            name_some(absent),
+        )

@@ -17,11 +17,11 @@ from ..evaluation.classifier import JOINT
 from ..evaluation.predictions import Predictions, predict
 from ..models import LinearHead
 from ..runtime.log import log, only
-from .engine.cached import LONGEST, train_grid
+from .engine.cached import check_features, train_grid, trainings
 from .engine.folds import NUM_FOLDS, Complete, cross_validate, stratified_folds
 from .engine.grids import LinearGrid, new_head
 from .engine.selection import TOLERANCE, accuracy_of, say_joint
-from .engine.sgd import HeadTraining, Retraining
+from .engine.sgd import Retraining
 from .methods.registry import find, fit
 from .problem import Problem, RebalancedHead, check_group
 
@@ -89,29 +89,34 @@ class TrainFolds:
     name = "folds of train"
 
     def __init__(self, problem: Problem, *, seed: int) -> None:
-        labels = problem.train[0].labels
-        self.totals = np.bincount(labels, minlength=problem.head.num_classes)
-        shared = np.flatnonzero(self.totals[labels] > 1)
-        if len(shared) < FEWEST:
+        check_features(problem.train[:1], problem.head)
+        labels, num_classes = problem.train[0].labels, problem.head.num_classes
+        self.totals = np.bincount(labels, minlength=num_classes)
+        shared, num_shared = np.flatnonzero(self.totals[labels] > 1), int((self.totals > 1).sum())
+        if len(shared) < FEWEST or num_shared < 2:
             raise ValueError(
-                f"val: got none, and {len(shared)} train images that are not alone in their class; expected val, or "
-                f"at least {FEWEST} such images to choose by folds of them; add val"
+                f"val: got none, and {len(shared)} train images of {num_shared} classes that are not alone in their "
+                f"class; expected val, or folds of at least {FEWEST} such images of 2 classes; add val"
+            )
+        if num_shared < num_classes:
+            log.warning(
+                "%d of %d classes have a single train image, which is in no fold: accuracies and choices say nothing "
+                "of them (the first is class %d)",
+                num_classes - num_shared,
+                num_classes,
+                np.argmax(self.totals < 2),
             )
         self.problem, self.seed = problem, seed
         self.folds = np.full(len(labels), -1)
         self.folds[shared] = stratified_folds(labels[shared], seed=seed)
         self.fitted: dict[str, list[tuple[RebalanceConfig, RebalancedHead]]] = {}
+        log.info("training a joint classifier for each of %d folds of train", NUM_FOLDS)
+        self.heads = [self.joint_head(self.part(fold)) for fold in range(NUM_FOLDS)]
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The labels of the images of all folds, in their order."""
         return self.problem.train[0].labels[self.folds >= 0]
-
-    @cached_property
-    def heads(self) -> list[LinearHead]:
-        """The joint head of every fold."""
-        log.info("training a joint classifier for each of %d folds of train", NUM_FOLDS)
-        return [self.joint_head(self.part(fold)) for fold in range(NUM_FOLDS)]
 
     def part(self, fold: int, *, with_train: bool = True) -> Problem:
         """Return the problem of the other folds, still with the joint head of all; `fold` is its selection split.
@@ -128,7 +133,7 @@ class TrainFolds:
             train=tuple(view.take(outside) for view in views) if with_train else (),
             selection=views[0].take(inside),
             # Those of the fold; where they were given, of more images than these, the same share
-            class_counts=np.where(self.totals > 0, -(-counts * rest // np.maximum(self.totals, 1)), counts),
+            class_counts=-(-counts * rest // self.totals),
         )
 
     def fold(self, fold: int, *, with_train: bool = False) -> Problem:
@@ -140,18 +145,26 @@ class TrainFolds:
 
         Its logits are scaled to the spread of the joint head's, so that what depends on their size carries over.
         """
-        features, labels = part.train[0].tensors(part.device)
+        part = dataclasses.replace(part, train=part.train[:1])  # whatever views a method wants
+        features, labels = part.training_tensors()
         aim = predict(part.head, features, labels).right.mean() - GAP
         config = RebalanceConfig(method="crt", seed=self.seed)
-        training = dataclasses.replace(HeadTraining.of(REFITTED, part, config), sampling="instance_balanced")
-        longest = LONGEST * training.epochs
-        while True:
+        for training in trainings(REFITTED, part, config):
             grid = REFITTED.start(part.head, config, 1)
-            train_grid(grid, training, part)
+            train_grid(grid, dataclasses.replace(training, sampling="instance_balanced"), part)
             head = grid.head(0)
-            if 2 * training.epochs > longest or predict(head, features, labels).right.mean() >= aim:
-                return with_temperature(head, spread_of(head, features) / spread_of(part.head, features))
-            training = dataclasses.replace(training, epochs=2 * training.epochs)
+            share = predict(head, features, labels).right.mean()
+            if share >= aim:
+                break
+        else:
+            log.warning(
+                "a joint classifier of folds of train is right on %.1f %% of its images after %d epochs, that of the "
+                "network on %.1f %%: joint looks worse by folds than it is",
+                100 * share,
+                training.epochs,
+                100 * (aim + GAP),
+            )
+        return with_temperature(head, spread_of(head, features) / spread_of(part.head, features))
 
     @cached_property
     def joint(self) -> Predictions:
@@ -264,8 +277,9 @@ def validate(problem: Problem, *, place: str, seed: int) -> Validation:
     if problem.selected_on != "train":
         return ValidationSplit(problem=problem)
     log.warning(
-        "no val in %s: settings are chosen by %d folds of train, each by heads that were fitted to the others; the "
-        "network has learned these images, so accuracies on them are too high and confidences too sure",
+        "no val in %s: choices, accuracies and temperatures come from %d folds of train, each by heads that were "
+        "fitted to the others; the network has learned these images, so accuracies on them are too high and "
+        "confidences too sure",
         place,
         NUM_FOLDS,
     )

@@ -179,13 +179,44 @@ def test_class_counts_that_were_given_keep_their_ratios_in_folds() -> None:
     assert few.part(0).class_counts.tolist() == [1] * 6
 
 
-def test_few_images_are_refused() -> None:
+@pytest.mark.parametrize("counts", [(20, 1, 1, 1, 1, 1), (98, 1, 1, 1, 1, 1)])
+def test_folds_that_cannot_tell_classes_apart_are_refused(counts: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(6), counts)
+    problem = Problem.of_features(problem_of().head, Features.of(torch.ones(len(labels), 8), labels))
+    with pytest.raises(ValueError, match=rf"^val: got none, and {counts[0]} train images of 1 classes .* at least 25"):
+        TrainFolds(problem, seed=0)
+
+
+def test_a_class_without_images_is_named() -> None:
     problem = problem_of()
-    labels = np.repeat(np.arange(6), [20, 1, 1, 1, 1, 1])
-    train = problem.train[0].take(np.arange(25))
-    few = Problem.of_features(problem.head, Features.of(train.features, labels))
-    with pytest.raises(ValueError, match=r"^val: got none, and 20 train images .* at least 25"):
-        TrainFolds(few, seed=0)
+    with pytest.raises(ValueError, match="got no training images of class 4"):
+        TrainFolds(dataclasses.replace(problem, train=(problem.train[0].take(np.flatnonzero(LABELS != 4)),)), seed=0)
+
+
+def test_single_images_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    TrainFolds(problem_of(), seed=0)
+    (message,) = (text for text in caplog.messages if "single" in text)
+    assert "1 of 6 classes" in message
+    assert "class 5" in message
+
+
+def test_joint_is_the_same_whatever_views_a_method_takes() -> None:
+    problem = problem_of()
+    other = Features.of(np.random.default_rng(1).permutation(problem.train[0].features), LABELS)
+    both = TrainFolds(dataclasses.replace(problem, train=(problem.train[0], other)), seed=0)
+    assert both.joint.confidences.tolist() == TrainFolds(problem, seed=0).joint.confidences.tolist()
+    assert len(both.fold(0, with_train=True).train) == 2
+
+
+def test_a_fold_that_cannot_learn_what_the_network_has_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    problem = memorising(problem_of(width=200))
+    TrainFolds(problem, seed=0)
+    assert not any("than it is" in text for text in caplog.messages)
+    faint = Features.of(1e-4 * problem.train[0].features, LABELS)
+    head = LinearHead(1e4 * problem.head.weight.detach(), problem.head.bias)
+    TrainFolds(dataclasses.replace(problem, head=head, train=(faint,)), seed=0)
+    (message, *_) = (text for text in caplog.messages if "than it is" in text)
+    assert "that of the network on 100.0 %" in message
 
 
 def test_val_is_used_where_there_is_one(caplog: pytest.LogCaptureFixture) -> None:
