@@ -51,7 +51,8 @@ def rebalance_model(
         train: Training images: a DataLoader, a map-style data set of (image, label), or a list of (images, labels [B])
             batches; with `class_counts` any iterable of batches.
         val: Validation images, on which settings are chosen; in the same forms, or any iterable of batches. Without
-            any, they are chosen by folds of the training images, although the network has learned these.
+            any, they are chosen by folds of the training images, although the network has learned these; then an
+            iterable will not do for `train`, as it may repeat images.
         head: Name of the last linear layer, as in `model.named_modules()`; by default the one whose output the network
             returns. Nothing but a softmax or log-softmax may follow it, which is checked on a batch.
         method: A rebalancing method: one of `fastlt.config.METHODS`, a registered one, or `module:function`.
@@ -84,6 +85,12 @@ def rebalance_model(
     network = copy.deepcopy(model)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     source = open_source(train, "train")
+    if val is None and not source.is_whole:
+        raise ValueError(
+            "val: got none, and training images from an iterable, which may repeat or leave out some; expected every "
+            "image once, for folds of them; give val=, or the images as a DataLoader of a map-style data set, a data "
+            "set or a list of batches"
+        )
     first = next(source.batches, None)
     if first is None:
         raise ValueError("train: got no batch; expected (images, labels) batches or a data set")

@@ -256,3 +256,12 @@ def test_methods_are_not_tried_where_the_group_that_decides_is_in_no_fold() -> N
     config = RebalanceConfig(select_by="many")
     with pytest.raises(ValueError, match=r"^--select-by: got many; expected a group with images in folds of train"):
         try_methods(TrainFolds(problem_of(), seed=0), config)
+
+
+def test_images_that_may_be_repeated_make_no_folds() -> None:
+    features, labels = problem_of().training_tensors()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, len(COUNTS)))
+    batches = [(features, labels)]
+    with pytest.raises(ValueError, match=r"^val: got none, and training images from an iterable"):
+        rebalance_model(model, iter(batches), class_counts=COUNTS)
+    rebalance_model(model, iter(batches), batches, class_counts=COUNTS)
