@@ -71,10 +71,10 @@ class Classifier:
         if self.held_out is not None and split == self.store.validation_split:
             return self.held_out
         if split == "train":
-            run = self.store.run.path
+            run, flag = self.store.run.path, "" if self.method == JOINT else f" --method {self.method}"
             raise ValueError(
                 f"{run}: got no val split, and no folds of train, all of which the network has learned; expected "
-                f"predictions of {self.method} by folds; make them with: fastlt rebalance {quoted(run)}"
+                f"predictions of {self.method} by folds; make them with: fastlt rebalance {quoted(run)}{flag}"
             )
         if split not in self.cache:
             device = self.store.device

@@ -20,6 +20,8 @@ DETAILS_NOTE = (
     "f1: macro F1, %; ece: calibration error in points, 15 bins of equal mass, then by group; "
     "nll: mean negative log likelihood, nats"
 )
+LEARNED_NOTE = "folds of images that the network has learned, so too high"
+"""What to say of accuracies on train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +233,7 @@ class Results:
         if "val" in splits and "test" not in splits and any(row.selected_on == "val" for row in self.rows):
             notes.append("val chose the settings, so its accuracies are optimistic (--select-on folds)")
         if "train" in splits:
-            notes.append("train: folds of images that the network has learned, so too high")
+            notes.append(f"train: {LEARNED_NOTE}")
         table.caption = "; ".join(notes)
         return table
 

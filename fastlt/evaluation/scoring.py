@@ -113,6 +113,11 @@ def accuracy_under(hits: NDArray[np.int64], totals: NDArray[np.int64], prior: ND
 def reported_splits(store: FeatureStore, split: str = "all") -> list[str]:
     """Return the splits to report: `split`, or for `all` val (without it, folds of train) and test if there is one."""
     if split != "all":
+        if split not in store.names:
+            raise ValueError(
+                f"--split: got {split} with {store.run.path}, whose data have no {split}; expected a split of theirs; "
+                "choose all"
+            )
         return [split]
     return [store.validation_split, *(["test"] if "test" in store.names else [])]
 

@@ -70,7 +70,7 @@ def features_of(store: FeatureStore, images: LongTailedDataset) -> Tensor:
 def adjust_to_target(classifier: Classifier, spec: str, prior: NDArray[np.float64]) -> Classifier:
     """Return the classifier adjusted to the class frequencies of a target; it has no target folded in yet."""
     head = adjust_to_prior(classifier.head, prior, source_frequencies(classifier))
-    if classifier.held_out is not None:
+    if classifier.held_out is not None and "val" in classifier.store.names:
         log.info("%s: under --target val is classified by the choice of all of val, not by folds", classifier.method)
     params = {**classifier.params, "target": spec}
     return dataclasses.replace(classifier, head=head, params=params, prior=prior, held_out=None, cache={})

@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from ..config import SHOT_GROUPS
-from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, Accuracy, Result, Results, plain_name
+from ..evaluation.results import ACCURACIES, DETAILS, DETAILS_NOTE, LEARNED_NOTE, Accuracy, Result, Results, plain_name
 from ..files import naming
+from ..run import Run
 from ..runtime.output import quoted
 from .figures import Figure, Material
 from .plots import dark_variant
@@ -31,7 +32,9 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
     """
     run, results, counts, config = material.run, material.results, material.counts, material.run.config
     splits = list(dict.fromkeys(row.split for row in results))
-    if "test" not in splits:
+    if "train" in splits:
+        notes = [*notes, f"The data have no val split: train is {LEARNED_NOTE}."]
+    elif "test" not in splits:
         notes = [
             *notes,
             f"The data have no test split: settings are chosen on {material.split}, so its accuracies are optimistic.",
@@ -49,8 +52,7 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
         .render(
             title=f"{config.backbone} on {config.dataset}",
             subtitle=f"{counts.sum():,} training images in {len(counts):,} classes of {counts.max():,} to "
-            f"{counts.min():,}; {config.epochs} epochs, {config.sampling.replace('_', '-')} sampling, "
-            f"seed {config.seed}.",
+            f"{counts.min():,}{training_of(run)}.",
             headline=headline(material),
             after=material.after.label if material.after else "",
             reason=material.choice.reason() if material.choice else f"the one with the best class mean on {splits[0]}",
@@ -68,6 +70,14 @@ def write_page(material: Material, figures: list[Figure], worst: Worst, notes: l
     )
     with naming(material.folder / PAGE):
         (material.folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
+
+
+def training_of(run: Run) -> str:
+    """Return how a run was trained, to follow its data; nothing without a record, as for somebody's checkpoint."""
+    config = run.config
+    if not run.metrics.is_file():
+        return ""
+    return f"; {config.epochs} epochs, {config.sampling.replace('_', '-')} sampling, seed {config.seed}"
 
 
 def headline(material: Material) -> list[dict[str, str]]:

@@ -89,7 +89,9 @@ def test_plain_rebalance_chooses_by_folds_of_train(
     for method in ("joint", choice["method"]):
         assert rows[method]["class_mean"] == candidates[method]["class_mean"]
     run("report", source, "--device", "cpu")
-    assert "train" in (source / "report" / "index.html").read_text()
+    page = (source / "report" / "index.html").read_text()
+    assert "train is folds of images that the network has learned, so too high" in page
+    assert "90 epochs" not in page  # of which the checkpoint says nothing
 
 
 def test_a_test_split_is_scored_and_chooses_nothing(data: Callable[..., Path], run: Callable[..., None]) -> None:
@@ -131,6 +133,9 @@ def test_what_needs_val_says_so(
             run(command, adopted(), "--device", "cpu")
         assert stop.value.code == 2
         assert "make them with: fastlt rebalance runs" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("evaluate", adopted(), "--device", "cpu", "--split", "val")
+    assert "whose data have no val; expected a split of theirs; choose all" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("train", "--data-root", "data")
     assert "val" in capsys.readouterr().err
