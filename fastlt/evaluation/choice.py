@@ -79,7 +79,7 @@ class Choice:
                 "-" if cell is None else str(cell) if name == self.by else f"{cell.value:.1f}"
                 for name, cell in cells.items()
             ]
-            table.add_row(row.method, *texts, "-" if gain is None else points(gain))
+            table.add_row(row.method, *texts, "-" if gain is None else gain.signed)
         table.caption = (
             "%, each fold by heads chosen on the others, with half the 95 % interval; over joint: points of "
             f"{self.by.replace('_', ' ')} on the same images"
@@ -92,7 +92,7 @@ class Choice:
         text = f"chosen among {len(self.candidates)} classifiers by {by} on {self.split}, {self.on}"
         if gain is None:
             return text
-        return f"{text} ({points(gain)} points over joint{unsure(gain)})"
+        return f"{text} ({gain.signed} points over joint{unsure(gain)})"
 
     def sentence(self, *, has_test: bool) -> str:
         """Return what was chosen, and how far its figure on val may be trusted.
@@ -101,7 +101,7 @@ class Choice:
             has_test: Whether the data have a test split.
         """
         value, by, gain = getattr(self.winner.result, self.by), self.by.replace("_", " "), self.winner.gain
-        over = "" if gain is None else f", {points(gain)} points over joint{unsure(gain)}"
+        over = "" if gain is None else f", {gain.signed} points over joint{unsure(gain)}"
         if self.split == "train" and value.value >= LEARNED:
             why = "the network has learned these images so well that the choice says little"
         elif self.split == "train":
@@ -115,11 +115,6 @@ class Choice:
 def unsure(gain: Accuracy) -> str:
     """Return what to add to a gain whose interval holds 0."""
     return ", so perhaps none" if gain.ci95[0] <= 0 else ""
-
-
-def points(gain: Accuracy) -> str:
-    """Return a difference and half its interval."""
-    return f"{round(gain.value, 1) + 0.0:+.1f}±{gain.half_width:.1f}"
 
 
 def write_choice(run: Run, choice: Choice) -> None:

@@ -47,6 +47,11 @@ class Accuracy:
         """Half the width of the 95 % interval."""
         return (self.ci95[1] - self.ci95[0]) / 2
 
+    @property
+    def signed(self) -> str:
+        """A difference with its sign, and half its interval; one that rounds to 0 is +0.0."""
+        return f"{self.value:+z.1f}±{self.half_width:.1f}"
+
     def __str__(self) -> str:
         """Return `value±half the interval`, short enough for five of them and a name to fit 80 columns."""
         return f"{self.value:.1f}±{self.half_width:.1f}"
@@ -254,7 +259,7 @@ class Results:
         table = plain_table(f"better than {against} by", ACCURACIES)
         for comparison in self.comparisons:
             cells = [comparison.differences.get(name) for name in ACCURACIES]
-            texts = ["-" if cell is None else f"{cell.value:+.1f}±{cell.half_width:.1f}" for cell in cells]
+            texts = ("-" if cell is None else cell.signed for cell in cells)
             table.add_row(comparison.split, comparison.method, *texts)
         table.caption = "points on the same images, with half the paired 95 % interval"
         return table

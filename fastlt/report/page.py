@@ -91,7 +91,7 @@ def headline(material: Material) -> list[dict[str, str]]:
     for name in ("all", *SHOT_GROUPS):
         first, last = getattr(old, name), getattr(new, name)
         if first is not None and last is not None:
-            change = f"{last.value - first.value:+.1f}".replace("-", "−")
+            change = f"{last.value - first.value:+z.1f}".replace("-", "−")
             cards.append({"name": name, "before": f"{first.value:.1f}", "after": f"{last.value:.1f}", "change": change})
     return cards
 

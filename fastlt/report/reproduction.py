@@ -136,7 +136,7 @@ class Reproduction:
             if len(self.header()) > len(line):
                 difference = row.difference
                 line += ["-" if row.published is None else f"{row.published.all:.1f}"]
-                line += ["-" if difference is None else f"{difference:+.1f}"]
+                line += ["-" if difference is None else f"{difference:+z.1f}"]
             yield line
 
     def markdown(self) -> str:
@@ -237,7 +237,7 @@ def finding(results: Results, samplings: Sequence[str]) -> tuple[str, ...]:
 
 def points(gain: float, half: float | None) -> str:
     """Return a difference with half its interval, if it has one."""
-    return f"{gain:+.1f}" + ("" if half is None else f" ± {half:.1f}")
+    return f"{gain:+z.1f}" + ("" if half is None else f" ± {half:.1f}")
 
 
 def verdict(gain: float, half: float | None) -> str:

@@ -53,6 +53,11 @@ def test_every_table_fits_80_columns_at_its_widest() -> None:
         assert "logit_adjustment" in text
 
 
+def test_a_difference_that_rounds_to_nothing_has_a_plus() -> None:
+    texts = [Accuracy(value=value, ci95=(value - 2, value + 2), n=10).signed for value in (-1e-15, -0.04, -0.06, 0.04)]
+    assert texts == ["+0.0±2.0", "+0.0±2.0", "-0.1±2.0", "+0.0±2.0"]
+
+
 def test_the_per_class_table_leaves_unknowns_empty(tmp_path: Path) -> None:
     rows = class_rows(
         np.array([0, 0, 1]),
