@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,13 +129,7 @@ def check_own_loss(name: str, class_counts: Tensor) -> None:
     batch = 8 if num_classes != 8 else 6  # a number that cannot be taken for that of the classes
     logits = torch.linspace(-1, 1, batch * num_classes, device=device).view(batch, num_classes).requires_grad_()
     labels = torch.arange(batch, device=device) % num_classes
-    try:
-        value = loss(logits, labels, class_counts.clone())
-    except Exception as error:
-        raise ValueError(
-            f"--loss: got {name}, which raised {what_happened(error)} for logits [{batch}, {num_classes}], labels "
-            f"[{batch}] and class counts [{num_classes}]; expected a loss; correct it (FASTLT_TRACEBACK=1 prints where)"
-        ) from error
+    value = tried(loss, name, logits, labels, class_counts)
     what = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     if not isinstance(value, Tensor) or value.shape not in ((), (batch,)) or not value.is_floating_point():
         raise ValueError(
@@ -152,6 +147,28 @@ def check_own_loss(name: str, class_counts: Tensor) -> None:
             f"--loss: got {name}, whose value or gradient is not finite for logits from -1 to 1; expected finite "
             "numbers; correct it"
         )
+    twice = tried(loss, name, logits.tile(2, 1), labels.tile(2), class_counts).mean()
+    if value.ndim == 0 and value != 0 and torch.isclose(twice, 2 * value, rtol=1e-4, atol=0):
+        raise ValueError(
+            f"--loss: got {name}, which is twice as large for a batch twice as large; expected a mean over the batch, "
+            "for which learning rates are made; return .mean() instead of .sum()"
+        )
+
+
+def tried(loss: OwnLoss, name: str, logits: Tensor, labels: Tensor, class_counts: Tensor) -> Any:
+    """Return what the user's own loss returns.
+
+    Raises:
+        ValueError: It raises.
+    """
+    try:
+        return loss(logits, labels, class_counts.clone())
+    except Exception as error:
+        batch, num_classes = logits.shape
+        raise ValueError(
+            f"--loss: got {name}, which raised {what_happened(error)} for logits [{batch}, {num_classes}], labels "
+            f"[{batch}] and class counts [{num_classes}]; expected a loss; correct it (FASTLT_TRACEBACK=1 prints where)"
+        ) from error
 
 
 def ignorant_loss(name: str, class_counts: Tensor) -> float:

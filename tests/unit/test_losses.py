@@ -156,6 +156,8 @@ def test_what_it_changes_is_its_own(own_module: Callable[[str], str]) -> None:
         ("return 1 / 0", r"raised ZeroDivisionError: division by zero, mine_\w+\.py line 2 "),
         ("return logits[:, 5].sum()", r"raised IndexError: .*logits \[8, 3\], labels \[8\] and class counts \[3\]"),
         ("return logits.sum().item()", "returned a float"),
+        ("return F.cross_entropy(logits, labels, reduction='sum')", "twice as large for a batch twice as large"),
+        ("return logits.view(8, 3).mean()", r"\[16, 3\], labels \[16\]"),
         ("return logits.sum(0)", r"returned torch\.float32 \[3\]"),
         ("return logits.argmax(1)", r"returned torch\.int64 \[8\]"),
         ("return logits.detach().sum()", "has no gradient"),
@@ -164,6 +166,6 @@ def test_what_it_changes_is_its_own(own_module: Callable[[str], str]) -> None:
     ],
 )
 def test_a_mistake_in_it_is_found_on_a_made_up_batch(own_module: Callable[[str], str], body: str, message: str) -> None:
-    name = own_module(f"def loss(logits, labels, class_counts):\n    {body}\n")
+    name = own_module(f"def loss(logits, labels, class_counts):\n    {body}\n\nfrom torch.nn import functional as F")
     with pytest.raises(ValueError, match=rf"^--loss: got {name}:loss, .*{message}"):
         check_own_loss(f"{name}:loss", COUNTS)
