@@ -51,7 +51,7 @@ class Features:
         """
         x = torch.as_tensor(features).detach().cpu().float().contiguous()
         y = torch.as_tensor(labels).detach().cpu()
-        if y.is_floating_point() or (len(y) and y.min() < 0):
+        if y.is_floating_point() or (y.numel() and y.min() < 0):
             raise ValueError(f"{name}: got labels of {y.dtype} from {y.min()} up; expected integers from 0 up")
         y = y.long().contiguous()
         if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
