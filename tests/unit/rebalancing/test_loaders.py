@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fastlt import rebalance_model
-from fastlt.rebalancing.loaders import numbers_of
+from fastlt.rebalancing.loaders import check_order, numbers_of
 
 FOLDERS = ["Ant", "Zebra 10", "Zebra 9", "bee"]
 AS_TIMM = ["Ant", "bee", "Zebra 9", "Zebra 10"]
@@ -84,3 +85,9 @@ def test_a_network_whose_classes_timm_sorted_refuses_labels_of_image_folder() ->
         val = Pictures(FOLDERS, named=named)
         with pytest.raises(ValueError, match=r"^train: .* 50\.0%.* timm does .*100\.0%"):
             rebalance_model(network(AS_TIMM), Pictures(FOLDERS), val, tau=0.5)
+
+
+def test_labels_of_more_classes_than_are_named_tell_no_order() -> None:
+    names, labels = SimpleNamespace(classes=["a 10", "a 9"]), np.array([2, 2, 2, 2, 2, 2])
+    check_order(names, labels, labels)
+    check_order(names, labels // 2, labels)

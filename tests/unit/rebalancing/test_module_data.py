@@ -116,6 +116,7 @@ def test_a_fixed_choice_of_images_is_kept() -> None:
     for sampler in (SubsetRandomSampler(chosen), chosen, np.array(chosen), WeightedRandomSampler(weights, 9), Fold()):
         assert images_of(DataLoader(DATA, batch_size=2, sampler=sampler)) == [7, 9, 40]
     assert images_of(DataLoader(DATA, batch_sampler=[[9, 40], [7]])) == [7, 9, 40]
+    assert images_of(DataLoader(DATA, sampler=RandomSampler(range(5)))) == [0, 1, 2, 3, 4]
     assert images_of(Subset(Subset(DATA, [5, 9, 40]), [2, 2, 0])) == [40, 5]
 
 

@@ -58,6 +58,7 @@ GOOD: dict[str, Callable[[Net, Tensor], Any]] = {
 
 BAD: dict[str, tuple[Callable[[Net, Tensor], Any], str]] = {
     "scale": (lambda net, f: 30 * net.fc(f), "30 times"),
+    "a little scale": (lambda net, f: 1.01 * net.fc(f), "1.01 times"),
     "scale in place": (scaled_in_place, "30 times"),
     "temperature": (lambda net, f: net.fc(f) / 4, r"0\.25 times"),
     "sigmoid": (lambda net, f: net.fc(f).sigmoid(), "its sigmoid"),

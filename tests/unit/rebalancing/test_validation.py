@@ -102,13 +102,21 @@ def test_tau_is_the_best_over_all_folds_together(by: str) -> None:
         assert torch.equal(result.head.weight, tau_normalize(folds.problem.head, result.params["tau"]).weight)
 
 
-def test_joint_is_kept_where_no_setting_is_better() -> None:
+def test_joint_is_kept_where_no_setting_is_as_good() -> None:
     problem = problem_of(noise=0.01)
-    result = TrainFolds(problem, seed=0).fit(TAU)["tau"]
-    fixed = TrainFolds(problem, seed=0).fit(dataclasses.replace(TAU, tau="1.5"))["tau"]
-    assert fixed.params == {"tau": 1.5}
-    assert fixed.selected_on is None
-    assert result.selected_on == "train"
+    idle = RebalanceConfig(method="crt", lr=(1e-9, 1e-8), weight_decay=(0.0,), epochs=1)
+    folds = TrainFolds(problem, seed=0)
+    result = folds.fit(idle)["crt"]
+    assert (result.params, result.selected_on) == ({"joint": True}, "train")
+    assert torch.equal(result.head.weight, problem.head.weight)
+    kept = folds.held_out(idle, {"crt": result}, unchanged)["crt"]  # in every fold, too
+    assert kept.classes.tolist() == folds.joint.classes.tolist()
+    assert accuracy(kept) > 0.9
+    fixed = folds.fit(dataclasses.replace(idle, lr=(1e-9,)))["crt"]  # as the user wants it
+    assert (fixed.params, fixed.selected_on) == ({}, None)
+    tied = folds.fit(TAU)["tau"]
+    assert tied.params.keys() == {"tau"}
+    assert tied.selected_on == "train"
 
 
 def test_learning_rates_are_chosen_by_folds_and_shown() -> None:
@@ -164,6 +172,16 @@ def test_a_method_of_ones_own_without_a_choice_is_fitted_once_a_fold(caplog: pyt
     held_out(TrainFolds(problem_of(), seed=0), RebalanceConfig(method="plain"))
     assert len(calls) == 6
     assert not any("plain" in message for message in caplog.messages)
+
+
+def test_a_method_of_ones_own_that_chooses_sees_the_training_images_in_folds() -> None:
+    def means(problem: Problem) -> LinearHead:
+        features, labels = problem.training_tensors()
+        return LinearHead(torch.stack([features[labels == label].mean(0) for label in range(len(COUNTS))]))
+
+    register("means", means)
+    predictions = held_out(TrainFolds(problem_of(), seed=0), RebalanceConfig(method="means"))
+    assert accuracy(predictions) > 0.6
 
 
 def test_class_counts_that_were_given_keep_their_ratios_in_folds() -> None:
