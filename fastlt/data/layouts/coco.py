@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from .layout import file_layout
 from .listing import Listing, first_unusable, nfc
 
 Id = int | float | str
+
+_INTEGER = re.compile("[+-]?[0-9]+")  # `int` takes 1_1 for 11 too
 
 
 @dataclass(slots=True)
@@ -184,10 +187,9 @@ def _plain(category: Id) -> Id:
     """Return a category's id as an integer where it is one, however it is written; else its text."""
     if isinstance(category, float) and category != int(category):
         raise ValueError(f"category_id {category}")
-    try:
-        return int(category)
-    except ValueError:
-        return str(category).strip()
+    if isinstance(category, str) and not _INTEGER.fullmatch(category.strip()):
+        return category.strip()
+    return int(category)
 
 
 def _rank(category: Id) -> tuple[bool, Id]:

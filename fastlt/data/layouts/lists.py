@@ -86,6 +86,8 @@ def _parse(line: str) -> tuple[str, int] | None:
         number = int(np.int32(int(label)))
     except (ValueError, OverflowError):
         return None
+    if "_" in label:  # which `int` leaves out
+        return None
     return None if "\0" in path or len(line) == _MOST_CHARACTERS else (path.strip().replace("\\", "/"), number)
 
 

@@ -168,6 +168,7 @@ GOOD = "train/ant/1.jpg 0\ntrain/bee/1.jpg 1\n"
         ("train/ant/1.jpg 0\ntrain/bee/1.jpg\n", r"/train\.txt, line 2: got 'train/bee/1\.jpg'; expected `path label`"),
         ("train/ant/1.jpg 0\ntrain/bee/1.jpg one\n", r"line 2: got .* integer label"),
         ("train/ant/1.jpg 0\ntrain/bee/1.jpg 1.5\n", r"line 2"),
+        ("train/ant/1.jpg 0\ntrain/bee/1.jpg 0_1\n", r"line 2"),
         (f"train/ant/1.jpg {10**30}\n", r"line 1"),
         ("train/ant/1.jpg -1\ntrain/bee/1.jpg 0\n", r"/train\.txt: got label -1; expected 0"),
         ("train/ant/1.jpg 1\ntrain/bee/1.jpg 2\n", r"/train\.txt: got .* 1 of 3 classes, 0; .*contiguous from 0"),

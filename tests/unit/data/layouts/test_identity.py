@@ -214,3 +214,11 @@ def test_ids_of_categories_may_be_text(root: Path) -> None:
     splits = open_splits(root, cache=False)
     assert [by_folder(split) for split in splits.values()] == [SAME, SAME]
     assert splits["train"].class_names == ("zebra 9", "zebra 10", "ant")  # 12, n02, n07
+
+
+def test_an_id_with_an_underscore_is_not_the_number_without_it(root: Path) -> None:
+    for split in ("train", "val"):
+        write_json(root, split, {"1_1": None, "11": None, "2": None}, listed=False)
+    splits = open_splits(root, cache=False)
+    assert splits["train"].class_names == ("2", "11", "1_1")
+    assert by_folder(splits["val"]) == {("zebra 9", "2"), ("zebra 10", "11"), ("ant", "1_1")}
