@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,6 @@ _GENERIC = re.compile(
     r"|(all[_-]?)?(images?|imgs?|photos?|pictures?|jpe?gs?|pngs?|data(set)?)([_-]?\d+)?",
     re.IGNORECASE,
 )
-_WITHOUT_CLASSES = ("test", "sample")
 _WHOLE = re.compile(r"(-?\d{1,18})[.,]0+")
 _BIT = re.compile(r"[01]([.,]0+)?")
 _INTEGER = re.compile(r"-?\d{1,18}")
@@ -77,7 +77,7 @@ def find_tables(folder: Path) -> dict[str, Path]:
         if file := next((tables[name] for name in names if name in tables and _is_usable(tables[name])), None):
             found[split] = file
     known = {name for names in _NAMES.values() for name in names}
-    others = [file for name, file in tables.items() if name not in known and _is_usable(file)]
+    others = [file for name, file in tables.items() if name not in known and not _is_of_test(name) and _is_usable(file)]
     if "train" not in found and len(others) == 1:
         found = {"train": others[0]} | found
     if "train" not in found:
@@ -85,6 +85,11 @@ def find_tables(folder: Path) -> dict[str, Path]:
     if (test := next((tables[name] for name in _NAMES["test"] if name in tables), None)) and "test" not in found:
         log.info("%s: without a column of classes it is not opened; `fastlt predict` classifies images", test)
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def _is_of_test(name: str) -> bool:
+    """Return whether a table is about test images by its name, perhaps with classes that stand for none."""
+    return name.startswith("test") or "submission" in name
 
 
 def _is_usable(file: Path) -> bool:
@@ -131,7 +136,8 @@ def read_table(file: Path, root: Path, *, split: str, class_names: tuple[str, ..
     Args:
         file: The table.
         root: Images are searched below this folder: by path, by name, or by name without a suffix.
-        split: Of images with the same name, those in a folder whose name begins with that of the split count.
+        split: Of images with the same name, those in a folder that is called after the split count; where there is such
+            a folder, those in folders of other splits do not count by their bare names.
         class_names: The classes of train, for another split; by default those of the table, sorted, numbers as such.
 
     Raises:
@@ -153,7 +159,7 @@ def read_table(file: Path, root: Path, *, split: str, class_names: tuple[str, ..
     found = walk(root)
     paths = _Finder(found.images, split).find_all(file, root, [image for image, _ in entries])
     label_of = _one_label_each(file, paths, _tidy([label for _, label in entries]))
-    names = class_names or _sorted_names(label_of.values())
+    names = class_names or _sorted_names(file, label_of.values())
     if unknown := sorted(set(label_of.values()) - set(names)):
         raise ValueError(
             f"{file}: got {len(unknown)} classes that train lacks, {name_some(unknown)}; expected those of train; "
@@ -177,9 +183,7 @@ def are_classes(folders: Sequence[str]) -> bool:
 
 def explain_unlabelled(root: Path, folders: Sequence[str]) -> str:
     """Return the message for folders of images without classes, perhaps with a table that cannot be read."""
-    tables = [
-        file for file in sorted(root.glob("*.[cC][sS][vV]")) if not file.name.lower().startswith(_WITHOUT_CLASSES)
-    ]
+    tables = [file for file in sorted(root.glob("*.[cC][sS][vV]")) if not _is_of_test(file.name.lower())]
     if tables:
         named = [file for file in tables if file.name.lower() in _NAMES["train"]]
         return explain_columns((named or tables)[0])
@@ -207,9 +211,17 @@ def _tidy(labels: list[str]) -> list[str]:
     return whole if all(map(_INTEGER.fullmatch, whole)) else labels
 
 
-def _sorted_names(labels: Iterable[str]) -> tuple[str, ...]:
-    names = set(labels)
-    return tuple(sorted(names, key=int) if all(map(_INTEGER.fullmatch, names)) else sorted(names))
+def _sorted_names(file: Path, labels: Iterable[str]) -> tuple[str, ...]:
+    names = sorted(set(labels))
+    if not all(map(_INTEGER.fullmatch, names)):
+        return tuple(names)
+    names.sort(key=int)
+    if same := [f"{one} and {other}" for one, other in pairwise(names) if int(one) == int(other)]:
+        raise ValueError(
+            f"{file}: got {len(same)} numbers of classes in two forms, {name_some(same)}; expected one form; write "
+            "them alike, or give the classes names"
+        )
+    return tuple(names)
 
 
 def _one_label_each(file: Path, paths: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
@@ -244,6 +256,7 @@ class _Finder:
             self._by_stem.setdefault(stem, []).append(path)
             if _INTEGER.fullmatch(stem):
                 self._by_number.setdefault(int(stem), []).append(path)
+        self._is_apart = any(_is_of(path, split) for path in images)  # whether the split has a folder of its own
 
     def find_all(self, file: Path, root: Path, images: Sequence[str]) -> list[str]:
         """Return the path of every image.
@@ -271,6 +284,9 @@ class _Finder:
                 f"{file}: got {len(several)} images of which there are several, {name_some(several, 3)}; expected "
                 "one; write their paths into the table"
             )
+        bare = (path for path, image in zip(paths, images, strict=True) if not re.search(r"[/\\]", image))
+        if self._split == "train" and (odd := [path for path in bare if _is_of_others(path, "train")]):
+            log.warning("%s: %d of its images lie in a folder of another split, as %s", file, len(odd), odd[0])
         return paths
 
     def _find(self, image: str) -> list[str]:
@@ -293,17 +309,26 @@ class _Finder:
         found = [path for path in paths or () if _ends_with(path, text)]
         if exact := [path for path in found if _same(path, text)]:
             return exact[:1]
-        if len(found) < 2:
+        bare = self._is_apart and "/" not in text  # then one that is missing is not the one of that name elsewhere
+        if len(found) < 2 and not bare:
             return found
-        ours = [path for path in found if self._is_of(path, self._split)]
-        if not ours:
-            others = [split for split in SPLITS if split != self._split]
-            ours = [path for path in found if not any(self._is_of(path, split) for split in others)]
-        return ours or found
+        ours = [path for path in found if _is_of(path, self._split)]
+        ours = ours or [path for path in found if not _is_of_others(path, self._split)]
+        return ours if ours or bare else found
 
-    @staticmethod
-    def _is_of(path: str, split: str) -> bool:
-        return any(part.lower().startswith(split) for part in path.split("/")[:-1])
+
+def _is_of(path: str, split: str) -> bool:
+    """Return whether an image lies in a folder that is called after a split."""
+    folders = [part.lower() for part in path.split("/")[:-1]]
+    return any(
+        part.startswith(split) and (not part[len(split) :][:1].isalpha() or _GENERIC.fullmatch(part))
+        for part in folders
+    )
+
+
+def _is_of_others(path: str, split: str) -> bool:
+    """Return whether an image lies in a folder that is called after other splits only."""
+    return not _is_of(path, split) and any(_is_of(path, other) for other in SPLITS)
 
 
 def _without_suffix(name: str) -> str:

@@ -129,6 +129,41 @@ def test_the_folder_of_the_split_decides_between_images_of_one_name(tmp_path: Pa
         split_folder(root, tmp_path / "lists")
 
 
+def test_an_image_that_is_missing_is_not_the_one_of_its_name_in_another_split(tmp_path: Path) -> None:
+    images(tmp_path, [*(f"train_images/{at}.png" for at in range(3)), *(f"test_images/{at}.png" for at in range(5))])
+    rows = [f"{at},{'ab'[at % 2]}" for at in range(5)]
+    (tmp_path / "train.csv").write_text("\n".join(["id,label", *rows]))
+    with pytest.raises(FileNotFoundError, match=r"got 2 of 5 images that do not exist under .*, 3, 4;"):
+        split_folder(tmp_path)
+    rows[3:] = ["test_images/3.png,a", "test_images/4,b"]
+    (tmp_path / "train.csv").write_text("\n".join(["id,label", *rows]))
+    (tmp_path / "val.csv").write_text("\n".join(["id,label", "train_images/0,a", "train_images/1,b"]))
+    splits = open_splits(tmp_path)
+    assert splits["train"].paths[2:] == ("train_images/2.png", "test_images/3.png", "test_images/4.png")
+    assert splits["val"].paths == ("train_images/0.png", "train_images/1.png")
+
+
+def test_train_images_in_a_folder_of_test_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(tmp_path, [f"test/{at}.png" for at in range(8)])
+    (tmp_path / "train.csv").write_text("\n".join(["id,label", *(f"{at},{'ab'[at % 2]}" for at in range(8))]))
+    split_folder(tmp_path)
+    assert "8 of its images lie in a folder of another split, as test/0.png" in caplog.text
+
+
+def test_a_submission_is_no_table_of_train_images(tmp_path: Path) -> None:
+    images(tmp_path, [f"images/{at}.png" for at in range(8)])
+    (tmp_path / "sample_submission.csv").write_text(
+        "\n".join(["id,label", *(f"{at},{'ab'[at % 2]}" for at in range(8))])
+    )
+    with pytest.raises(ValueError, match="images, without classes"):
+        split_folder(tmp_path)
+
+
+def test_a_number_in_two_forms_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got 1 numbers of classes in two forms, 01 and 1;"):
+        split_folder(kaggle(tmp_path, counts={"01": 4, "1": 4, "2": 4}))
+
+
 def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     root = kaggle(tmp_path / "set", counts={"10.0": 4, "2.0": 4, "1.0": 4})
     split_folder(root)
