@@ -24,6 +24,7 @@ from ..metrics import (
 )
 from ..run import Run
 from ..runtime.device import resolve_device
+from ..runtime.log import log, name_some
 from .calibration import calibration_errors
 from .choice import chosen_method
 from .classifier import (
@@ -122,6 +123,18 @@ def reported_splits(store: FeatureStore, split: str = "all") -> list[str]:
     return [store.validation_split, *(["test"] if "test" in store.names else [])]
 
 
+def scored_splits(splits: Sequence[str], classifiers: Iterable[Classifier]) -> tuple[list[str], str]:
+    """Return the splits on which all classifiers can be scored, and why train is not among them where it is left out.
+
+    Folds of train tell of a classifier only if it was made with them; where nothing else tells of it, train stays.
+    """
+    lacking = [classifier.method for classifier in classifiers if classifier.held_out is None]
+    if not lacking or "train" not in splits or len(splits) == 1:
+        return list(splits), ""
+    rest = [split for split in splits if split != "train"]
+    return rest, f"train is left out, as there are no predictions of {name_some(lacking)} by folds of it"
+
+
 def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
     """Evaluate a run's classifiers, joint or rebalanced, and compare them with another one image by image.
 
@@ -160,6 +173,9 @@ def evaluate(run: Run, *, config: EvaluateConfig | None = None) -> Results:
     classifiers = {name: open_classifier(store, name) for name in names}
     if against not in classifiers:
         classifiers[against] = open_classifier(store, against, flag="--against")
+    splits, gap = scored_splits(splits, classifiers.values())
+    if gap:
+        log.warning("%s: %s", run.path, gap)
     if config.target:
         for classifier in classifiers.values():
             check_without_target(classifier, config.target)

@@ -9,7 +9,7 @@ import numpy as np
 from ..evaluation.choice import Choice, read_choice
 from ..evaluation.classifier import Classifier, joint_classifier, methods_of, open_classifier
 from ..evaluation.results import Results, plain_name
-from ..evaluation.scoring import reported_splits, score
+from ..evaluation.scoring import reported_splits, score, scored_splits
 from ..features.store import FeatureStore
 from ..files import owned, replacing_set
 from ..metrics import shot_groups
@@ -42,8 +42,9 @@ def write_report(run: Run, store: FeatureStore) -> tuple[Path, Results]:
 
 def write_into(folder: Path, run: Run, store: FeatureStore) -> Results:
     """Write the page and its figures into an empty folder, and return the results in it."""
-    splits = reported_splits(store)
     classifiers, notes = open_classifiers(store)
+    splits, gap = scored_splits(reported_splits(store), classifiers)
+    notes += [f"{gap[0].upper()}{gap[1:]}."] if gap else []
     results = Results(tuple(score(classifier, split) for split in splits for classifier in classifiers))
     counts = np.asarray(run.data["class_counts"], dtype=np.int64)
 

@@ -115,6 +115,23 @@ def test_a_test_split_is_scored_and_chooses_nothing(data: Callable[..., Path], r
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_test_is_scored_where_there_are_no_folds_of_train(
+    data: Callable[..., Path], run: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    where = ("rebalance", "net.pth", "--data-root", data("train", "test"), *FLAGS, *PLACE, "--no-temperature")
+    run(*where, "--method", "tau", "--select-on", "test", "--force", "--json", "made.json")
+    assert {row["split"] for row in json.loads(Path("made.json").read_text())["results"]} == {"test"}
+    run("evaluate", adopted(), *PLACE, "--method", "tau", "--json", "evaluated.json")
+    assert "train is left out, as there are no predictions of tau, joint by folds of it" in caplog.text
+    assert {row["split"] for row in json.loads(Path("evaluated.json").read_text())["results"]} == {"test"}
+    run("report", adopted(), "--device", "cpu")
+    page = (adopted() / "report" / "index.html").read_text()
+    assert "Train is left out, as there are no predictions of joint, tau by folds of it." in page
+    run(*where, "--method", "ncm")
+    run("evaluate", adopted(), *PLACE, "--method", "ncm", "--json", "evaluated.json")
+    assert {row["split"] for row in json.loads(Path("evaluated.json").read_text())["results"]} == {"train", "test"}
+
+
 def test_what_needs_val_says_so(
     data: Callable[..., Path], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
