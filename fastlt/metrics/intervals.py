@@ -103,6 +103,9 @@ def mean_interval(
     Returns:
         (low [...], high [...]) as fractions, or None if no class with images has weight.
 
+    Raises:
+        ValueError: A class has more hits than images or fewer than none, or a weight is no finite number from 0 up.
+
     Example:
         >>> from fastlt.metrics import mean_interval
         >>> low, high = mean_interval([1, 1, 1, 0], totals=[1, 1, 1, 1], weights=[1, 1, 1, 1])
@@ -114,6 +117,11 @@ def mean_interval(
         return None
     sizes = np.asarray(totals)[chosen]
     p = np.asarray(hits)[..., chosen] / sizes
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(
+            f"hits: got {100 * p.min():g} to {100 * p.max():g} % of a class's images; expected 0 to 100 %: hits [C] of "
+            "totals [C]"
+        )
 
     def smoothed(part: _Floats) -> _Floats:
         return hit_variance(add_pseudo(p @ part, PSEUDO_HITS, num_images(part, sizes)))
@@ -303,8 +311,15 @@ def add_pseudo(proportion: _Floats, pseudo: float, size: float | _Floats) -> _Fl
 
 
 def shares_of(totals: ArrayLike, weights: ArrayLike) -> tuple[NDArray[np.int64], _Floats]:
-    """Return the classes that have images and weight, and their weights, which sum to 1."""
-    share = np.where(np.asarray(totals) > 0, np.asarray(weights, dtype=np.float64), 0.0)
+    """Return the classes that have images and weight, and their weights, which sum to 1.
+
+    Raises:
+        ValueError: A weight is no finite number from 0 up.
+    """
+    given = np.asarray(weights, dtype=np.float64)
+    if not (np.isfinite(given) & (given >= 0)).all():
+        raise ValueError(f"weights: got {given.min():g} to {given.max():g}; expected finite numbers from 0 up")
+    share = np.where(np.asarray(totals) > 0, given, 0.0)
     chosen = np.flatnonzero(share > 0)
     return chosen, share[chosen] / max(share.sum(), math.ulp(0))
 

@@ -180,3 +180,19 @@ def test_equal_classifiers_differ_by_no_more_than_independent_ones() -> None:
     ends = mean_interval(hits, totals, even)
     assert ends is not None
     assert 0 < high - low <= 1.01 * np.sqrt(2) * (ends[1] - ends[0])
+
+
+@pytest.mark.parametrize(
+    ("hits", "weights", "message"),
+    [
+        ([3, 1], [1, 1], "^hits: got 50 to 150 %"),
+        ([-1, 1], [1, 1], "^hits: got -50 to 50 %"),
+        ([1, 1], [-1, 2], "^weights: got -1 to 2;"),
+        ([1, 1], [np.nan, 1], "^weights: got nan "),
+        ([1, 1], [np.inf, 1], "^weights: got 1 to inf;"),
+    ],
+)
+def test_what_no_mean_has_is_refused(hits: list[int], weights: list[float], message: str) -> None:
+    for measure in (mean_interval, weighted_class_accuracy):
+        with pytest.raises(ValueError, match=message):
+            measure(np.array(hits), np.array([2, 2]), weights)
