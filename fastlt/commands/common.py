@@ -149,8 +149,11 @@ def check_flags(command: type[Any], argv: Sequence[str], name: str) -> None:
         flag = f"-{given}" if ONE_DASH.fullmatch(given) else given
         if flag.startswith("--") and len(flag) > 2 and (flag not in flags or flag != given):
             new_names = {f"--{old}".replace("_", "-"): f"--{new}".replace("_", "-") for old, new in RENAMED.items()}
-            nearest = [new_names[flag]] if flag in new_names else difflib.get_close_matches(flag, flags, n=1)
+            bare = {f"--{name}": name.upper() for name in positionals(command)}
+            nearest = [new_names[flag]] if flag in new_names else difflib.get_close_matches(flag, [*flags, *bare], n=1)
             hint = f"did you mean {nearest[0]}? " if nearest else ""
+            if nearest and nearest[0] in bare:
+                hint = f"{bare[nearest[0]]} is given without a flag; "
             raise ValueError(f"{given}: unknown flag; {hint}see fastlt {name} --help")
 
 
@@ -175,7 +178,10 @@ def positionals_last(command: type[Any], argv: Sequence[str]) -> list[str]:
 def flag_widths(command: type[Any]) -> dict[str, int]:
     """Return the flags of a dataclass and of those inside it, and how many values each takes."""
     widths: dict[str, int] = {}
+    bare = positionals(command)
     for name, hint in typing.get_type_hints(command).items():
+        if name in bare:
+            continue
         if dataclasses.is_dataclass(hint):
             widths |= flag_widths(hint)  # type: ignore[arg-type]
             continue
@@ -184,6 +190,12 @@ def flag_widths(command: type[Any]) -> dict[str, int]:
         if hint is bool:
             widths[f"--no-{flag}"] = 0
     return widths
+
+
+def positionals(command: type[Any]) -> list[str]:
+    """Return the names of the arguments that are given without a flag."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    return [name for name, hint in hints.items() if tyro.conf.Positional in typing.get_args(hint)]
 
 
 def width(hint: Any) -> int:

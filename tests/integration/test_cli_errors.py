@@ -51,6 +51,8 @@ def test_a_renamed_flag_is_proposed_under_its_new_name(fastlt: Callable[..., Out
         ("reproduce --datset glyphs_lt", ["--datset: unknown flag; did you mean --dataset?"]),
         ("data synth --clases 3", ["--clases: unknown flag; did you mean --classes?"]),
         ("data split --uot x", ["--uot: unknown flag; did you mean --out?"]),
+        ("data info --data-root d", ["--data-root: unknown flag; ROOT is given without a flag; see"]),
+        ("evaluate --run r", ["--run: unknown flag; RUN is given without a flag; see"]),
         ("train --dataset glyph_lt", ["--dataset: got 'glyph_lt'", "'glyphs_lt'"]),
         ("train --dataset glyphs_lt --epoch 3", ["--epoch: ", "--epochs"]),
         ("train --dataset glyphs_lt --epochs three", ["--epochs: ", "'three'"]),
