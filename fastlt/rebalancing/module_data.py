@@ -87,10 +87,11 @@ def class_counts_of(
             )
         return np.bincount(labels, minlength=num_classes).astype(np.int64)
     counts = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-    if counts.shape != (num_classes,) or counts.dtype.kind not in "iu" or not (counts >= 0).all() or not counts.any():
+    fits = counts.shape == (num_classes,) and counts.dtype.kind in "iu"
+    if not fits or not (counts >= 0).all() or not counts[labels].all():
         raise ValueError(
             f"class_counts: got {counts.tolist()!s:.80}; expected {num_classes} integers, the training images of each "
-            "class"
+            "class, 0 only for those that train has none of"
         )
     return counts.astype(np.int64)
 

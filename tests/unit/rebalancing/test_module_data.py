@@ -179,7 +179,7 @@ def test_class_counts_are_asked_for_where_images_may_repeat(kind: str) -> None:
     torch.testing.assert_close(rebalanced[2].bias, expected[2].bias)
 
 
-@pytest.mark.parametrize("wrong", [[1, 2], [1.5, 2.0, 3.0], [-1, 2, 3], [0, 0, 0], 3])
+@pytest.mark.parametrize("wrong", [[1, 2], [1.5, 2.0, 3.0], [-1, 2, 3], [0, 0, 0], [9, 0, 9], 3])
 def test_class_counts_that_do_not_fit_are_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"^class_counts: got .*\b3 integers\b"):
         rebalance_model(network(), DATA, DATA, class_counts=wrong, tau=1.0)
