@@ -115,9 +115,10 @@ def reported_splits(store: FeatureStore, split: str = "all") -> list[str]:
     """Return the splits to report: `split`, or for `all` val (without it, folds of train) and test if there is one."""
     if split != "all":
         if split not in store.names:
+            known = " or ".join([*(name for name in ("val", "test") if name in store.names), "all"])
             raise ValueError(
-                f"--split: got {split} with {store.run.path}, whose data have no {split}; expected a split of theirs; "
-                "choose all"
+                f"--split: got {split} with {store.run.path}, whose data have no {split}; expected {known}; choose "
+                "one, or leave --split out"
             )
         return [split]
     return [store.validation_split, *(["test"] if "test" in store.names else [])]

@@ -152,7 +152,7 @@ def test_what_needs_val_says_so(
         assert "make them with: fastlt rebalance runs" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("evaluate", adopted(), "--device", "cpu", "--split", "val")
-    assert "whose data have no val; expected a split of theirs; choose all" in capsys.readouterr().err
+    assert "whose data have no val; expected all; choose" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("train", "--data-root", "data")
     assert "val" in capsys.readouterr().err
