@@ -113,7 +113,7 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
     else:
         num_views = config.views if uses_training_features(config) else 0
     problem = Problem.of_run(store, config, num_views=num_views)
-    validation = validate(problem, place=str(run.config.data_root), seed=config.seed)
+    validation = validate(problem, place=f"the data of {run.path} ({run.config.data_root})", seed=config.seed)
     joint = dataclasses.replace(joint_classifier(joint_store), held_out=validation.joint)
     if joint.held_out is not None:
         run.method(JOINT).mkdir(exist_ok=True)

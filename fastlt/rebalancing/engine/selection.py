@@ -93,17 +93,33 @@ class Choosing:
 
 
 def choosing_rates(fit: Callable[[Problem, RebalanceConfig], RebalancedHead]) -> Choosing:
-    """Return how several learning rates and weight decays of a trained method become one of each."""
+    """Return how several learning rates and weight decays of a trained method become one of each.
 
-    def explore(problem: Problem, config: RebalanceConfig) -> list[Predictions]:
-        heads = (fit(problem, single).head for single in single_settings(config))
-        return [predict(head, *problem.selection_tensors()) for head in heads]
+    A pair with which a training diverges is not chosen, as long as another one is left.
+    """
+
+    def explore(problem: Problem, config: RebalanceConfig) -> list[Predictions | None]:
+        found: list[Predictions | None] = []
+        for single in single_settings(config):
+            try:
+                head = fit(problem, single).head
+            except ValueError as error:
+                fault = error
+                found.append(None)
+            else:
+                found.append(predict(head, *problem.selection_tensors()))
+        if not any(found):
+            raise fault
+        return found
 
     def settle(
-        splits: Sequence[list[Predictions]], config: RebalanceConfig, class_counts: NDArray[np.int64]
+        splits: Sequence[list[Predictions | None]], config: RebalanceConfig, class_counts: NDArray[np.int64]
     ) -> RebalanceConfig:
-        together = map(Predictions.joined, zip(*splits, strict=True))  # a setting each
-        values = [accuracy_of(predictions, config.select_by, class_counts) for predictions in together]
+        values = []
+        for parts in zip(*splits, strict=True):  # a setting each
+            whole = [part for part in parts if part is not None]
+            together = Predictions.joined(whole) if len(whole) == len(parts) else None
+            values.append(-1.0 if together is None else accuracy_of(together, config.select_by, class_counts))
         return single_settings(config)[int(np.argmax(values))]
 
     return Choosing(is_open=lambda config: len(single_settings(config)) > 1, explore=explore, settle=settle)

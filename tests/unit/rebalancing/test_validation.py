@@ -129,6 +129,14 @@ def test_learning_rates_are_chosen_by_folds_and_shown() -> None:
     assert torch.equal(alone.head.weight, result.head.weight)
 
 
+def test_a_rate_that_diverges_is_not_chosen() -> None:
+    folds = TrainFolds(problem_of(), seed=0)
+    config = RebalanceConfig(method="crt", lr=(1e30, 0.5), epochs=4)
+    assert folds.fit(config)["crt"].params["lr"] == 0.5
+    with pytest.raises(ValueError, match=r"^--lr: got 1e\+31"):
+        folds.fit(dataclasses.replace(config, lr=(1e30, 1e31)))
+
+
 def test_temperature_and_strength_go_with_the_size_of_the_joint_heads_logits() -> None:
     problem = problem_of()
     smaller = LinearHead(0.8 * problem.head.weight.detach(), 0.8 * problem.head.bias.detach())
