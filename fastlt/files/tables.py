@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+from ..runtime.log import log
 from .reading import deciphering, read_limited
 
 _DELIMITERS = ("\t", ";", ",")
@@ -18,7 +19,7 @@ def read_rows(path: Path, limit: int, expected: str, *, shown: str = "") -> tupl
     A row's number is that of its line in a file whose cells have no line breaks; empty lines are rows without cells.
 
     Args:
-        path: The file; UTF-8, or UTF-16 with its mark, as Excel's "Unicode text".
+        path: The file; UTF-8, UTF-16 with its mark, as Excel's "Unicode text", or else Windows-1252, as Excel's "CSV".
         limit: Bytes that it may have.
         expected: What it should be, for messages.
         shown: What messages call it; by default its path.
@@ -29,11 +30,27 @@ def read_rows(path: Path, limit: int, expected: str, *, shown: str = "") -> tupl
     """
     content = read_limited(path, limit, expected)
     with deciphering(shown or path, expected=expected, remedy="correct the file"):
-        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        text = content.decode("utf-16") if wide else content.decode("utf-8-sig", "surrogateescape")
+        text = _decoded(content, shown or path)
         delimiter = _delimiter(text)
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         return [[cell.strip() for cell in row] for row in rows], delimiter
+
+
+def _decoded(content: bytes, shown: Path | str) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        log.warning("%s: it is no UTF-8, and taken for Windows-1252; if letters are wrong, save it as UTF-8", shown)
+        return content.decode("cp1252", "surrogateescape")
+
+
+def as_in_table(name: str) -> str:
+    """Return a file's name as `read_rows` reads its bytes in a table."""
+    if name.isascii() or not any("\udc80" <= sign <= "\udcff" for sign in name):
+        return name
+    return name.encode("utf-8", "surrogateescape").decode("cp1252", "surrogateescape")
 
 
 def _delimiter(text: str) -> str:

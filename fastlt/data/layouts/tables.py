@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files.tables import read_rows
+from ...files.tables import as_in_table, read_rows
 from ...runtime.log import log, name_some
 from ...runtime.output import quoted
 from ..decoding.formats import IMAGE_SUFFIXES
@@ -250,7 +250,7 @@ class _Finder:
         self._by_stem: dict[str, list[str]] = {}
         self._by_number: dict[int, list[str]] = {}
         for path in images:
-            name = nfc(path.rpartition("/")[2])
+            name = _as_typed(path.rpartition("/")[2])
             stem = _without_suffix(name)
             self._by_name.setdefault(name, []).append(path)
             self._by_stem.setdefault(stem, []).append(path)
@@ -336,13 +336,17 @@ def _without_suffix(name: str) -> str:
     return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
 
 
+def _as_typed(path: str) -> str:
+    return nfc(as_in_table(path))
+
+
 def _same(path: str, text: str) -> bool:
-    path = nfc(path)
+    path = _as_typed(path)
     return text in (path, _without_suffix(path))
 
 
 def _ends_with(path: str, text: str) -> bool:
-    path = f"/{nfc(path)}"
+    path = f"/{_as_typed(path)}"
     return not text or path.endswith(f"/{text}") or _without_suffix(path).endswith(f"/{text}")
 
 

@@ -1,6 +1,7 @@
 """A table of images and classes beside a folder of images, as on Kaggle."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -223,3 +224,17 @@ def test_names_in_either_unicode_form_are_the_same(tmp_path: Path) -> None:
     (root / "train.csv").write_text("image,label\n" + rows, encoding="utf-8")
     assert split_folder(root, test_per_class=0).num_classes == 2
     assert len(open_splits(root)["train"]) == 6
+
+
+def test_a_table_of_windows_letters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts = {"caf\xe9": 5, "na\xefve": 4}
+    kaggle(tmp_path, "{id};{label}", "image;label", counts)
+    images(tmp_path, ["images/\xe9.png", os.fsdecode(b"images/\xef.png")])
+    table = (tmp_path / "train.csv").read_text(encoding="utf-8") + "\xe9.png;caf\xe9\n\xef;na\xefve\n"
+    (tmp_path / "train.csv").write_text(table, encoding="cp1252")
+    split_folder(tmp_path)
+    splits = open_splits(tmp_path)
+    assert splits["train"].class_names == tuple(counts)
+    assert members(splits)["images/\xe9.png"] == "caf\xe9"
+    assert members(splits)[os.fsdecode(b"images/\xef.png")] == "na\xefve"
+    assert "train.csv: it is no UTF-8" in caplog.text
