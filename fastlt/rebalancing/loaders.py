@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,24 +21,34 @@ MAX_DEPTH = 8  # of data sets within data sets
 
 def numbers_of(data: Any) -> dict[str, int]:
     """Return the number of each class name, where a loader's data set tells, as torchvision's ImageFolder does."""
-    for _ in range(MAX_DEPTH):
-        numbers, names = getattr(data, "class_to_idx", None), getattr(data, "classes", None)
-        if isinstance(numbers, Mapping) and numbers:
-            return {nfc(str(name)): int(number) for name, number in numbers.items()}
-        if isinstance(names, (list, tuple)) and names:
-            return {nfc(str(name)): number for number, name in enumerate(names)}
-        data = getattr(data, "dataset", None)  # of a loader or a subset
-    return {}
+    numbers: dict[str, int] = {}
+    for part in numberings(data):
+        numbers = part | numbers
+    return numbers
+
+
+def numberings(data: Any, depth: int = MAX_DEPTH) -> Iterator[dict[str, int]]:
+    """Yield the numbers of the class names of every data set in a loader, a subset or a concatenation."""
+    numbers, names = getattr(data, "class_to_idx", None), getattr(data, "classes", None)
+    if isinstance(numbers, Mapping) and numbers:
+        yield {nfc(str(name)): int(number) for name, number in numbers.items()}
+    elif isinstance(names, (list, tuple)) and names:
+        yield {nfc(str(name)): number for number, name in enumerate(names)}
+    elif depth:
+        inner = getattr(data, "datasets", None)
+        for part in inner if isinstance(inner, (list, tuple)) else [getattr(data, "dataset", None)]:
+            yield from numberings(part, depth - 1)
 
 
 def check_names(model: nn.Module, train: Any, val: Any) -> None:
     """Raise a ValueError if train, val and the network give a class other numbers, where they name their classes."""
     known = numbers_of(train)
+    check_parts(list(numberings(train)), known)
     labels = getattr(getattr(model, "config", None), "id2label", None)
     of_model = {nfc(str(name)): int(at) for at, name in labels.items()} if isinstance(labels, Mapping) else {}
     if not known.keys() & of_model.keys():
         of_model = {}  # names of another kind, such as LABEL_0
-    for what, theirs in (("val", numbers_of(val)), ("model", of_model)):
+    for what, theirs in (*(("val", part) for part in numberings(val)), ("model", of_model)):
         wrong = [name for name in theirs if name in known and theirs[name] != known[name]]
         extra = [name for name in theirs if name not in known]
         if known and (wrong or extra):
@@ -49,6 +59,28 @@ def check_names(model: nn.Module, train: Any, val: Any) -> None:
                 f"({name_some(pairs, 4)}); expected one number a class; give both data sets the class_to_idx of the "
                 "network's training"
             )
+
+
+def check_parts(parts: Sequence[Mapping[str, int]], known: Mapping[str, int]) -> None:
+    """Raise a ValueError if the data sets of train give a class two numbers, or two classes one.
+
+    Args:
+        parts: The numbers of each. Two names of one data set may share a number.
+        known: Those of all.
+    """
+    pairs = []
+    for part in parts:
+        names = {number: name for name, number in part.items()}
+        pairs += [f"{name} is {part[name]} and {known[name]}" for name in part if part[name] != known[name]]
+        for name, number in known.items():
+            other = names.get(number, name)
+            if name not in part and not any(each.get(name) == each.get(other) == number for each in parts):
+                pairs.append(f"{number} is {other} and {name}")
+    if pairs:
+        raise ValueError(
+            f"train: got data sets that number classes in two ways ({name_some(pairs, 4)}); expected one number a "
+            "class; give all of them the class_to_idx of the network's training"
+        )
 
 
 def check_order(train: Any, predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> None:

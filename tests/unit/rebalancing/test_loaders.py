@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from fastlt import rebalance_model
-from fastlt.rebalancing.loaders import check_order, numbers_of
+from fastlt.rebalancing.loaders import check_names, check_order, numbers_of
 
 FOLDERS = ["Ant", "Zebra 10", "Zebra 9", "bee"]
 AS_TIMM = ["Ant", "bee", "Zebra 9", "Zebra 10"]
@@ -69,6 +69,30 @@ def test_val_in_another_order_than_train_is_refused() -> None:
     other.class_to_idx = {"Ant": 0, "Zebra 10": 1, "Zebra 9": 2, "wasp": 3}
     with pytest.raises(ValueError, match=r"^val: .* 1 of 4 .*wasp is 3 there and unknown"):
         rebalance_model(network(FOLDERS), Pictures(FOLDERS), other, tau=0.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fault"),
+    [
+        (["Ant", "Zebra 9", "bee"], ["Ant", "bee"], r"bee is 1 and 2"),  # folders without a zebra
+        (["Ant", "Zebra 9"], ["Zebra 10", "bee"], r"0 is \w+ \w* ?and .*1 is"),
+    ],
+)
+def test_data_sets_of_train_that_number_classes_in_two_ways_are_refused(
+    first: list[str], second: list[str], fault: str
+) -> None:
+    both = ConcatDataset([Pictures(first), Subset(Pictures(second), range(20))])
+    with pytest.raises(ValueError, match=rf"^train: got data sets .*\(.*{fault}.*class_to_idx"):
+        check_names(nn.Identity(), DataLoader(both), None)
+    with pytest.raises(ValueError, match=r"^val: got other numbers of "):
+        check_names(nn.Identity(), Pictures(first), both)
+
+
+def test_data_sets_of_train_may_lack_classes_and_join_them() -> None:
+    more = ConcatDataset([Pictures(FOLDERS[:3]), Pictures(FOLDERS)])
+    check_names(nn.Identity(), more, Pictures(FOLDERS))
+    joined = [SimpleNamespace(class_to_idx=numbers) for numbers in ({"ant": 0, "bee": 0, "cow": 1}, {"ant": 0})]
+    check_names(nn.Identity(), SimpleNamespace(datasets=joined), joined[0])
 
 
 def test_names_in_the_network_are_compared() -> None:
