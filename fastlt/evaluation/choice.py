@@ -105,7 +105,7 @@ class Choice:
         if self.split == "train" and value.value >= LEARNED:
             why = "the network has learned these images so well that the choice says little"
         elif self.split == "train":
-            why = "the network has learned these images, so its figures are too high and only their order counts"
+            why = "the network has learned these images, so the figures are mostly too high and only their order counts"
         else:
             why = f"as the best of {len(self.candidates)} that figure is slightly optimistic"
         honest = "the test row's is not" if has_test else "only fresh images would tell"

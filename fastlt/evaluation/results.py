@@ -20,7 +20,7 @@ DETAILS_NOTE = (
     "f1: macro F1, %; ece: calibration error in points, 15 bins of equal mass, then by group; "
     "nll: mean negative log likelihood, nats"
 )
-LEARNED_NOTE = "folds of images that the network has learned, so too high"
+LEARNED_NOTE = "folds of images that the network has learned, mostly too high: only their order counts"
 """What to say of accuracies on train."""
 
 

@@ -278,8 +278,8 @@ def validate(problem: Problem, *, place: str, seed: int) -> Validation:
         return ValidationSplit(problem=problem)
     log.warning(
         "no val in %s: choices, accuracies and temperatures come from %d folds of train, each by heads that were "
-        "fitted to the others; the network has learned these images, so accuracies on them are too high and "
-        "confidences too sure",
+        "fitted to the others; the network has learned these images, so accuracies are mostly too high and "
+        "confidences too sure: only the order of classifiers counts",
         place,
         NUM_FOLDS,
     )
