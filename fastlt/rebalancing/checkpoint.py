@@ -66,7 +66,11 @@ def rebalance_checkpoint(
 def store_of(imported: ImportedCheckpoint, config: RebalanceConfig) -> FeatureStore:
     """Return the features of the run that was made from a checkpoint."""
     return FeatureStore(
-        imported.run, device=resolve_device(config.device), loader=config.loader, num_threads=config.num_threads
+        imported.run,
+        device=resolve_device(config.device),
+        loader=config.loader,
+        num_threads=config.num_threads,
+        precision=config.feature_precision,
     )
 
 

@@ -132,6 +132,14 @@ def test_test_is_scored_where_there_are_no_folds_of_train(
     assert {row["split"] for row in json.loads(Path("evaluated.json").read_text())["results"]} == {"train", "test"}
 
 
+def test_train_goes_through_the_network_once(data: Callable[..., Path], run: Callable[..., None]) -> None:
+    where = ("rebalance", "net.pth", "--data-root", data("train"), *FLAGS, *PLACE, "--method", "ncm")
+    run(*where, "--feature-precision", "bf16")
+    assert [path.name for path in (adopted() / "features").glob("*.npy") if "labels" not in path.name] == [
+        "train.bf16.features.npy"
+    ]
+
+
 def test_what_needs_val_says_so(
     data: Callable[..., Path], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
