@@ -136,8 +136,8 @@ def read_table(file: Path, root: Path, *, split: str, class_names: tuple[str, ..
     Args:
         file: The table.
         root: Images are searched below this folder: by path, by name, or by name without a suffix.
-        split: Of images with the same name, those in a folder that is called after the split count; where there is such
-            a folder, those in folders of other splits do not count by their bare names.
+        split: Of images with the same name, those in a folder that is called after the split count. Where train has
+            such a folder, an image in that of another split is not meant by its bare name.
         class_names: The classes of train, for another split; by default those of the table, sorted, numbers as such.
 
     Raises:
@@ -256,7 +256,8 @@ class _Finder:
             self._by_stem.setdefault(stem, []).append(path)
             if _INTEGER.fullmatch(stem):
                 self._by_number.setdefault(int(stem), []).append(path)
-        self._is_apart = any(_is_of(path, split) for path in images)  # whether the split has a folder of its own
+        # Other splits may be cut out of the folder of train, but not train out of theirs
+        self._is_apart = split == "train" and any(_is_of(path, split) for path in images)
 
     def find_all(self, file: Path, root: Path, images: Sequence[str]) -> list[str]:
         """Return the path of every image.

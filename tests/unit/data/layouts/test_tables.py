@@ -131,17 +131,20 @@ def test_the_folder_of_the_split_decides_between_images_of_one_name(tmp_path: Pa
 
 
 def test_an_image_that_is_missing_is_not_the_one_of_its_name_in_another_split(tmp_path: Path) -> None:
-    images(tmp_path, [*(f"train_images/{at}.png" for at in range(3)), *(f"test_images/{at}.png" for at in range(5))])
+    images(
+        tmp_path, [*(f"train_images/{at}.png" for at in (0, 1, 2, 7)), *(f"test_images/{at}.png" for at in range(5))]
+    )
+    images(tmp_path, ["val_images/1.png"])
     rows = [f"{at},{'ab'[at % 2]}" for at in range(5)]
     (tmp_path / "train.csv").write_text("\n".join(["id,label", *rows]))
     with pytest.raises(FileNotFoundError, match=r"got 2 of 5 images that do not exist under .*, 3, 4;"):
         split_folder(tmp_path)
     rows[3:] = ["test_images/3.png,a", "test_images/4,b"]
     (tmp_path / "train.csv").write_text("\n".join(["id,label", *rows]))
-    (tmp_path / "val.csv").write_text("\n".join(["id,label", "train_images/0,a", "train_images/1,b"]))
+    (tmp_path / "val.csv").write_text("\n".join(["id,label", "train_images/0,a", "7,b"]))
     splits = open_splits(tmp_path)
     assert splits["train"].paths[2:] == ("train_images/2.png", "test_images/3.png", "test_images/4.png")
-    assert splits["val"].paths == ("train_images/0.png", "train_images/1.png")
+    assert splits["val"].paths == ("train_images/0.png", "train_images/7.png")
 
 
 def test_train_images_in_a_folder_of_test_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
