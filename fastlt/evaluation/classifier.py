@@ -17,7 +17,7 @@ from ..checkpoints import native
 from ..config import METHODS, check_choice
 from ..config.plugins import is_method_name, names_function
 from ..features.store import FeatureStore
-from ..files import deciphering, read_arrays, read_json, replacing
+from ..files import deciphering, read_arrays, read_json, replacing, replacing_set
 from ..files.reading import convert
 from ..models import HEAD, LinearHead
 from ..run import Run
@@ -82,10 +82,15 @@ class Classifier:
         return self.cache[split]
 
 
-def joint_classifier(store: FeatureStore) -> Classifier:
-    """Return the run's own head, as stage 1 left it; where there is no val, with folds of train if they were made."""
-    held_out, folder = None, store.run.method(JOINT)
-    if store.validation_split == "train" and (folder / FOLDS).is_file():
+def joint_classifier(store: FeatureStore, held_out: Predictions | None = None) -> Classifier:
+    """Return the run's own head, as stage 1 left it.
+
+    Args:
+        store: The run's features.
+        held_out: Where there is no val, predictions by folds of train; by default those of the latest rebalancing.
+    """
+    folder = store.run.method(JOINT)
+    if held_out is None and store.validation_split == "train" and (folder / FOLDS).is_file():
         held_out = read_held_out(folder, remedy=f"make it again with: fastlt rebalance {quoted(store.run.path)}")
     return Classifier(method=JOINT, head=store.head, store=store, path=store.checkpoint, held_out=held_out)
 
@@ -223,6 +228,16 @@ def write_held_out(folder: Path, predictions: Predictions) -> None:
     """Write the folds' predictions beside a classifier."""
     with replacing(folder / FOLDS) as temporary, temporary.open("wb") as file:
         np.savez(file, **predictions._asdict())
+
+
+def write_joint(run: Run, predictions: Predictions) -> None:
+    """Write predictions by folds of train for the joint classifier; what was found about other ones goes."""
+    folder = run.method(JOINT)
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if all(map(np.array_equal, read_held_out(folder, remedy=""), predictions)):
+            return
+    with replacing_set(folder / FOLDS, stale=EVALUATED) as partial:
+        write_held_out(partial, predictions)
 
 
 def read_held_out(folder: Path, *, remedy: str) -> Predictions:

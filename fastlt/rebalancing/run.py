@@ -25,6 +25,7 @@ from ..evaluation.classifier import (
     Classifier,
     joint_classifier,
     write_held_out,
+    write_joint,
 )
 from ..evaluation.prior import adjust_to_prior, read_target
 from ..evaluation.results import Result, Results
@@ -114,10 +115,9 @@ def fit_and_write(run: Run, config: RebalanceConfig, live: Retraining | None) ->
         num_views = config.views if uses_training_features(config) else 0
     problem = Problem.of_run(store, config, num_views=num_views)
     validation = validate(problem, place=f"the data of {run.path} ({run.config.data_root})", seed=config.seed)
-    joint = dataclasses.replace(joint_classifier(joint_store), held_out=validation.joint)
-    if joint.held_out is not None:
-        run.method(JOINT).mkdir(exist_ok=True)
-        write_held_out(run.method(JOINT), joint.held_out)
+    joint = joint_classifier(joint_store, validation.joint)
+    if validation.joint is not None:
+        write_joint(run, validation.joint)
     if live is None and config.chooses:
         trials = try_methods(validation, config)
         choice = choose(joint, trials.classifiers(store, config), config, trials.left_out)

@@ -140,6 +140,24 @@ def test_train_goes_through_the_network_once(data: Callable[..., Path], run: Cal
     ]
 
 
+def test_folds_of_joint_are_made_anew_where_they_are_damaged_or_others(
+    data: Callable[..., Path], run: Callable[..., None]
+) -> None:
+    place = (*PLACE, "--method", "ncm", "--no-temperature")
+    run("rebalance", "net.pth", "--data-root", data("train"), *FLAGS, *place)
+    folds, found = (adopted() / "joint" / name for name in ("folds.npz", "evaluation.json"))
+    whole = folds.read_bytes()
+    folds.write_bytes(whole[:100])
+    run("rebalance", adopted(), *place)
+    assert folds.read_bytes() == whole
+    run("evaluate", adopted(), *PLACE, "--method", "joint")
+    run("rebalance", adopted(), *place)
+    assert found.exists()
+    run("rebalance", adopted(), *place, "--seed", 1)
+    assert folds.read_bytes() != whole
+    assert not found.exists()
+
+
 def test_what_needs_val_says_so(
     data: Callable[..., Path], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
