@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .index import content_hash, content_keys, fingerprint, index_files, index_k
 from .layouts.coco import read_coco
 from .layouts.folders import list_folder
 from .layouts.identity import check_names
-from .layouts.listing import Listing, as_on_disk, check_labels
+from .layouts.listing import Listing, as_on_disk, check_labels, nfc
 from .layouts.lists import read_list
 from .layouts.walk import LeftOut, tell_left_out
 from .tar import TarImages
@@ -265,6 +266,8 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
     if not listing.paths:
         raise ValueError(f"{source}: got an empty {split} split; add images, or see `fastlt data split`")
     check_labels(listing, complete=complete)
+    if complete:
+        _tell_namesakes(listing)
     listing = as_on_disk(listing)
     index = index_files(listing.root, listing.paths, source=source, cache=cache)
     paths, labels, sizes, native, stats = listing.paths, listing.labels, index.sizes, index.native, index.stats
@@ -295,6 +298,19 @@ def build_dataset(listing: Listing, *, split: str, complete: bool, strict: bool,
         skipped=skipped,
         left_out=listing.left_out,
     )
+
+
+def _tell_namesakes(listing: Listing) -> None:
+    """Warn of classes with one name, which nobody can tell apart in what is written about them."""
+    counts = Counter(map(nfc, listing.class_names))
+    if shared := [f"{name} ({count})" for name, count in counts.items() if count > 1]:
+        log.warning(
+            "%s: %d names are those of several classes, %s: these stay apart, but look alike in all results; give each "
+            "class a name of its own",
+            listing.source,
+            len(shared),
+            name_some(shared, 3),
+        )
 
 
 def _tell_skipped(listing: Listing, split: str, skipped: tuple[SkippedFile, ...], *, strict: bool) -> None:

@@ -222,3 +222,16 @@ def test_an_id_with_an_underscore_is_not_the_number_without_it(root: Path) -> No
     splits = open_splits(root, cache=False)
     assert splits["train"].class_names == ("2", "11", "1_1")
     assert by_folder(splits["val"]) == {("zebra 9", "2"), ("zebra 10", "11"), ("ant", "1_1")}
+
+
+@pytest.mark.parametrize("form", ["classes.txt", "json"])
+def test_classes_with_one_name_are_said(root: Path, caplog: pytest.LogCaptureFixture, form: str) -> None:
+    for split in ("train", "val"):
+        if form == "json":
+            write_json(root, split, {1: "ant", 2: "zebra", 3: "zebra"})
+        else:
+            write_list(root, split, ANIMALS)
+            (root / "classes.txt").write_text("ant\nzebra\nzebra\n")
+    splits = open_splits(root, cache=False)
+    assert splits["train"].class_counts.tolist() == [6, 4, 3]
+    assert caplog.text.count("1 names are those of several classes, zebra (2)") == 1
