@@ -16,7 +16,7 @@ from fastlt.losses import batch_loss
 from fastlt.models import LinearHead
 from fastlt.rebalancing import learn_weight_scaling, retrain_classifier
 from fastlt.rebalancing.methods.registry import fit
-from fastlt.rebalancing.problem import Problem
+from fastlt.rebalancing.problem import Problem, RebalancedHead
 
 C, D, BATCH, EPOCHS, DECAY = 5, 4, 12, 5, 0.02
 COUNTS = torch.tensor([30, 16, 9, 4, 1])
@@ -29,10 +29,14 @@ HEAD = LinearHead(
 CONFIG = RebalanceConfig(epochs=EPOCHS, batch_size=BATCH, lr=(0.3,), weight_decay=(DECAY,), seed=7)
 
 
-def made_by(method: str, **changes: object) -> LinearHead:
+def result_of(method: str, **changes: object) -> RebalancedHead:
     problem = Problem.of_features(HEAD, Features.of(FEATURES, LABELS))
     config = dataclasses.replace(CONFIG, method=method, **changes)  # type: ignore[arg-type]
-    return fit(problem, config)[method].head
+    return fit(problem, config)[method]
+
+
+def made_by(method: str, **changes: object) -> LinearHead:
+    return result_of(method, **changes).head
 
 
 def train(
@@ -107,7 +111,9 @@ def test_over_smoothing_starts_from_zero_at_the_inverse_of_its_curvature(rate: f
         return F.cross_entropy(x @ weight.T + bias, y, label_smoothing=0.9)
 
     train([weight, bias], loss, lr=rate or 1 / curvature)
-    check(made_by("los", lr=(rate,) if rate else (), label_smoothing=0.9), weight, bias)
+    result = result_of("los", lr=(rate,) if rate else (), label_smoothing=0.9)
+    check(result.head, weight, bias)
+    assert result.params == {"smoothing": 0.9}
 
 
 @pytest.mark.parametrize("loss", ["balanced_softmax", "cb_focal"])

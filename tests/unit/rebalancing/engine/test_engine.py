@@ -261,9 +261,10 @@ def test_trainings_that_may_go_on_end_at_a_budget_that_every_machine_shares() ->
 
 def test_an_estimate_of_time_counts_the_trainings_that_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes a second here, and an epoch is one step."""
-    clock = iter((10.0, 12.0) * 3)
+    clock = iter((10.0, 12.0) * 4)
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     given = {"method": "crt", "batch_size": len(LABELS)}
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given)) == 10 + 20 + 40 + 80
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7)) == 7
+    assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7), by_folds=True) == 7 * 6
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7, lr=(0.1, 0.2))) == 7 * 11
