@@ -108,7 +108,9 @@ class Choice:
             why = "the network has learned these images, so the figures are mostly too high and only their order counts"
         else:
             why = f"as the best of {len(self.candidates)} that figure is slightly optimistic"
-        honest = "the test row's is not" if has_test else "only fresh images would tell"
+        honest = "only fresh images would tell"
+        if has_test:
+            honest = "the test row tells" if self.split == "train" else "the test row's is not"
         return f"chosen: {self.method}, {by} {value} % on {self.split}{over}; {why}; {honest}"
 
 

@@ -95,8 +95,8 @@ class TrainFolds:
         shared, num_shared = np.flatnonzero(self.totals[labels] > 1), int((self.totals > 1).sum())
         if len(shared) < FEWEST or num_shared < 2:
             raise ValueError(
-                f"val: got none, and {len(shared)} train images of {num_shared} classes that are not alone in their "
-                f"class; expected val, or folds of at least {FEWEST} such images of 2 classes; add val"
+                f"val: got none, and {len(shared)} train images that are not alone in their class (classes: "
+                f"{num_shared}); expected val, or at least {FEWEST} such images of 2 classes to make folds; add val"
             )
         if num_shared < num_classes:
             log.warning(

@@ -73,8 +73,9 @@ def test_plain_rebalance_chooses_by_folds_of_train(
     for value, is_told in ((99.5, True), (60.0, False)):
         accuracy = Accuracy(value=value, ci95=(value, value), n=9)
         sure = dataclasses.replace(best, result=dataclasses.replace(best.result, class_mean=accuracy))
-        sentence = dataclasses.replace(made, candidates=[sure, *made.candidates[1:]]).sentence(has_test=False)
-        assert ("says little" in sentence) is is_told
+        choice_of = dataclasses.replace(made, candidates=[sure, *made.candidates[1:]])
+        assert ("says little" in choice_of.sentence(has_test=False)) is is_told
+        assert choice_of.sentence(has_test=True).endswith("the test row tells")
 
     # Every later command goes by it
     source = adopted()
