@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -89,6 +89,11 @@ def _parse(line: str) -> tuple[str, int] | None:
     if "_" in label:  # which `int` leaves out
         return None
     return None if "\0" in path or len(line) == _MOST_CHARACTERS else (path.strip().replace("\\", "/"), number)
+
+
+def unlistable(paths: Iterable[str]) -> list[str]:
+    """Return the paths that `read_list` would not find again in a list."""
+    return [path for path in paths if _parse(f"{path} 0\n") != (path, 0) or "\n" in path or "\r" in path]
 
 
 def _check_largest(file: Path, labels: np.ndarray, most: int) -> None:

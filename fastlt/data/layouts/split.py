@@ -17,7 +17,7 @@ from ..index import index_files
 from .folders import beside_classes, list_classes
 from .layout import SPLITS
 from .listing import Listing
-from .lists import ROOT_POINTER
+from .lists import ROOT_POINTER, unlistable
 from .tables import are_classes, explain_unlabelled, find_tables, read_table
 from .walk import LeftOut, look, reasons_as_json, tell_left_out, walk
 
@@ -87,6 +87,11 @@ def split_folder(
     images, left_out = _list_classes(root, out)
     tell_left_out(root, left_out, strict=strict)
     images, num_skipped = _leave_out_broken(root, images, strict=strict)
+    if wrong := unlistable(path for members in images.values() for path in members):
+        raise ValueError(
+            f"{root}: got {len(wrong)} images whose paths no list can hold, {name_some([*map(repr, wrong)], 3)}; "
+            "expected none with a line break, a backslash or a space at either end; rename them"
+        )
     classes = list(images)
     needed = 4 if test_per_class else 3
     if small := [f"{name} ({len(images[name])})" for name in classes if len(images[name]) < needed]:

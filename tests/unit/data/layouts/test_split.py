@@ -224,3 +224,16 @@ def test_arguments_out_of_range(root, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match=rf"{tmp_path}/bare\b.*<class>/<image>"):
         split_folder(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("name", ["c\nd/0.png", " c/0.png", "c/0.png ", "c/x\\0.png", "c/x\r0.png"])
+def test_paths_that_a_list_cannot_hold_are_refused(tmp_path, name):
+    place = write(tmp_path / "data", {"c": 5, "d": 5}) / name
+    place.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "data/d/d 0.png", place)
+    for number in range(1, 5):
+        shutil.copy(place, place.with_name(f"{number}.png"))
+    with pytest.raises(ValueError, match="whose paths no list can hold") as error:
+        split_folder(tmp_path / "data")
+    assert repr(name) in str(error.value)
+    assert not (tmp_path / "data/lists").exists()
