@@ -82,7 +82,7 @@ class FeatureStore:
         self.device = resolve_device(device) if isinstance(device, str) else device
         self.num_threads = resolve_threads(num_threads)
         self.checkpoint = run.checkpoint("best")
-        if not self.checkpoint.is_file() and run.checkpoint("last").is_file():
+        if not self.checkpoint.is_file():
             raise FileNotFoundError(
                 f"{run.path}: got a run without a finished epoch; expected one; continue it with: fastlt train "
                 f"--resume --out {quoted(run.path)}"

@@ -16,6 +16,7 @@ from fastlt.data.transforms.augmentation import Augmentation, EvalTransform, aug
 from fastlt.features.file import Record
 from fastlt.features.store import FeatureStore, hash_tensors
 from fastlt.files import write_json
+from fastlt.run import Run
 
 CONFIG = TrainConfig(image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), seed=1)
 
@@ -79,6 +80,16 @@ def test_another_backbone_has_features_of_its_own_and_another_head_has_not(tmp_p
     record = Record(key={"weights": moved[1].backbone_hash}, shape=(1, 2), num_done=1)
     write_json(tmp_path / "features" / "lws" / "val.json", dataclasses.asdict(record))
     assert store.with_backbone({"conv.weight": torch.full((2,), 3.0)}, "crt").folder == tmp_path / "features" / "lws"
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_run_that_ended_before_its_first_epoch_says_how_to_go_on(last: bool, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    if last:  # it was killed after a save within the epoch
+        run.checkpoint("last").parent.mkdir(parents=True)
+        run.checkpoint("last").touch()
+    with pytest.raises(FileNotFoundError, match=rf"^{run.path}: .*finished epoch.* --resume --out {run.path}$"):
+        FeatureStore(run)
 
 
 def test_views_are_cut_as_stage_1_cuts_and_the_others_as_it_evaluates() -> None:
