@@ -108,7 +108,7 @@ def open_classifier(store: FeatureStore, method: str, *, flag: str = "--method")
         return joint_classifier(store)
     path = store.run.method(method) / MODEL
     if not path.is_file() and not names_function(method):
-        check_choice(flag, method, ("joint", *METHODS, *methods_of(store.run)))
+        check_choice(flag, method, tuple(dict.fromkeys(("joint", *METHODS, *methods_of(store.run)))))
     again = f"make it again with: fastlt rebalance {quoted(store.run.path)} --method {method}"
     if not path.is_file():
         raise FileNotFoundError(

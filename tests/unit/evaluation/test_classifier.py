@@ -1,13 +1,15 @@
-"""The predictions of folds beside a classifier: there and back, and damaged."""
+"""A classifier of a run by its name, and the predictions of folds beside it: there and back, and damaged."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastlt.evaluation.classifier import FOLDS, read_held_out, write_held_out
+from fastlt.evaluation.classifier import FOLDS, MODEL, open_classifier, read_held_out, write_held_out
 from fastlt.evaluation.predictions import Predictions
+from fastlt.run import Run
 
 AGAIN = "make it again"
 
@@ -33,3 +35,15 @@ def test_predictions_of_another_form_are_refused(tmp_path: Path, change: dict[st
     np.savez(tmp_path / FOLDS, **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ValueError, match=rf"^{tmp_path / FOLDS}: got .*{AGAIN}"):
         read_held_out(tmp_path, remedy=AGAIN)
+
+
+def test_an_unknown_classifier_is_answered_with_every_known_one_once(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for method in ("tau", "mine.half"):
+        run.method(method).mkdir(parents=True)
+        (run.method(method) / MODEL).touch()
+    store: Any = SimpleNamespace(run=run)
+    with pytest.raises(
+        ValueError, match=r"^--method: got 'other'; choose one of joint, tau, (?!.*\btau\b).*mine\.half$"
+    ):
+        open_classifier(store, "other")
