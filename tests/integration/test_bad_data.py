@@ -16,6 +16,7 @@ from fastlt.data.packs.write import make_item
 from fastlt.data.published.interface import DataOptions
 from fastlt.data.registry import open_named
 from fastlt.models import create_model
+from fastlt.runtime.output import quoted
 
 SHAPE = "--backbone resnet10 --epochs 1 --batch-size 8 --lr 0.003 --image-size 32 --device cpu --num-threads 1"
 # Data set: (layout on the disk, layout of another data set, the folder that is taken for the root, the list of train)
@@ -80,7 +81,8 @@ def test_wrong_lists_wrong_roots_and_half_a_download(
     for file in sorted(path for path in data.root.rglob("*.*") if path.is_file())[::2]:
         file.unlink()
     message = refused(*on(command, dataset, data.root, data.lists))
-    remedy = f"`fastlt data verify --dataset {dataset} --data-root {data.root} --lists {data.lists}`"
+    place = f"--data-root {quoted(data.root)} --lists {quoted(data.lists)}"
+    remedy = f"`fastlt data verify --dataset {dataset} {place}`"
     assert (str(data.root) if command == "verify" else remedy) in message
 
 
