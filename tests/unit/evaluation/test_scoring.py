@@ -1,5 +1,6 @@
 """Results of a classifier against sums over its images, written out."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ def classifier(method: str, val: Predictions, test: Predictions | None = None, *
     run = SimpleNamespace(path=Path("run"), config=config, data={"class_counts": COUNTS})
     cache = {"val": val} if test is None else {"val": val, "test": test}
     head = LinearHead(torch.eye(5), torch.arange(5.0))
-    store = SimpleNamespace(run=run)
+    store = SimpleNamespace(run=run, names=["train", "val"])
     return Classifier(method=method, head=head, store=store, path=Path("x"), cache=cache, **changes)  # type: ignore[arg-type]
 
 
@@ -117,7 +118,9 @@ def test_a_target_moves_the_bias_from_what_the_classifier_was_made_for(
     method: str, settings: dict[str, str], power: float
 ) -> None:
     prior, source = np.array([0.1, 0.2, 0.2, 0.2, 0.3]), np.array(COUNTS) ** power
-    adjusted = adjust_to_target(classifier(method, drawn_predictions(0.5), **settings), "x.csv", prior)
+    predictions = drawn_predictions(0.5)
+    before = dataclasses.replace(classifier(method, predictions, **settings), held_out=predictions)
+    adjusted = adjust_to_target(before, "x.csv", prior)
     expected = np.arange(5) + np.log(prior) - np.log(source / source.sum())
     assert adjusted.head.bias is not None
     np.testing.assert_allclose(adjusted.head.bias.detach(), expected, rtol=1e-5)
