@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
     from ..data.published.interface import DataOptions
     from ..data.registry import open_named
 
-    splits = open_named(parsed.dataset, parsed.root, DataOptions(lists=parsed.lists))
+    splits = open_named(parsed.dataset, parsed.root, DataOptions(lists=parsed.lists), needs_val=False)
     facts = describe(splits)
     table = Table("split", "images", "most per class", "fewest per class", "files skipped", "decoded by Pillow")
     for name, row in facts["splits"].items():

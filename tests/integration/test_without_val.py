@@ -190,3 +190,11 @@ def test_data_may_be_opened_without_val(data: Callable[..., Path]) -> None:
     assert list(open_splits(root, needs_val=False)) == ["train", "test"]
     with pytest.raises(ValueError, match="no val split"):
         open_splits(root)
+
+
+def test_the_tail_of_data_without_val_is_shown(
+    data: Callable[..., Path], run: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("data", "info", data("train"), "--json", "said.json")
+    assert list(json.loads(Path("said.json").read_text())["splits"]) == ["train"]
+    assert "imbalance ratio" in capsys.readouterr().out
