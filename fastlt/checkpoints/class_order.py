@@ -236,6 +236,6 @@ def order_for_head(
         if not fault:
             return ClassOrder(where, rows), ""
         shared = any(set(map(nfc, names)) & set(ours) for ours in known)
-        if shared or where == RECORD or not all(map(NUMBERED.fullmatch, names)):
+        if shared or where.startswith(RECORD) or not all(map(NUMBERED.fullmatch, names)):
             others = others or f"its {where}: {fault}"
     return None, others
