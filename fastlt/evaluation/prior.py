@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config.base import number_from_zero
 from ..data.dataset import LongTailedDataset
 from ..data.unlabelled import unlabelled_images
-from ..files.tables import read_rows
+from ..files.tables import as_in_table, read_rows
 from ..models import LinearHead
 from ..runtime.log import log
 from .predictions import logit_chunks
@@ -75,7 +75,7 @@ def read_frequencies(path: Path, class_names: Sequence[str]) -> NDArray[np.float
     """Read the frequency of every class from a CSV file, scaled to sum to 1."""
     if not path.exists():
         raise FileNotFoundError(f"--target: got {path}, which does not exist; expected uniform, train or FILE.csv")
-    indices = {normalize("NFC", name): index for index, name in enumerate(class_names)}
+    indices = {normalize("NFC", as_in_table(name)): index for index, name in enumerate(class_names)}
     frequencies = np.full(len(class_names), math.nan)
     rows, delimiter = read_rows(path, MAX_BYTES, "class,frequency in every line", shown=f"--target: {path}")
     for number, cells in enumerate(rows, 1):
