@@ -161,3 +161,17 @@ def test_an_adopted_checkpoint_keeps_its_features_when_its_data_move(run_copy: R
     assert [*Path("runs/adopted").glob("net-*")] == [made]
     assert (made / "features" / "val.features.npy").stat().st_mtime_ns == before
     assert Run.open(made).config.data_root == there
+
+
+def test_figures_of_data_that_have_changed_since_say_so(run_copy: Run, root: Path, fastlt: Fastlt) -> None:
+    first = fastlt("evaluate", run_copy.path, *CPU)
+    assert "have changed" not in fastlt("evaluate", run_copy.path, *CPU)
+    next(iter(sorted((root / "val").rglob("*.jpg")))).unlink()
+    changed = fastlt("evaluate", run_copy.path, *CPU)
+    assert "its val data have changed (59 images instead of 60)" in changed
+    assert "test data have changed" not in changed
+    assert [line for line in first.splitlines() if line.startswith("val")] == [
+        line for line in changed.splitlines() if line.startswith("val")
+    ]
+    root.rename(root.with_name("away"))  # where they cannot be looked at
+    assert "have changed" not in fastlt("evaluate", run_copy.path, *CPU)
