@@ -57,8 +57,9 @@ def split_folder(
     """Write train.txt, val.txt, test.txt and classes.txt for class folders, or for a table with images and classes.
 
     Every class gives the same number of images to val and to test, drawn at random; a class that would keep no more
-    than half of its images gives fewer, in the same proportion: at least one and at most a third each. The choice in
-    a class depends only on its own files and the seed.
+    than half of its images gives fewer, in the same proportion: at least one and at most a third each. One of fewer
+    than four images (three, without test) stays in train. The choice in a class depends only on its own files and the
+    seed.
 
     Args:
         root: Holds one folder per class, with the class's images at any depth; or images at any depth and a table of
@@ -77,7 +78,7 @@ def split_folder(
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: There are no classes, a class is too small to keep most of its images in train, `out` holds other
+        ValueError: There are no classes, all are too small to keep most of their images in train, `out` holds other
             lists, `root` is already divided into train and val, or a number is out of range.
     """
     root = Path(root)
@@ -94,12 +95,26 @@ def split_folder(
         )
     classes = list(images)
     needed = 4 if test_per_class else 3
-    if small := [f"{name} ({len(images[name])})" for name in classes if len(images[name]) < needed]:
-        eased = needed == 4 and all(len(members) == 3 for members in images.values() if len(members) < needed)
-        remedy = "give --test-per-class 0, which needs 3," if eased else "add images,"
+    if empty := [name for name in classes if not images[name]]:
         raise ValueError(
-            f"{root}: got too few images for {len(small)} of {len(classes)} classes, {name_some(small)}; expected at "
-            f"least {needed}, of which half stay in train; {remedy} or move the class out of the folder"
+            f"{root}: got no image of {len(empty)} of {len(classes)} classes, {name_some(empty)}; expected one or "
+            "more of each; add images, or move the class out of the folder"
+        )
+    if small := [f"{name} ({len(images[name])})" for name in classes if len(images[name]) < needed]:
+        if len(small) == len(classes):
+            raise ValueError(
+                f"{root}: got too few images in every class, {name_some(small)}; expected at least {needed} in some, "
+                "of which half stay in train; add images"
+            )
+        eased = " (--test-per-class 0 takes classes of 3)" if needed == 4 else ""
+        log.warning(
+            "%s: %d of %d classes have fewer than %d images, all of which stay in train: %s%s",
+            root,
+            len(small),
+            len(classes),
+            needed,
+            name_some(small),
+            eased,
         )
     quotas = {name: _quota(len(images[name]), val_per_class, test_per_class) for name in classes}
 
@@ -201,9 +216,12 @@ def _is_started(folder: Path) -> bool:
 def _quota(count: int, num_val: int, num_test: int) -> tuple[int, int]:
     """Return how many of a class's images go to val and test: at least one each, at most a third each.
 
-    Together they are fewer than half of the class, or half of one of four images.
+    Together they are fewer than half of the class, or half of one of four images. A class that is too small for one
+    each gives none.
     """
     third = count // 3
+    if count < (4 if num_test else 3):
+        return 0, 0
     if num_test == 0:
         return min(num_val, third), 0
     room = max(2, (count - 1) // 2)
