@@ -175,10 +175,14 @@ def report(error: BaseException, received: Sequence[int]) -> NoReturn:
 
 
 def way_out(error: OSError, argv: Sequence[str]) -> str:
-    """Return what to do about a folder of runs that cannot be written; nothing for any other error."""
+    """Return what to do about a path that cannot be written because of where it lies; nothing for any other error."""
     from pathlib import Path
 
     denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and any(argument.partition("=")[0] == "--out" for argument in argv):
+        return "; a file is in the way of a folder: give another path with --out"
+    if denied and list(argv[:2]) == ["data", "split"] and Path(error.filename).name == "lists":
+        return "; name a folder for the lists that can be written with --out"
     if not denied or not Path(error.filename).is_relative_to(RUNS):
         return ""
     if argv and argv[0] in ("train", "demo", "reproduce"):

@@ -71,7 +71,8 @@ def settle_preprocessing(
         values["interpolation"] = BILINEAR
     if described.get("squeezed"):
         log.info(
-            "%s: it squeezes images to a square; fastlt cuts out their centre, which differs if they are not square",
+            "%s: its network sees whole images, squeezed to a square or with a border; fastlt cuts out the centre "
+            "of those that are not square",
             path,
         )
     for name in ("mean", "std"):

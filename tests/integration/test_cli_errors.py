@@ -1,6 +1,7 @@
 """Mistakes and broken input at the command line: one line that says what to do, or images that are left out."""
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -99,8 +100,6 @@ def test_mistakes_on_the_command_line(arguments: str, parts: list[str], fastlt: 
 def test_a_folder_of_runs_that_cannot_be_written_has_a_way_out(
     command: str, remedy: str, monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]
 ) -> None:
-    import errno
-
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "runs")
 
@@ -110,8 +109,6 @@ def test_a_folder_of_runs_that_cannot_be_written_has_a_way_out(
 
 
 def test_a_denial_without_a_path_is_one_line(monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
-    import errno
-
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -198,7 +195,7 @@ def test_a_run_without_checkpoint(run_copy: Run, fastlt: Callable[..., Outcome])
     run_copy.checkpoint("best").unlink()
     refused(fastlt("rebalance", run_copy.path), f"{run_copy.path}: ", "fastlt train --resume")
     run_copy.checkpoint("last").unlink()
-    refused(fastlt("rebalance", run_copy.path), f"{run_copy.checkpoint('best')}: ")
+    refused(fastlt("rebalance", run_copy.path), f"{run_copy.path}: ", "fastlt train --resume")
 
 
 def test_a_split_the_data_lack(run_copy: Run, fastlt: Callable[..., Outcome]) -> None:
@@ -213,8 +210,6 @@ def test_a_classifier_that_was_not_made(run_copy: Run, fastlt: Callable[..., Out
 
 
 def test_a_full_disk(run_copy: Run, monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]) -> None:
-    import errno
-
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")  # as a failed write, without a name
 
@@ -293,3 +288,19 @@ def test_all_kinds_of_images_train(tmp_path: Path, fastlt: Callable[..., Outcome
         f"{Path.cwd()}/images/train: got 2 of ",
         "broken.jpg",
     )
+
+
+def test_a_file_in_the_way_of_out_is_named_with_a_way_out(fastlt: Callable[..., Outcome]) -> None:
+    Path("afile").write_text("")
+    refused(fastlt(*["train", "--dataset", "glyphs_lt", "--out", "afile/run"]), "afile", "another path with --out")
+
+
+def test_lists_that_cannot_be_written_have_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, fastlt: Callable[..., Outcome]
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "set/lists")
+
+    monkeypatch.setattr("fastlt.data.layouts.split.split_folder", denied)
+    monkeypatch.setattr("fastlt.data.split_folder", denied)
+    refused(fastlt("data", "split", "set"), "set/lists: Permission denied; ", "with --out")

@@ -153,7 +153,7 @@ def test_a_timm_configuration_may_be_short() -> None:
 def test_squeezing_is_told(settings: dict[str, Any], squeezed: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         settle(settings)
-    assert ("it squeezes images to a square" in caplog.text) is squeezed
+    assert ("squeezed to a square" in caplog.text) is squeezed
 
 
 def test_means_of_its_own_are_taken_and_another_filter_only_by_force(caplog: pytest.LogCaptureFixture) -> None:
