@@ -19,7 +19,7 @@ from ..evaluation.predictions import predict
 from ..models import LinearHead
 from ..runtime.log import log
 from .loaders import check_names, check_order
-from .module_data import class_counts_of, open_source
+from .module_data import class_counts_of, open_source, tell_repeats
 from .module_head import LINEAR, features_of, find_head
 from .problem import Problem
 from .validation import validate
@@ -100,6 +100,8 @@ def rebalance_model(
     layer = network.get_submodule(name)
     assert isinstance(layer, LINEAR)
     splits = {"train": features_of(network, layer, itertools.chain([first], source.batches), device, "train")}
+    if class_counts is None and isinstance(train, (list, tuple)):
+        tell_repeats(splits["train"])
     if val is not None:
         splits["val"] = features_of(network, layer, open_source(val, "val").batches, device, "val")
     num_classes = layer.weight.shape[0]

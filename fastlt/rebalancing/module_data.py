@@ -26,9 +26,11 @@ from torch.utils.data import (
 )
 
 from ..data.sampler import LongTailSampler
+from ..features.arrays import Features
 from ..runtime.log import log
 
 BATCH_SIZE = 64  # of a data set that comes without a loader
+REPEATED = 0.1  # share of the images, from which a list of batches is taken for draws
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,18 @@ def open_source(data: Any, what: str) -> Source:
             "a data set"
         )
     return Source(_checked(data, what), is_whole=isinstance(data, Sequence))
+
+
+def tell_repeats(features: Features) -> None:
+    """Warn if many features are equal: a list of batches then holds what a sampler drew, not the data set."""
+    num_repeated = len(features) - len({row.tobytes() for row in features.features})
+    if num_repeated > REPEATED * len(features):
+        log.warning(
+            "train: %d of %d images are repeated, as a sampler draws them, and class counts are of these draws; give "
+            "the data set or its loader, or class_counts",
+            num_repeated,
+            len(features),
+        )
 
 
 def class_counts_of(

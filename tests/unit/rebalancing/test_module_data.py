@@ -208,3 +208,17 @@ def test_a_reweighting_loader_gives_the_head_of_a_plain_one(method: str, kind: s
 def test_what_holds_no_batches_is_refused(wrong: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         images_of(wrong)
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_a_list_of_draws_is_told(repeated: bool, caplog: pytest.LogCaptureFixture) -> None:
+    draws = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 4, generator=draws), torch.arange(40) % 2
+    order = torch.randint(40, (40,), generator=draws) if repeated else torch.randperm(40, generator=draws)
+    batches = [(images[part], labels[part]) for part in order.split(8)]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    rebalance_model(model, batches, batches, tau=0.5, temperature=False)
+    assert ("images are repeated" in caplog.text) is repeated
+    caplog.clear()
+    rebalance_model(model, batches, batches, tau=0.5, temperature=False, class_counts=[20, 20])
+    assert "images are repeated" not in caplog.text
