@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...config import RebalanceConfig
 from ...evaluation.classifier import JOINT
 from ...evaluation.predictions import Predictions, predict
 from ...metrics import shot_accuracy
+from ...models import LinearHead
 from ...runtime.log import log
-from ..problem import Problem, RebalancedHead
+from ..curve import TauCurve
+from ..problem import Problem, RebalancedHead, check_group
 from .grids import HeadGrid
 from .sgd import HeadTraining
 
@@ -90,6 +93,33 @@ class Choosing:
     settle: Callable[[Sequence[Any], RebalanceConfig, NDArray[np.int64]], RebalanceConfig]
     """Returns the configuration with the settings that are the best on all splits together, given what each says of
     them, and the training images [C] of every class."""
+
+
+Curve = Callable[[LinearHead, Tensor, Tensor, NDArray[np.int64]], TauCurve]
+"""From a head, features [N, D], labels [N] and class counts [C] to the accuracy at every value of a setting."""
+
+
+def best_on(curve: Curve, problem: Problem, by: str) -> float:
+    """Return the value of a setting that is the best on a problem's selection split, exactly.
+
+    Raises:
+        ValueError: The group that decides has no images.
+    """
+    check_group(by, problem.selection.labels, problem.class_counts, problem.selected_on)
+    return curve(problem.head, *problem.selection_tensors(), problem.class_counts).best(by).tau
+
+
+def choosing_by(curve: Curve, setting: str) -> Choosing:
+    """Return how a setting that is auto becomes the best on several splits together, exactly."""
+
+    def explore(problem: Problem, config: RebalanceConfig) -> TauCurve:
+        return curve(problem.head, *problem.selection_tensors(), problem.class_counts)
+
+    def settle(curves: Sequence[TauCurve], config: RebalanceConfig, class_counts: NDArray[np.int64]) -> RebalanceConfig:
+        best: dict[str, Any] = {setting: repr(TauCurve.joined(curves, class_counts).best(config.select_by).tau)}
+        return dataclasses.replace(config, **best)
+
+    return Choosing(is_open=lambda config: getattr(config, setting) == "auto", explore=explore, settle=settle)
 
 
 def choosing_rates(fit: Callable[[Problem, RebalanceConfig], RebalancedHead]) -> Choosing:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ...config import RebalanceConfig
 from ...models import LinearHead
 from ...runtime.log import log
-from ..curve import TauCurve, prior_curve
-from ..engine.selection import Choosing
-from ..problem import Problem, RebalancedHead, check_group
+from ..curve import prior_curve
+from ..engine.selection import best_on, choosing_by
+from ..problem import Problem, RebalancedHead
 
 
 def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     """Return the adjusted head, with the strength as given or the best on the selection split, exactly."""
     strength, selected_on = config.fixed_strength(), None
     if strength is None:
-        check_group(config.select_by, problem.selection.labels, problem.class_counts, problem.selected_on)
-        strength = explore(problem, config).best(config.select_by).tau
+        strength = best_on(prior_curve, problem, config.select_by)
         selected_on = problem.selected_on
         by = config.select_by.replace("_", " ")
         log.info("strength = %.3f, the best %s accuracy on %s", strength, by, selected_on)
@@ -33,19 +30,7 @@ def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
     return RebalancedHead(head=adjusted, params={"strength": strength}, selected_on=selected_on)
 
 
-def explore(problem: Problem, config: RebalanceConfig) -> TauCurve:
-    """Return the accuracy of the selection split at every strength."""
-    del config
-    return prior_curve(problem.head, *problem.selection_tensors(), problem.class_counts)
-
-
-def settle(curves: Sequence[TauCurve], config: RebalanceConfig, class_counts: NDArray[np.int64]) -> RebalanceConfig:
-    """Return the configuration with the strength that is the best on several splits together."""
-    strength = TauCurve.joined(curves, class_counts).best(config.select_by).tau
-    return dataclasses.replace(config, strength=repr(strength))
-
-
-CHOOSING = Choosing(is_open=lambda config: config.strength == "auto", explore=explore, settle=settle)
+CHOOSING = choosing_by(prior_curve, "strength")
 
 
 def adjust_logits(head: LinearHead, class_counts: ArrayLike, tau: float = 1.0) -> LinearHead:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,10 +12,10 @@ from ...config import RebalanceConfig
 from ...features.arrays import chunks
 from ...models import LinearHead
 from ...runtime.log import log
-from ..curve import TauCurve, tau_curve
+from ..curve import tau_curve
 from ..engine.cached import check_features
-from ..engine.selection import Choosing
-from ..problem import Problem, RebalancedHead, check_group
+from ..engine.selection import best_on, choosing_by
+from ..problem import Problem, RebalancedHead
 
 LARGEST_TAU = 2.0  # of the range that the paper searches
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -33,26 +29,13 @@ def fit(problem: Problem, config: RebalanceConfig) -> RebalancedHead:
         tau = learn_tau(problem)
         log.info("tau = %.3f, learned on class-balanced training features", tau)
     elif tau is None:
-        check_group(config.select_by, problem.selection.labels, problem.class_counts, problem.selected_on)
-        tau = explore(problem, config).best(config.select_by).tau
+        tau = best_on(tau_curve, problem, config.select_by)
         selected_on = problem.selected_on
         log.info("tau = %.3f, the best %s accuracy on %s", tau, config.select_by.replace("_", " "), selected_on)
     return RebalancedHead(head=tau_normalize(problem.head, tau), params={"tau": tau}, selected_on=selected_on)
 
 
-def explore(problem: Problem, config: RebalanceConfig) -> TauCurve:
-    """Return the accuracy of the selection split at every tau."""
-    del config
-    return tau_curve(problem.head, *problem.selection_tensors(), problem.class_counts)
-
-
-def settle(curves: Sequence[TauCurve], config: RebalanceConfig, class_counts: NDArray[np.int64]) -> RebalanceConfig:
-    """Return the configuration with the tau that is the best on several splits together."""
-    tau = TauCurve.joined(curves, class_counts).best(config.select_by).tau
-    return dataclasses.replace(config, tau=repr(tau))
-
-
-CHOOSING = Choosing(is_open=lambda config: config.tau == "auto", explore=explore, settle=settle)
+CHOOSING = choosing_by(tau_curve, "tau")
 
 
 def learn_tau(problem: Problem) -> float:
