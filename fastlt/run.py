@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .config import TrainConfig
 from .config.plugins import code_hash, names_function
 from .data.inspection.identity import DataRecord, compare_data, describe_data
-from .data.registry import open_data
+from .data.registry import find_changes, open_data
 from .files import contents, making, owned, read_json, reserved, sweep, write_json
 from .files.writing import partial_name
 from .runtime.log import log, name_some
@@ -201,6 +201,11 @@ class Run:
         splits = open_data(self.config, needs_val="val" in self.data["splits"])
         self.check_data(splits)
         return splits
+
+    @cached_property
+    def changes(self) -> Mapping[str, str]:
+        """Split -> how its images differ from those that the run was trained on; nothing while they are away."""
+        return find_changes(self.data, self.config)
 
     def relocated(self, data_root: Path | None, lists: Path | None = None) -> Run:
         """Return the run with its data in another place, where later commands will look for them too.

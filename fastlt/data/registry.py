@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..config import TrainConfig
+from ..runtime.log import only
 from .dataset import LongTailedDataset
+from .inspection.identity import DataRecord, compare_data
 from .inspection.overlap import check_overlap
 from .published.cifar import CIFAR
 from .published.interface import DataOptions, PublishedSet
@@ -45,6 +48,16 @@ def open_data(config: TrainConfig, *, needs_val: bool = True) -> dict[str, LongT
             contents = f"{published.contents}, or --synthetic for a made-up set of its shape"
         raise ValueError(f"--data-root: got none with --dataset {config.dataset}; expected the folder with {contents}")
     return open_named(config.dataset, config.data_root, options, needs_val=needs_val)
+
+
+def find_changes(record: DataRecord, config: TrainConfig) -> dict[str, str]:
+    """Return how the splits that have changed since they were recorded differ; nothing where the data are away."""
+    try:
+        with only(logging.ERROR):  # what there is to say of the data was said when they were recorded
+            splits = open_data(config, needs_val="val" in record["splits"])
+    except (OSError, ValueError):
+        return {}
+    return compare_data(record, splits).faults
 
 
 def open_named(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -20,16 +19,14 @@ from ..checkpoints import native
 from ..checkpoints.formats.shards import bytes_of
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
-from ..data.inspection.identity import compare_data
 from ..data.loaders.loader import Loader, eval_loader, view_loader
-from ..data.registry import open_data
 from ..data.transforms.augmentation import augmentation, eval_transform
 from ..data.transforms.preprocess import Preprocess
 from ..files import owned
 from ..models import LinearHead, Network, create_model, in_head
 from ..run import Run
 from ..runtime.device import exact_fp32, resolve_device
-from ..runtime.log import log, only
+from ..runtime.log import log
 from ..runtime.machine import resolve_threads
 from ..runtime.output import quoted
 from .arrays import Features, check_finite
@@ -150,16 +147,6 @@ class FeatureStore:
         """The images, opened only when features must be computed."""
         return self.run.open_data()
 
-    @cached_property
-    def changes(self) -> Mapping[str, str]:
-        """Split -> how its images differ from those that the run was trained on; nothing while they are away."""
-        try:
-            with only(logging.ERROR):  # what there is to say of the data was said when features were computed
-                splits = open_data(self.run.config, needs_val="val" in self.names)
-        except (OSError, ValueError):
-            return {}
-        return compare_data(self.run.data, splits).faults
-
     @property
     def names(self) -> list[str]:
         """The splits of the run's data."""
@@ -204,7 +191,7 @@ class FeatureStore:
         )
         with contextlib.suppress(FileNotFoundError, ValueError):
             features = stored.read(key)
-            if fault := self.changes.get(name):
+            if fault := self.run.changes.get(name):
                 log.warning(
                     "%s: its %s data have changed (%s); figures are those of the images as they were when features "
                     "were computed",
