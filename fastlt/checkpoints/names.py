@@ -156,11 +156,16 @@ def check_backbone(
     if missing or reshaped:
         heads = matrices(tensors, rest)
         extra = [name for name in rest if name.rpartition(".")[0] not in heads]
-        like = resembling(tensors)
-        remedy = f"the {network.shape_flags() if reshaped else '--backbone'} that it was trained with"
-        if like:
-            remedy = f"--backbone {like}, whose tensors these are"
+        remedy = other_backbone(tensors) or (
+            f"the {network.shape_flags() if reshaped else '--backbone'} that it was trained with"
+        )
         raise ValueError(unmatched(path, backbone, missing=missing, extra=extra, reshaped=reshaped, remedy=remedy))
+
+
+def other_backbone(tensors: Mapping[str, Tensor], head: str | None = None) -> str:
+    """Return the flag of the ResNet whose tensors these are, around a head if it is known; empty for none."""
+    like = resembling(tensors, head)
+    return f"--backbone {like}, whose tensors these are" if like else ""
 
 
 def check_left_out(
@@ -191,8 +196,7 @@ def check_left_out(
         if name.startswith(prefix) and torchvision_name(name.removeprefix(prefix)).partition(".")[0] in modules
     ]
     if inside:
-        like = resembling(tensors, head)
-        remedy = f"--backbone {like}, whose tensors these are" if like else "the --backbone that it was trained with"
+        remedy = other_backbone(tensors, head) or "the --backbone that it was trained with"
         raise ValueError(unmatched(path, backbone, extra=inside, remedy=remedy))
     if not head.startswith(prefix) and len(match_backbone(network, extra)[0]) == len(names):
         other = prefix_of(network, extra, None)
