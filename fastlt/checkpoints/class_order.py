@@ -227,15 +227,21 @@ def order_for_head(
         known: The data's class names and, if they are others, class folders.
 
     Returns:
-        (the order, None if the names do not tell; what differs if they are the names of other classes, else empty).
+        (the order, None if the names do not tell; why the head cannot be used, else empty).
     """
     known = [tuple(map(nfc, names)) for names in known]
+    orders: list[ClassOrder] = []
     others = ""
     for where, names in carried:
         rows, fault = rows_of(names, known)
         if not fault:
-            return ClassOrder(where, rows), ""
+            orders.append(ClassOrder(where, rows))
+            continue
         shared = any(set(map(nfc, names)) & set(ours) for ours in known)
         if shared or where.startswith(RECORD) or not all(map(NUMBERED.fullmatch, names)):
-            others = others or f"its {where}: {fault}"
-    return None, others
+            others = others or f"is for other classes (its {where}: {fault})"
+    if not orders:
+        return None, others
+    if other := next((order for order in orders if order.rows != orders[0].rows), None):
+        return None, f"has its classes in two orders (its {orders[0].name} and its {other.name})"
+    return orders[0], ""

@@ -108,9 +108,9 @@ def head_rows(network: Network, weights: InitialWeights, class_names: Sequence[S
     rows = list(range(len(head)))
     if not class_names:
         return rows, ""
-    order, differing = order_for_head(weights.class_lists, class_names)
-    if differing:
-        return [], f"is for other classes ({differing})"
+    order, why = order_for_head(weights.class_lists, class_names)
+    if why:
+        return [], why
     if order is not None:
         log.info("%s: its head's classes in the order of its %s", weights.path, order.name)
         return list(order.rows), ""

@@ -69,6 +69,11 @@ def test_a_head_for_other_classes_is_left_out_and_said(tmp_path: Path, caplog: p
         ({"classes": ["ant", "bee", "dog"]}, None, "for other classes .*lacks cow; the data have no dog"),
         ({"classes": ["x", "y", "z"]}, None, "for other classes .*lacks ant, bee, cow"),
         (
+            {"classes": ["ant", "bee", "cow"], "class_to_idx": {"cow": 0, "ant": 1, "bee": 2}},
+            None,
+            "classes in two orders .*class_to_idx and its dict with classes",
+        ),
+        (
             {"classes": ["tench", "eel", "ray"], "class_names": ["cow", "ant", "bee"]},
             [1, 2, 0],
             "dict with class_names",
