@@ -41,10 +41,13 @@ class ValidationSplit:
     """A split that the network has not seen: settings are chosen on all of it, and held out by folds of it."""
 
     problem: Problem
-    name: str = "val"
-    """What its images are called."""
     joint: None = None
     """The joint head has not seen the split, so that it speaks for itself."""
+
+    @property
+    def name(self) -> str:
+        """What its images are called."""
+        return "test" if self.problem.selected_on == "test" else "val"
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -63,10 +66,9 @@ class ValidationSplit:
 
     def temperature(self, method: str, head: LinearHead) -> float:
         """Return the temperature that fits the split."""
-        del method
         samples = self.problem.selection_tensors()
         head = head.to(self.problem.device)
-        warn_if_rough(head, *samples, split="test" if self.problem.selected_on == "test" else "val")
+        warn_if_rough(head, *samples, split=self.name)
         return fit_temperature(head, *samples)
 
 
