@@ -217,8 +217,13 @@ def test_a_disk_that_fails_names_the_finished_file(call: str, tmp_path: Path, mo
     elif call == "write":
         fsync = os.fsync
         array = tmp_path / "x.features.partial"
-        is_array = lambda number: Path(f"/proc/self/fd/{number}").readlink() == array  # noqa: E731
-        monkeypatch.setattr(os, "fsync", lambda number: fails() if is_array(number) else fsync(number))
+
+        def fsync_array(number: int) -> None:
+            if Path(f"/proc/self/fd/{number}").readlink() == array:
+                fails()
+            fsync(number)
+
+        monkeypatch.setattr(os, "fsync", fsync_array)
     else:
         replace = os.replace
         monkeypatch.setattr(os, "replace", lambda a, b: fails() if "x.features" in str(a) else replace(a, b))
