@@ -43,7 +43,7 @@ class Tile(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Product:
+class Product:
     """X @ W.T as the kernels see it: unit inner strides, and a width that the tile's depth divides."""
 
     x: Tensor
@@ -52,27 +52,32 @@ class _Product:
     tile: Tile
 
     @staticmethod
-    def of(features: Tensor, weight: Tensor) -> "_Product":
+    def of(features: Tensor, weight: Tensor) -> "Product":
+        """Return the product of features [N, D] and weight [C, D]."""
         tile, width = Tile.of(weight.shape[0], features.dtype), features.shape[1]
         missing = -width % tile.depth if width else tile.depth
         x, w = features.detach(), weight.detach()
         if missing:  # zeros change no product and make masks in the kernels needless; the usual widths need none
             x, w = (torch.nn.functional.pad(t, (0, missing)) for t in (x, w))
         x, w = (t if t.stride(1) == 1 else t.contiguous() for t in (x, w))
-        return _Product(x=x, w=w, width=width, tile=tile)
+        return Product(x=x, w=w, width=width, tile=tile)
 
-    def rows(self, start: int, stop: int) -> "_Product":
-        return _Product(x=self.x[start:stop], w=self.w, width=self.width, tile=self.tile)
+    def rows(self, start: int, stop: int) -> "Product":
+        """Return the product of some rows of X."""
+        return Product(x=self.x[start:stop], w=self.w, width=self.width, tile=self.tile)
 
     @cached_property
     def row_tiles(self) -> int:
+        """Tiles of rows."""
         return int(triton.cdiv(self.x.shape[0], self.tile.rows))
 
     @cached_property
     def column_tiles(self) -> int:
+        """Tiles of classes."""
         return int(triton.cdiv(self.w.shape[0], self.tile.columns))
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Allocate a tensor on the product's device."""
         return torch.empty(shape, dtype=dtype, device=self.x.device)
 
     def launch(self, kernel, *args, grid: int | None = None, tile: Tile | None = None, **constants) -> None:
@@ -147,19 +152,19 @@ def scaled_logits(
     column: Tensor | None,
 ) -> Tensor:
     """Return z * scale + shift + row column^T, [N, C] in the type of features."""
-    return _Product.of(features, weight).store(scale, shift, row, column, 0.0, NORMS=False)
+    return Product.of(features, weight).store(scale, shift, row, column, 0.0, NORMS=False)
 
 
 def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tensor:
     """Return z / ||w||^tau, [N, C] in the type of features."""
-    return _Product.of(features, weight).store(None, None, None, None, tau, NORMS=True)
+    return Product.of(features, weight).store(None, None, None, None, tau, NORMS=True)
 
 
 def scaled_logits_backward(
     grad: Tensor, features: Tensor, weight: Tensor, scale: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of features, weight, scale (which recomputes z) and shift, each empty unless needed."""
-    product = _Product.of(features, weight)
+    product = Product.of(features, weight)
     need_x, need_w, need_s, need_shift = needs
     dx, dw, ds, dshift = _gradients(features, weight, needs)
     num = features.shape[0]
@@ -182,7 +187,7 @@ def scaled_logits_backward(
 
 def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     """Return how many classes come before the label, int32 [N]."""
-    product = _Product.of(features, weight)
+    product = Product.of(features, weight)
     if not len(features):
         return product.new(0, dtype=torch.int32)
     labels = labels.contiguous()
@@ -190,32 +195,6 @@ def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor |
     num_behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
     product.launch(linear.rank_kernel, scale, shift, labels, label_scores, num_behind)
     return (weight.shape[0] - 1 - num_behind.sum(0)).int()
-
-
-def intervals(
-    features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
-) -> tuple[Tensor, Tensor]:
-    """Return low, high, float32 [N], between which each label is right; (inf, -inf) where it never is."""
-    product = _Product.of(features, weight)
-    if not len(features):
-        return product.new(0), product.new(0)
-    labels = labels.contiguous()
-    label_scores = product.label_scores(labels, None, shift)
-    low, high = (product.new(product.column_tiles, len(features)) for _ in range(2))
-    product.launch(linear.interval_kernel, shift, slope, labels, label_scores, low, high, LOG=log, FAST=FAST)
-    low, high = low.amax(0), high.amin(0)
-    if log:
-        # Rows in which neither the label nor a rival is positive are rare; their number is not read, to avoid waiting.
-        signed = ~(label_scores >= torch.finfo(torch.float32).tiny)
-        is_open = signed & torch.isneginf(low) & torch.isposinf(high)
-        low.masked_fill_(signed & ~is_open, float("inf"))
-        order = torch.argsort(is_open.to(torch.uint8), descending=True, stable=True)
-        tile = Tile(32, 32, product.tile.depth, 4)
-        args = slope, order, is_open.sum(dtype=torch.int32), labels, low, high
-        grid = int(triton.cdiv(len(features), tile.rows))
-        product.launch(linear.signed_interval_kernel, *args, grid=grid, tile=tile, FAST=FAST)
-    never = ~(low < high)
-    return low.masked_fill_(never, float("inf")), high.masked_fill_(never, float("-inf"))
 
 
 def cross_entropy(
@@ -234,7 +213,7 @@ def cross_entropy(
     Without gradients one launch reads X and W and stores partials only. With gradients the float32 logits of one chunk
     of rows stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
     """
-    product = _Product.of(features, weight)
+    product = Product.of(features, weight)
     num, classes = features.shape[0], weight.shape[0]
     gradients = dx, dw, ds, dshift = _gradients(features, weight, needs)
     losses = product.new(num)

@@ -56,7 +56,7 @@ from .checks import accumulator, check_labels, check_product, check_vectors, pro
 from .linear import line
 
 _intervals = torch.library.custom_op("fastlt::intervals", reference.intervals, mutates_args=())
-backend.register_kernel(_intervals, "linear", "intervals")
+backend.register_kernel(_intervals, "intervals", "intervals")
 
 
 @_intervals.register_fake

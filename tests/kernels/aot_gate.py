@@ -56,9 +56,11 @@ def cases() -> list[Case]:
     logits, centroids = ("row_ptr", "column_ptr"), ("scale_ptr",)
     out = []
     for dtype in ("bf16", "fp32"):
-        names = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel", "signed_interval_kernel")
+        names = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel")
         out += [Case(kernel=name, dtype=dtype) for name in names]
-        out += [Case(kernel="interval_kernel", dtype=dtype, flags=(("LOG", log),)) for log in (True, False)]
+        out += [Case(kernel="signed_interval_kernel", module="intervals", dtype=dtype)]
+        for log in (True, False):
+            out += [Case(kernel="interval_kernel", module="intervals", dtype=dtype, flags=(("LOG", log),))]
         out += [
             Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)
         ]
@@ -92,11 +94,17 @@ def cases() -> list[Case]:
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
     """Compile one case; read its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import batch_norm, convolution, crops, linear
+    from fastlt.kernels import batch_norm, convolution, crops, intervals, linear
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    modules = {"linear": linear, "batch_norm": batch_norm, "crops": crops, "convolution": convolution}
+    modules = {
+        "linear": linear,
+        "batch_norm": batch_norm,
+        "crops": crops,
+        "convolution": convolution,
+        "intervals": intervals,
+    }
     function = getattr(modules[case.module], case.kernel)
     names = function.arg_names
     rows, columns, depth, warps = case.tile

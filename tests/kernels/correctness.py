@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
-from fastlt.kernels import launch_batch_norm, launch_convolution, launch_crops
+from fastlt.kernels import launch_batch_norm, launch_convolution, launch_crops, launch_intervals
 from fastlt.kernels import launch_linear as launch
 from torch import Tensor
 
@@ -133,12 +133,12 @@ def check_random_intervals(p: dict[str, Tensor], dtype: torch.dtype, log: bool) 
     z = x.double() @ w.double().T
     if log:
         slope = torch.linalg.vector_norm(w.double(), dim=1).log2()
-        low, high = launch.intervals(x, w, y, slope.float(), None, True)
-        again = launch.intervals(x, w, y, slope.float(), None, True)
+        low, high = launch_intervals.intervals(x, w, y, slope.float(), None, True)
+        again = launch_intervals.intervals(x, w, y, slope.float(), None, True)
     else:
         slope, z = p["column"].double(), z + p["shift"].double()
-        low, high = launch.intervals(x, w, y, p["column"], p["shift"], False)
-        again = launch.intervals(x, w, y, p["column"], p["shift"], False)
+        low, high = launch_intervals.intervals(x, w, y, p["column"], p["shift"], False)
+        again = launch_intervals.intervals(x, w, y, p["column"], p["shift"], False)
     good = torch.equal(low, again[0]) and torch.equal(high, again[1])
     wrong = decided = 0
     for tau in torch.linspace(-1.0, 3.0, 41, dtype=torch.float64):
@@ -170,7 +170,7 @@ def check_nasty_intervals(device: str, dtype: torch.dtype, seed: int) -> Check:
         slope = torch.where(slope > 0, slope, 1.0).log2()
         expected = reference.intervals(rows.double(), columns.double(), y, slope, None, True)
         args = rows.to(device, dtype), columns.to(device, dtype), y.to(device), slope.float().to(device)
-        got = launch.intervals(*args, None, True)
+        got = launch_intervals.intervals(*args, None, True)
         point = expected[1] - expected[0] < 1e-6  # crossings of three lines in one point, apart by rounding only
         for ours, exact in zip(got, expected, strict=True):
             same = point | torch.isclose(ours.cpu().double(), exact, rtol=1e-4, atol=1e-4)
@@ -288,7 +288,7 @@ def check_shape(device: str, number: int, dtype: torch.dtype) -> Iterator[Check]
 def check_empty(device: str) -> Check:
     """No sample at all."""
     empty = problem((0, 5, 4), torch.float32, device, 0)
-    got = launch.intervals(empty["x"], empty["w"], empty["y"], empty["scale"], None, True)
+    got = launch_intervals.intervals(empty["x"], empty["w"], empty["y"], empty["scale"], None, True)
     rank = launch.label_rank(empty["x"], empty["w"], empty["y"], None, None)
     return "empty", got[0].shape == rank.shape == (0,), ""
 

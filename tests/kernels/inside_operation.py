@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from fastlt.kernels import launch_batch_norm, launch_convolution
+from fastlt.kernels import launch_batch_norm, launch_convolution, launch_intervals
 from fastlt.kernels import launch_linear as launch
 
 from fastlt import ops
@@ -11,7 +11,7 @@ from fastlt.ops import batch_norm, convolution, cross_entropy, intervals, linear
 linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
 linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
 cross_entropy._cross_entropy.register_kernel("cpu")(launch.cross_entropy)
-intervals._intervals.register_kernel("cpu")(launch.intervals)
+intervals._intervals.register_kernel("cpu")(launch_intervals.intervals)
 ranking._label_rank.register_kernel("cpu")(launch.label_rank)
 batch_norm._batch_norm_relu.register_kernel("cpu")(launch_batch_norm.batch_norm_relu)
 batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_batch_norm.batch_norm_relu_backward)
