@@ -87,10 +87,20 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         tf32 = {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
         facts |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
         facts |= gpu_state(device)
-    root, commit = Path(__file__).parents[2], None
+    return facts | {"python": platform.python_version(), "commit": commit_of(Path(__file__).parents[2])}
+
+
+def commit_of(root: Path) -> str | None:
+    """Return the commit of a folder of source code: the first line of its .commit, else what Git says; None if neither.
+
+    A copy of the code without its history says by the file `git describe --always --dirty > .commit` where it is from.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if commit := (root / ".commit").read_text(encoding="ascii").split("\n", 1)[0].strip():
+            return commit
     if (root / ".git").exists():
-        commit = run_command("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
-    return facts | {"python": platform.python_version(), "commit": commit}
+        return run_command("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12")
+    return None
 
 
 def gpu_state(device: torch.device) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from ..config import LOADERS
 from ..data.dataset import LongTailedDataset
@@ -24,10 +24,11 @@ from ..data.sampler import LongTailSampler
 from ..data.transforms.augmentation import Augmentation
 from ..runtime.log import first_line
 from ..runtime.machine import shared_memory_bytes
-from .traffic import median_s
+from .traffic import median_s, wait_for
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
 NUM_TIMED = 256  # images that the single stages are timed on
+PASS = 64  # batches: a worker's unit may be a whole one, and those decoded before the clock starts must not count
 PREFETCHED = 2  # batches a worker of a DataLoader, by default
 NUM_DIFFERENT = 64  # photographs; the other files are copies of them
 
@@ -70,7 +71,6 @@ def measure(
     batch_size: int,
     image_size: int,
     num_threads: int,
-    repeats: int = 3,
 ) -> Iterator[LoaderResult]:
     """Time the stages on one thread, then every backend and the plain DataLoader as a whole.
 
@@ -80,13 +80,11 @@ def measure(
         batch_size: Images a batch.
         image_size: Side of the crops, pixels.
         num_threads: Loader threads or workers.
-        repeats: Timed passes.
 
     Yields:
-        Images per second, medians over passes. Most backends decode in every pass, whose time includes the start of
-        their workers; `memory` decodes before the clock starts.
+        Images per second, of a pass of `PASS` batches from the first one on: without the start of workers, and without
+        the decoding that `memory` does once.
     """
-    num_steps = len(dataset) // batch_size
     for name, rate in stages(dataset, Augmentation(size=image_size), device):
         yield LoaderResult(name=name, num_threads=1, is_stage=True, images_per_s=rate)
     for backend in [name for name in LOADERS if name != "auto"]:
@@ -96,8 +94,6 @@ def measure(
                 device=device,
                 batch_size=batch_size,
                 image_size=image_size,
-                num_steps=num_steps,
-                repeats=repeats,
                 backend=backend,
                 num_threads=num_threads,
             )
@@ -105,9 +101,7 @@ def measure(
             yield LoaderResult(name=backend, num_threads=num_threads, error=first_line(error))
             continue
         yield LoaderResult(name=backend, num_threads=num_threads, images_per_s=rate)
-    yield plain_rate(
-        dataset, device=device, batch_size=batch_size, image_size=image_size, num_threads=num_threads, repeats=repeats
-    )
+    yield plain_rate(dataset, device=device, batch_size=batch_size, image_size=image_size, num_threads=num_threads)
 
 
 def plain_rate(
@@ -117,12 +111,11 @@ def plain_rate(
     batch_size: int,
     image_size: int,
     num_threads: int,
-    repeats: int,
 ) -> LoaderResult:
     """Time a plain DataLoader, whose batches pass through /dev/shm; arguments as for `measure`."""
-    plain = DataLoader(
-        PlainDataset(dataset, image_size), batch_size=batch_size, shuffle=True, num_workers=num_threads, drop_last=True
-    )
+    images = PlainDataset(dataset, image_size)
+    shuffled = RandomSampler(images, replacement=True, num_samples=PASS * batch_size)
+    plain = DataLoader(images, batch_size=batch_size, sampler=shuffled, num_workers=num_threads)
     result = LoaderResult(name="plain DataLoader", num_threads=num_threads)
     needed, free = num_threads * PREFETCHED * batch_size * image_size**2 * 3 * 4, shared_memory_bytes()
     if free is not None and needed > free:  # it would wait for ever
@@ -132,38 +125,40 @@ def plain_rate(
         )
         return dataclasses.replace(result, error=reason)
     try:
-        seconds = median_s(lambda: sum(len(x.to(device)) for x, _ in plain), device, repeats=repeats, warmup=1)
+        rate = pass_rate((pixels.to(device) for pixels, _ in plain), batch_size, device)
     except RuntimeError as error:  # a worker was killed
         return dataclasses.replace(result, error=first_line(error))
-    return dataclasses.replace(result, images_per_s=len(plain) * batch_size / seconds)
+    return dataclasses.replace(result, images_per_s=rate)
 
 
 def loader_rate(
-    dataset: LongTailedDataset,
-    *,
-    device: torch.device,
-    batch_size: int,
-    image_size: int,
-    num_steps: int,
-    repeats: int,
-    **settings: Any,
+    dataset: LongTailedDataset, *, device: torch.device, batch_size: int, image_size: int, **settings: Any
 ) -> float:
-    """Return the images per second of a training loader: the median over passes, each with the start of its workers.
+    """Return the images per second of a training loader, of a pass of `PASS` batches from the first one on.
 
     Args:
         dataset: The images; at least a batch.
         device: Where the batches go.
         batch_size: Images a batch.
         image_size: Side of the crops, pixels.
-        num_steps: Batches a pass.
-        repeats: Timed passes.
         settings: Other arguments of `train_loader`.
     """
     sampler = LongTailSampler(dataset.labels, batch_size=batch_size, rank=0, world_size=1)
     augmentation = Augmentation(size=image_size)
-    with train_loader(dataset, sampler, augmentation, num_steps=num_steps, device=device, **settings) as loader:
-        seconds = median_s(lambda: sum(1 for _ in loader), device, repeats=repeats, warmup=1)
-    return num_steps * batch_size / seconds
+    with train_loader(dataset, sampler, augmentation, num_steps=PASS, device=device, **settings) as loader:
+        return pass_rate(loader, batch_size, device)
+
+
+def pass_rate(batches: Iterable[object], batch_size: int, device: torch.device) -> float:
+    """Return the images per second of a pass, from its first batch on."""
+    num_batches, began = 0, 0.0
+    for _ in batches:
+        if not num_batches:
+            wait_for(device)
+            began = time.perf_counter()
+        num_batches += 1
+    wait_for(device)
+    return (num_batches - 1) * batch_size / (time.perf_counter() - began)
 
 
 def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch.device) -> Iterator[tuple[str, float]]:

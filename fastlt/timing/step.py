@@ -27,6 +27,7 @@ from .peers import PEERS, build_peer
 from .traffic import bandwidth, median_s, training_bytes
 
 STEPS_A_ROUND = {"cpu": 1, "cuda": 10}
+WARMUP = 3  # rounds before the clock starts
 
 OURS: dict[str, dict[str, Any]] = {
     "fastlt eager": {"compile": False},
@@ -133,18 +134,21 @@ def algorithms_of(variant: str) -> contextlib.AbstractContextManager[None]:
 
 
 def clock(step: Callable[..., Tensor], device: torch.device, *, repeats: int) -> tuple[float, float | None]:
-    """Return (median seconds of a step, peak GiB of device memory; None on a CPU)."""
-    steps = STEPS_A_ROUND[device.type]
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    """Return (median seconds of a step, peak GiB of device memory after the warm-up; None on a CPU)."""
+    steps, on_gpu = STEPS_A_ROUND[device.type], device.type == "cuda"
 
     def several() -> None:
         for _ in range(steps):
             step()
 
-    seconds = median_s(several, device, repeats=repeats) / steps
-    return seconds, torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    if on_gpu:
+        torch.cuda.empty_cache()
+    for _ in range(WARMUP):
+        several()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)  # here, since cuDNN and Inductor try memory-hungry algorithms first
+    seconds = median_s(several, device, repeats=repeats, warmup=0) / steps
+    return seconds, torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None
 
 
 def build(

@@ -58,9 +58,9 @@ def count_elements(model: Network, image_size: int) -> tuple[int, int, int]:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Measure the device's memory bandwidth by copying a large buffer, bytes per second read and written."""
+    """Measure the device's memory bandwidth by copying a large random buffer, bytes per second read and written."""
     size = COPIED_BYTES[device.type]
-    source = torch.zeros(size // 4, device=device)
+    source = torch.rand(size // 4, device=device)  # a GPU may move zeros faster than data
     target = torch.empty_like(source)
 
     def copy_once() -> Tensor:

@@ -84,8 +84,6 @@ def trial_rate(
         device=device,
         batch_size=batch_size,
         image_size=image_size,
-        num_steps=max(1, 3 * len(dataset) // batch_size),
-        repeats=2,
         backend=trial.loader,
         num_threads=trial.num_threads,
         prefetch=trial.prefetch,

@@ -7,6 +7,7 @@ import json
 import sys
 import types
 import unittest.mock
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
+from fastlt.timing import loader as timed_loader
 from fastlt.timing import peers, step, tune
 from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate, train_on
 from fastlt.timing.loader import photographs
@@ -237,6 +239,30 @@ def test_the_plain_trainer_and_ours_train_on_the_same_files(tmp_path: Path) -> N
             assert train_on(steps, batches) == 16
             assert rate(steps, batches, CPU, num_steps=2) > 0
             assert steps.call_count == 6  # two of a pass; two to warm up and two timed, a pass each
+
+
+def test_a_pass_is_long_and_timed_from_its_first_batch_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(timed_loader, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def batches() -> Iterator[int]:
+        for number in range(timed_loader.PASS):
+            now[0] += 2 if number else 1000  # workers start
+            yield number
+
+    assert timed_loader.PASS >= 64
+    assert timed_loader.pass_rate(batches(), 8, CPU) == 4
+
+
+def test_peak_memory_is_that_of_the_timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    for name in ("empty_cache", "synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: events.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 2**30)
+    assert step.clock(lambda: events.append("step"), torch.device("cuda"), repeats=2)[1] == 1.0  # type: ignore[arg-type]
+    reset = events.index("reset_peak_memory_stats")
+    assert events[:reset].count("step") == step.WARMUP * step.STEPS_A_ROUND["cuda"]
+    assert events[reset:].count("step") == 2 * step.STEPS_A_ROUND["cuda"]
 
 
 def test_a_pass_without_a_batch_is_refused() -> None:

@@ -10,7 +10,14 @@ import torch
 
 from fastlt.runtime import device, machine
 from fastlt.runtime.device import resolve_device, resolve_precision, warn_without_triton
-from fastlt.runtime.machine import MAX_THREADS, describe_machine, memory_in_use, resolve_threads, run_command
+from fastlt.runtime.machine import (
+    MAX_THREADS,
+    commit_of,
+    describe_machine,
+    memory_in_use,
+    resolve_threads,
+    run_command,
+)
 
 CPU = torch.device("cpu")
 
@@ -77,6 +84,13 @@ def test_a_machine_has_a_gpu_with_driver_and_clocks(monkeypatch: pytest.MonkeyPa
     assert "--id=GPU-0-1-2" in asked[0]
     monkeypatch.setattr(machine, "run_command", lambda *_: None)
     assert "driver_version" not in describe_machine(torch.device("cuda"))
+
+
+def test_a_copy_without_history_says_by_a_file_where_it_is_from(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) is None
+    (tmp_path / ".commit").write_text("v1-3-gabc\n")
+    (tmp_path / ".git").mkdir()  # of something else
+    assert commit_of(tmp_path) == "v1-3-gabc"
 
 
 def test_a_command_that_is_absent_or_fails_has_no_answer() -> None:
