@@ -1,8 +1,6 @@
-"""Crops of RGB images to squares: an antialiased filter over the part of each image that its box covers.
+"""Crops of RGB images to squares, by an antialiased filter over the part of each that its box covers; colour jitter.
 
-If the squares are to be the network's input, the same kernel jitters their colours and normalises them.
-
-Legend: B images, one after another in one array of bytes; S the side of a square.
+Legend: B images; S the side of a square; BP the pixels that a program computes at a time.
 """
 
 import triton
@@ -101,6 +99,39 @@ def store_pixels(place, red, green, blue, inside):
 
 
 @triton.jit
+def square_kernel(
+    data_ptr,
+    start_ptr,
+    width_ptr,
+    window_ptr,
+    box_ptr,
+    flip_ptr,
+    out_ptr,
+    S,
+    CUBIC: tl.constexpr,
+    BP: tl.constexpr,
+):
+    """Store a share of a square, uint8 [B, S, S, 3]."""
+    image = tl.program_id(0)
+    first = image.to(tl.int64) * S * S * 3
+    for begin in range(tl.program_id(1) * BP, S * S, tl.num_programs(1) * BP):
+        pixels = begin + tl.arange(0, BP)
+        red, green, blue = resampled(
+            data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
+        )
+        store_pixels(out_ptr + first + pixels * 3, red, green, blue, pixels < S * S)
+
+
+@triton.jit
+def load_pixels(place, inside):
+    """Return pixels' red, green and blue, uint8 from `place` on, as floats."""
+    red = tl.load(place, mask=inside, other=0).to(tl.float32)
+    green = tl.load(place + 1, mask=inside, other=0).to(tl.float32)
+    blue = tl.load(place + 2, mask=inside, other=0).to(tl.float32)
+    return red, green, blue
+
+
+@triton.jit
 def grey_of(red, green, blue):
     """Return the luma, ITU-R 601."""
     return 0.299 * red + 0.587 * green + 0.114 * blue
@@ -143,16 +174,30 @@ def jittered(red, green, blue, factor_ptr, order, mean, UNTIL_CONTRAST: tl.const
 
 
 @triton.jit
-def input_kernel(
-    data_ptr,
-    start_ptr,
-    width_ptr,
-    window_ptr,
-    box_ptr,
-    flip_ptr,
+def grey_kernel(image_ptr, factor_ptr, order_ptr, sum_ptr, PIXELS, PARTS: tl.constexpr, BP: tl.constexpr):
+    """Store [B, PARTS] sums over an image's pixels of the grey from which its contrast moves away.
+
+    image is uint8 [B, PIXELS, 3]; factor [B, 3] and order [B] belong to the jitter.
+    """
+    image, part = tl.program_id(0) // PARTS, tl.program_id(0) % PARTS
+    first = image_ptr + image.to(tl.int64) * PIXELS * 3
+    order = tl.load(order_ptr + image).to(tl.int32)
+    total = tl.zeros((BP,), tl.float32)
+    for begin in range(part * BP, PIXELS, PARTS * BP):
+        pixels = begin + tl.arange(0, BP)
+        inside = pixels < PIXELS
+        red, green, blue = load_pixels(first + pixels * 3, inside)
+        red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, 0.0, True)
+        total += tl.where(inside, grey_of(red, green, blue), 0.0)
+    tl.store(sum_ptr + tl.program_id(0), tl.sum(total))
+
+
+@triton.jit
+def jitter_kernel(
+    image_ptr,
     factor_ptr,
     order_ptr,
-    square_ptr,
+    sum_ptr,
     out_ptr,
     red_scale,
     green_scale,
@@ -160,49 +205,19 @@ def input_kernel(
     red_shift,
     green_shift,
     blue_shift,
-    S,
-    CUBIC: tl.constexpr,
-    JITTER: tl.constexpr,
+    PIXELS,
+    SHARES,
+    PARTS: tl.constexpr,
     BP: tl.constexpr,
 ):
-    """Store an image of the network's input [B, S, S, 3], or without JITTER a program's share of it.
-
-    The image is resampled, jittered, then scaled and shifted channel by channel (uint8: by 1 and 0). Contrast needs the
-    mean grey of the whole square: with JITTER one program resamples the square into square, uint8 [B, S, S, 3], and
-    finishes it in a second pass, while it is in the cache. factor [B, 3] and order [B] belong to the jitter.
-    """
-    image = tl.program_id(0)
-    first = image.to(tl.int64) * S * S * 3
-    if JITTER:
-        total = tl.zeros((BP,), tl.float32)
-        order = tl.load(order_ptr + image).to(tl.int32)
-        for begin in range(0, S * S, BP):
-            pixels = begin + tl.arange(0, BP)
-            inside = pixels < S * S
-            red, green, blue = resampled(
-                data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
-            )
-            store_pixels(square_ptr + first + pixels * 3, red, green, blue, inside)
-            red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, 0.0, True)
-            total += tl.where(inside, grey_of(red, green, blue), 0.0)
-        mean = tl.sum(total) / (S * S)
-        tl.debug_barrier()
-    for begin in range(tl.program_id(1) * BP, S * S, tl.num_programs(1) * BP):
-        pixels = begin + tl.arange(0, BP)
-        inside = pixels < S * S
-        if JITTER:
-            square = square_ptr + first + pixels * 3
-            red = tl.load(square, mask=inside, other=0).to(tl.float32)
-            green = tl.load(square + 1, mask=inside, other=0).to(tl.float32)
-            blue = tl.load(square + 2, mask=inside, other=0).to(tl.float32)
-            red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, mean, False)
-        else:
-            red, green, blue = resampled(
-                data_ptr, start_ptr, width_ptr, window_ptr, box_ptr, flip_ptr, image, pixels, S, CUBIC, BP
-            )
-        red, green, blue = (
-            red * red_scale + red_shift,
-            green * green_scale + green_shift,
-            blue * blue_scale + blue_shift,
-        )
-        store_pixels(out_ptr + first + pixels * 3, red, green, blue, inside)
+    """Store one of an image's SHARES of pixels, jittered, then scaled and shifted channel by channel."""
+    image, share = tl.program_id(0) // SHARES, tl.program_id(0) % SHARES
+    mean = tl.sum(tl.load(sum_ptr + image * PARTS + tl.arange(0, PARTS))) / PIXELS
+    order = tl.load(order_ptr + image).to(tl.int32)
+    pixels = share * BP + tl.arange(0, BP)
+    inside = pixels < PIXELS
+    place = image.to(tl.int64) * PIXELS * 3 + pixels * 3
+    red, green, blue = load_pixels(image_ptr + place, inside)
+    red, green, blue = jittered(red, green, blue, factor_ptr + 3 * image, order, mean, False)
+    red, green, blue = red * red_scale + red_shift, green * green_scale + green_shift, blue * blue_scale + blue_shift
+    store_pixels(out_ptr + place, red, green, blue, inside)

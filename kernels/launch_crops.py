@@ -1,4 +1,4 @@
-"""Launcher of the crops' kernel; fastlt.ops has checked the arguments."""
+"""Launchers of the crops' and of the colour jitter's kernels; fastlt.ops has checked the arguments."""
 
 from collections.abc import Sequence
 
@@ -8,38 +8,53 @@ from torch import Tensor
 
 from . import crops
 
-PIXELS = 256  # of a square that a program computes at a time
-TURNS = 2  # of a program, unless it computes a whole square
+PIXELS = 256  # of a square that a program resamples at a time
+TURNS = 2  # of such a program
+JITTERED = 1024  # pixels of an image that a program jitters at a time
+PARTS = 8  # in which an image's grey is summed: fixed, so that the sum is the same for every batch
 
 
-def network_inputs(
+def squares(
     data: Tensor,
     starts: Tensor,
     widths: Tensor,
     windows: Tensor,
     boxes: Tensor,
     flips: Tensor,
-    factors: Tensor | None,
-    order: Tensor | None,
-    scale: Sequence[float],
-    shift: Sequence[float],
     size: int,
     cubic: bool,
-    dtype: torch.dtype,
 ) -> Tensor:
-    """Return the network's input [B, S, S, 3] in `dtype`, scaled and shifted; see `fastlt.ops.network_inputs`."""
-    out = data.new_empty((len(starts), size, size, 3), dtype=dtype)
-    jitter = factors is not None
-    square = torch.empty_like(out, dtype=torch.uint8) if jitter else None
+    """Return the squares, uint8 [B, S, S, 3]; see `fastlt.ops.squares`."""
+    out = data.new_empty((len(starts), size, size, 3))
     if len(out):
         with torch.cuda.device_of(data):
-            programs = 1 if jitter else triton.cdiv(size * size, TURNS * PIXELS)
-            crops.input_kernel[(len(out), programs)](
-                *(data, starts, widths, windows, boxes, flips.view(torch.uint8), factors, order, square, out),
-                *(*scale, *shift, size),
+            crops.square_kernel[(len(out), triton.cdiv(size * size, TURNS * PIXELS))](
+                *(data, starts, widths, windows, boxes, flips.view(torch.uint8), out, size),
                 CUBIC=cubic,
-                JITTER=jitter,
                 BP=PIXELS,
                 num_warps=8,
+            )
+    return out
+
+
+def jittered(
+    images: Tensor,
+    factors: Tensor,
+    order: Tensor,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the images, jittered, scaled and shifted, [B, H, W, 3] in `dtype`; see `fastlt.ops.jittered`."""
+    num_images, height, width, _ = images.shape
+    out = images.new_empty(images.shape, dtype=dtype)
+    if out.numel():
+        sums = images.new_empty((num_images, PARTS), dtype=torch.float32)
+        colours = images.contiguous(), factors.contiguous(), order.contiguous(), sums
+        pixels, shares = height * width, triton.cdiv(height * width, JITTERED)
+        with torch.cuda.device_of(images):
+            crops.grey_kernel[(num_images * PARTS,)](*colours, pixels, PARTS=PARTS, BP=JITTERED, num_warps=8)
+            crops.jitter_kernel[(num_images * shares,)](
+                *(*colours, out, *scale, *shift, pixels, shares), PARTS=PARTS, BP=JITTERED, num_warps=8
             )
     return out

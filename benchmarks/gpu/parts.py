@@ -106,7 +106,6 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     """
     import torch
 
-    from fastlt import recipe
     from fastlt.data.loaders.loader import train_loader
     from fastlt.data.sampler import LongTailSampler
     from fastlt.data.transforms.augmentation import Augmentation
@@ -116,7 +115,6 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
     from fastlt.timing.loader import photographs
     from fastlt.timing.step import algorithms_of, build
     from fastlt.timing.traffic import median_s
-    from fastlt.training.loaders import input_format_of
 
     device = torch.device(args.device)
     backbone, batch, size, images, steps = HEADLINE, BATCH, SIZE, 4096, 40
@@ -132,7 +130,6 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                 backbone, variant, device=device, batch_size=batch, image_size=size, color_jitter=True
             )
             alone = figures["step_images_per_s"] = batch / median_s(step, device, repeats=20)
-            input_format = input_format_of(dataclasses.replace(recipe("imagenet_lt"), precision=figures["precision"]))
             for backend in ("dali", "device", "memory", "pillow"):
                 try:
                     with train_loader(
@@ -142,7 +139,6 @@ def part_end_to_end(args: Arguments) -> Iterator[dict[str, Any]]:
                         num_steps=2 * steps,
                         device=device,
                         backend=backend,
-                        input_format=input_format,
                     ) as loader:
                         reached = rate(step, OurLoader(loader), device, num_steps=steps)
                     figures[backend] = {"images_per_s": reached, "share_of_step": reached / alone}

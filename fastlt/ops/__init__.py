@@ -4,8 +4,9 @@ The reference runs on every device, and the tests compare the kernels with it. O
 """
 
 from .batch_norm import batch_norm_relu
+from .colours import jittered
 from .convolution import grouped_conv
-from .crops import network_inputs, squares
+from .crops import squares
 from .cross_entropy import scaled_cross_entropy
 from .intervals import prior_intervals, tau_intervals
 from .linear import centroid_logits, scaled_logits, tau_normalized_logits
@@ -15,8 +16,8 @@ __all__ = [
     "batch_norm_relu",
     "centroid_logits",
     "grouped_conv",
+    "jittered",
     "label_rank",
-    "network_inputs",
     "prior_intervals",
     "scaled_cross_entropy",
     "scaled_logits",

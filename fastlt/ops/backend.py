@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Return whether operations on a tensor are kernels of ours: on a GPU with Triton."""
+    return HAS_TRITON and tensor.is_cuda
+
+
 def kernels(module: str) -> ModuleType:
     """Return fastlt.kernels.launch_<module>; importing triton takes time, so `import fastlt.ops` does not."""
     return importlib.import_module(f"fastlt.kernels.launch_{module}")

@@ -50,6 +50,15 @@ def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> N
         raise ValueError(f"{name}: got a tensor on {tensor.device}; expected {other.device}, where {other_name} is")
 
 
+def check_exact(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, other_name: str, other: Tensor
+) -> None:
+    """Raise a ValueError unless a tensor has this very shape and type, on the device of another one."""
+    if tuple(tensor.shape) != shape or tensor.dtype is not dtype:
+        raise ValueError(f"{name}: got {tensor.dtype} {list(tensor.shape)}; expected {dtype} {list(shape)}")
+    check_device(name, tensor, other_name, other)
+
+
 def check_vectors(features: Tensor, size: int, *, wait: bool, **vectors: Tensor | None) -> None:
     """Raise a ValueError unless each vector, if any, has `size` entries and is finite where values are read.
 

@@ -1,11 +1,15 @@
-"""Colour jitter and normalisation of images in memory: inside a compiled step they are part of its kernels."""
+"""Colour jitter and normalisation of uint8 images: the network's input.
 
-from __future__ import annotations
+Inductor makes fourteen launches of the jitter, with float32 images between them; the operation's kernels are two.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from . import backend
+from .checks import check_exact
 
 # Shapes: B batch, H, W image size.
 
@@ -47,3 +51,66 @@ def sequence(order: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     lower, upper = (first == 0).long(), 2 - (first == 2).long()
     second = torch.where(order % 2 == 0, lower, upper)
     return first, second, 3 - first - second
+
+
+@torch.library.custom_op("fastlt::jittered", mutates_args=())
+def _jittered(
+    images: Tensor, factors: Tensor, order: Tensor, scale: Sequence[float], shift: Sequence[float], dtype: torch.dtype
+) -> Tensor:
+    """Return the images, jittered, scaled and shifted, [B, H, W, 3] in `dtype`."""
+    x = color_jitter(images.contiguous().float(), factors, order)
+    return (x * x.new_tensor(scale) + x.new_tensor(shift)).to(dtype)
+
+
+@_jittered.register_fake
+def _(images, factors, order, scale, shift, dtype):  # type: ignore[no-untyped-def]
+    return images.new_empty(images.shape, dtype=dtype)
+
+
+backend.register_kernel(_jittered, "crops", "jittered")
+
+
+def jittered(
+    images: Tensor,
+    factors: Tensor,
+    order: Tensor,
+    *,
+    scale: Sequence[float] = (1.0, 1.0, 1.0),
+    shift: Sequence[float] = (0.0, 0.0, 0.0),
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Jitter the colours of B images as `color_jitter` does, then scale and shift each channel: two passes on a GPU.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        factors: float32 [B, 3], of brightness, contrast and saturation; 1 leaves the image as it is.
+        order: uint8 [B] in 0..5, the order of the three as `itertools.permutations` counts it.
+        scale: Factors of red, green and blue; `normalisation` gives those of the network's input.
+        shift: Their summands.
+        dtype: Type of the result, to which values are rounded at the end.
+
+    Returns:
+        [B, H, W, 3], contiguous; permuted to [B, 3, H, W] it is channels_last.
+
+    Raises:
+        ValueError: A shape, type or device does not fit.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> images = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8)
+        >>> brighter = torch.tensor([[2.0, 1.0, 1.0]])
+        >>> ops.jittered(images, brighter, torch.tensor([0], dtype=torch.uint8), shift=(1, 2, 3))
+        tensor([[[[21., 42., 63.]]]])
+    """
+    if images.dtype is not torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+        raise ValueError(f"images: got {images.dtype} {list(images.shape)}; expected torch.uint8 [B, H, W, 3]")
+    num_images = len(images)
+    check_exact("factors", factors, (num_images, 3), torch.float32, "images", images)
+    check_exact("order", order, (num_images,), torch.uint8, "images", images)
+    if len(scale) != 3 or len(shift) != 3:
+        raise ValueError(f"scale, shift: got {scale} and {shift}; expected three numbers each")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype: got {dtype}; expected float32, bfloat16 or float16")
+    result: Tensor = _jittered(images, factors, order, scale, shift, dtype)
+    return result

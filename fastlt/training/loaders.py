@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
-from ..data.loaders.base import InputFormat
 from ..data.loaders.loader import Loader, eval_loader, train_loader
 from ..data.sampler import LongTailSampler
 from ..data.transforms.augmentation import augmentation, eval_transform
@@ -25,14 +24,6 @@ from ..runtime.machine import resolve_threads
 def decoder_of(backend: str) -> str:
     """Return the name of the loader that defines the pixels of a loader: dali, or pillow for all others."""
     return "dali" if backend == "dali" else "pillow"
-
-
-def input_format_of(config: TrainConfig) -> InputFormat | None:
-    """Return the format in which the device loader finishes images; None if the step augments them further."""
-    if config.randaugment or config.mixup:
-        return None
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return InputFormat(mean=config.mean, std=config.std, dtype=dtype)
 
 
 def make_sampler(config: TrainConfig, dataset: LongTailedDataset, world: World) -> LongTailSampler:
@@ -130,7 +121,6 @@ class Streams:
             "prefetch": self.config.prefetch,
             "hw_decoder_load": self.config.hw_decoder_load,
             "memory_share": self.config.memory_share / self.world.size,
-            "input_format": input_format_of(self.config),
         }
 
     @property

@@ -26,7 +26,7 @@ class StepInput(NamedTuple):
     """Input of a training step: the images of a batch, or of a piece of one, and what was drawn for them.
 
     Attributes:
-        images: uint8 [B, H, W, 3], or finished floating-point ones (`data.loaders.base.InputFormat`).
+        images: uint8 [B, H, W, 3].
         labels: int64 [B].
         jitter: Colour factors, [B, 3].
         order: Order of the colour operations, [B].
@@ -91,10 +91,9 @@ class TrainingLoss(nn.Module):
         """Return (mean loss, number of images classified as the larger part of their blend)."""
         share = batch.mixup_share
         with autocast(self.device, self.config.precision):
-            if batch.operations is None:
-                x = self.preprocess(batch.images, batch.jitter, batch.order)
-            else:
-                x = self.preprocess(batch.images, batch.jitter, batch.order, batch.operations)
+            # As the network's first product takes it, unless mixup has to blend it before
+            dtype = torch.bfloat16 if self.config.precision == "bf16" and share is None else torch.float32
+            x = self.preprocess(batch.images, batch.jitter, batch.order, batch.operations, dtype)
             if share is not None:
                 x = share * x + (1 - share) * neighbours(x)
             logits = self.logits(x)

@@ -39,7 +39,7 @@ class Case:
     def tile(self) -> tuple[int, int, int, int]:
         """Return rows, columns, depth and warps, as the launchers have them."""
         if self.module == "crops":
-            return 0, 256, 0, 8
+            return 0, 256 if self.kernel == "square_kernel" else 1024, 0, 8
         if self.module == "convolution":
             return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
         if self.module == "batch_norm":
@@ -77,10 +77,10 @@ def cases() -> list[Case]:
         Case(kernel="gradient_kernel", module="batch_norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
     ]
     for cubic in (False, True):
-        for dtype, jitter in (("u8", False), ("bf16", True), ("fp32", False)):
-            flags = (("CUBIC", cubic), ("JITTER", jitter))
-            absent = () if jitter else ("factor_ptr", "order_ptr", "square_ptr")
-            out.append(Case(kernel="input_kernel", module="crops", dtype=dtype, flags=flags, absent=absent))
+        out.append(Case(kernel="square_kernel", module="crops", dtype="u8", flags=(("CUBIC", cubic),)))
+    parts = (("PARTS", 8),)
+    out.append(Case(kernel="grey_kernel", module="crops", flags=parts))
+    out += [Case(kernel="jitter_kernel", module="crops", dtype=dtype, flags=parts) for dtype in ("bf16", "fp32")]
     for dtype in ("bf16", "fp32"):
         for stride in (1, 2):
             flags = (("STRIDE", stride),)
@@ -130,9 +130,9 @@ def _type(case: Case, name: str) -> str:
     if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
         return f"*{case.dtype}"
     if case.module == "crops":
-        types = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "square_ptr"), "*u8") | {"start_ptr": "*i64"}
-        types |= dict.fromkeys(("box_ptr", "factor_ptr"), "*fp32")
-        return types.get(name, "*i32" if name.endswith("_ptr") else "i32" if name == "S" else "fp32")
+        types = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "image_ptr"), "*u8") | {"start_ptr": "*i64"}
+        types |= dict.fromkeys(("box_ptr", "factor_ptr", "sum_ptr"), "*fp32")
+        return types.get(name, "*i32" if name.endswith("_ptr") else "i32" if name.isupper() else "fp32")
     if name in ("y_ptr", "order_ptr"):
         return "*i64"
     if name in ("num_behind_ptr", "count_ptr"):

@@ -1,7 +1,9 @@
-"""Checks of kernels/launch_crops.py: squares cut out of images, colour jitter, normalisation."""
+"""Checks of kernels/launch_crops.py: squares cut out of images, and colour jitter with normalisation."""
+
+from collections.abc import Iterator
 
 import torch
-from checking import Check, Group
+from checking import Check, Group, near
 from fastlt.kernels import launch_crops
 from torch import Tensor
 
@@ -23,18 +25,13 @@ def crops(seed: int) -> tuple[list[Tensor], list[Tensor]]:
     return places, [windows.int(), boxes, flips]
 
 
-def squares(*crops: Tensor, size: int, cubic: bool) -> Tensor:
-    """`ops.squares` as the kernel has them: the network's input, neither jittered nor normalised."""
-    return launch_crops.network_inputs(*crops, None, None, (1.0,) * 3, (0.0,) * 3, size, cubic, torch.uint8)
-
-
 def check_squares(device: str, size: int, interpolation: str) -> Check:
     """Crops of noise, mirrored and not, against the C++ resampler: apart by 1 of 255 at most, and rarely."""
     places, parts = crops(size)
     named = dict(zip(("windows", "boxes", "flips"), parts, strict=True))
     expected = ops.squares(*places, **named, size=size, interpolation=interpolation)
     moved = [tensor.to(device) for tensor in (*places, *parts)]
-    got = [squares(*moved, size=size, cubic=interpolation == "bicubic").cpu() for _ in range(2)]
+    got = [launch_crops.squares(*moved, size, interpolation == "bicubic").cpu() for _ in range(2)]
     apart = (got[0].int() - expected.int()).abs()
     good = torch.equal(*got) and int(apart.max()) <= 1 and float(apart.float().mean()) < 0.02
     return (
@@ -44,31 +41,36 @@ def check_squares(device: str, size: int, interpolation: str) -> Check:
     )
 
 
-def check_inputs(device: str, size: int, dtype: torch.dtype, jittered: bool) -> Check:
-    """The network's input in one kernel, against squares, colour jitter and normalisation one after the other."""
-    places, parts = crops(size)
-    factors = torch.tensor([[0.6, 1.4, 1.3], [1.4, 0.7, 0.6], [1.2, 1.3, 1.4], [0.7, 0.6, 1.1], [1.0, 1.4, 0.8]])
-    colours = [factors, torch.tensor([0, 1, 3, 4, 5], dtype=torch.uint8)] if jittered else [None, None]
-    scale, shift = [0.017, 0.018, 0.0174], [-2.1, -2.0, -1.8]
-    # The other way: the kernel's own squares, so that their last bit is not in the comparison
-    x = squares(*(tensor.to(device) for tensor in (*places, *parts)), size=size, cubic=False).cpu().float()
-    if jittered:
-        x = color_jitter(x, *colours)
-    expected = (x * torch.tensor(scale) + torch.tensor(shift)).to(dtype).float()
-    moved = [None if tensor is None else tensor.to(device) for tensor in (*places, *parts, *colours)]
-    got, again = (launch_crops.network_inputs(*moved, scale, shift, size, False, dtype).cpu() for _ in range(2))
-    apart = float((got.float() - expected).abs().max())
-    close = apart < (1e-4 if dtype == torch.float32 else 0.017)  # or a bf16's last bit
-    good = close and got.dtype == dtype and torch.equal(got, again)
-    return f"network_inputs {size}{' jittered' * jittered} {dtype}", good, f"apart by {apart:.6f} at most"
+def plain_jittered(
+    images: Tensor, factors: Tensor, order: Tensor, scale: list[float], shift: list[float], dtype: torch.dtype
+) -> Tensor:
+    x = color_jitter(images.to(factors.dtype), factors, order)
+    x = x * x.new_tensor(scale) + x.new_tensor(shift)
+    return x if x.dtype is torch.float64 else x.to(dtype)
+
+
+def check_jittered(device: str, shape: tuple[int, int, int], dtype: torch.dtype) -> Iterator[Check]:
+    """Images of noise in all orders, some with factors of one, also where the memory is not in rows."""
+    num, height, width = shape
+    generator = torch.Generator().manual_seed(height)
+    images = torch.randint(0, 256, (num, height, width, 3), generator=generator, dtype=torch.uint8)
+    images[-1:] = images[-1:] // 128 * 255  # which the blends cut off at both ends
+    factors = 0.6 + 0.8 * torch.rand(num, 3, generator=generator)
+    factors[::4] = 1.0
+    order = torch.arange(num).remainder(6).to(torch.uint8)
+    colours = factors.to(device), order.to(device), [0.017, 0.018, 0.0174], [-2.1, -2.0, -1.8], dtype
+    turned = images.to(device).transpose(1, 2)
+    for name, given in (("", images.to(device)), (" turned", turned)):
+        yield near(f"jittered{name}", launch_crops.jittered, plain_jittered, (given, *colours), dtype)
 
 
 def groups(device: str) -> list[Group]:
+    # In the interpreter, more pixels than all programs that sum an image's grey have at a time
+    shapes = ((256, 224, 224), (7, 33, 65), (1, 1, 1)) if device == "cuda" else ((7, 91, 93), (6, 5, 7), (0, 4, 4))
     checks: list[Group] = []
-    # More pixels than a program has at a time, and on a GPU as many as it will
-    for size in (224, 27) if device == "cuda" else (27,):
-        for dtype, jittered in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
-            checks.append(("", check_inputs, (device, size, dtype, jittered)))
-    for size in (16, 5):
+    for shape in shapes:
+        for dtype in (torch.float32, torch.bfloat16):
+            checks.append((f"{list(shape)} {dtype}", check_jittered, (device, shape, dtype)))
+    for size in (23, 5):  # the larger one's pixels take a program several turns
         checks += [("", check_squares, (device, size, name)) for name in ("bilinear", "bicubic")]
     return checks

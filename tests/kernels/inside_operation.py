@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from fastlt.kernels import launch_batch_norm, launch_convolution, launch_intervals
+from fastlt.kernels import launch_batch_norm, launch_convolution, launch_crops, launch_intervals
 from fastlt.kernels import launch_linear as launch
 
 from fastlt import ops
-from fastlt.ops import batch_norm, convolution, cross_entropy, intervals, linear, ranking
+from fastlt.ops import batch_norm, colours, convolution, cross_entropy, intervals, linear, ranking
 
 linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
 linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
@@ -17,6 +17,7 @@ batch_norm._batch_norm_relu.register_kernel("cpu")(launch_batch_norm.batch_norm_
 batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_batch_norm.batch_norm_relu_backward)
 convolution._grouped_conv.register_kernel("cpu")(launch_convolution.grouped_conv)
 convolution._grouped_conv_weight.register_kernel("cpu")(launch_convolution.grouped_conv_weight)
+colours._jittered.register_kernel("cpu")(launch_crops.jittered)
 
 generator = torch.Generator().manual_seed(0)
 x, w = (torch.randn(size, generator=generator).requires_grad_() for size in ((9, 5), (7, 5)))
@@ -59,3 +60,11 @@ for residual in (True, False):
 images, blocks = torch.randn(1, 3, 3, 16, generator=generator), torch.randn(9, 1, 16, 16, generator=generator)
 torch.library.opcheck(convolution._grouped_conv, (images, blocks, 1, False, 3, 3))
 torch.library.opcheck(convolution._grouped_conv_weight, (images, images.clone(), 1, 16))
+
+squares = torch.randint(0, 256, (6, 5, 7, 3), generator=generator, dtype=torch.uint8)
+jitter = 0.6 + 0.8 * torch.rand(6, 3, generator=generator), torch.arange(6, dtype=torch.uint8)
+torch.library.opcheck(colours._jittered, (squares, *jitter, [0.1, 0.2, 0.3], [1.0, 2.0, 3.0], torch.float32))
+brightened = torch.compile(lambda x: ops.jittered(x, *jitter).permute(0, 3, 1, 2) + 1, fullgraph=True)
+for given in (squares, squares.flip(1).transpose(1, 2).contiguous().transpose(1, 2)):
+    exact = colours.color_jitter(given.double(), jitter[0].double(), jitter[1]).permute(0, 3, 1, 2) + 1
+    torch.testing.assert_close(brightened(given).double(), exact, rtol=1e-5, atol=1e-4)

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """B images of S x S pixels; permuted to [B, 3, S, S] the images are channels_last without a copy.
 
     Attributes:
-        images: uint8 [B, S, S, 3], on the device; of an `InputFormat`'s dtype where one was applied.
+        images: uint8 [B, S, S, 3], on the device.
         labels: int64 [B], on the device.
         ids: int64 [B], the samples really used: a broken one is replaced by another of its class.
         jitter: float32 [B, 3], factors of brightness, contrast and saturation to apply, on the device; None leaves
@@ -55,21 +55,6 @@ class Tuning:
     num_threads: int
     prefetch: int = PREFETCH
     hw_decoder_load: float = HW_DECODER_LOAD
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputFormat:
-    """How the device loader finishes pixels in the kernel that cuts them; other loaders leave this to the step.
-
-    Attributes:
-        mean: Means of red, green and blue, in units of the full range.
-        std: Their standard deviations.
-        dtype: Type of the images.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    dtype: torch.dtype
 
 
 class PlannedLoader:

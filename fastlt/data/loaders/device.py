@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ... import ops
-from .base import Batch, InputFormat, PlannedLoader
+from .base import Batch, PlannedLoader
 from .memory import decode_all, decoded_bytes
 from .plan import Plan, Work
 
@@ -19,16 +19,13 @@ class DeviceMemoryLoader(PlannedLoader):
     """A loader that crops, resamples and mirrors on the device that holds the images, so no pixel crosses the bus.
 
     Images are decoded as in the memory loader. Its arithmetic is repeated in float32: pixels may differ by 1 of 255 on
-    a GPU, and not at all on a CPU. With an input format, batches are the network's finished input, colours jittered.
+    a GPU, and not at all on a CPU.
     """
 
     name: ClassVar[str] = "device"
 
-    def __init__(
-        self, plan: Plan, *, device: torch.device, num_threads: int, input_format: InputFormat | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, *, device: torch.device, num_threads: int) -> None:
         super().__init__(plan, device=device)
-        self.input_format = input_format
         self._data = torch.empty(decoded_bytes(plan), dtype=torch.uint8, device=device)
         self._starts = np.full(len(plan.dataset), -1, np.int64)
         self._end = 0
@@ -47,11 +44,10 @@ class DeviceMemoryLoader(PlannedLoader):
     def _batches(self) -> Generator[Batch, None, None]:
         for position in range(len(self.plan)):
             work = self.plan.work(position, self.stand_ins)
-            images = self._squares(work)
-            yield self._deliver(images, work if self.input_format is None else work._replace(jitter=None, order=None))
+            yield self._deliver(self._squares(work), work)
 
     def _squares(self, work: Work) -> Tensor:
-        """Return the images of a batch on the device: uint8 [B, S, S, 3], or in the input format."""
+        """Return the images of a batch on the device: uint8 [B, S, S, 3]."""
         sizes = self.plan.dataset.sizes[work.ids]
         windows = work.windows
         if windows is None:
@@ -60,24 +56,15 @@ class DeviceMemoryLoader(PlannedLoader):
         if boxes is None:
             boxes = np.concatenate([np.zeros_like(windows[:, 2:]), windows[:, 2:]], axis=1)
         flips = np.zeros(len(work.ids), np.bool_) if work.flips is None else work.flips
-        places = self._data, self._moved(self._starts[work.ids]), self._moved(sizes[:, 0].copy())
-        crops: dict[str, Any] = {
-            "windows": self._moved(windows),
-            "boxes": self._moved(boxes.astype(np.float32)),
-            "flips": self._moved(flips),
-            "size": self.plan.size,
-            "interpolation": self.plan.interpolation,
-        }
-        if self.input_format is None:
-            return ops.squares(*places, **crops)
-        return ops.network_inputs(
-            *places,
-            **crops,
-            factors=None if work.jitter is None else self._moved(work.jitter),
-            order=None if work.order is None else self._moved(work.order),
-            mean=self.input_format.mean,
-            std=self.input_format.std,
-            dtype=self.input_format.dtype,
+        return ops.squares(
+            self._data,
+            self._moved(self._starts[work.ids]),
+            self._moved(sizes[:, 0].copy()),
+            windows=self._moved(windows),
+            boxes=self._moved(boxes.astype(np.float32)),
+            flips=self._moved(flips),
+            size=self.plan.size,
+            interpolation=self.plan.interpolation,
         )
 
     def close(self) -> None:

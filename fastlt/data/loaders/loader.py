@@ -16,7 +16,7 @@ from ...runtime.machine import available_bytes, free_bytes, resolve_threads
 from ..dataset import LongTailedDataset
 from ..sampler import LongTailSampler
 from ..transforms.augmentation import Augmentation, EvalTransform
-from .base import Batch, InputFormat, Tuning
+from .base import Batch, Tuning
 from .device import DeviceMemoryLoader
 from .memory import MemoryLoader, decoded_bytes
 from .pillow import PillowLoader
@@ -24,7 +24,6 @@ from .plan import EvalPlan, Plan, Replacement, TrainPlan, ViewPlan
 
 __all__ = [
     "Batch",
-    "InputFormat",
     "Loader",
     "LoaderSettings",
     "Replacement",
@@ -75,7 +74,6 @@ class LoaderSettings(TypedDict, total=False):
         prefetch: As in `Tuning`.
         hw_decoder_load: As in `Tuning`.
         memory_share: Share of the free memory that the decoded images of this process may take; by default 0.25.
-        input_format: What "device" does to the pixels beyond cutting them; the other backends leave that to the step.
     """
 
     device: torch.device
@@ -84,7 +82,6 @@ class LoaderSettings(TypedDict, total=False):
     prefetch: int
     hw_decoder_load: float
     memory_share: float
-    input_format: InputFormat | None
 
 
 def train_loader(
@@ -182,7 +179,6 @@ def _open(
     prefetch: int = PREFETCH,
     hw_decoder_load: float = HW_DECODER_LOAD,
     memory_share: float = 0.25,
-    input_format: InputFormat | None = None,
 ) -> Loader:
     """Choose the backend and start it."""
     check_choice("--loader", backend, LOADERS)
@@ -201,7 +197,7 @@ def _open(
                 f"{room / 1e9:.1f} GB of {device} that are free; choose --loader dali, or pack the images smaller with "
                 "`fastlt data pack --short-side`"
             )
-        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads, input_format=input_format)
+        return DeviceMemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend == "memory" or (backend == "auto" and needed <= memory_share * free):
         return MemoryLoader(plan, device=device, num_threads=tuning.num_threads)
     if backend != "pillow":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...ops.colours import color_jitter, normalisation
+from ...ops.backend import has_kernels
+from ...ops.colours import color_jitter, jittered, normalisation
 from .randaugment import RandAugment
 
 # Shapes: B batch, H height, W width.
@@ -34,7 +35,8 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         self.channels_last = channels_last
-        scale, shift = normalisation(mean, std)
+        self.normalisation = normalisation(mean, std)
+        scale, shift = self.normalisation
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
         self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32), persistent=False)
         self.randaugment = RandAugment(randaugment_magnitude)
@@ -45,26 +47,35 @@ class Preprocess(nn.Module):
         jitter: Tensor | None = None,
         order: Tensor | None = None,
         operations: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Jitter, augment and normalise a batch.
 
+        On a GPU the jitter is an operation of its own. All the rest is left in the open to a compiler, which makes one
+        pass of the normalisation alone.
+
         Args:
-            images: uint8 [B, H, W, 3]; floating-point images are taken as finished, and only permuted.
+            images: uint8 [B, H, W, 3].
             jitter: float32 [B, 3], the factors of brightness, contrast and saturation, or None.
             order: uint8 [B], which of the six orders each image takes, or None without `jitter`.
             operations: uint8 [B, n], RandAugment's operations, or None.
+            dtype: Type to which the result is rounded.
 
         Returns:
-            float32 [B, 3, H, W], finished images in their own precision; for channels_last permuted without a copy.
+            [B, 3, H, W] in `dtype`; for channels_last permuted without a copy.
         """
-        if images.is_floating_point():
-            return self.lay_out(images)
-        x = images.float()
-        if jitter is not None and order is not None:
-            x = color_jitter(x, jitter, order)
+        if jitter is None or order is None:
+            x = images.float()
+        elif not has_kernels(images):
+            x = color_jitter(images.float(), jitter, order)
+        elif operations is not None:
+            x = jittered(images, jitter, order)
+        else:
+            scale, shift = self.normalisation
+            return self.lay_out(jittered(images, jitter, order, scale=scale, shift=shift, dtype=dtype))
         if operations is not None:
             x = self.randaugment(x, operations)
-        return self.lay_out(x * self.scale + self.shift)
+        return self.lay_out((x * self.scale + self.shift).to(dtype))
 
     def lay_out(self, x: Tensor) -> Tensor:
         """Permute [B, H, W, 3] to [B, 3, H, W] in the requested memory format."""

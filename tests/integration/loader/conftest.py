@@ -9,7 +9,6 @@ import torch
 from PIL import Image, ImageFilter
 
 from fastlt.data.dataset import LongTailedDataset
-from fastlt.data.loaders.base import InputFormat
 from fastlt.data.loaders.loader import Loader, train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation
@@ -74,7 +73,6 @@ def open_train() -> Callable[..., Loader]:
         world_size: int = 1,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
         interpolation: str = "bilinear",
-        input_format: InputFormat | None = None,
     ) -> Loader:
         sampler = LongTailSampler(
             dataset.labels, sampling="instance_balanced", batch_size=8, seed=5, rank=rank, world_size=world_size
@@ -89,7 +87,6 @@ def open_train() -> Callable[..., Loader]:
             backend=backend,
             num_threads=num_threads,
             prefetch=prefetch,
-            input_format=input_format,
         )
 
     return opened

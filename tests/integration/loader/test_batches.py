@@ -10,10 +10,9 @@ import torch
 from fastlt.config import INTERPOLATIONS
 from fastlt.data.dataset import LongTailedDataset
 from fastlt.data.image import decode_rgb
-from fastlt.data.loaders.base import Batch, InputFormat
+from fastlt.data.loaders.base import Batch
 from fastlt.data.loaders.loader import Loader, eval_loader
 from fastlt.data.transforms.augmentation import EvalTransform
-from fastlt.data.transforms.preprocess import Preprocess
 
 needs_dali = pytest.mark.skipif(importlib.util.find_spec("nvidia.dali") is None, reason="DALI is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -55,22 +54,6 @@ def test_pillow_memory_and_device_make_the_same_bits(
     pillow = drain(open_train(dataset, "pillow", num_threads=2, **settings))
     assert_equal(pillow, drain(open_train(dataset, "memory", **settings)))
     assert_equal(pillow, drain(open_train(dataset, "device", **settings)))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_device_hands_over_what_the_step_would_make(
-    dtype: torch.dtype, dataset: LongTailedDataset, open_train: Open
-) -> None:
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    input_format = InputFormat(mean=mean, std=std, dtype=dtype)
-    plain, finished = (
-        drain(open_train(dataset, "device", num_steps=2, input_format=each)) for each in (None, input_format)
-    )
-    for whole, raw in zip(finished, plain, strict=True):
-        assert whole.jitter is None
-        assert whole.order is None
-        expected = Preprocess(mean, std)(raw.images, raw.jitter, raw.order).to(dtype)
-        assert torch.equal(Preprocess(mean, std)(whole.images), expected)
 
 
 @needs_dali

@@ -12,7 +12,7 @@ from fastlt.data.transforms.mixup import draw_share
 from fastlt.data.transforms.randaugment import draw_operations
 from fastlt.runtime.signals import Signals
 from fastlt.training.data_wait import DataWait
-from fastlt.training.loaders import Streams, decoder_of, input_format_of, make_sampler
+from fastlt.training.loaders import Streams, decoder_of, make_sampler
 
 CPU = torch.device("cpu")
 
@@ -72,20 +72,8 @@ def test_the_sampler_is_the_runs_own() -> None:
     np.testing.assert_array_equal(sampler.batch(7), alone.batch(7)[2:])
 
 
-def test_pixels_are_finished_only_where_nothing_else_is_to_be_done() -> None:
+def test_all_loaders_but_dali_decode_alike() -> None:
     assert [decoder_of(name) for name in ("dali", "pillow", "memory", "device")] == ["dali", *["pillow"] * 3]
-    input_format = input_format_of(TrainConfig(precision="bf16", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
-    assert input_format is not None
-    assert (input_format.dtype, input_format.mean, input_format.std) == (
-        torch.bfloat16,
-        (0.1, 0.2, 0.3),
-        (0.4, 0.5, 0.6),
-    )
-    other = input_format_of(TrainConfig(precision="fp32"))
-    assert other is not None
-    assert other.dtype is torch.float32
-    assert input_format_of(TrainConfig(randaugment=1)) is None
-    assert input_format_of(TrainConfig(mixup=0.2)) is None
 
 
 def test_the_wait_is_the_time_in_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:

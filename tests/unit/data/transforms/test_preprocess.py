@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from fastlt.data.transforms import preprocess as module
 from fastlt.data.transforms.preprocess import Preprocess
-from fastlt.ops.colours import color_jitter, sequence
+from fastlt.ops.colours import color_jitter, jittered, sequence
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
@@ -56,9 +57,29 @@ def test_orders_are_counted_as_permutations_are() -> None:
     assert places.tolist() == [list(each) for each in itertools.permutations(range(3))]
 
 
-def test_finished_images_are_only_permuted() -> None:
-    images = torch.randn(2, 4, 5, 3).bfloat16()
-    assert Preprocess((0.5,) * 3, (0.25,) * 3)(images).equal(images.permute(0, 3, 1, 2))
+@pytest.mark.parametrize("operations", [None, torch.tensor([[12], [20]], dtype=torch.uint8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_the_jitter_is_an_operation_the_result_is_the_same(
+    operations: torch.Tensor | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.from_numpy(np.stack([picture(0), picture(1)]))
+    factors, order = torch.tensor([[0.6, 1.4, 1.2], [1.3, 0.7, 0.8]]), torch.tensor([3, 5], dtype=torch.uint8)
+    preprocess, calls = Preprocess((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), []
+    expected = preprocess(images, factors, order, operations, dtype)
+
+    def counted(*arguments: object, **settings: object) -> torch.Tensor:
+        calls.append(settings)
+        return jittered(*arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "has_kernels", lambda images: True)
+    monkeypatch.setattr(module, "jittered", counted)
+    got = preprocess(images, factors, order, operations, dtype)
+    assert len(calls) == 1
+    assert got.dtype is dtype
+    assert got.equal(expected)
+    assert got.stride() == expected.stride()
+    preprocess(images, operations=operations)
+    assert len(calls) == 1  # a compiler makes one pass of the normalisation
 
 
 def test_factors_of_one_change_nothing_and_images_do_not_mix() -> None:
