@@ -17,9 +17,8 @@ class DataWait:
     """The share of an epoch's training time in which this process waits for its batches.
 
     On a CPU this is the time in the loader. On a GPU the host's wait matters only while the GPU is idle. So two events
-    on the stream enclose every fetch, and the time between them is what training loses to missing images, or to copies
-    and crops that the loader makes on the stream itself. The events are read at log steps, which wait for the GPU
-    anyway.
+    on the stream enclose every fetch, and the time between them is what training loses to missing images, and to
+    copies and crops that are not done in time. The events are read at log steps, which wait for the GPU anyway.
 
     Args:
         device: The device that trains on the batches.

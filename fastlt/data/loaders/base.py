@@ -18,6 +18,7 @@ from torch import Tensor
 from ...config.train import HW_DECODER_LOAD, PREFETCH
 from ...runtime.device import on_device
 from .plan import Plan, Replacement, StandIns, Work
+from .side_stream import one_ahead
 
 T = TypeVar("T")
 
@@ -65,10 +66,12 @@ class PlannedLoader:
 
     Attributes:
         name: The backend.
+        prefetches: Whether batches are on the device before they are asked for; else `one_ahead` does that.
         replaced: The files that could not be read so far, and their stand-ins.
     """
 
     name: ClassVar[str]
+    prefetches: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, *, device: torch.device) -> None:
         self.plan = plan
@@ -88,7 +91,7 @@ class PlannedLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._closed:
             raise RuntimeError(f"the {self.name} loader was closed; open another one")
-        iteration = self._batches()
+        iteration = self._batches() if self.prefetches else one_ahead(self._batches(), self.device)
         self._iterations.add(iteration)
         return iteration
 

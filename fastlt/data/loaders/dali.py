@@ -37,6 +37,7 @@ class DaliLoader(PlannedLoader):
     """
 
     name: ClassVar[str] = "dali"
+    prefetches: ClassVar[bool] = True  # and its buffers return to it after the stream that it hands them over to
 
     def __init__(self, plan: Plan, *, device: torch.device, tuning: Tuning) -> None:
         super().__init__(plan, device=device)
