@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastlt import ops
 from fastlt.models.batch_norm import soften_momentum, use_fused_batch_norm
 from fastlt.models.resnet import Bottleneck
 
@@ -110,37 +109,6 @@ def merge_groups(network: nn.Module, width: int) -> None:
     replace_convolutions(network, lambda conv: conv.groups > 1, merged)
 
 
-class KernelGroups(nn.Module):
-    """A grouped 3 x 3 convolution by fastlt's own kernel, which merges narrow groups as it goes.
-
-    Args:
-        convolution: The convolution that it replaces; padding 1, no bias, as many channels out as in.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.groups, self.stride = convolution.weight, convolution.groups, convolution.stride[0]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Convolve [B, C, H, W]."""
-        weight = self.weight
-        if torch.is_autocast_enabled(images.device.type):
-            dtype = torch.get_autocast_dtype(images.device.type)
-            images, weight = images.to(dtype), weight.to(dtype)
-        return ops.grouped_conv(images, weight, groups=self.groups, stride=self.stride)
-
-
-def kernel_groups(network: nn.Module) -> None:
-    """Compute all grouped convolutions by our own kernel."""
-    replace_convolutions(network, lambda conv: conv.groups > 1 and conv.kernel_size == (3, 3), KernelGroups)
-
-
-def kernels(network: nn.Module) -> None:
-    """Batch norm and grouped convolutions by our own kernels."""
-    use_fused_batch_norm(network)
-    kernel_groups(network)
-
-
 class RecomputedBottleneck(Bottleneck):
     """A block whose activations are computed again in the backward pass instead of being kept."""
 
@@ -166,10 +134,10 @@ def shorten(network: nn.Module) -> None:
 
 CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
     "as it is": None,
-    "batch norm and groups by kernel": kernels,
     "1x1 as products": pointwise_as_products,
     "batch norm by kernel": use_fused_batch_norm,
-    "groups by kernel": kernel_groups,
+    "groups of 16 channels": functools.partial(merge_groups, width=16),
+    "groups of 32 channels": functools.partial(merge_groups, width=32),
     "groups of 64 channels": functools.partial(merge_groups, width=64),
     "blocks recomputed": recompute_blocks,
 }

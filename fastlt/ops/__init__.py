@@ -5,7 +5,6 @@ The reference runs on every device, and the tests compare the kernels with it. O
 
 from .batch_norm import batch_norm_relu
 from .colours import jittered
-from .convolution import grouped_conv
 from .crops import squares
 from .cross_entropy import scaled_cross_entropy
 from .intervals import prior_intervals, tau_intervals
@@ -15,7 +14,6 @@ from .ranking import label_rank
 __all__ = [
     "batch_norm_relu",
     "centroid_logits",
-    "grouped_conv",
     "jittered",
     "label_rank",
     "prior_intervals",

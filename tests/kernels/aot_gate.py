@@ -40,8 +40,6 @@ class Case:
         """Return rows, columns, depth and warps, as the launchers have them."""
         if self.module == "crops":
             return 0, 256 if self.kernel == "square_kernel" else 1024, 0, 8
-        if self.module == "convolution":
-            return 32 if (self.kernel, self.dtype) == ("weight_kernel", "fp32") else 64, 64, 0, 4
         if self.module == "batch_norm":
             return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
         if self.kernel == "gradient_kernel":
@@ -81,20 +79,13 @@ def cases() -> list[Case]:
     parts = (("PARTS", 8),)
     out.append(Case(kernel="grey_kernel", module="crops", flags=parts))
     out += [Case(kernel="jitter_kernel", module="crops", dtype=dtype, flags=parts) for dtype in ("bf16", "fp32")]
-    for dtype in ("bf16", "fp32"):
-        for stride in (1, 2):
-            flags = (("STRIDE", stride),)
-            for transposed in (False, True):
-                both = (*flags, ("TRANSPOSED", transposed))
-                out.append(Case(kernel="convolve_kernel", module="convolution", dtype=dtype, flags=both))
-            out.append(Case(kernel="weight_kernel", module="convolution", dtype=dtype, flags=flags))
     return out
 
 
 def compile_case(case: Case, architecture: int) -> dict[str, object]:
     """Compile one case; read its resources from the cubin and from the assembler's log."""
     import triton
-    from fastlt.kernels import batch_norm, convolution, crops, intervals, linear
+    from fastlt.kernels import batch_norm, crops, intervals, linear
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -102,7 +93,6 @@ def compile_case(case: Case, architecture: int) -> dict[str, object]:
         "linear": linear,
         "batch_norm": batch_norm,
         "crops": crops,
-        "convolution": convolution,
         "intervals": intervals,
     }
     function = getattr(modules[case.module], case.kernel)

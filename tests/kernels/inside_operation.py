@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from fastlt.kernels import launch_batch_norm, launch_convolution, launch_crops, launch_intervals
+from fastlt.kernels import launch_batch_norm, launch_crops, launch_intervals
 from fastlt.kernels import launch_linear as launch
 
 from fastlt import ops
-from fastlt.ops import batch_norm, colours, convolution, cross_entropy, intervals, linear, ranking
+from fastlt.ops import batch_norm, colours, cross_entropy, intervals, linear, ranking
 
 linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
 linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
@@ -15,8 +15,6 @@ intervals._intervals.register_kernel("cpu")(launch_intervals.intervals)
 ranking._label_rank.register_kernel("cpu")(launch.label_rank)
 batch_norm._batch_norm_relu.register_kernel("cpu")(launch_batch_norm.batch_norm_relu)
 batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_batch_norm.batch_norm_relu_backward)
-convolution._grouped_conv.register_kernel("cpu")(launch_convolution.grouped_conv)
-convolution._grouped_conv_weight.register_kernel("cpu")(launch_convolution.grouped_conv_weight)
 colours._jittered.register_kernel("cpu")(launch_crops.jittered)
 
 generator = torch.Generator().manual_seed(0)
@@ -57,9 +55,6 @@ for residual in (True, False):
         batch_norm._batch_norm_relu_backward,
         (pixels, pixels.clone(), pixels.relu(), moments[1], *moments, 1e-5, True, residual),
     )
-images, blocks = torch.randn(1, 3, 3, 16, generator=generator), torch.randn(9, 1, 16, 16, generator=generator)
-torch.library.opcheck(convolution._grouped_conv, (images, blocks, 1, False, 3, 3))
-torch.library.opcheck(convolution._grouped_conv_weight, (images, images.clone(), 1, 16))
 
 squares = torch.randint(0, 256, (6, 5, 7, 3), generator=generator, dtype=torch.uint8)
 jitter = 0.6 + 0.8 * torch.rand(6, 3, generator=generator), torch.arange(6, dtype=torch.uint8)

@@ -11,10 +11,10 @@ from fastlt.models import create_model
 
 NAMES = (
     "1x1 as products",
+    "groups of 16 channels",
+    "groups of 32 channels",
     "groups of 64 channels",
     "batch norm by kernel",
-    "groups by kernel",
-    "batch norm and groups by kernel",
     "blocks recomputed",
 )
 
