@@ -1,4 +1,4 @@
-"""Launcher of the kernels of tau intervals; see launch_linear for its arguments."""
+"""Launchers of the kernels of tau intervals; see launch_linear for their arguments."""
 
 import torch
 import triton
@@ -8,27 +8,33 @@ from . import intervals as kernels
 from .launch_linear import FAST, Product, Tile
 
 
+def log_norms(weight: Tensor) -> Tensor:
+    """Return log2 ||w_j||, float32 [C], from sums in float64; 0 for a zero row."""
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    out = weight.new_empty(len(weight), dtype=torch.float32)
+    rows = 8
+    with torch.cuda.device_of(weight):
+        kernels.log_norm_kernel[(int(triton.cdiv(len(weight), rows)),)](
+            weight, out, *weight.shape, weight.stride(0), BN=rows, BK=256, num_warps=4
+        )
+    return out
+
+
 def intervals(
     features: Tensor, weight: Tensor, labels: Tensor, slope: Tensor, shift: Tensor | None, log: bool
 ) -> tuple[Tensor, Tensor]:
     """Return low, high, float32 [N], between which each label is right; (inf, -inf) where it never is."""
-    product = Product.of(features, weight)
-    if not len(features):
-        return product.new(0), product.new(0)
+    product = Product.of(features, weight, reduced=True)
+    num = len(features)
+    low, high = product.new(num), product.new(num)
+    if not num:
+        return low, high
     labels = labels.contiguous()
     label_scores = product.label_scores(labels, None, shift)
-    low, high = (product.new(product.column_tiles, len(features)) for _ in range(2))
-    product.launch(kernels.interval_kernel, shift, slope, labels, label_scores, low, high, LOG=log, FAST=FAST)
-    low, high = low.amax(0), high.amin(0)
-    if log:
-        # Rows in which neither the label nor a rival is positive are rare; their number is not read, to avoid waiting.
-        signed = ~(label_scores >= torch.finfo(torch.float32).tiny)
-        is_open = signed & torch.isneginf(low) & torch.isposinf(high)
-        low.masked_fill_(signed & ~is_open, float("inf"))
-        order = torch.argsort(is_open.to(torch.uint8), descending=True, stable=True)
-        tile = Tile(32, 32, product.tile.depth, 4)
-        args = slope, order, is_open.sum(dtype=torch.int32), labels, low, high
-        grid = int(triton.cdiv(len(features), tile.rows))
-        product.launch(kernels.signed_interval_kernel, *args, grid=grid, tile=tile, FAST=FAST)
-    never = ~(low < high)
-    return low.masked_fill_(never, float("inf")), high.masked_fill_(never, float("-inf"))
+    parts = [product.new(product.column_tiles, num) for _ in range(2)]
+    args = shift, slope, labels, label_scores, *parts
+    product.reduce(kernels.interval_kernel, *args, LOG=log, FAST=FAST)
+    tile = Tile(64, 32, product.tile.depth, 4)
+    args = slope, labels, label_scores, *parts, low, high, product.column_tiles
+    product.launch(kernels.finish_kernel, *args, grid=int(triton.cdiv(num, tile.rows)), tile=tile, LOG=log, FAST=FAST)
+    return low, high

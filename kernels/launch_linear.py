@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import linear
 
@@ -22,24 +23,50 @@ _LN2 = 0.6931471805599453
 
 
 class Tile(NamedTuple):
-    """A launch configuration: rows and columns of a program's tile, depth of a step, warps, stages of the pipeline."""
+    """A launch configuration: rows and columns of a program's tile, depth of a step, warps, stages of the pipeline.
+
+    `parts` are those in which a reduction takes the columns, one after the other; `by_tma` says that descriptors copy.
+    """
 
     rows: int
     columns: int
     depth: int
     num_warps: int
     num_stages: int = 3
+    parts: int = 1
+    by_tma: bool = False
 
     @staticmethod
     def of(num_classes: int, dtype: torch.dtype) -> "Tile":
         """Return the tile for a class count and type; it ignores the batch, so a row's result does not depend on it.
 
         All compile without a spill for sm_80, sm_90 and sm_100. Small heads get small tiles, to fill the machine, and
-        so does float32, whose three TF32 products need more registers.
+        so does float32 before sm_90, whose three TF32 products would need more registers than there are.
         """
         if dtype is torch.float32:
-            return Tile(64, 64, 32, 4)
-        return Tile(64, 64, 64, 4) if num_classes <= 512 else Tile(128, 128, 64, 8)
+            is_large = num_classes > SMALL and architecture() >= 90
+            return Tile(128, 128, 32, 8) if is_large else Tile(64, 64, 32, 4)
+        return Tile(64, 64, 64, 4) if num_classes <= SMALL else Tile(128, 128, 64, 8, parts=2)
+
+
+SMALL = 512  # classes up to which a head gets small tiles
+WIDE = Tile(128, 256, 64, 8, num_stages=4, parts=4, by_tma=True)
+"""Of half types on sm_90 and later, for reductions: half the reads of X by way of the L2 cache."""
+
+
+def architecture() -> int:
+    """Return the GPU's architecture, 90 for sm_90; 0 if it is another vendor's. The interpreter plays an sm_90."""
+    if INTERPRETED:
+        return 90
+    target = triton.runtime.driver.active.get_current_target()
+    return int(target.arch) if target.backend == "cuda" else 0
+
+
+def takes_tma(*factors: Tensor) -> bool:
+    """Return whether the GPU's tensor memory accelerator copies these matrices: in units of 16 bytes only."""
+    return architecture() >= 90 and all(
+        t.element_size() == 2 and t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0 for t in factors
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +79,16 @@ class Product:
     tile: Tile
 
     @staticmethod
-    def of(features: Tensor, weight: Tensor) -> "Product":
-        """Return the product of features [N, D] and weight [C, D]."""
+    def of(features: Tensor, weight: Tensor, *, reduced: bool = False) -> "Product":
+        """Return the product of features [N, D] and weight [C, D]; `reduced`: for kernels that `reduce` launches."""
         tile, width = Tile.of(weight.shape[0], features.dtype), features.shape[1]
         missing = -width % tile.depth if width else tile.depth
         x, w = features.detach(), weight.detach()
         if missing:  # zeros change no product and make masks in the kernels needless; the usual widths need none
             x, w = (torch.nn.functional.pad(t, (0, missing)) for t in (x, w))
         x, w = (t if t.stride(1) == 1 else t.contiguous() for t in (x, w))
+        if reduced and weight.shape[0] > SMALL and takes_tma(x, w):
+            tile = WIDE
         return Product(x=x, w=w, width=width, tile=tile)
 
     def rows(self, start: int, stop: int) -> "Product":
@@ -89,7 +118,8 @@ class Product:
         sizes = self.x.shape[0], self.w.shape[0], self.x.shape[1], self.x.stride(0), self.w.stride(0)
         with torch.cuda.device_of(self.x):
             kernel[(grid,)](
-                *(self.x, self.w, *args, *sizes),
+                *(self.x, self.w) if not tile.by_tma else self.descriptors,
+                *(*args, *sizes),
                 **constants,
                 BM=tile.rows,
                 BN=tile.columns,
@@ -98,6 +128,16 @@ class Product:
                 num_warps=tile.num_warps,
                 num_stages=tile.num_stages,
             )
+
+    def reduce(self, kernel, *args, **constants) -> None:
+        """Run a kernel that reduces its tile's columns in parts, over all tiles."""
+        self.launch(kernel, *args, **constants, PARTS=self.tile.parts, TMA=self.tile.by_tma)
+
+    @property
+    def descriptors(self) -> tuple[TensorDescriptor, TensorDescriptor]:
+        """Descriptors of x and w for the tensor memory accelerator, made on the host, so that no GPU memory is used."""
+        heights = (self.x, self.tile.rows), (self.w, self.tile.columns)
+        return tuple(TensorDescriptor.from_tensor(t, [height, self.tile.depth]) for t, height in heights)
 
     def store(self, *args: Tensor | float | None, NORMS: bool) -> Tensor:
         """Return store_kernel's scores, [N, C] in the type of features."""
@@ -108,9 +148,14 @@ class Product:
         return out
 
     def label_scores(self, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Return each row's score at its label [N], in the same tile arithmetic as its rivals'."""
-        label_scores = self.new(self.x.shape[0])
-        self.launch(linear.label_kernel, scale, shift, labels, label_scores, grid=self.row_tiles)
+        """Return each row's score at its label [N], in the same tile arithmetic as its rivals'.
+
+        The reductions need it before they start, and no tile waits for the one that holds the label: so it has a launch
+        of its own, whose small tiles add the same terms in the same order as all others.
+        """
+        label_scores, tile = self.new(self.x.shape[0]), Tile.of(1, self.x.dtype)
+        grid = int(triton.cdiv(len(label_scores), tile.rows))
+        self.launch(linear.label_kernel, scale, shift, labels, label_scores, grid=grid, tile=tile)
         return label_scores
 
     def add_gradients(self, dz: Tensor, dx: Tensor | None, dw: Tensor | None) -> None:
@@ -187,14 +232,30 @@ def scaled_logits_backward(
 
 def label_rank(features: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     """Return how many classes come before the label, int32 [N]."""
-    product = Product.of(features, weight)
+    product = Product.of(features, weight, reduced=True)
     if not len(features):
         return product.new(0, dtype=torch.int32)
     labels = labels.contiguous()
     label_scores = product.label_scores(labels, scale, shift)
     num_behind = product.new(product.column_tiles, len(features), dtype=torch.int32)
-    product.launch(linear.rank_kernel, scale, shift, labels, label_scores, num_behind)
+    product.reduce(linear.rank_kernel, scale, shift, labels, label_scores, num_behind)
     return (weight.shape[0] - 1 - num_behind.sum(0)).int()
+
+
+def predictions(features: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the predicted classes, their log probabilities and the labels', all [N]."""
+    product = Product.of(features, weight, reduced=True)
+    shape = product.column_tiles, len(features)
+    label_scores, top, total = product.new(len(features)), product.new(*shape), product.new(*shape)
+    classes = product.new(*shape, dtype=torch.int32)
+    if len(features):
+        args = bias, labels.contiguous(), label_scores, top, classes, total
+        product.reduce(linear.prediction_kernel, *args)
+    best = top.argmax(0, keepdim=True)  # the first of equal ones, which has the lower classes
+    highest = top.gather(0, best)
+    log_total = (total * (top - highest).exp()).sum(0, dtype=torch.float64).log()
+    of_label = label_scores.double() - highest.squeeze(0) - log_total
+    return classes.gather(0, best).squeeze(0).long(), -log_total, of_label
 
 
 def cross_entropy(

@@ -8,7 +8,10 @@ C7515).
 import triton
 import triton.language as tl
 
-from .tile import class_vector, dot_tile, log2, score, tile_of
+from .tile import class_vector, dot_block, dot_tile, halves, log2, score, tile_of
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(-3.4028234663852886e38)
 
 
 @triton.jit
@@ -78,9 +81,29 @@ def label_kernel(
 
 
 @triton.jit
+def num_beaten(z, first, y, label_score, scale_ptr, shift_ptr, C, PARTS: tl.constexpr):
+    """Return how many of the classes from `first` on, of products z, the label beats [BM]; it never beats a NaN.
+
+    The columns are taken in PARTS, one after the other, so that only a part's temporaries are in registers.
+    """
+    if PARTS > 1:
+        left, right = halves(z)
+        beaten = num_beaten(left, first, y, label_score, scale_ptr, shift_ptr, C, PARTS // 2)
+        first += left.shape[1]
+        beaten += num_beaten(right, first, y, label_score, scale_ptr, shift_ptr, C, PARTS // 2)
+    else:
+        rn = first + tl.arange(0, z.shape[1])
+        z = score(z, scale_ptr, shift_ptr, rn, C)
+        other = (rn[None, :] < C) & (rn[None, :] != y[:, None])
+        is_behind = (z < label_score[:, None]) | ((z == label_score[:, None]) & (rn[None, :] > y[:, None]))
+        beaten = tl.sum((other & is_behind).to(tl.int32), 1)
+    return beaten
+
+
+@triton.jit
 def rank_kernel(
-    x_ptr,
-    w_ptr,
+    x,
+    w,
     scale_ptr,
     shift_ptr,
     y_ptr,
@@ -96,17 +119,82 @@ def rank_kernel(
     BK: tl.constexpr,
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
+    PARTS: tl.constexpr,
+    TMA: tl.constexpr,
 ):
-    """Store num_behind [column tiles, M]: how many classes of the tile the label beats; it never beats a NaN."""
+    """Store num_behind [column tiles, M]: how many classes of the tile the label beats."""
     pm, pn = tile_of(M, C, BM, BN, GROUP)
-    rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
-    z, _ = dot_tile(x_ptr, w_ptr, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
-    z = score(z, scale_ptr, shift_ptr, rn, C)
-    y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)[:, None]
-    label_score = tl.load(label_score_ptr + rm, mask=rm < M, other=0.0)[:, None]
-    other = (rn[None, :] < C) & (rn[None, :] != y)
-    is_behind = other & ((z < label_score) | ((z == label_score) & (rn[None, :] > y)))
-    tl.store(num_behind_ptr + pn.to(tl.int64) * M + rm, tl.sum(is_behind.to(tl.int32), 1), mask=rm < M)
+    z = dot_block(x, w, pm, pn, M, C, D, x_stride, w_stride, BM, BN, BK, PRECISION, TMA)
+    rm = pm * BM + tl.arange(0, BM)
+    y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
+    label_score = tl.load(label_score_ptr + rm, mask=rm < M, other=0.0)
+    num_behind = num_beaten(z, pn * BN, y, label_score, scale_ptr, shift_ptr, C, PARTS)
+    tl.store(num_behind_ptr + pn.to(tl.int64) * M + rm, num_behind, mask=rm < M)
+
+
+@triton.jit
+def top_class(z, first, y, shift_ptr, C, PARTS: tl.constexpr):
+    """Return of the classes from `first` on the top score, its first class, sum exp(score - top), the label's score.
+
+    All are [BM]; the last is 0 where the label is elsewhere. A NaN counts as infinite, and makes the sum NaN.
+    """
+    if PARTS > 1:
+        left, right = halves(z)
+        top, place, total, label_score = top_class(left, first, y, shift_ptr, C, PARTS // 2)
+        first += left.shape[1]
+        top_right, place_right, total_right, label_right = top_class(right, first, y, shift_ptr, C, PARTS // 2)
+        place = tl.where(top >= top_right, place, place_right)
+        label_score += label_right
+        top_left, top = top, tl.maximum(top, top_right)
+        total = total * tl.exp2((top_left - top) * LOG2_E) + total_right * tl.exp2((top_right - top) * LOG2_E)
+    else:
+        rn = first + tl.arange(0, z.shape[1])[None, :]
+        z = score(z, None, shift_ptr, first + tl.arange(0, z.shape[1]), C)
+        z = tl.where(rn < C, tl.where(z == z, z, float("inf")), LOWEST)
+        label_score = tl.sum(tl.where(rn == y[:, None], z, 0.0), 1)
+        top = tl.max(z, 1)
+        place = tl.min(tl.where(z == top[:, None], rn, C), 1)
+        total = tl.sum(tl.exp2((z - top[:, None]) * LOG2_E), 1)
+    return top, place, total, label_score
+
+
+@triton.jit
+def prediction_kernel(
+    x,
+    w,
+    shift_ptr,
+    y_ptr,
+    label_score_ptr,
+    top_ptr,
+    place_ptr,
+    sum_ptr,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    PARTS: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """Store partials [column tiles, M] of the largest score, its class and the sum of exp(score - largest).
+
+    The tile that holds a row's label stores label_score [M].
+    """
+    pm, pn = tile_of(M, C, BM, BN, GROUP)
+    z = dot_block(x, w, pm, pn, M, C, D, x_stride, w_stride, BM, BN, BK, PRECISION, TMA)
+    rm = pm * BM + tl.arange(0, BM)
+    y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
+    top, place, total, label_score = top_class(z, pn * BN, y, shift_ptr, C, PARTS)
+    partial = pn.to(tl.int64) * M + rm
+    tl.store(top_ptr + partial, top, mask=rm < M)
+    tl.store(place_ptr + partial, place, mask=rm < M)
+    tl.store(sum_ptr + partial, total, mask=rm < M)
+    tl.store(label_score_ptr + rm, label_score, mask=(rm < M) & (y >= pn * BN) & (y < pn * BN + BN))
 
 
 @triton.jit

@@ -54,6 +54,40 @@ def dot_tile(
 
 
 @triton.jit
+def dot_block(
+    x,
+    w,
+    pm,
+    pn,
+    M,
+    C,
+    D,
+    x_stride,
+    w_stride,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TMA: tl.constexpr,
+):
+    """Return the tile (pm, pn) of X @ W.T in float32; TMA: x and w are descriptors, whose copies need no registers."""
+    if TMA:
+        z = tl.zeros((BM, BN), tl.float32)
+        for k in range(0, D, BK):
+            z = tl.dot(x.load([pm * BM, k]), w.load([pn * BN, k]).T, z, input_precision=PRECISION)
+    else:
+        rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
+        z, _ = dot_tile(x, w, rm, rn, M, C, D, x_stride, w_stride, BM, BN, BK, False, PRECISION)
+    return z
+
+
+@triton.jit
+def halves(z):
+    """Return the left and the right half of a tile's columns."""
+    return tl.split(tl.permute(tl.reshape(z, (z.shape[0], 2, z.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
 def class_vector(ptr, rn, C):
     """Return the entries rn of a float32 vector [C] as a row [1, BN]."""
     return tl.load(ptr + rn, mask=rn < C, other=0.0)[None, :]

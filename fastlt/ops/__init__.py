@@ -9,13 +9,14 @@ from .crops import squares
 from .cross_entropy import scaled_cross_entropy
 from .intervals import prior_intervals, tau_intervals
 from .linear import centroid_logits, scaled_logits, tau_normalized_logits
-from .ranking import label_rank
+from .ranking import label_rank, predictions
 
 __all__ = [
     "batch_norm_relu",
     "centroid_logits",
     "jittered",
     "label_rank",
+    "predictions",
     "prior_intervals",
     "scaled_cross_entropy",
     "scaled_logits",

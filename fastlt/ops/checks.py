@@ -1,9 +1,9 @@
 """Checks of the operations' arguments: shapes, types, devices and values; each ValueError names the argument.
 
 Shapes, types and devices are compared on every call. Values (labels in range, weights finite) have to be read, which on
-an accelerator means waiting for it, and inside torch.compile means leaving the graph. So the operations of a training
-step read values only where that is free (CPU tensors outside torch.compile); those of an evaluation always read them in
-eager mode, one synchronisation a call.
+an accelerator means waiting for it, and inside torch.compile means leaving the graph. So operations read values first
+only where that is free (CPU tensors outside torch.compile). Those of an evaluation read them on an accelerator too, in
+eager mode: once, after all launches (`check_unread`).
 """
 
 import math
@@ -100,6 +100,41 @@ def check_labels(
         outside &= labels != ignore_index
     if outside.any():
         raise ValueError(f"labels: got {int(labels[outside][0])}; expected 0 to {num_classes - 1}")
+
+
+def check_labelled(
+    features: Tensor, weight: Tensor, labels: Tensor, *, wait: bool = False, **vectors: Tensor | None
+) -> None:
+    """Raise a ValueError unless features [N, D], weight [C, D], labels [N] and vectors [C] fit, as the checks above."""
+    check_product(features, weight, wait=wait)
+    check_labels(labels, features, weight.shape[0], wait=wait)
+    check_vectors(features, weight.shape[0], wait=wait, **vectors)
+
+
+def indices(labels: Tensor, num_classes: int) -> Tensor:
+    """Return labels by which a kernel may index: as they are where they have been read, else brought into range."""
+    return labels if labels.device.type == "cpu" else labels.long().clamp(0, num_classes - 1)
+
+
+def check_unread(
+    features: Tensor, weight: Tensor, labels: Tensor, *, witness: Tensor | None = None, **vectors: Tensor | None
+) -> None:
+    """Check the values that `check_labelled` has not read on an accelerator, by one read at the end of a call.
+
+    Args:
+        features: As for `check_labelled`, which has passed.
+        weight: As there.
+        labels: As there.
+        witness: What is finite if and only if weight is, and smaller.
+        vectors: As there.
+    """
+    if labels.device.type == "cpu" or not readable(labels, wait=True) or not len(labels):
+        return
+    inside = (labels >= 0) & (labels < weight.shape[0])
+    tensors = (weight if witness is None else witness, *vectors.values())
+    flags = [inside.all(), *(tensor.detach().sum().isfinite() for tensor in tensors if tensor is not None)]
+    if not torch.stack(flags).all():  # or the sum of finite values has overflowed: look again, one by one
+        check_labelled(features, weight, labels, wait=True, **vectors)
 
 
 def check_tau(tau: float | Tensor) -> None:

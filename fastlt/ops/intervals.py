@@ -44,25 +44,33 @@ tau (`fastlt.rebalancing.tau_curve`).
 Logit adjustment, z_j + b_j - tau log prior_j, is a line in tau to begin with: steps 3 to 5 without the logarithms. (A
 bias outside the scale would bend the lines of tau-normalization, which has none.)
 
-On a GPU a row in which nothing is positive is rare: the tile kernel leaves it open, and a second kernel decides it,
-without a synchronisation. On a CPU the bounds are fused in C++ for float32: it reads a chunk of logits once, in cache.
+On a GPU a row in which nothing is positive is rare: the tile kernel leaves it open, and the kernel that merges the
+tiles' bounds decides it; values are read once, at the end of a call. On a CPU the bounds are fused in C++ for float32:
+it reads a chunk of logits once, in cache.
 """
 
 import torch
 from torch import Tensor
 
 from . import backend, reference
-from .checks import accumulator, check_labels, check_product, check_vectors, product_dtype
+from .checks import accumulator, check_labelled, check_unread, indices, product_dtype
 from .linear import line
 
 _intervals = torch.library.custom_op("fastlt::intervals", reference.intervals, mutates_args=())
+_log_norms = torch.library.custom_op("fastlt::log_norms", reference.log_norms, mutates_args=())
 backend.register_kernel(_intervals, "intervals", "intervals")
+backend.register_kernel(_log_norms, "intervals", "log_norms")
 
 
 @_intervals.register_fake
 def _(features, weight, labels, slope, shift, log):  # type: ignore[no-untyped-def]
     low = features.new_empty(features.shape[0], dtype=accumulator(features.dtype))
     return low, torch.empty_like(low)
+
+
+@_log_norms.register_fake
+def _(weight):  # type: ignore[no-untyped-def]
+    return weight.new_empty(weight.shape[0], dtype=accumulator(weight.dtype))
 
 
 @torch.no_grad()
@@ -94,12 +102,12 @@ def tau_intervals(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Ten
         >>> ops.tau_intervals(torch.tensor([[1.0, 2.0], [1.0, 2.0]]), weight, labels)
         (tensor([  -inf, 0.5000]), tensor([0.5000,    inf]))
     """
-    check_product(features, weight, wait=True)
-    check_labels(labels, features, weight.shape[0], wait=True)
+    check_labelled(features, weight, labels)
     dtype = product_dtype(features, weight)
     weight = weight.to(dtype)
-    slope = reference.class_norms(weight, torch.float64).log2().to(accumulator(dtype))
-    low, high = _intervals(features.to(dtype), weight, labels, slope, None, True)
+    slope = _log_norms(weight)
+    low, high = _intervals(features.to(dtype), weight, indices(labels, len(weight)), slope, None, True)
+    check_unread(features, weight, labels, witness=slope)
     return low, high
 
 
@@ -132,10 +140,11 @@ def prior_intervals(
         >>> ops.prior_intervals(features, torch.eye(2), labels, torch.tensor([0.0, -1.0]))
         (tensor([-inf]), tensor([1.]))
     """
-    check_product(features, weight, wait=True)
-    check_labels(labels, features, weight.shape[0], wait=True)
-    check_vectors(features, weight.shape[0], wait=True, log_prior=log_prior, bias=bias)
+    vectors = {"log_prior": log_prior, "bias": bias}
+    check_labelled(features, weight, labels, **vectors)
     dtype = product_dtype(features, weight)
-    slope, bias = line(dtype, log_prior, None, bias)
-    low, high = _intervals(features.to(dtype), weight.to(dtype), labels, slope, bias, False)
+    slope, shift = line(dtype, log_prior, None, bias)
+    weight = weight.to(dtype)
+    low, high = _intervals(features.to(dtype), weight, indices(labels, len(weight)), slope, shift, False)
+    check_unread(features, weight, labels, **vectors)
     return low, high

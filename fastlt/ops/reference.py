@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import _C
 from .checks import accumulator
 
 # Elements of one chunk of z: 8 MB of float32 stay in a CPU's last-level cache; a GPU without Triton wants more.
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 25}
+PREDICTED_ROWS = 4096  # of a chunk of float64 logits
 
 
 def chunk_rows(num_classes: int, device: torch.device) -> int:
@@ -72,7 +74,12 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float) -> Tenso
 def class_norms(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ||w_j|| [C]; 1 for a zero row, whose products are 0 whatever their scale."""
     norms = torch.linalg.vector_norm(weight, dim=1, dtype=dtype)
-    return torch.where(norms > 0, norms, 1.0)
+    return torch.where(norms == 0, 1.0, norms)
+
+
+def log_norms(weight: Tensor) -> Tensor:
+    """Return log2 ||w_j|| [C] from sums in float64, so that equal norms have equal logarithms; 0 for a zero row."""
+    return class_norms(weight, torch.float64).log2().to(accumulator(weight.dtype))
 
 
 def scaled_logits_backward(
@@ -189,6 +196,23 @@ def label_rank(
         num_behind = (y < label_score).sum(1) + ((y == label_score) & (index > label)).sum(1)
         out[rows] = (weight.shape[0] - 1 - num_behind).int()
     return out
+
+
+def predictions(features: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the predicted classes, their log probabilities and the labels', float64; all [N]."""
+    dtype = accumulator(features.dtype)
+    classes = torch.empty(features.shape[0], dtype=torch.int64, device=features.device)
+    of_class, of_label = (torch.empty(classes.shape, dtype=torch.float64, device=classes.device) for _ in range(2))
+    w = weight.to(dtype)
+    with torch.autocast(features.device.type, enabled=False):
+        for start in range(0, features.shape[0], PREDICTED_ROWS):
+            rows = slice(start, start + PREDICTED_ROWS)
+            logits = F.linear(features[rows].to(dtype), w, bias).double()
+            # argmax breaks ties towards the lower index; max promises no order
+            classes[rows] = logits.argmax(1)
+            wanted = torch.stack([classes[rows], labels[rows].long()], 1)
+            of_class[rows], of_label[rows] = logits.log_softmax(1).gather(1, wanted).unbind(1)
+    return classes, of_class, of_label
 
 
 def intervals(

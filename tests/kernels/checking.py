@@ -46,6 +46,23 @@ def problem(shape: tuple[int, int, int], dtype: torch.dtype, device: str, seed: 
     }
 
 
+def exact_problem(device: str, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return X, W, labels and a bias whose products are exact in any order: ties in plenty, in many tiles."""
+    generator = torch.Generator().manual_seed(seed)
+    num, classes, width = 150, 530, 64
+    x, w = (torch.randint(-1, 2, (rows, width), generator=generator) for rows in (num, classes))
+    w[classes // 2 :] = w[: classes - classes // 2]  # every class twice, in other tiles
+    labels, bias = torch.randint(0, classes, (num,), generator=generator), torch.zeros(classes)
+    return x.to(device, dtype), w.to(device, dtype), labels.to(device), bias.to(device)
+
+
+def misaligned(matrix: Tensor) -> Tensor:
+    """Return the same matrix where descriptors cannot copy it from, as every row starts at an odd address."""
+    room = matrix.new_zeros(matrix.shape[0], matrix.shape[1] + 1)
+    room[:, 1:] = matrix
+    return room[:, 1:]
+
+
 def wide(value: object) -> object:
     """Return the same argument in float64."""
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,7 +1,9 @@
 """Checks of kernels/launch_intervals.py: between which taus each label is right."""
 
+from collections.abc import Iterator
+
 import torch
-from checking import SHAPES, Check, Group, each_shape, problem
+from checking import DTYPES, SHAPES, Check, Group, each_shape, exact_problem, misaligned, problem
 from fastlt.kernels import launch_intervals
 
 from fastlt.ops import reference
@@ -60,6 +62,60 @@ def check_nasty_intervals(device: str, dtype: torch.dtype, seed: int) -> Check:
     return f"intervals of integers, seed {seed}", good, text
 
 
+def check_wide(device: str, dtype: torch.dtype) -> Iterator[Check]:
+    """Intervals of many classes, each there twice, by descriptors where there are any, and by pointers: float64's."""
+    x, w, y, bias = exact_problem(device, dtype, 3)
+    slope = launch_intervals.log_norms(w)
+    for log in (True, False):
+        shift = None if log else bias
+        expected = reference.intervals(x.double(), w.double(), y, slope.double(), shift, log)
+        for place, (a, b) in {"aligned": (x, w), "misaligned": (misaligned(x), misaligned(w))}.items():
+            got = launch_intervals.intervals(a, b, y, slope, shift, log)
+            point = expected[1] - expected[0] < 1e-5  # crossings of three lines in one point, apart by rounding only
+            pairs = zip(got, expected, strict=True)
+            close = [(point | torch.isclose(g.double(), e, rtol=1e-4, atol=1e-4)).all() for g, e in pairs]
+            yield f"intervals of twins log={log} {place}", all(close), ""
+            if place == "aligned":
+                first = got
+        yield f"intervals log={log}: the same by TMA as by pointers", all(map(torch.equal, got, first)), ""
+
+
+def check_twins(device: str) -> Check:
+    """Of two classes that are equal the first wins, wherever their tiles are."""
+    p = problem((40, 600, 64), torch.float32, device, 4)
+    w = p["w"].clone()
+    w[300:] = w[:300]
+    low, high = launch_intervals.intervals(p["x"], w, p["y"], launch_intervals.log_norms(w), None, True)
+    return "intervals of twins", bool((~(low < high))[p["y"] >= 300].all()), ""
+
+
+def check_not_a_number(device: str) -> Iterator[Check]:
+    """A sample with NaN is right nowhere, and leaves its neighbours alone."""
+    x, w, y, bias = exact_problem(device, torch.float32, 5)
+    others = torch.arange(len(x), device=device) != 3
+    bad = x.clone()
+    bad[3] = float("nan")
+    for log in (True, False):
+        args = w, y, launch_intervals.log_norms(w), None if log else bias, log
+        before, after = (launch_intervals.intervals(features, *args) for features in (x, bad))
+        good = float(after[0][3]) == float("inf") and float(after[1][3]) == float("-inf")
+        good &= all(torch.equal(a[others], b[others]) for a, b in zip(before, after, strict=True))
+        yield f"intervals of NaN log={log}", good, ""
+
+
+def check_log_norms(device: str, dtype: torch.dtype) -> Check:
+    """Norms of any width and strides; equal ones have equal logarithms, a zero row has 0, a NaN stays one."""
+    generator = torch.Generator().manual_seed(6)
+    w = torch.randn(37, 301, generator=generator).to(dtype)
+    w[5] = w[4][torch.randperm(301, generator=generator)]
+    w[6] = 0
+    w[7, 300] = float("nan")
+    w = w.T.contiguous().T.to(device)
+    got = launch_intervals.log_norms(w).cpu()
+    good = torch.allclose(got, reference.log_norms(w.cpu()).float(), rtol=1e-6, atol=1e-6, equal_nan=True)
+    return f"log_norms {dtype}", good and bool(got[5] == got[4]) and bool(got[6] == 0) and bool(got[7].isnan()), ""
+
+
 def check_empty(device: str) -> Check:
     """No sample at all."""
     empty = problem((0, 5, 4), torch.float32, device, 0)
@@ -70,4 +126,7 @@ def check_empty(device: str) -> Check:
 def groups(device: str) -> list[Group]:
     checks = each_shape(device, check_random_intervals, True) + each_shape(device, check_random_intervals, False)
     checks += [("", check_nasty_intervals, (device, torch.float32, seed)) for seed in range(3)]
-    return [*checks, ("", check_empty, (device,))]
+    checks += [
+        (str(dtype), check, (device, dtype)) for dtype in DTYPES[device] for check in (check_wide, check_log_norms)
+    ]
+    return [*checks, *(("", check, (device,)) for check in (check_twins, check_not_a_number, check_empty))]

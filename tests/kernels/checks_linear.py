@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from checking import NEEDS, SHAPES, Check, Group, each_shape, near, problem
+from checking import DTYPES, NEEDS, SHAPES, Check, Group, each_shape, exact_problem, misaligned, near, problem
 from fastlt.kernels import launch_linear as launch
 from torch import Tensor
 
@@ -50,11 +50,60 @@ def check_rank(device: str, number: int, dtype: torch.dtype) -> Check:
     return "label_rank", bool(good), ""
 
 
+def check_predictions(device: str, number: int, dtype: torch.dtype) -> Check:
+    """Classes may differ where the two best are within rounding; probabilities are as near as float32 sums allow."""
+    p = problem(SHAPES[device][number], dtype, device, number)
+    x, w, y, bias = (p[name] for name in ("x", "w", "y", "shift"))
+    scores = x.double() @ w.double().T + bias.double()
+    classes, of_class, of_label = launch.predictions(x, w, y, bias)
+    again = launch.predictions(x, w, y, bias)
+    good = all(map(torch.equal, (classes, of_class, of_label), again))
+    slack = 1e-5 * scores.abs().amax(1).clamp_min(1.0)
+    good &= bool((scores.amax(1) - scores.gather(1, classes[:, None]).squeeze(1) <= slack).all())
+    exact = scores.log_softmax(1)
+    apart = [
+        (of_class - exact.amax(1)).abs() / slack,
+        (of_label - exact.gather(1, y[:, None]).squeeze(1)).abs() / slack,
+    ]
+    worst = float(torch.stack(apart).max())
+    return "predictions", good and worst < 2, f"{worst:.2f} of 1e-5 apart"
+
+
+def check_ties(device: str, dtype: torch.dtype) -> Iterator[Check]:
+    """Ranks and classes of ties are argmax's to the last, by descriptors where there are any, and by pointers."""
+    x, w, y, bias = exact_problem(device, dtype, 1)
+    scores = x.double() @ w.double().T
+    own, index = scores.gather(1, y[:, None]), torch.arange(len(w), device=device)
+    rank = ((scores > own) | ((scores == own) & (index < y[:, None]))).sum(1)
+    for place, (a, b) in {"aligned": (x, w), "misaligned": (misaligned(x), misaligned(w))}.items():
+        is_wide = launch.Product.of(a, b, reduced=True).tile.by_tma
+        yield f"{place} tile", is_wide == (place == "aligned" and launch.takes_tma(x, w)), f"by TMA: {is_wide}"
+        yield f"label_rank of ties {place}", torch.equal(launch.label_rank(a, b, y, None, None).long(), rank), ""
+        classes, of_class, of_label = launch.predictions(a, b, y, bias)
+        yield f"predictions of ties {place}", torch.equal(classes, scores.argmax(1)), ""
+        is_best = own.squeeze(1) == scores.amax(1)
+        yield f"probabilities of ties {place}", torch.equal(of_class == of_label, is_best), ""
+
+
+def check_not_a_number(device: str) -> Iterator[Check]:
+    """A sample with NaN is right nowhere, predicts the first class, and leaves its neighbours alone."""
+    x, w, y, bias = exact_problem(device, torch.float32, 2)
+    plain = launch.predictions(x, w, y, bias)
+    x[3] = float("nan")
+    rank, (classes, of_class, of_label) = launch.label_rank(x, w, y, None, None), launch.predictions(x, w, y, bias)
+    yield "label_rank of NaN", int(rank[3]) == len(w) - 1, ""
+    yield "predictions of NaN", int(classes[3]) == 0 and bool(of_class[3].isnan() and of_label[3].isnan()), ""
+    others = torch.arange(len(x), device=device) != 3
+    pairs = zip(plain, (classes, of_class, of_label), strict=True)
+    yield "neighbours of NaN", all(torch.equal(a[others], b[others]) for a, b in pairs), ""
+
+
 def check_empty(device: str) -> Check:
     """No sample at all."""
     empty = problem((0, 5, 4), torch.float32, device, 0)
-    rank = launch.label_rank(empty["x"], empty["w"], empty["y"], None, None)
-    return "label_rank empty", rank.shape == (0,), ""
+    args = empty["x"], empty["w"], empty["y"]
+    rank, found = launch.label_rank(*args, None, None), launch.predictions(*args, None)
+    return "label_rank and predictions empty", all(t.shape == (0,) for t in (rank, *found)), ""
 
 
 def check_large() -> Check:
@@ -66,5 +115,8 @@ def check_large() -> Check:
 
 
 def groups(device: str) -> list[Group]:
-    checks = [*each_shape(device, check_values), *each_shape(device, check_rank), ("", check_empty, (device,))]
+    checks = [*each_shape(device, check_values), *each_shape(device, check_rank)]
+    checks += each_shape(device, check_predictions)
+    checks += [(str(dtype), check_ties, (device, dtype)) for dtype in DTYPES[device]]
+    checks += [("", check_not_a_number, (device,)), ("", check_empty, (device,))]
     return [*checks, ("", check_large, ())] if device == "cuda" else checks

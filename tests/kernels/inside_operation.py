@@ -12,6 +12,8 @@ linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
 linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
 cross_entropy._cross_entropy.register_kernel("cpu")(launch.cross_entropy)
 intervals._intervals.register_kernel("cpu")(launch_intervals.intervals)
+intervals._log_norms.register_kernel("cpu")(launch_intervals.log_norms)
+ranking._predictions.register_kernel("cpu")(launch.predictions)
 ranking._label_rank.register_kernel("cpu")(launch.label_rank)
 batch_norm._batch_norm_relu.register_kernel("cpu")(launch_batch_norm.batch_norm_relu)
 batch_norm._batch_norm_relu_backward.register_kernel("cpu")(launch_batch_norm.batch_norm_relu_backward)
@@ -26,7 +28,9 @@ detached = x.detach(), w.detach()
 torch.library.opcheck(linear._scaled_logits, (*detached, scale.detach(), None, None, None))
 torch.library.opcheck(cross_entropy._cross_entropy, (*detached, y, torch.ones(9), None, None, None, 0.1, [True] * 4))
 torch.library.opcheck(intervals._intervals, (*detached, y, bias.detach(), None, True))
+torch.library.opcheck(intervals._log_norms, (w.detach(),))
 torch.library.opcheck(ranking._label_rank, (*detached, y, None, None))
+torch.library.opcheck(ranking._predictions, (*detached, y, bias.detach()))
 
 
 def loss(*inputs: torch.Tensor) -> torch.Tensor:
