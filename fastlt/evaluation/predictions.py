@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import ops
 from ..features.arrays import chunks
 from ..metrics import class_hits
 from ..models import LinearHead
@@ -67,12 +68,6 @@ def predict(head: LinearHead, features: Tensor, labels: Tensor) -> Predictions:
         features: [N, D], on the head's device.
         labels: [N].
     """
-    parts = []
-    for rows, logits in logit_chunks(head, features):
-        log_probabilities = logits.log_softmax(1)
-        # argmax breaks ties towards the lower index, as everywhere; max promises no order
-        classes = logits.argmax(1)
-        of_class, of_label = log_probabilities.gather(1, torch.stack([classes, labels[rows]], 1)).unbind(1)
-        parts.append((classes.cpu(), of_class.exp().cpu(), of_label.cpu()))
-    columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return Predictions(labels.cpu().numpy(), *columns)
+    bias = None if head.bias is None else head.bias.detach()
+    classes, of_class, of_label = ops.predictions(features, head.weight.detach(), labels, bias=bias)
+    return Predictions(*(column.cpu().numpy() for column in (labels, classes, of_class.exp(), of_label)))
