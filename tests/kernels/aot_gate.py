@@ -44,8 +44,6 @@ class Case:
             return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
         if self.kernel == "gradient_kernel":
             return 32, 64, 0, 4
-        if self.kernel == "signed_interval_kernel":
-            return 32, 32, 32 if self.dtype == "fp32" else 64, 4
         return (64, 64, 32, 4) if self.dtype == "fp32" else (128, 128, 64, 8)
 
 
@@ -54,11 +52,8 @@ def cases() -> list[Case]:
     logits, centroids = ("row_ptr", "column_ptr"), ("scale_ptr",)
     out = []
     for dtype in ("bf16", "fp32"):
-        names = ("label_kernel", "rank_kernel", "partition_kernel", "column_sum_kernel")
+        names = ("label_kernel", "partition_kernel", "column_sum_kernel")
         out += [Case(kernel=name, dtype=dtype) for name in names]
-        out += [Case(kernel="signed_interval_kernel", module="intervals", dtype=dtype)]
-        for log in (True, False):
-            out += [Case(kernel="interval_kernel", module="intervals", dtype=dtype, flags=(("LOG", log),))]
         out += [
             Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)
         ]
