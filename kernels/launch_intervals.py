@@ -35,6 +35,6 @@ def intervals(
     args = shift, slope, labels, label_scores, *parts
     product.reduce(kernels.interval_kernel, *args, LOG=log, FAST=FAST)
     tile = Tile(64, 32, product.tile.depth, 4)
-    args = slope, labels, label_scores, *parts, low, high, product.column_tiles
-    product.launch(kernels.finish_kernel, *args, grid=int(triton.cdiv(num, tile.rows)), tile=tile, LOG=log, FAST=FAST)
+    grid, tensors = int(triton.cdiv(num, tile.rows)), (slope, labels, label_scores, *parts, low, high)
+    product.launch(kernels.finish_kernel, *tensors, product.column_tiles, grid=grid, tile=tile, LOG=log, FAST=FAST)
     return low, high

@@ -7,11 +7,13 @@ eager mode: once, after all launches (`check_unread`).
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+Vectors = Mapping[str, Tensor | None]
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -102,9 +104,7 @@ def check_labels(
         raise ValueError(f"labels: got {int(labels[outside][0])}; expected 0 to {num_classes - 1}")
 
 
-def check_labelled(
-    features: Tensor, weight: Tensor, labels: Tensor, *, wait: bool = False, **vectors: Tensor | None
-) -> None:
+def check_labelled(features: Tensor, weight: Tensor, labels: Tensor, vectors: Vectors, *, wait: bool = False) -> None:
     """Raise a ValueError unless features [N, D], weight [C, D], labels [N] and vectors [C] fit, as the checks above."""
     check_product(features, weight, wait=wait)
     check_labels(labels, features, weight.shape[0], wait=wait)
@@ -117,7 +117,12 @@ def indices(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def check_unread(
-    features: Tensor, weight: Tensor, labels: Tensor, *, witness: Tensor | None = None, **vectors: Tensor | None
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    vectors: Vectors,
+    *,
+    witness: Tensor | None = None,
 ) -> None:
     """Check the values that `check_labelled` has not read on an accelerator, by one read at the end of a call.
 
@@ -125,8 +130,8 @@ def check_unread(
         features: As for `check_labelled`, which has passed.
         weight: As there.
         labels: As there.
-        witness: What is finite if and only if weight is, and smaller.
         vectors: As there.
+        witness: What is finite if and only if weight is, and smaller.
     """
     if labels.device.type == "cpu" or not readable(labels, wait=True) or not len(labels):
         return
@@ -134,7 +139,7 @@ def check_unread(
     tensors = (weight if witness is None else witness, *vectors.values())
     flags = [inside.all(), *(tensor.detach().sum().isfinite() for tensor in tensors if tensor is not None)]
     if not torch.stack(flags).all():  # or the sum of finite values has overflowed: look again, one by one
-        check_labelled(features, weight, labels, wait=True, **vectors)
+        check_labelled(features, weight, labels, vectors, wait=True)
 
 
 def check_tau(tau: float | Tensor) -> None:

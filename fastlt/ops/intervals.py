@@ -102,12 +102,12 @@ def tau_intervals(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Ten
         >>> ops.tau_intervals(torch.tensor([[1.0, 2.0], [1.0, 2.0]]), weight, labels)
         (tensor([  -inf, 0.5000]), tensor([0.5000,    inf]))
     """
-    check_labelled(features, weight, labels)
+    check_labelled(features, weight, labels, {})
     dtype = product_dtype(features, weight)
     weight = weight.to(dtype)
     slope = _log_norms(weight)
     low, high = _intervals(features.to(dtype), weight, indices(labels, len(weight)), slope, None, True)
-    check_unread(features, weight, labels, witness=slope)
+    check_unread(features, weight, labels, {}, witness=slope)
     return low, high
 
 
@@ -141,10 +141,10 @@ def prior_intervals(
         (tensor([-inf]), tensor([1.]))
     """
     vectors = {"log_prior": log_prior, "bias": bias}
-    check_labelled(features, weight, labels, **vectors)
+    check_labelled(features, weight, labels, vectors)
     dtype = product_dtype(features, weight)
     slope, shift = line(dtype, log_prior, None, bias)
     weight = weight.to(dtype)
     low, high = _intervals(features.to(dtype), weight, indices(labels, len(weight)), slope, shift, False)
-    check_unread(features, weight, labels, **vectors)
+    check_unread(features, weight, labels, vectors)
     return low, high

@@ -63,11 +63,11 @@ def label_rank(
         tensor([2], dtype=torch.int32)
     """
     vectors = {"scale": scale, "bias": bias, "offset": offset}
-    check_labelled(features, weight, labels, **vectors)
+    check_labelled(features, weight, labels, vectors)
     dtype = product_dtype(features, weight)
     factors = features.to(dtype), weight.to(dtype)
     rank: Tensor = _label_rank(*factors, indices(labels, len(weight)), *line(dtype, scale, bias, offset))
-    check_unread(features, weight, labels, **vectors)
+    check_unread(features, weight, labels, vectors)
     return rank
 
 
@@ -100,9 +100,9 @@ def predictions(
         >>> classes.tolist(), of_class.exp().tolist() == of_label.exp().tolist()
         ([0, 1], False)
     """
-    check_labelled(features, weight, labels, bias=bias)
+    check_labelled(features, weight, labels, {"bias": bias})
     dtype = product_dtype(features, weight)
     factors, (_, shift) = (features.to(dtype), weight.to(dtype)), line(dtype, None, bias, None)
     classes, of_class, of_label = _predictions(*factors, indices(labels, len(weight)), shift)
-    check_unread(features, weight, labels, bias=bias)
+    check_unread(features, weight, labels, {"bias": bias})
     return classes, of_class, of_label
