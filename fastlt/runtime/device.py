@@ -111,15 +111,33 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
 @contextlib.contextmanager
 def exact_fp32(device: torch.device) -> Iterator[None]:
     """Multiply fp32 in full precision on a GPU, where convolutions take TF32 (10 bits) by default."""
-    if device.type != "cuda":
+    with full_precision() if device.type == "cuda" else contextlib.nullcontext():
         yield
-        return
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Turn TF32 off inside a block, and restore the process's settings after it.
+
+    PyTorch has an older and a newer set of switches, and reading one raises an error where the other contradicts it. So
+    both are set, and where the process's own settings contradict each other, the newer are restored, which decide.
+    """
+    backends: Any = torch.backends
+    switches = backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn
     before = [switch.fp32_precision for switch in switches]
+    products = convolutions = None
+    with contextlib.suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolutions = backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    for switch in switches:
+        switch.fp32_precision = "ieee"
     try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
         yield
     finally:
+        torch.set_float32_matmul_precision(products or "highest")
+        backends.cudnn.allow_tf32 = convolutions is not False
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
