@@ -39,8 +39,9 @@ class MovingAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = zip(*self._floats, strict=True)
         torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, counter in self._counters:
-            average.copy_(counter)
+        if self._counters:
+            averages, weights = zip(*self._counters, strict=True)
+            torch._foreach_copy_(averages, weights)
 
 
 @contextlib.contextmanager
