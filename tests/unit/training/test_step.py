@@ -53,6 +53,21 @@ def test_compiled_and_eager_agree() -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("precision", "share", "expected"),
+    [("fp32", None, torch.float32), ("bf16", None, torch.bfloat16), ("bf16", torch.tensor(0.3), torch.float32)],
+)
+def test_images_are_rounded_once_and_after_they_were_blended(
+    precision: str, share: torch.Tensor | None, expected: torch.dtype
+) -> None:
+    config = dataclasses.replace(recipe("glyphs_lt"), precision=precision)
+    preprocess, types = Preprocess(config.mean, config.std), []
+    preprocess.register_forward_hook(lambda _module, _arguments, result: types.append(result.dtype))
+    step = loss_function(create_model("resnet8", 5), preprocess, config, CPU, Compiler(enabled=False))
+    step(StepInput(*batch(), mixup_share=share))
+    assert types == [expected]
+
+
 def test_a_cpu_compiles_long_runs_and_a_gpu_every_run() -> None:
     config = recipe("glyphs_lt")
     assert not worth_compiling(config, CPU, MIN_STEPS_TO_COMPILE_ON_CPU - 1)
