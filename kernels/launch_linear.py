@@ -19,7 +19,6 @@ INTERPRETED = not isinstance(linear.store_kernel, triton.JITFunction)
 FAST = not INTERPRETED and torch.version.hip is None  # the one-instruction logarithm and reciprocal are PTX
 
 CHUNK_ELEMENTS = 1 << 22  # of the float32 logits that cross entropy holds at once: 16 MB stay in the L2 cache
-_LN2 = 0.6931471805599453
 
 
 class Tile(NamedTuple):
@@ -256,80 +255,3 @@ def predictions(features: Tensor, weight: Tensor, labels: Tensor, bias: Tensor |
     log_total = (total * (top - highest).exp()).sum(0, dtype=torch.float64).log()
     of_label = label_scores.double() - highest.squeeze(0) - log_total
     return classes.gather(0, best).squeeze(0).long(), -log_total, of_label
-
-
-def cross_entropy(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    row_weights: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    class_weights: Tensor | None,
-    label_smoothing: float,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return row losses [N] and the gradients of their sum for features, weight, scale and shift, if needed.
-
-    Without gradients one launch reads X and W and stores partials only. With gradients the float32 logits of one chunk
-    of rows stay in the L2 cache between the tile kernel, the softmax kernel and the vendor's products.
-    """
-    product = Product.of(features, weight)
-    num, classes = features.shape[0], weight.shape[0]
-    gradients = dx, dw, ds, dshift = _gradients(features, weight, needs)
-    losses = product.new(num)
-    labels = labels.long().clamp(0, classes - 1)  # a row whose label is out of range has the weight 0 or NaN
-    spread = label_smoothing / classes
-    total = spread * (class_weights.sum() if class_weights is not None else classes)
-    hit = 1.0 - label_smoothing if class_weights is None else (1.0 - label_smoothing) * class_weights[labels]
-    target, soft, spreads = row_weights * hit, row_weights * (hit + total), row_weights * spread
-    z_stride = product.column_tiles * product.tile.columns
-    size = max(CHUNK_ELEMENTS // z_stride // product.tile.rows, 1) * product.tile.rows if any(needs) else max(num, 1)
-    for start in range(0, num, size):
-        rows = slice(start, min(start + size, num))
-        part, length = product.rows(rows.start, rows.stop), rows.stop - rows.start
-        z = part.new(length, z_stride) if any(needs) else None
-        label_scores = part.new(length)
-        top, partition = (part.new(part.column_tiles, length) for _ in range(2))
-        smooth = part.new(part.column_tiles, length) if label_smoothing > 0 else None
-        args = scale, shift, labels[rows], class_weights, label_scores, top, partition, smooth, z, z_stride
-        part.launch(linear.partition_kernel, *args)
-        highest = top.amax(0)
-        lse = highest + (partition * (top - highest).exp2_()).sum(0).log2_()
-        losses[rows] = soft[rows] * lse * _LN2 - target[rows] * label_scores
-        if smooth is not None:
-            losses[rows] -= spreads[rows] * smooth.sum(0)
-        if z is not None:
-            weights = soft[rows], target[rows], spreads[rows] if smooth is not None else None
-            inputs = labels[rows], lse, *weights, class_weights
-            dz = _softmax_gradient(z, weight, scale, shift, inputs, gradients)
-            part.add_gradients(dz, dx[rows] if needs[0] else None, dw if needs[1] else None)
-    return losses, dx, dw.to(weight.dtype), ds, dshift
-
-
-def _softmax_gradient(
-    z: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    inputs: tuple[Tensor | None, ...],
-    gradients: tuple[Tensor, Tensor, Tensor, Tensor],
-) -> Tensor:
-    """Return a chunk's dz in the type of weight, empty if only sums are needed; add to those of scale and shift."""
-    dx, dw, *sums = gradients
-    num, classes = z.shape[0], len(weight)
-    rows, columns = 32, 64
-    row_tiles = int(triton.cdiv(num, rows))
-    dz = weight.new_empty(num, classes) if dx.numel() or dw.numel() else None
-    partials = [z.new_empty(row_tiles, classes) if total.numel() else None for total in sums]
-    with torch.cuda.device_of(z):
-        linear.gradient_kernel[(int(triton.cdiv(classes, columns)), row_tiles)](
-            *(z, scale, shift, *inputs, dz, *partials, z.stride(0), num, classes),
-            BM=rows,
-            BN=columns,
-            num_warps=4,
-        )
-    for total, partial in zip(sums, partials, strict=True):
-        if partial is not None:
-            total.add_(partial.sum(0))
-    return z.new_empty(0) if dz is None else dz

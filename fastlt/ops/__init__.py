@@ -6,7 +6,7 @@ The reference runs on every device, and the tests compare the kernels with it. O
 from .batch_norm import batch_norm_relu
 from .colours import jittered
 from .crops import squares
-from .cross_entropy import scaled_cross_entropy
+from .cross_entropy import rescaled_cross_entropy, scaled_cross_entropy
 from .intervals import prior_intervals, tau_intervals
 from .linear import centroid_logits, scaled_logits, tau_normalized_logits
 from .ranking import label_rank, predictions
@@ -18,6 +18,7 @@ __all__ = [
     "label_rank",
     "predictions",
     "prior_intervals",
+    "rescaled_cross_entropy",
     "scaled_cross_entropy",
     "scaled_logits",
     "squares",

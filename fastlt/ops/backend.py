@@ -28,12 +28,12 @@ def kernels(module: str) -> ModuleType:
     return importlib.import_module(f"fastlt.kernels.launch_{module}")
 
 
-def register_kernel(operation: CustomOpDef, module: str, name: str) -> None:
-    """Run an operation on a GPU by the launcher `name` of launch_<module>; in float64, by the reference."""
+def register_kernel(operation: CustomOpDef, module: str, name: str, plain: ModuleType = reference) -> None:
+    """Run an operation on a GPU by the launcher `name` of launch_<module>; in float64, by that of module `plain`."""
     if not HAS_TRITON:
         return
 
     @operation.register_kernel("cuda")
     def _(first: Tensor, *args: Any) -> Any:
-        bodies = reference if first.dtype is torch.float64 else kernels(module)
+        bodies = plain if first.dtype is torch.float64 else kernels(module)
         return getattr(bodies, name)(first, *args)

@@ -1,51 +1,156 @@
-"""Cross entropy of a (scaled) linear head that never holds its [N, C] logits."""
+"""Cross entropy of (scaled) linear heads that keeps few logits, and of heads that rescale stored logits."""
 
 import torch
 from torch import Tensor
 
 from ..config import check_choice, check_range
-from . import backend, reference
+from . import backend
+from . import reference_cross_entropy as reference
 from .checks import accumulator, check_labels, check_product, check_vectors, product_dtype
-from .linear import line
+
+KEPT_BYTES = 1 << 28  # of logits that may be kept for the gradients; more are computed again, chunk by chunk
 
 _cross_entropy = torch.library.custom_op("fastlt::cross_entropy", reference.cross_entropy, mutates_args=())
-backend.register_kernel(_cross_entropy, "linear", "cross_entropy")
+_cross_entropy_backward = torch.library.custom_op(
+    "fastlt::cross_entropy_backward", reference.cross_entropy_backward, mutates_args=()
+)
+_rescaled = torch.library.custom_op("fastlt::rescaled_cross_entropy", reference.rescaled_cross_entropy, mutates_args=())
+_rescaled_backward = torch.library.custom_op(
+    "fastlt::rescaled_cross_entropy_backward", reference.rescaled_cross_entropy_backward, mutates_args=()
+)
+for _operation, _name in (
+    (_cross_entropy, "cross_entropy"),
+    (_cross_entropy_backward, "cross_entropy_backward"),
+    (_rescaled, "rescaled_cross_entropy"),
+    (_rescaled_backward, "rescaled_cross_entropy_backward"),
+):
+    backend.register_kernel(_operation, "cross_entropy", _name, reference)
 
 
 @_cross_entropy.register_fake
-def _(features, weight, labels, row_weights, scale, shift, class_weights, label_smoothing, needs):  # type: ignore[no-untyped-def]
-    losses = features.new_empty(features.shape[0], dtype=accumulator(features.dtype))
-    return losses, *reference.finish(reference.new_gradients(features, weight, needs), weight)
+def _(features, weight, labels, scale, bias, offset, class_weights, label_smoothing, ignore_index, mean, width):  # type: ignore[no-untyped-def]
+    (num, _), (heads, _, _), dtype = features.shape, weight.shape, accumulator(features.dtype)
+    losses, lse, weights = (features.new_empty(rows, num, dtype=dtype) for rows in (heads, heads, 3))
+    return losses, lse, weights, features.new_empty((num, heads, width) if width else 0, dtype=dtype)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """The operation with gradients, which are computed with the loss if its rows are summed, else in a second pass.
+@_cross_entropy_backward.register_fake
+def _(grad, features, weight, labels, scale, bias, offset, class_weights, lse, row_weights, z, smooth, needs):  # type: ignore[no-untyped-def]
+    need_x, need_w, *need_vectors = needs
+    dx = features.new_empty(features.shape if need_x else 0)
+    dw = weight.new_empty(weight.shape if need_w else 0)
+    return dx, dw, *(lse.new_empty(weight.shape[:2] if need else 0) for need in need_vectors)
 
-    The gradients of a sum are known, up to one factor, while the product is at hand: three products instead of four.
+
+@_rescaled.register_fake
+def _(logits, scale, labels, rows):  # type: ignore[no-untyped-def]
+    return tuple(scale.new_empty(number, labels.shape[0]) for number in (len(scale), len(scale), 3))
+
+
+@_rescaled_backward.register_fake
+def _(grad, logits, scale, labels, rows, lse, row_weights):  # type: ignore[no-untyped-def]
+    return torch.empty_like(scale)
+
+
+class _HeadsCrossEntropy(torch.autograd.Function):
+    """Losses [K, N] of K heads, with gradients for features, weight, scale, bias and offset.
+
+    Of the forward pass the logits are kept, where they are few; gradients are made in the backward pass, by weights of
+    rows that hold the gradient that arrives, so that nothing as large as the weights is multiplied afterwards.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, features, weight, scale, shift, labels, row_weights, class_weights, label_smoothing, summed
+        ctx, features, weight, scale, bias, offset, labels, class_weights, label_smoothing, ignore_index, mean
     ):
-        ctx.needs = list(ctx.needs_input_grad[:4])
-        ctx.summed, ctx.label_smoothing = summed, label_smoothing
-        args = features, weight, labels, row_weights, scale, shift, class_weights
-        losses, *gradients = _cross_entropy(*args, label_smoothing, ctx.needs if summed else [False] * 4)
-        ctx.save_for_backward(*(gradients if summed else args))
-        return losses.sum() if summed else losses
+        args = features, weight, labels, scale, bias, offset, class_weights
+        width = _kept_width(features, weight) if any(ctx.needs_input_grad) else 0
+        losses, *kept = _cross_entropy(*args, label_smoothing, ignore_index, mean, width)
+        ctx.needs, ctx.smooth = list(ctx.needs_input_grad[:5]), label_smoothing > 0
+        ctx.save_for_backward(*args, *kept)
+        return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        if ctx.summed:
-            # Rounded to each gradient's own type first: a float32 factor would promote a half-type gradient.
-            gradients = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
-        else:
-            features, weight, labels, row_weights, *rest = ctx.saved_tensors
-            args = features, weight, labels, row_weights * grad, *rest
-            _, *gradients = _cross_entropy(*args, ctx.label_smoothing, ctx.needs)
+        dx, dw, ds, dbias, doffset = _cross_entropy_backward(grad, *ctx.saved_tensors, ctx.smooth, ctx.needs)
+        gradients = dx, dw, ds, dbias, doffset.sum(0) if ctx.needs[4] and len(doffset) > 1 else doffset.flatten()
         return *(g if need else None for g, need in zip(gradients, ctx.needs, strict=True)), *[None] * 5
+
+
+class _RescaledCrossEntropy(torch.autograd.Function):
+    """Losses [K, B] of stored logits under scales [K, C], with a gradient for the scales."""
+
+    @staticmethod
+    def forward(ctx, scale, logits, labels, rows):  # type: ignore[no-untyped-def]
+        losses, *kept = _rescaled(logits, scale, labels, rows)
+        ctx.save_for_backward(logits, scale, labels, rows, *kept)
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return _rescaled_backward(grad, *ctx.saved_tensors), None, None, None
+
+
+def _kept_width(features: Tensor, weight: Tensor) -> int:
+    """Return the columns of the logits to be kept for the gradients, or 0 if they are too large.
+
+    Rows of the kernels' logits are padded, so that they are stored and read as vectors.
+    """
+    heads, classes, _ = weight.shape
+    padded = backend.has_kernels(features) and features.dtype is not torch.float64
+    width = classes + -classes % 16 if padded else classes
+    size = len(features) * heads * width * accumulator(features.dtype).itemsize
+    return width if size <= KEPT_BYTES else 0
+
+
+def heads_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    offset: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the mean losses [K] of K heads side by side, as `scaled_cross_entropy` would one by one.
+
+    Nothing is checked: a training whose weights are no longer finite gets NaN, and a label out of range gives NaN.
+
+    Args:
+        features: [N, D].
+        weight: [K, C, D].
+        labels: Integers [N].
+        scale: [K, C], or None for 1.
+        bias: [K, C], inside the scale, or None.
+        offset: [C], outside the scale, or None.
+        label_smoothing: Share of the target that is spread over all classes.
+    """
+    return _losses(features, weight, labels, scale, bias, offset, None, label_smoothing, -100, True).sum(1)
+
+
+def _losses(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    offset: Tensor | None,
+    class_weights: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    mean: bool,
+) -> Tensor:
+    """Return the losses [K, N] of K heads, in the accumulator's type."""
+    dtype = product_dtype(features, weight)
+    wide = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
+    if class_weights is not None:
+        class_weights = class_weights.detach().to(accumulator(dtype)).contiguous()
+    args = labels.contiguous(), class_weights, float(label_smoothing), ignore_index, mean
+    losses: Tensor = _HeadsCrossEntropy.apply(features.to(dtype), weight.to(dtype), *wide, *args)  # type: ignore[no-untyped-call]
+    return losses
 
 
 def scaled_cross_entropy(
@@ -61,12 +166,12 @@ def scaled_cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """Return `F.cross_entropy((features @ weight.T + bias) * scale + offset, labels, ...)`, in chunks of rows.
+    """Return `F.cross_entropy((features @ weight.T + bias) * scale + offset, labels, ...)`, with logits in float32.
 
     Only the gradients of arguments that require one are computed: of scale for learnable weight scaling, of weight and
     bias for classifier retraining, of features too for joint training, of offset if it is learned. Differentiable once.
-    Memory beyond inputs and gradients is one chunk of rows that stays in cache (16 MB of float32 logits on a GPU, 8 MB
-    on a CPU), never [N, C].
+    Logits of up to 256 MB are kept for the gradients, and on a GPU their gradient in the type of features beside them;
+    beyond that, and for a loss alone, memory is one chunk of rows, whose logits are computed again for the gradients.
 
     Args:
         features: [N, D], any strides, float32, bfloat16, float16 or float64; cast as in F.linear under autocast.
@@ -106,31 +211,49 @@ def scaled_cross_entropy(
     check_vectors(features, classes, wait=False, **vectors)
     check_range("label_smoothing", label_smoothing, low=0, high=1)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    dtype = product_dtype(features, weight)
-    if class_weights is not None:
-        class_weights = class_weights.detach().to(accumulator(dtype)).contiguous()
-    row_weights = _row_weights(labels, classes, ignore_index, class_weights, reduction, accumulator(dtype))
-    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        features.to(dtype),
-        weight.to(dtype),
-        *line(dtype, scale, bias, offset),
-        labels,
-        row_weights,
-        class_weights,
-        float(label_smoothing),
-        reduction != "none",
-    )
+    scale, bias = (None if vector is None else vector[None] for vector in (scale, bias))
+    of_classes = scale, bias, offset, class_weights
+    losses = _losses(features, weight[None], labels, *of_classes, label_smoothing, ignore_index, reduction == "mean")[0]
+    if reduction == "none":
+        return losses
     # The mean over no rows is NaN, as in F.cross_entropy; the sum that stands for it would be 0.
-    return loss + float("nan") if reduction == "mean" and not len(labels) else loss
+    return losses.sum() + float("nan") if reduction == "mean" and not len(labels) else losses.sum()
 
 
-def _row_weights(
-    labels: Tensor, classes: int, ignore_index: int, class_weights: Tensor | None, reduction: str, dtype: torch.dtype
-) -> Tensor:
-    """Return each row's factor [N]: 0 if ignored, NaN for a label out of range, else 1; a mean's sum to 1, weighted."""
-    kept = labels != ignore_index
-    rows = kept.to(dtype)
-    if reduction == "mean":
-        share = rows if class_weights is None else rows * class_weights[labels.long().clamp(0, classes - 1)]
-        rows = rows / share.sum()
-    return rows.masked_fill(kept & ((labels < 0) | (labels >= classes)), float("nan"))
+def rescaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return the mean cross entropy of stored logits under K rescalings of their classes, [K].
+
+    It is learnable weight scaling (Kang et al., 2020, section 4.3) on logits that never change, which no product has to
+    make again: `F.cross_entropy(logits[rows] * scale[k], labels)` for each k, with a gradient for the scales alone.
+
+    Args:
+        logits: [N, C or more], rows contiguous; columns past C count for nothing, and a width that 16 divides is
+            fastest on a GPU. They are float32, bfloat16, float16 or float64.
+        scale: [K, C], float32; float64 for float64 logits.
+        labels: Integers [B] in 0..C-1; -100 is ignored, and another one out of range makes the loss NaN.
+        rows: Integers [B], each sample's row; None: sample i is row i, and B is N.
+
+    Raises:
+        ValueError: A shape, type or device does not fit; nothing is read from the device.
+
+    Example:
+        >>> import torch
+        >>> from fastlt import ops
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> scale = torch.ones(1, 2, requires_grad=True)
+        >>> loss = ops.rescaled_cross_entropy(logits, scale, labels)
+        >>> loss.backward()
+        >>> round(loss.item(), 4), scale.grad
+        (0.2201, tensor([[-0.1192, -0.1345]]))
+    """
+    if logits.dim() != 2 or scale.dim() != 2 or logits.shape[1] < scale.shape[1]:
+        raise ValueError(
+            f"logits: got shape {list(logits.shape)} and scales {list(scale.shape)}; expected [N, C] and [K, C]"
+        )
+    check_labels(labels, logits if rows is None else rows, scale.shape[1], ignore_index=-100, wait=False)
+    if scale.dtype is not accumulator(logits.dtype) or scale.device != logits.device:
+        raise ValueError(
+            f"scale: got {scale.dtype} on {scale.device}; expected {accumulator(logits.dtype)} on {logits.device}"
+        )
+    losses: Tensor = _RescaledCrossEntropy.apply(scale, logits.detach(), labels, rows)  # type: ignore[no-untyped-call]
+    return losses.sum(1)

@@ -23,19 +23,22 @@ def chunk_rows(num_classes: int, device: torch.device) -> int:
     return min(max(CHUNK_ELEMENTS.get(device.type, 1 << 21) // num_classes, 32), 4096 if device.type == "cuda" else 512)
 
 
-def products(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield (rows, x, z) for chunks of rows: x in the accumulator's type, z = x @ W.T in a buffer to be overwritten."""
+def products(features: Tensor, weight: Tensor, kept: Tensor | None = None) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield (rows, x, z) for chunks of rows: x in the accumulator's type, z = x @ W.T.
+
+    z is in a buffer to be overwritten, or in its rows of `kept` [N, C].
+    """
     dtype = accumulator(features.dtype)
     num, classes = features.shape[0], weight.shape[0]
     size = chunk_rows(classes, features.device)
     w = weight.to(dtype)
-    buffer = torch.empty(min(size, num), classes, dtype=dtype, device=features.device)
+    buffer = torch.empty(min(size, num) if kept is None else 0, classes, dtype=dtype, device=features.device)
     # Autocast stays on inside a custom operation and would round the accumulator's product to half precision.
     with torch.autocast(features.device.type, enabled=False):
         for start in range(0, num, size):
             rows = slice(start, min(start + size, num))
             x = features[rows].to(dtype)
-            yield rows, x, torch.mm(x, w.T, out=buffer[: x.shape[0]])
+            yield rows, x, torch.mm(x, w.T, out=buffer[: x.shape[0]] if kept is None else kept[rows])
 
 
 def _score(z: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
@@ -121,62 +124,6 @@ def finish(gradients: tuple[Tensor, Tensor, Tensor, Tensor], weight: Tensor) -> 
     """Return the gradients with that of weight in its own type."""
     dx, dw, ds, dshift = gradients
     return dx, dw.to(weight.dtype), ds, dshift
-
-
-def cross_entropy(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    row_weights: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    class_weights: Tensor | None,
-    label_smoothing: float,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return losses [N] and, where needed, the gradients of their sum for features, weight, scale and shift.
-
-    With y = z * scale + shift, class weights v and smoothing e, row i's loss is
-    row_weights_i * ((1 - e) v_label (lse_i - y_label) + e/C sum_j v_j (lse_i - y_ij)); its gradient for y_ij is
-    row_weights_i * (((1 - e) v_label + e/C sum_k v_k) softmax_ij - (1 - e) v_label [j = label] - e/C v_j).
-    A row with weight 0 (an ignored one) may have any label.
-    """
-    dtype = accumulator(features.dtype)
-    need_x, need_w, need_s, need_shift = needs
-    classes = weight.shape[0]
-    dx, dw, ds, dshift = gradients = new_gradients(features, weight, needs)
-    losses = torch.zeros(features.shape[0], dtype=dtype, device=features.device)
-    labels = labels.long().clamp(0, classes - 1)
-    spread = label_smoothing / classes
-    total = spread * (class_weights.sum() if class_weights is not None else float(classes))
-    w = weight.to(dtype)
-    ones = class_weights if class_weights is not None else w.new_ones(classes)
-    scores = w.new_empty(min(chunk_rows(classes, w.device), len(features)) if need_s else 0, classes)
-    for rows, x, z in products(features, weight):
-        label, row = labels[rows, None], row_weights[rows, None]
-        y = _score(z, scale, shift, scores[: len(z)] if need_s else z)
-        target = (1.0 - label_smoothing) * ones[label]
-        top, label_score = y.amax(1, keepdim=True), y.gather(1, label)
-        smooth = spread * y.mv(ones)[:, None] if label_smoothing > 0 else 0.0
-        partition = y.sub_(top).exp_().sum(1, keepdim=True)
-        lse = top + partition.log()
-        losses[rows] = (row * (target * (lse - label_score) + total * lse - smooth)).squeeze(1)
-        if not any(needs):
-            continue
-        dy = y.mul_(row * (target + total) / partition).scatter_add_(1, label, -row * target)
-        if label_smoothing > 0:
-            dy.addr_(row.squeeze(1), ones, alpha=-spread)
-        if need_shift:
-            dshift += dy.sum(0)
-        if need_s:
-            ds += z.mul_(dy).sum(0)
-        if need_x or need_w:
-            dz = dy if scale is None else dy.mul_(scale)
-            if need_x:
-                dx[rows] = dz @ w
-            if need_w:
-                dw.addmm_(dz.T, x)
-    return losses, *finish(gradients, weight)
 
 
 def label_rank(

@@ -42,8 +42,6 @@ class Case:
             return 0, 256 if self.kernel == "square_kernel" else 1024, 0, 8
         if self.module == "batch_norm":
             return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
-        if self.kernel == "gradient_kernel":
-            return 32, 64, 0, 4
         return (64, 64, 32, 4) if self.dtype == "fp32" else (128, 128, 64, 8)
 
 
@@ -52,13 +50,12 @@ def cases() -> list[Case]:
     logits, centroids = ("row_ptr", "column_ptr"), ("scale_ptr",)
     out = []
     for dtype in ("bf16", "fp32"):
-        names = ("label_kernel", "partition_kernel", "column_sum_kernel")
+        names = ("label_kernel", "column_sum_kernel")
         out += [Case(kernel=name, dtype=dtype) for name in names]
         out += [
             Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)
         ]
     out += [Case(kernel="store_kernel", absent=logits + centroids, flags=(("NORMS", True),))]
-    out += [Case(kernel="partition_kernel", dtype="fp16", absent=OPTIONAL), Case(kernel="gradient_kernel")]
     out += [Case(kernel=name, module="batch_norm") for name in ("moments_kernel", "merge_kernel")]
     for dtype in ("bf16", "fp32"):
         for relu in (True, False):

@@ -167,8 +167,15 @@ def test_opcheck() -> None:
     torch.library.opcheck(linear._tau_normalized_logits, (x, w, 0.5))
     torch.library.opcheck(ranking._label_rank, (x, w, p["y"], scale, None))
     torch.library.opcheck(intervals._intervals, (x, w, p["y"], scale, None, True))
-    needs = [True, True, False, True]
-    torch.library.opcheck(cross_entropy._cross_entropy, (x, w, p["y"], torch.ones(6), scale, shift, None, 0.1, needs))
+    heads = x, w[None], p["y"], scale[None], None, shift, None
+    torch.library.opcheck(cross_entropy._cross_entropy, (*heads, 0.1, -100, True, 5))
+    losses, *kept = cross_entropy._cross_entropy(*heads, 0.1, -100, True, 5)
+    needs = [True, True, False, False, True]
+    torch.library.opcheck(cross_entropy._cross_entropy_backward, (losses, *heads, *kept, True, needs))
+    stored = torch.ones(9, 7), scale[None], p["y"], p["y"]
+    torch.library.opcheck(cross_entropy._rescaled, stored)
+    losses, *kept = cross_entropy._rescaled(*stored)
+    torch.library.opcheck(cross_entropy._rescaled_backward, (losses, *stored, *kept))
 
 
 def test_everything_compiles_without_a_graph_break() -> None:
