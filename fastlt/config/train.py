@@ -182,6 +182,8 @@ class TrainConfig(Config):
     """Steps between log lines; in between, the loss stays on the device."""
     gpus: int | None = changeable(None)
     """Processes to train with, one per GPU; they share every batch. By default one."""
+    bf16_gradients: bool = False
+    """Several processes: average gradients in bfloat16. It halves what they exchange, and rounds it. Not measured."""
     accumulate: int = changeable(1)
     """Number of pieces in which a process computes its share of a batch, one after another, to save memory. Batch norm
     sees one piece at a time, as if each were on its own GPU."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from .process import under_torchrun
@@ -105,8 +106,17 @@ class World:
                 if buffer.is_floating_point():
                     buffer.copy_(self.total(buffer) / self.size)
 
-    def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Return the module with gradients averaged over all processes, or the module itself if there is only one."""
+    def parallel(self, module: nn.Module, device: torch.device, *, in_bf16: bool = False) -> nn.Module:
+        """Return the module with gradients averaged over all processes, or the module itself if there is only one.
+
+        A compiled backward pass yields all gradients at once, so the exchange of one bucket overlaps only with the
+        copies of gradients into the next: hence several buckets.
+
+        Args:
+            module: Returns a loss.
+            device: Where it is.
+            in_bf16: Whether to round gradients to bfloat16 for the exchange.
+        """
         if self.size == 1:
             return module
         with warnings.catch_warnings():
@@ -119,6 +129,9 @@ class World:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
+        if in_bf16:
+            # PyTorch knows its hook by name, and refuses it without a GPU
+            parallel.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
         # The attribute set last is freed last. Otherwise the reducer would free the process group with the GIL
         # held, for which one of the group's threads may be waiting: a deadlock
         vars(parallel)["last_freed"] = distributed.group.WORLD

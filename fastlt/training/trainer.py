@@ -192,7 +192,7 @@ class Trainer:
 
     def parallelise(self, module: nn.Module) -> nn.Module:
         """Return the module with gradients averaged over all processes."""
-        self.parallel = self.world.parallel(module, self.device)
+        self.parallel = self.world.parallel(module, self.device, in_bf16=self.config.bf16_gradients)
         return self.parallel
 
     def fit(self) -> None:

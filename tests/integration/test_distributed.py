@@ -94,6 +94,17 @@ def test_two_processes_stop_at_the_same_step_and_one_goes_on(trained_by: Train, 
     assert [record["epoch"] for record in records] == [1, 2]
 
 
+def test_gradients_averaged_in_bf16_are_those_of_the_whole_batch_but_rounded(trained_by: Train) -> None:
+    first_step = {"stop": 1, "weight_decay": 0.0}  # after which momentum is the gradient
+    exact, _ = trained_by(1, **first_step)
+    rounded, _ = trained_by(2, bf16_gradients=True, **first_step)
+    gradients = [key for key in exact if key.startswith("momentum.")]
+    assert len(gradients) == len(PARAMETERS)
+    for key in gradients:
+        assert torch.equal(rounded[key], rounded[key].bfloat16().double())
+        assert (rounded[key] - exact[key]).abs().max() < 0.02 * exact[key].abs().max()
+
+
 GHOST = {"bn_group": 8, "mixup": 0.5, "randaugment": 1, "ema": 0.9}
 
 
