@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,30 @@ from .. import ops
 # Shapes: B batch, C channels, H, W image size, G groups.
 
 
-def norm_relu(norm: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Normalise images [B, C, H, W], add a residual, and rectify."""
+class Branches(NamedTuple):
+    """The images that a block starts from, once for each of its branches, so that their gradients arrive apart."""
+
+    main: Tensor
+    shortcut: Tensor
+
+
+def branches(x: Tensor | Branches) -> Branches:
+    """Return images [B, C, H, W] as a block's two branches take them."""
+    return x if isinstance(x, Branches) else Branches(x, x)
+
+
+def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise and rectify images [B, C, H, W]."""
     if isinstance(norm, FusedBatchNorm2d) and norm.training:
-        return norm.fused(x, residual, relu=True)
-    x = norm(x)
-    return F.relu(x if residual is None else x + residual, inplace=True)
+        return norm.fused(x, None, relu=True).main
+    return F.relu(norm(x), inplace=True)
+
+
+def norm_join(norm: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor | Branches:
+    """Normalise images [B, C, H, W], add the shortcut, and rectify."""
+    if isinstance(norm, FusedBatchNorm2d) and norm.training:
+        return norm.fused(x, shortcut, relu=True)
+    return F.relu(norm(x) + shortcut, inplace=True)
 
 
 class FusedBatchNorm2d(nn.BatchNorm2d):
@@ -29,13 +48,15 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, H, W] alone."""
-        return self.fused(x, None, relu=False) if self.training else super().forward(x)
+        return self.fused(x, None, relu=False).main if self.training else super().forward(x)
 
-    def fused(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Tensor:
+    def fused(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Branches:
         """Normalise [B, C, H, W] by the batch's moments, add the residual, rectify, and move the running statistics."""
-        out, mean, variance = ops.batch_norm_relu(x, self.weight, self.bias, residual=residual, relu=relu, eps=self.eps)
+        *out, mean, variance = ops.batch_norm_relu(
+            x, self.weight, self.bias, residual=residual, relu=relu, eps=self.eps
+        )
         move_statistics(self, mean, variance, x.numel() // x.shape[1])
-        return out
+        return Branches(*out)
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):

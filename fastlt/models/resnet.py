@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .batch_norm import norm_relu
+from .batch_norm import Branches, branches, norm_join, norm_relu
 from .head import LinearHead
 from .network import Network, cut
 
@@ -60,11 +60,13 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Branches) -> Tensor | Branches:
         """Map [B, in, H, W] to [B, width, H / stride, W / stride]."""
-        shortcut = x if self.downsample is None else self.downsample(x)
+        x, shortcut = branches(images)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
         x = norm_relu(self.bn1, self.conv1(x))
-        return norm_relu(self.bn2, self.conv2(x), shortcut)
+        return norm_join(self.bn2, self.conv2(x), shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -83,12 +85,14 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Branches) -> Tensor | Branches:
         """Map [B, in, H, W] to [B, 4 width, H / stride, W / stride]."""
-        shortcut = x if self.downsample is None else self.downsample(x)
+        x, shortcut = branches(images)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
         x = norm_relu(self.bn1, self.conv1(x))
         x = norm_relu(self.bn2, self.conv2(x))
-        return norm_relu(self.bn3, self.conv3(x), shortcut)
+        return norm_join(self.bn3, self.conv3(x), shortcut)
 
 
 class ResNet(Network):
@@ -142,7 +146,7 @@ class ResNet(Network):
         x = self.maxpool(norm_relu(self.bn1, self.conv1(images)))
         for stage in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{stage}")(x)
-        features: Tensor = self.avgpool(x).flatten(1)
+        features: Tensor = self.avgpool(branches(x).main).flatten(1)
         return features
 
     def stages(self) -> list[nn.Module]:

@@ -23,27 +23,35 @@ def _(x, residual, weight, bias, eps, relu):  # type: ignore[no-untyped-def]
 
 
 @_batch_norm_relu_backward.register_fake
-def _(grad, x, y, weight, mean, variance, eps, relu, with_residual):  # type: ignore[no-untyped-def]
-    dresidual = torch.empty_like(x) if with_residual else x.new_empty(0)
+def _(grad, other, x, y, weight, bias, mean, variance, eps, relu):  # type: ignore[no-untyped-def]
+    dresidual = x.new_empty(0) if y is None else torch.empty_like(x)
     return torch.empty_like(x), dresidual, torch.empty_like(mean), torch.empty_like(mean)
 
 
-def _save(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, residual, weight, _, ctx.eps, ctx.relu = inputs
-    ctx.with_residual = residual is not None
-    # The next convolution keeps y anyway, and y > 0 is where the rectifier passed gradients on
-    ctx.save_for_backward(x, output[0], weight, output[1], output[2])
-    ctx.mark_non_differentiable(output[1], output[2])
+class _BatchNormReLU(torch.autograd.Function):
+    """The operation with gradients; its result comes twice, so that two branches' gradients arrive apart."""
 
+    @staticmethod
+    def forward(ctx, x, residual, weight, bias, eps, relu):  # type: ignore[no-untyped-def]
+        y, mean, variance = _batch_norm_relu(x, residual, weight, bias, eps, relu)
+        ctx.eps, ctx.relu, ctx.with_residual = eps, relu, residual is not None
+        # With a residual the next convolution keeps y anyway
+        ctx.save_for_backward(x, y if relu and ctx.with_residual else None, weight, bias, mean, variance)
+        ctx.mark_non_differentiable(mean, variance)
+        return y, y.view_as(y) if ctx.with_residual else None, mean, variance
 
-def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
-    dx, dresidual, dweight, dbias = _batch_norm_relu_backward(
-        grad.contiguous(), *ctx.saved_tensors, ctx.eps, ctx.relu, ctx.with_residual
-    )
-    return dx, dresidual if ctx.with_residual else None, dweight, dbias, None, None
-
-
-_batch_norm_relu.register_autograd(_backward, setup_context=_save)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, other, *_):  # type: ignore[no-untyped-def]
+        grad, other = grad.contiguous(), None if other is None else other.contiguous()
+        if ctx.with_residual and not ctx.relu:
+            grad = dresidual = grad if other is None else grad + other
+            dx, _, dweight, dbias = _batch_norm_relu_backward(grad, None, *ctx.saved_tensors, ctx.eps, False)
+        else:
+            dx, dresidual, dweight, dbias = _batch_norm_relu_backward(
+                grad, other, *ctx.saved_tensors, ctx.eps, ctx.relu
+            )
+        return dx, dresidual if ctx.with_residual else None, dweight, dbias, None, None
 
 
 def batch_norm_relu(
@@ -54,11 +62,13 @@ def batch_norm_relu(
     residual: Tensor | None = None,
     relu: bool = True,
     eps: float = 1e-5,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalise a training batch by its own moments, add a residual, and set negative values to 0.
 
-    Ioffe and Szegedy (2015). The forward pass reads the images twice and writes once; the backward pass reads gradient,
-    images and output twice and writes once (twice with a residual). Moments are float32 (float64 for float64).
+    Ioffe and Szegedy (2015). The forward pass reads the images twice and the residual once, and writes once. The
+    backward pass reads gradient and images twice and writes once; after a residual it also reads the output and the
+    second branch's gradient, and writes the residual's: five and eight passes. Moments are float32 (float64 for
+    float64).
 
     Args:
         images: [B, C, H, W] in channels_last memory (other layouts are copied), float32, bfloat16, float16 or float64.
@@ -69,7 +79,9 @@ def batch_norm_relu(
         eps: Added to the variance.
 
     Returns:
-        The result, [B, C, H, W] in channels_last memory; mean [C] and biased variance [C], which have no gradient.
+        The result, [B, C, H, W] in channels_last memory; the same again, for the shortcut of a next block, so that the
+        gradients of both branches are added in the backward pass's own reading; mean [C] and biased variance [C], which
+        have no gradient.
 
     Raises:
         ValueError: A shape or type does not fit.
@@ -78,7 +90,7 @@ def batch_norm_relu(
         >>> import torch
         >>> from fastlt import ops
         >>> images = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
-        >>> out, mean, variance = ops.batch_norm_relu(images, torch.ones(1), torch.zeros(1))
+        >>> out, _, mean, variance = ops.batch_norm_relu(images, torch.ones(1), torch.zeros(1))
         >>> out.flatten(), mean, variance
         (tensor([0.0000, 1.0000]), tensor([0.]), tensor([1.]))
     """
@@ -97,8 +109,11 @@ def batch_norm_relu(
     def pixels(tensor: Tensor) -> Tensor:
         return tensor.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
 
+    def squares(tensor: Tensor) -> Tensor:
+        return tensor.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
     wide = accumulator(images.dtype)
-    y, mean, variance = _batch_norm_relu(
+    y, again, mean, variance = _BatchNormReLU.apply(  # type: ignore[no-untyped-call]
         pixels(images),
         None if residual is None else pixels(residual),
         weight.to(wide),
@@ -106,4 +121,5 @@ def batch_norm_relu(
         float(eps),
         relu,
     )
-    return y.view(batch, height, width, channels).permute(0, 3, 1, 2), mean, variance
+    out = squares(y)
+    return out, out if again is None else squares(again), mean, variance

@@ -251,24 +251,34 @@ def batch_norm_relu(
 
 def batch_norm_relu_backward(
     grad: Tensor,
+    other: Tensor | None,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     weight: Tensor,
+    bias: Tensor,
     mean: Tensor,
     variance: Tensor,
     eps: float,
     relu: bool,
-    with_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x [M, C], of the residual ([0] without one), of weight [C] and of bias [C]."""
+    """Return the gradients of x [M, C], of the residual ([0] without y), of weight [C] and of bias [C].
+
+    The rectifier passed gradients on where y [M, C] is positive; without y, where there was no residual, y comes from x
+    as in the forward pass. `other` [M, C] is the gradient of a second branch that starts at y.
+    """
     wide = x.to(accumulator(x.dtype))
-    arriving = grad.to(wide.dtype)
-    if relu:
-        arriving = arriving * (y > 0)
     rstd = torch.rsqrt(variance + eps)
+    arriving = grad.to(wide.dtype)
+    if other is not None:
+        arriving = arriving + other
+    if relu:
+        passed = (wide - mean) * (weight * rstd) + bias if y is None else y
+        arriving = torch.where(passed.to(x.dtype) > 0, arriving, 0.0)
+    dresidual = x.new_empty(0)
+    if y is not None:
+        dresidual = arriving.to(x.dtype, copy=True)
+        arriving = dresidual.to(wide.dtype)
     normal = (wide - mean) * rstd
     dbias, dweight = arriving.sum(0), (arriving * normal).sum(0)
     dx = weight * rstd * (arriving - dbias / len(x) - normal * (dweight / len(x)))
-    # A copy: without a rectifier the cast may be the gradient itself, which an operation must not return
-    dresidual = arriving.to(x.dtype, copy=True) if with_residual else x.new_empty(0)
     return dx.to(x.dtype), dresidual, dweight, dbias

@@ -20,16 +20,32 @@ def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Itera
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(device)
 
-    x, residual, grad = ((draw(num, channels) + shift).to(dtype) for shift in (5, 0, 0))
+    x, residual, grad, second = ((draw(num, channels) + shift).to(dtype) for shift in (5, 0, 0, 0))
     weight, bias = draw(channels), draw(channels)
     for other, relu in ((None, True), (residual, True), (None, False), (residual, False)):
         name = f"residual={other is not None} relu={relu}"
         args = x, other, weight, bias, 1e-5, relu
         yield near(f"batch_norm_relu {name}", launch_batch_norm.batch_norm_relu, reference.batch_norm_relu, args, dtype)
         y, mean, variance = reference.batch_norm_relu(*args)
-        back = grad, x, y, weight, mean, variance, 1e-5, relu, other is not None
-        kernel, plain = launch_batch_norm.batch_norm_relu_backward, reference.batch_norm_relu_backward
-        yield near(f"batch_norm_relu_backward {name}", kernel, plain, back, dtype)
+        y = y if relu and other is not None else None
+        for branch in (None, second) if y is not None else (None,):
+            back = grad, branch, x, y, weight, bias, mean, variance, 1e-5, relu
+            kernel, plain = launch_batch_norm.batch_norm_relu_backward, reference.batch_norm_relu_backward
+            yield near(f"batch_norm_relu_backward {name} {branch is not None}", kernel, plain, back, dtype)
+    yield check_mask(x, weight, bias, grad)
+
+
+def check_mask(x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> Check:
+    """The mask that the backward pass takes from x is where the forward pass's y is positive, to the last bit.
+
+    The gradient of the pixels' sums shows it: with gradients of 1 the bias's counts the pixels that passed.
+    """
+    y, mean, variance = launch_batch_norm.batch_norm_relu(x, None, weight, bias, 1e-5, True)
+    ones = torch.ones_like(grad)
+    *_, count = launch_batch_norm.batch_norm_relu_backward(
+        ones, None, x, None, weight, bias, mean, variance, 1e-5, True
+    )
+    return "batch_norm_relu mask", torch.equal(count, (y > 0).sum(0).float()), "the mask is not y > 0"
 
 
 def groups(device: str) -> list[Group]:

@@ -65,10 +65,11 @@ for function in (loss, torch.compile(loss, fullgraph=True)):
 pixels = torch.randn(11, 5, generator=generator)
 moments = torch.rand(5, generator=generator), torch.rand(5, generator=generator) + 1
 torch.library.opcheck(batch_norm._batch_norm_relu, (pixels, pixels.clone(), *moments, 1e-5, True))
-for residual in (True, False):
+for y in (pixels.relu(), None):
+    second = None if y is None else pixels.flip(0)
     torch.library.opcheck(
         batch_norm._batch_norm_relu_backward,
-        (pixels, pixels.clone(), pixels.relu(), moments[1], *moments, 1e-5, True, residual),
+        (pixels, second, pixels.clone(), y, *moments, moments[0].clone(), moments[1].clone(), 1e-5, True),
     )
 
 squares = torch.randint(0, 256, (6, 5, 7, 3), generator=generator, dtype=torch.uint8)

@@ -25,7 +25,7 @@ def test_it_is_pytorchs_batch_norm_with_what_follows(relu: bool, with_residual: 
     x, weight, bias, other = draw(*SHAPE, seed=0) * 3 + 1, draw(5, seed=1), draw(5, seed=2), draw(*SHAPE, seed=3)
     leaves = [t.requires_grad_() for t in (x, weight, bias, other)]
     residual = other if with_residual else None
-    out, mean, variance = ops.batch_norm_relu(x, weight, bias, residual=residual, relu=relu, eps=1e-3)
+    out, again, mean, variance = ops.batch_norm_relu(x, weight, bias, residual=residual, relu=relu, eps=1e-3)
     expected = F.batch_norm(x, None, None, weight, bias, training=True, eps=1e-3)
     if with_residual:
         expected = expected + other
@@ -35,9 +35,12 @@ def test_it_is_pytorchs_batch_norm_with_what_follows(relu: bool, with_residual: 
     torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
     assert out.is_contiguous(memory_format=torch.channels_last)
     grad, wanted = draw(*SHAPE, seed=4), leaves[: 4 if with_residual else 3]
-    ours, theirs = torch.autograd.grad(out, wanted, grad), torch.autograd.grad(expected, wanted, grad)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b)
+    second = draw(*SHAPE, seed=5)
+    for used, grads in ((out,), (grad,)), ((again,), (grad,)), ((out, again), (grad, second)):
+        ours = torch.autograd.grad(used, wanted, grads, retain_graph=True)
+        theirs = torch.autograd.grad(expected, wanted, sum(grads), retain_graph=True)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
 
 
 def test_ghosts_are_batch_norms_of_consecutive_images() -> None:
@@ -76,13 +79,13 @@ def test_the_operation_is_registered_whole() -> None:
         torch.library.opcheck(batch_norm._batch_norm_relu, (x, given, weight, bias, 1e-5, True))
         leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
         assert torch.autograd.gradcheck(
-            lambda x, w, b, given=given: batch_norm._batch_norm_relu(x, given, w, b, 1e-5, False)[0], leaves
+            lambda x, w, b, given=given: batch_norm._BatchNormReLU.apply(x, given, w, b, 1e-5, False)[0], leaves
         )
 
 
 def test_low_precision_keeps_float32_moments() -> None:
     x = (draw(8, 4, 6, 6, seed=0, dtype=torch.float32) * 0.1 + 10).bfloat16()
-    out, mean, variance = ops.batch_norm_relu(x, torch.ones(4), torch.zeros(4))
+    out, _, mean, variance = ops.batch_norm_relu(x, torch.ones(4), torch.zeros(4))
     assert (out.dtype, mean.dtype, variance.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     torch.testing.assert_close(variance, x.float().var((0, 2, 3), correction=0))
 
