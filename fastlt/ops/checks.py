@@ -17,9 +17,14 @@ Vectors = Mapping[str, Tensor | None]
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def needs_wait(tensor: Tensor) -> bool:
+    """Return whether reading values means waiting for a device."""
+    return tensor.device.type != "cpu"
+
+
 def readable(tensor: Tensor, *, wait: bool) -> bool:
     """Return whether a check may read values: in eager mode, on the CPU or where the caller accepts the wait."""
-    return not torch.compiler.is_compiling() and (wait or tensor.device.type == "cpu")
+    return not torch.compiler.is_compiling() and (wait or not needs_wait(tensor))
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -113,7 +118,7 @@ def check_labelled(features: Tensor, weight: Tensor, labels: Tensor, vectors: Ve
 
 def indices(labels: Tensor, num_classes: int) -> Tensor:
     """Return labels by which a kernel may index: as they are where they have been read, else brought into range."""
-    return labels if labels.device.type == "cpu" else labels.long().clamp(0, num_classes - 1)
+    return labels.long().clamp(0, num_classes - 1) if needs_wait(labels) else labels
 
 
 def check_unread(
@@ -133,7 +138,7 @@ def check_unread(
         vectors: As there.
         witness: What is finite if and only if weight is, and smaller.
     """
-    if labels.device.type == "cpu" or not readable(labels, wait=True) or not len(labels):
+    if not (needs_wait(labels) and readable(labels, wait=True)):
         return
     inside = (labels >= 0) & (labels < weight.shape[0])
     tensors = (weight if witness is None else witness, *vectors.values())

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlt import ops
+from fastlt.ops import checks
 
 X, W, Y = torch.randn(5, 4), torch.randn(3, 4), torch.tensor([0, 1, 2, 0, 1])
 PRIOR = torch.zeros(3)
@@ -18,10 +20,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "centroid_logits": lambda x=X, w=W, y=Y, **k: ops.centroid_logits(x, w, **k),
     "scaled_cross_entropy": lambda x=X, w=W, y=Y, **k: ops.scaled_cross_entropy(x, w, y, **k),
     "label_rank": lambda x=X, w=W, y=Y, **k: ops.label_rank(x, w, y, **k),
+    "predictions": lambda x=X, w=W, y=Y, **k: ops.predictions(x, w, y, **k),
     "tau_intervals": lambda x=X, w=W, y=Y, **k: ops.tau_intervals(x, w, y),
     "prior_intervals": lambda x=X, w=W, y=Y, **k: ops.prior_intervals(x, w, y, **({"log_prior": PRIOR} | k)),
 }
-LABELLED = ["scaled_cross_entropy", "label_rank", "tau_intervals", "prior_intervals"]
+EVALUATED = ["label_rank", "predictions", "tau_intervals", "prior_intervals"]
+LABELLED = ["scaled_cross_entropy", *EVALUATED]
 
 
 def matrix(name: str) -> str:
@@ -63,7 +67,8 @@ def test_labels(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "argument"),
     [(n, a) for n in ("scaled_logits", "scaled_cross_entropy", "label_rank") for a in ("scale", "bias", "offset")]
-    + [("scaled_cross_entropy", "class_weights"), ("prior_intervals", "log_prior"), ("prior_intervals", "bias")],
+    + [("scaled_cross_entropy", "class_weights"), ("prior_intervals", "log_prior"), ("prior_intervals", "bias")]
+    + [("predictions", "bias")],
 )
 def test_vectors(name: str, argument: str) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}\b.*got (shape )?\[4\]"):
@@ -74,6 +79,33 @@ def test_vectors(name: str, argument: str) -> None:
         CALLS[name](**{argument: torch.ones(3, device="meta")})
     with pytest.raises(ValueError, match=rf"^{argument}\b.*\bNaN\b"):
         CALLS[name](**{argument: torch.tensor([0.0, float("-inf"), 0.0])})
+
+
+class Reads(TorchDispatchMode):
+    """Count the values that are read: on an accelerator, the waits for it."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.num += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_an_accelerator_is_read_once_at_the_end_of_a_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "needs_wait", lambda tensor: True)
+    call = CALLS[name]
+    with Reads() as reads:
+        call()
+    assert reads.num == 1
+    call(w=torch.full((3, 4), 3e38))
+    with pytest.raises(ValueError, match=r"^labels\b.*got -1\b"):
+        call(y=Y - 1)
+    with pytest.raises(ValueError, match=r"^weight\b.*\bNaN\b"):
+        call(w=NAN)
+    if name != "tau_intervals":
+        with pytest.raises(ValueError, match=r"^bias\b.*\bNaN\b"):
+            call(bias=NAN[:, 0])
 
 
 @pytest.mark.parametrize("tau", [-0.1, float("inf"), float("nan"), torch.tensor(-1.0), torch.tensor(float("inf"))])

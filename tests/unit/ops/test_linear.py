@@ -157,6 +157,18 @@ def test_label_rank_counts_as_argmax_and_topk_do() -> None:
     assert ops.label_rank(x, w, y)[5] == 29
 
 
+def test_predictions_are_argmax_and_log_softmax() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randint(-2, 3, size, generator=generator).float() for size in ((5000, 3), (30, 3)))
+    y, bias = torch.randint(0, 30, (5000,), generator=generator), torch.rand(30, generator=generator).round()
+    logits = x.double() @ w.double().T + bias.double()
+    classes, of_class, of_label = ops.predictions(x.bfloat16(), w, y, bias=bias)
+    assert torch.equal(classes, logits.argmax(1))  # with ties
+    expected = logits.log_softmax(1).gather(1, torch.stack([classes, y], 1))
+    torch.testing.assert_close(torch.stack([of_class, of_label], 1), expected)
+    assert ops.predictions(x[:0], w, y[:0])[1].shape == (0,)
+
+
 def test_opcheck() -> None:
     p = problem(6, 5, 4, torch.float32)
     x, w, scale, shift = p["x"], p["w"], p["scale"], p["offset"]
@@ -166,6 +178,8 @@ def test_opcheck() -> None:
     torch.library.opcheck(linear._scaled_logits_backward, (torch.ones(6, 5), x, w, scale, [True, False, True, True]))
     torch.library.opcheck(linear._tau_normalized_logits, (x, w, 0.5))
     torch.library.opcheck(ranking._label_rank, (x, w, p["y"], scale, None))
+    torch.library.opcheck(ranking._predictions, (x, w, p["y"], scale))
+    torch.library.opcheck(intervals._log_norms, (w,))
     torch.library.opcheck(intervals._intervals, (x, w, p["y"], scale, None, True))
     heads = x, w[None], p["y"], scale[None], None, shift, None
     torch.library.opcheck(cross_entropy._cross_entropy, (*heads, 0.1, -100, True, 5))
@@ -185,8 +199,8 @@ def test_everything_compiles_without_a_graph_break() -> None:
         loss = ops.scaled_cross_entropy(x, w, p["y"], scale=scale, bias=p["bias"], label_smoothing=0.1)
         logits = ops.scaled_logits(x, w, scale=scale).sum() + ops.tau_normalized_logits(x, w, 0.5).sum()
         low, high = ops.tau_intervals(x, w, p["y"])
-        rest = *ops.prior_intervals(x, w, p["y"], p["bias"]), ops.label_rank(x, w, p["y"]), ops.centroid_logits(x, w)
-        return loss + logits, low, high, *rest
+        rest = *ops.prior_intervals(x, w, p["y"], p["bias"]), *ops.predictions(x, w, p["y"])
+        return loss + logits, low, high, *rest, ops.label_rank(x, w, p["y"]), ops.centroid_logits(x, w)
 
     results = []
     for function in (step, torch.compile(step, fullgraph=True)):
