@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models import create_model
-from ..runtime.compiling import compiled
+from ..runtime.compiling import Compiler, compiled
 from ..runtime.device import autocast, resolve_precision
 from ..runtime.machine import keep_freed_memory
 from ..training.step import StepInput
@@ -32,6 +32,8 @@ class Peer:
     """bf16 autocast, where the hardware multiplies in bf16."""
     compile: bool = True
     """torch.compile over network and loss."""
+    forced: bool = False
+    """Inductor keeps channels_last memory throughout, as ours does; by itself it may give it up between kernels."""
     tuned: bool = True
     """cuDNN times its convolutions, SGD is one kernel, and on a CPU the C allocator keeps freed blocks."""
 
@@ -41,6 +43,7 @@ PEERS: dict[str, Peer] = {
     "plain bf16": Peer(channels_last=False, compile=False, tuned=False),
     "channels_last bf16": Peer(compile=False, tuned=False),
     "torchvision compiled": Peer(library="torchvision"),
+    "torchvision compiled channels_last": Peer(library="torchvision", forced=True),
     "timm compiled": Peer(library="timm"),
 }
 """The first three are a first script and its usual improvements; the others are what a good engineer writes today."""
@@ -76,7 +79,8 @@ def build_peer(
             logits = model(images)
         return F.cross_entropy(logits.float(), labels)
 
-    loss = compiled(loss_of, dynamic=False) if peer.compile else loss_of
+    options = Compiler().options if peer.forced else {}
+    loss = compiled(loss_of, dynamic=False, options=options) if peer.compile else loss_of
 
     def step(batch: StepInput = default) -> Tensor:
         mean_loss = loss(batch.images, batch.labels)
