@@ -9,12 +9,13 @@ shape: no method can beat it. On a GPU "floor" is the share of the product's ari
 
 import argparse
 import datetime
+import functools
 import json
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -66,29 +67,38 @@ def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[t
     yield "logits", "eager", lambda: x @ (w / w.norm(dim=1, keepdim=True) ** 0.7).T
 
 
-def loss_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[tuple[str, str, Run]]:
+def eager_loss(x: Tensor, w: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return F.cross_entropy((F.linear(x, w) + bias) * scale, y)
+
+
+def fused_loss(x: Tensor, w: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return ops.scaled_cross_entropy(x, w, y, scale=scale, bias=bias)
+
+
+compiled_loss = functools.cache(lambda: compiling.compiled(eager_loss))  # once for all batches
+LOSSES = {"LWS": (3,), "cRT": (1, 4), "joint": (0, 1, 4)}
+"""Uses of the loss, and which of its arguments want gradients."""
+
+
+def loss_runs(
+    x: Tensor, w: Tensor, y: Tensor, compiled: bool, uses: Sequence[str] = tuple(LOSSES)
+) -> Iterator[tuple[str, str, Run]]:
     """Yield (group, method, run) for a step of each use of the loss: forward, and the gradients that it needs."""
     scale, bias = (torch.full((w.shape[0],), v, device=w.device) for v in (1.0, 0.0))
-
-    def eager(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        return F.cross_entropy((F.linear(x, w) + bias) * scale, y)
-
-    def fused(x: Tensor, w: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        return ops.scaled_cross_entropy(x, w, y, scale=scale, bias=bias)
-
-    losses: dict[str, Callable[..., Tensor]] = {"fastlt": fused, "eager": eager}
+    losses: dict[str, Callable[..., Tensor]] = {"fastlt": fused_loss, "eager": eager_loss}
     if compiled:
-        losses["torch.compile"] = compiling.compiled(eager)
+        losses["torch.compile"] = compiled_loss()
     plain = getattr(F, "linear_cross_entropy", None)
-    for use, wanted in {"LWS": (2,), "cRT": (1, 3), "joint": (0, 1, 3)}.items():
+    for use in uses:
+        wanted = LOSSES[use]
         # The product forward, and one more for each of X and W that wants a gradient.
         products = 1 + sum(i < 2 for i in wanted)
         yield f"loss {use}", "product", lambda n=products: [x @ w.T for _ in range(n)]
-        inputs = [t.detach().requires_grad_(i in wanted) for i, t in enumerate((x, w, scale, bias))]
+        inputs = [t.detach().requires_grad_(i in wanted) for i, t in enumerate((x, w, y, scale, bias))]
         for name, loss in losses.items():
             yield f"loss {use}", name, lambda loss=loss, inputs=inputs: step(loss, inputs)
         if plain is not None and use != "LWS":
-            mixed = [*inputs[:2], inputs[3].detach().to(x.dtype).requires_grad_()]
+            mixed = [*inputs[:2], inputs[4].detach().to(x.dtype).requires_grad_()]
             yield (
                 f"loss {use}",
                 "F.linear_cross_entropy",
