@@ -1,1 +1,1 @@
-"""All that needs a GPU: `python -m benchmarks.gpu --out DIR`."""
+"""All that needs a GPU, in three calls: `python -m benchmarks.gpu --call a|b|c --out DIR`."""

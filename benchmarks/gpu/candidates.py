@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 import torch._inductor.config as inductor_config
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fastlt.data.transforms import preprocess
 from fastlt.models.batch_norm import soften_momentum, use_fused_batch_norm
 from fastlt.models.resnet import Bottleneck
 
@@ -134,19 +136,22 @@ def shorten(network: nn.Module) -> None:
 
 CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
     "as it is": None,
-    "1x1 as products": pointwise_as_products,
     "batch norm by kernel": use_fused_batch_norm,
     "groups of 16 channels": functools.partial(merge_groups, width=16),
     "groups of 32 channels": functools.partial(merge_groups, width=32),
     "groups of 64 channels": functools.partial(merge_groups, width=64),
+    "1x1 as products": pointwise_as_products,
     "blocks recomputed": recompute_blocks,
 }
 
 
 INDUCTOR: dict[str, dict[str, Any]] = {
+    "combo kernels": {"combo_kernels": True},
     "reductions in one kernel": {"triton.cooperative_reductions": True},
     "more block sizes tried": {"max_autotune_pointwise": True},
 }
+BY_INDUCTOR = "jitter by Inductor"  # instead of our kernels
+ALL = (*CANDIDATES, BY_INDUCTOR, *INDUCTOR)
 
 
 def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
@@ -163,7 +168,16 @@ def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
     return change
 
 
-def inductor_of(candidate: str) -> contextlib.AbstractContextManager[None]:
-    """Apply, within a `with` block, a candidate's settings of Inductor; most have none."""
-    settings: contextlib.AbstractContextManager[None] = inductor_config.patch(INDUCTOR.get(candidate, {}))
-    return settings
+def without_kernels(images: Tensor) -> bool:
+    """Return that there are no kernels; a compiler can follow this, but not a mock."""
+    return False
+
+
+@contextlib.contextmanager
+def settings_of(candidate: str) -> Iterator[None]:
+    """Apply, within a `with` block, a candidate's settings; most have none."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(inductor_config.patch(INDUCTOR.get(candidate, {})))
+        if candidate == BY_INDUCTOR:
+            stack.enter_context(mock.patch.object(preprocess, "has_kernels", without_kernels))
+        yield

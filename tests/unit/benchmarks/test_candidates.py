@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastlt.data.transforms import preprocess
 from fastlt.models import create_model
 
 NAMES = (
@@ -85,9 +86,17 @@ def test_inductor_has_the_settings_of_candidates(candidates: Any) -> None:
 
     before = config.get_config_copy()
     for name, settings in candidates.INDUCTOR.items():
-        with candidates.inductor_of(name):
+        with candidates.settings_of(name):
             now = config.get_config_copy()
             assert {key: now[key] for key in settings} == settings
             assert {key: before[key] for key in settings} != settings
-    with candidates.inductor_of("as it is"):
+    with candidates.settings_of("as it is"):
         assert config.get_config_copy() == before
+
+
+def test_the_jitter_is_left_to_the_compiler_in_its_candidate(candidates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "has_kernels", lambda images: True)
+    images = torch.zeros(1, dtype=torch.uint8)
+    with candidates.settings_of(candidates.BY_INDUCTOR):
+        assert not preprocess.has_kernels(images)
+    assert preprocess.has_kernels(images)

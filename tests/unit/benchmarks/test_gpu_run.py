@@ -1,18 +1,70 @@
-"""What a GPU run does with a part whose time is up."""
+"""What a GPU run does with rows that fail, crash, hang, or rest on kernels that are wrong."""
 
-import argparse
-import importlib
-import re
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastlt.timing.step import VARIANTS
+ROOT = Path(__file__).parents[3]
+PLANTED = '''
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from benchmarks.gpu.rows import Row
 
-WORKER = "import subprocess, sys; w = subprocess.Popen(['sleep', '60']); print(w.pid, flush=True); w.wait()"
+FOLDER = Path(__file__).parent
+
+def once(name):
+    """Whether this is the first time."""
+    mark = FOLDER / name
+    first = not mark.exists()
+    mark.touch()
+    return first
+
+def good():
+    yield {"name": "good", "ms": 1.0}
+
+def checks():
+    yield {"name": "near", "ok": True}
+    yield {"name": "far", "ok": False, "error": "relative error 1"}
+
+def raising():
+    yield {"name": "before", "ms": 1.0}
+    if once("raised"):
+        raise ValueError("planted\\nand more")
+    yield {"name": "after", "ms": 2.0}
+
+def crashing():
+    yield {"name": "before", "ms": 3.0}
+    if once("crashed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def hanging():
+    if once("hung"):
+        child = subprocess.Popen(["sleep", "60"])
+        (FOLDER / "child").write_text(str(child.pid))
+        time.sleep(60)
+    yield {"name": "late", "ms": 4.0}
+
+def rows(call, target):
+    once(f"call {call} on {target.device}")
+    yield Row("checks: wrong", checks)
+    yield Row("checks: right", lambda: [{"name": "near", "ok": True}])
+    yield Row("table: raising", raising, operations=("right",))
+    yield Row("table: crashing", crashing)
+    yield Row("table: hanging", hanging, limit_s=1.0)
+    yield Row("table: doubtful", good, operations=("wrong", "right", "absent"))
+    yield Row("table: good", good, operations=("right",))
+'''
 
 
 def is_alive(pid: int) -> bool:
@@ -22,137 +74,181 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture
-def gpu(script: Callable[[str], Any]) -> Any:
-    return script("gpu.__main__")
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="asks Linux for processes")
-def test_its_workers_end_with_it(gpu: Any, tmp_path: Path) -> None:
-    args = argparse.Namespace(out=tmp_path, device="cpu")
-    assert gpu.run("part", args, "-c", WORKER, limit_s=1.0) == 124
-    worker = int((tmp_path / "part.txt").read_text())
-    until = time.monotonic() + 5
-    while is_alive(worker) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not is_alive(worker)
-    assert gpu.run("part", args, "-c", "raise SystemExit(3)", limit_s=30.0) == 3
+def test_a_row_that_fails_crashes_or_hangs_stops_only_itself_and_is_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text(PLANTED)
+    out, archive = tmp_path / "out", tmp_path / "back.tar.gz"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "benchmarks.gpu", "--call", "a", "--out", str(out), "--archive", str(archive)]
+    command += ["--device", "cpu", "--modules", "planted", "no_such_module"]
+
+    def call() -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(command, cwd=ROOT, env=environment, timeout=200, check=False)
+        return done.returncode, {line["row"]: line["error"] for line in lines_of(out) if "ended_s" in line}
+
+    status, errors = call()
+    assert status == 1
+    assert errors.pop("table: raising") == "ValueError: planted"
+    assert errors.pop("table: crashing").startswith("the process ended with status -9")
+    assert errors.pop("table: hanging") == "no end after 1 s"
+    assert "no_such_module" in errors.pop("no_such_module")
+    assert set(errors.values()) == {None}
+    assert not is_alive(int((tmp_path / "child").read_text()))
+    figures = {(line["row"], line["name"]): line for line in lines_of(out) if "name" in line}
+    assert figures["table: raising", "before"]["ms"] == 1.0
+    assert figures["table: crashing", "before"]["ms"] == 3.0
+    assert figures["table: doubtful", "good"]["unverified"] == "1 checks of wrong fail, absent not checked"
+    assert "unverified" not in figures["table: good", "good"]
+    first = len(lines_of(out))
+    status, errors = call()
+    assert status == 1
+    assert {row for row, error in errors.items() if error} == {"no_such_module"}
+    again = {line["row"] for line in lines_of(out)[first:] if "row" in line}
+    assert again == {"table: raising", "table: crashing", "table: hanging", "no_such_module"}
+    with tarfile.open(archive) as packed:
+        summary = packed.extractfile("summary.md")
+        assert summary is not None
+        page = summary.read().decode()
+    assert "| raising | after | 2 |" in page
+    assert "2 checks are right, 1 wrong." in page
+    assert "unverified: 1 checks of wrong fail, absent not checked" in page
 
 
-def test_a_part_without_time_is_left_for_another_run(
-    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def supervisor(script: Callable[[str], Any]) -> Any:
+    return script("gpu.supervisor")
+
+
+def test_what_was_told_is_kept_when_the_time_is_over(
+    supervisor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = []
-
-    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
-        ran.append(name)
-        return 0
-
-    monkeypatch.setattr(gpu, "run", run)
-    monkeypatch.setattr(gpu, "LIMIT_S", gpu.LEAST_S - 1)
-    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=["step", "profile"])
-    assert gpu.run_all(args) == 0
-    assert ran == []
-    assert capsys.readouterr().out.splitlines() == [
-        f"{name}: no time left; the same command goes on with it" for name in ("step", "profile")
+    told = [
+        {
+            "plan": [
+                {"row": "t: one", "limit_s": 60, "operations": []},
+                {"row": "t: two", "limit_s": 60, "operations": []},
+            ]
+        },
+        {"begin": "t: one"},
+        {"row": "t: one", "name": "figure", "ms": 1.0},
     ]
 
+    class Worker:
+        def __init__(self, *_: object) -> None:
+            pass
 
-def test_the_same_command_goes_on_with_what_has_not_ended_well(
-    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        def __enter__(self) -> "Worker":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def next(self, until: float) -> Any:
+            if not told:
+                time.sleep(max(0.0, until - time.monotonic()))
+                raise TimeoutError
+            return told.pop(0)
+
+    monkeypatch.setattr(supervisor, "Worker", Worker)
+    results = supervisor.Results(tmp_path, None)
+    assert not supervisor.Call([], "cpu", results, supervisor.Sensors(None), 0.05).run()
+    assert [line.get("ms") for line in lines_of(tmp_path)] == [1.0, None]
+    assert lines_of(tmp_path)[1]["error"].startswith("the call's time was over")
+    assert results.done() == set()
+
+
+def test_lines_cut_short_by_an_earlier_end_are_left_out(supervisor: Any, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text('{"row": "a", "ended_s": 1, "error": null}\n{"row": "b", "end')
+    assert supervisor.Results(tmp_path, None).done() == {"a"}
+
+
+EXTENSION = """
+#include <Python.h>
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
+extern "C" __attribute__((visibility("default"))) PyObject *PyInit__C() { return PyModule_Create(&module); }
+"""
+
+
+@pytest.fixture
+def machine(script: Callable[[str], Any]) -> Any:
+    return script("gpu.machine")
+
+
+def test_the_core_is_built_where_it_is_missing(machine: Any, tmp_path: Path) -> None:
+    for folder in ("csrc", "fastlt"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "csrc" / "module.cpp").write_text(EXTENSION)
+    (tmp_path / "csrc" / "other.cpp").write_text("int other() { return 1; }\n")
+    machine.prepare(tmp_path)
+    core = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert [path.name for path in (tmp_path / "fastlt").iterdir() if path.name != "kernels"] == [core]
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'fastlt')!r}); import _C"]
+    subprocess.run(command, check=True)
+    built = (tmp_path / "fastlt" / core).stat().st_mtime_ns
+    machine.prepare(tmp_path)
+    assert (tmp_path / "fastlt" / core).stat().st_mtime_ns == built
+    (tmp_path / "fastlt" / core).unlink()
+    (tmp_path / "csrc" / "other.cpp").write_text("no C++")
+    with pytest.raises(RuntimeError, match="no C"):
+        machine.prepare(tmp_path)
+    assert [path.name for path in (tmp_path / "fastlt").iterdir() if path.name != "kernels"] == []
+
+
+def test_wheels_are_found_behind_what_is_installed(
+    machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran: list[str] = []
-
-    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
-        ran.append(name)
-        return 124 if name == "profile" and ran.count(name) == 1 else 0
-
-    monkeypatch.setattr(gpu, "run", run)
-    monkeypatch.setattr(gpu, "has_dali", lambda: False)
-    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
-    names = [name for name, _, _ in gpu.jobs(args) if name != "tune"]  # nothing to tune without it
-    assert gpu.run_all(args) == 1
-    checks, timed = ran[: 1 + len(gpu.CHECKS)], ran[1 + len(gpu.CHECKS) :]
-    assert set(checks) == {"correctness", *gpu.CHECKS}
-    assert timed == [name for name in names if name not in gpu.CHECKS]
-    assert gpu.run_all(args) == 0
-    assert gpu.run_all(args) == 0
-    assert ran[len(names) + 1 :] == ["correctness", "profile", "correctness"]
-    args.only = ["step"]
-    assert gpu.run_all(args) == 0
-    assert ran[-1] == "step"
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    wheels.mkdir()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    machine.unpack(wheels, site)
+    assert str(site) not in sys.path
+    with zipfile.ZipFile(wheels / "carried-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried/__init__.py", "")
+    machine.unpack(wheels, site)
+    assert sys.path[-1] == str(site)
+    assert (site / "carried" / "__init__.py").is_file()
 
 
-def test_the_variants_that_only_a_gpu_times_exist(gpu: Any) -> None:
-    assert {variant for _, variants in gpu.MATRIX.values() for variant in variants} <= {*VARIANTS}
+class Library:
+    """Stands in for NVML; the power cannot be told."""
+
+    clock = 1000
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:  # noqa: N802
+        return 0
+
+    def nvmlDeviceGetClockInfo(self, handle: Any, kind: int, value: Any) -> int:  # noqa: N802
+        ctypes.cast(value, ctypes.POINTER(ctypes.c_uint))[0] = self.clock + kind
+        return 0
+
+    def nvmlDeviceGetPowerUsage(self, handle: Any, value: Any) -> int:  # noqa: N802
+        return 3
+
+    def nvmlDeviceGetTemperature(self, handle: Any, kind: int, value: Any) -> int:  # noqa: N802
+        ctypes.cast(value, ctypes.POINTER(ctypes.c_uint))[0] = 50
+        return 0
 
 
-def test_what_the_wanted_parts_time_is_compiled_ahead_in_their_order(
-    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = importlib.import_module("benchmarks.gpu.parts")
-    ahead = importlib.import_module("benchmarks.gpu.compile_ahead")
-    compiled: list[Any] = []
-
-    def compile_all(steps: list[Any], device: str, batch_size: int, image_size: int) -> Iterator[Any]:
-        compiled.extend(steps)
-        yield steps[0], 0.0, "no compiler"
-
-    monkeypatch.setattr(ahead, "compile_all", compile_all)
-    args = argparse.Namespace(device="cpu", quick=False, ahead=["profile", "step", "candidates", "switches"])
-    [figures] = list(parts.part_compile(args))
-    assert figures == {
-        "steps": [{"backbone": "resnext50_32x4d", "variant": "fastlt", "candidate": "", "error": "no compiler"}]
+def test_clocks_are_the_means_of_a_figures_time(machine: Any) -> None:
+    library = Library()
+    sensors = machine.Sensors(library)
+    for when, clock in ((1.0, 100), (2.0, 1000), (3.0, 2000)):
+        library.clock = clock
+        sensors.samples.append((when, sensors.read()))
+    assert sensors.since(2.0) == {
+        "sm_mhz": 1501.0,
+        "least_sm_mhz": 1001.0,
+        "memory_mhz": 1502.0,
+        "temperature_c": 50.0,
     }
-    assert [step.variant for step in compiled if not step.candidate] == [
-        "fastlt",
-        "torchvision compiled",
-        "fastlt CUDA graphs",
-        "fastlt deterministic",
-        "fastlt NCHW",
-    ]
-    candidates = importlib.import_module("benchmarks.gpu.candidates")
-    assert [step.candidate for step in compiled[2:-3]] == [*candidates.CANDIDATES, *candidates.INDUCTOR]
-
-
-def test_choices_made_while_others_ran_are_forgotten(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, choice = tmp_path / "ab" / "kernel.py", tmp_path / "ab" / "kernel.best_config"
-    kept.parent.mkdir()
-
-    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
-        if name == "compile":
-            kept.touch()
-            choice.touch()
-        else:
-            assert name in ("correctness", *gpu.CHECKS) or not choice.exists()
-        return 0
-
-    monkeypatch.setattr(gpu, "run", run)
-    monkeypatch.setattr(gpu, "CACHE", tmp_path)
-    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
-    assert gpu.run_all(args) == 0
-    assert kept.exists()
-
-
-@pytest.mark.parametrize("wrong", [False, True])
-def test_only_what_is_right_gets_timed(gpu: Any, wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = []
-
-    def run(name: str, args: argparse.Namespace, *command: str, limit_s: float) -> int:
-        ran.append(name)
-        return int(wrong and name == "correctness")
-
-    monkeypatch.setattr(gpu, "run", run)
-    monkeypatch.setattr(gpu, "has_dali", lambda: True)
-    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=None)
-    assert gpu.run_all(args) == int(wrong)
-    checks = {"correctness", *gpu.CHECKS}
-    assert set(ran[: len(checks)]) == checks
-    assert set(ran[len(checks) :]) == (set() if wrong else {name for name, _, _ in gpu.jobs(args)} - checks)
-
-
-def test_a_part_that_there_is_not_is_refused(gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = argparse.Namespace(out=tmp_path, device="cpu", quick=True, only=["profile", "everything"])
-    assert gpu.run_all(args) == 2
-    assert re.search("^--only: got everything.* profile", capsys.readouterr().out)
-    assert list(tmp_path.iterdir()) == []
+    assert sensors.since(4.0) == {}
+    with machine.Sensors(None) as nothing:
+        assert nothing.since(0.0) == {}

@@ -1,0 +1,90 @@
+"""The rows of a GPU run: which there are, and how calls are timed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastlt.models import create_model
+from fastlt.timing.step import VARIANTS
+
+
+@pytest.fixture(scope="module")
+def modules(script: Callable[[str], Any]) -> dict[str, Any]:
+    names = ("rows", "worker", "operations", "layers", "steps", "inputs")
+    return {name: script(f"gpu.{name}") for name in names}
+
+
+def shape_of(conv: nn.Conv2d, images: torch.Tensor) -> tuple[int, ...]:
+    return conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.groups, conv.stride[0], images.shape[2]
+
+
+def test_layers_are_those_of_the_network(modules: dict[str, Any]) -> None:
+    convs, norms = modules["layers"].layers_of(224, (3, 4, 6, 3))
+    model = create_model("resnext50_32x4d", 10).to("meta")
+    seen: list[tuple[int, ...]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda conv, given, _: seen.append(shape_of(conv, given[0])))
+    model(torch.empty(1, 3, 224, 224, device="meta"))
+    assert Counter(tuple(conv) for conv in convs.elements()) == Counter(seen)
+    assert norms.total() == 1 + 3 * 16  # a shortcut's is not rectified
+    assert sum(norm.residual for norm in norms.elements()) == 16
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_names_of_rows_are_their_own_and_what_they_rest_on_is_checked(modules: dict[str, Any], device: str) -> None:
+    target = modules["rows"].Target(torch.device(device))
+    for call in "abc":
+        rows = [row for name in list(modules)[2:] for row in modules[name].rows(call, target)]
+        assert len({row.name for row in rows}) == len(rows)
+        checked = {row.name.removeprefix("checks: ") for row in rows if row.name.startswith("checks: ")}
+        assert {operation for row in rows for operation in row.operations} <= checked
+
+
+def test_every_variant_exists(modules: dict[str, Any]) -> None:
+    steps = modules["steps"]
+    groups = (steps.RIVALS, steps.EAGER, steps.BATCHES, steps.OTHERS, steps.SWITCHES, steps.CHANGES)
+    assert {step.variant for group in groups for step in group} <= {*VARIANTS}
+
+
+def test_a_modules_failure_is_a_row(modules: dict[str, Any]) -> None:
+    target = modules["rows"].Target(torch.device("cpu"))
+    [row] = modules["worker"].rows_of(["no_such_module"], "a", target)
+    with pytest.raises(ModuleNotFoundError):
+        row.figures()
+
+
+def test_inputs_rotate(modules: dict[str, Any]) -> None:
+    rows, seen = modules["rows"], []
+    figure = rows.timed(rows.Target(torch.device("cpu")), seen.append, 3)
+    assert seen[:6] == [0, 1, 2, 0, 1, 2]
+    assert figure["ms"] > 0
+    assert rows.rates({"ms": 2.0}, 4e9, 6e9) == {"ms": 2.0, "tb_per_s": 2.0, "tflops": 3.0}
+
+
+def test_an_error_is_a_figure_unless_the_device_is_broken(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = modules["rows"]
+
+    def fail() -> dict[str, Any]:
+        raise RuntimeError("illegal access\nof memory")
+
+    assert list(rows.attempt("one", fail)) == [{"name": "one", "error": "illegal access"}]
+    monkeypatch.setattr(rows, "is_broken", lambda: True)
+    with pytest.raises(RuntimeError):
+        list(rows.attempt("one", fail))
+
+
+def test_a_row_tells_what_it_had_before_its_error(modules: dict[str, Any]) -> None:
+    def figures() -> Iterator[dict[str, Any]]:
+        yield {"name": "first", "ms": 1.0}
+        raise ValueError("no more")
+
+    told: list[dict[str, Any]] = []
+    assert modules["worker"].measure(modules["rows"].Row("t: row", figures), told.append) == "ValueError: no more"
+    assert told == [{"row": "t: row", "name": "first", "ms": 1.0}]
