@@ -173,15 +173,16 @@ def convolution(target: Target, batch: int, conv: Conv, num: int) -> Iterator[Fi
                     yield from passes.figures(f"cuDNN, groups of {width}", conv.inputs // width)
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """Return the batch norm of images [B, C, H, W], the residual's sum, rectified."""
+def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the batch norm of images [B, C, H, W], a residual's sum, rectified; then for two branches."""
     y = F.batch_norm(x, None, None, weight, bias, training=True)
-    return F.relu(y if residual is None else y + residual)
+    y = F.relu(y if residual is None else y + residual)
+    return (y,) if residual is None else (y, y)
 
 
-def ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+def ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> tuple[Tensor, ...]:
     """Return the same by our kernels."""
-    return ops.batch_norm_relu(x, weight, bias, residual=residual)[0]
+    return ops.batch_norm_relu(x, weight, bias, residual=residual)[: 1 if residual is None else 2]
 
 
 def normalisation(target: Target, batch: int, norm: Norm, num: int) -> Iterator[Figures]:
@@ -189,17 +190,18 @@ def normalisation(target: Target, batch: int, norm: Norm, num: int) -> Iterator[
     shape = batch, norm.channels, norm.side, norm.side
     size = ONE * batch * norm.channels * norm.side**2
     sets = target.sets(3 * size)
-    images, gradients = ([target.images(*shape).requires_grad_(i == 0) for _ in range(sets)] for i in range(2))
+    images = [target.images(*shape).requires_grad_() for _ in range(sets)]
     residuals = [target.images(*shape).requires_grad_() if norm.residual else None for _ in range(sets)]
+    gradients = [[target.images(*shape) for _ in range(1 + norm.residual)] for _ in range(sets)]
     weight = torch.rand(norm.channels, device=target.device).add_(0.5).requires_grad_()
     bias = torch.randn(norm.channels, device=target.device).requires_grad_()
-    forward_passes, backward_passes = (4, 8) if norm.residual else (3, 5)  # passes over the images
+    forward_passes, backward_passes = (4, 8) if norm.residual else (3, 5)  # the fewest over the images
 
-    def both(method: Callable[..., Tensor], i: int) -> tuple[Tensor, ...]:
+    def both(method: Callable[..., tuple[Tensor, ...]], i: int) -> tuple[Tensor, ...]:
         inputs = [each for each in (images[i], weight, bias, residuals[i]) if each is not None]
         return torch.autograd.grad(method(images[i], weight, bias, residuals[i]), inputs, gradients[i])
 
-    def forward(method: Callable[..., Tensor], i: int) -> Tensor:
+    def forward(method: Callable[..., tuple[Tensor, ...]], i: int) -> tuple[Tensor, ...]:
         with torch.no_grad():
             return method(images[i], weight, bias, residuals[i])
 

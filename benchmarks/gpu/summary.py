@@ -9,7 +9,7 @@ from fastlt.report.markdown import rows
 
 Line = Mapping[str, Any]
 
-HIDDEN = ("row", "name", "operations", "memory_mhz", "temperature_c", "least_ms", "pass", "layer", "num")
+HIDDEN = ("row", "name", "operations", "memory_mhz", "temperature_c", "least_ms", "pass", "num", "images")
 CHECKS = "checks"
 
 
