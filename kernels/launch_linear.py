@@ -49,7 +49,7 @@ class Tile(NamedTuple):
 
 
 SMALL = 512  # classes up to which a head gets small tiles
-WIDE = Tile(128, 256, 64, 8, num_stages=4, parts=4, by_tma=True)
+WIDE = Tile(128, 256, 64, 8, num_stages=4, parts=8, by_tma=True)
 """Of half types on sm_90 and later, for reductions: half the reads of X by way of the L2 cache."""
 
 

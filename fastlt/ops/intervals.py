@@ -31,9 +31,9 @@ Proof.
 Conventions.
 - Intervals are open: an end is a crossing, where either answer is right, and belongs to no interval.
 - Identical lines (equal norm and equal logit, as for duplicated classes) tie at every tau. The lower index wins, as in
-  argmax. To tie to the last bit, the label's logit must come out of the same arithmetic as its rivals': a kernel takes
-  both from one tile, and on a CPU, where BLAS may round the last columns of a product differently, duplicated classes
-  share one logit.
+  argmax. To tie to the last bit, the label's logit must come out of the same arithmetic as its rivals': all tiles of a
+  kernel add the same terms in the same order, and on a CPU, where BLAS may round the last columns of a product
+  differently, duplicated classes share one logit.
 - A class of zero norm scores 0 at every tau. Logits below the smallest normal number count as 0.
 - A sample that is never right has the interval (inf, -inf). Finite input gives no NaN.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from checking import DTYPES, SHAPES, Check, Group, each_shape, exact_problem, misaligned, problem
-from fastlt.kernels import launch_intervals
+from fastlt.kernels import launch_intervals, launch_linear
 
 from fastlt.ops import reference
 
@@ -80,13 +80,14 @@ def check_wide(device: str, dtype: torch.dtype) -> Iterator[Check]:
         yield f"intervals log={log}: the same by TMA as by pointers", all(map(torch.equal, got, first)), ""
 
 
-def check_twins(device: str) -> Check:
-    """Of two classes that are equal the first wins, wherever their tiles are."""
-    p = problem((40, 600, 64), torch.float32, device, 4)
-    w = p["w"].clone()
-    w[300:] = w[:300]
-    low, high = launch_intervals.intervals(p["x"], w, p["y"], launch_intervals.log_norms(w), None, True)
-    return "intervals of twins", bool((~(low < high))[p["y"] >= 300].all()), ""
+def check_twins(device: str, dtype: torch.dtype) -> Iterator[Check]:
+    """Of two classes that are equal the first wins, though their tiles, and the label's, are different ones."""
+    p = problem((40, 600, 64), dtype, device, 4)
+    x, y, w = p["x"].contiguous(), p["y"] % 300, p["w"][:300].repeat(2, 1)
+    low, high = launch_intervals.intervals(x, w, y + 300, launch_intervals.log_norms(w), None, True)
+    yield "intervals of random twins", bool((low == float("inf")).all() and (high == float("-inf")).all()), ""
+    first, second = (launch_linear.label_rank(x, w, labels, None, None) for labels in (y, y + 300))
+    yield "label_rank of random twins", torch.equal(first + 1, second), ""
 
 
 def check_not_a_number(device: str) -> Iterator[Check]:
@@ -113,7 +114,7 @@ def check_log_norms(device: str, dtype: torch.dtype) -> Check:
     w = w.T.contiguous().T.to(device)
     got = launch_intervals.log_norms(w).cpu()
     good = torch.allclose(got, reference.log_norms(w.cpu()).float(), rtol=1e-6, atol=1e-6, equal_nan=True)
-    return f"log_norms {dtype}", good and bool(got[5] == got[4]) and bool(got[6] == 0) and bool(got[7].isnan()), ""
+    return "log_norms", good and bool(got[5] == got[4]) and bool(got[6] == 0) and bool(got[7].isnan()), ""
 
 
 def check_empty(device: str) -> Check:
@@ -127,6 +128,8 @@ def groups(device: str) -> list[Group]:
     checks = each_shape(device, check_random_intervals, True) + each_shape(device, check_random_intervals, False)
     checks += [("", check_nasty_intervals, (device, torch.float32, seed)) for seed in range(3)]
     checks += [
-        (str(dtype), check, (device, dtype)) for dtype in DTYPES[device] for check in (check_wide, check_log_norms)
+        (str(dtype), check, (device, dtype))
+        for dtype in DTYPES[device]
+        for check in (check_wide, check_twins, check_log_norms)
     ]
-    return [*checks, *(("", check, (device,)) for check in (check_twins, check_not_a_number, check_empty))]
+    return [*checks, *(("", check, (device,)) for check in (check_not_a_number, check_empty))]
