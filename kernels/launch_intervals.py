@@ -34,7 +34,7 @@ def intervals(
     parts = [product.new(product.column_tiles, num) for _ in range(2)]
     args = shift, slope, labels, label_scores, *parts
     product.reduce(kernels.interval_kernel, *args, LOG=log, FAST=FAST)
-    tile = Tile(64, 32, product.tile.depth, 4)
+    tile = Tile(64, 32, product.tile.depth, 4, num_stages=2)
     grid, tensors = int(triton.cdiv(num, tile.rows)), (slope, labels, label_scores, *parts, low, high)
     product.launch(kernels.finish_kernel, *tensors, product.column_tiles, grid=grid, tile=tile, LOG=log, FAST=FAST)
     return low, high
