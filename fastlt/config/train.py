@@ -262,11 +262,6 @@ class TrainConfig(Config):
             raise ValueError(
                 "--cuda-graphs: got it with --no-compile; expected a compiled step to replay; drop one of the flags"
             )
-        if self.cuda_graphs and self.accumulate > 1:
-            raise ValueError(
-                f"--cuda-graphs: got it with --accumulate {self.accumulate}; expected a single piece, since a graph "
-                "overwrites the gradients of the last one; drop one of the flags"
-            )
         if self.eval_resize is not None and self.eval_resize < self.image_size:
             raise ValueError(
                 f"--eval-resize: got {self.eval_resize}; expected at least the crop's side; give --image-size "

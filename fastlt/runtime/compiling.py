@@ -66,7 +66,8 @@ class Compiler:
         enabled: Whether to compile at all.
         channels_last: Whether all convolutions get their images in channels_last memory. Inductor by itself
             leaves out grouped ones.
-        cuda_graphs: Whether to replay compiled code as CUDA graphs; gradients must be freed before the next call.
+        cuda_graphs: Whether to replay compiled code as CUDA graphs; gradients must be freed or copied before the next
+            call.
 
     Attributes:
         works: Whether functions are compiled.

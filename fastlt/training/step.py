@@ -160,6 +160,14 @@ def loss_function(
     return module if wrap is None else wrap(module)
 
 
+def copy_gradients(model: nn.Module) -> None:
+    """Replace every gradient by a copy in memory of its own, all of them in a few launches."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters() if parameter.grad is not None}
+    copies = torch._foreach_mul(list(gradients.values()), 1.0)
+    for parameter, copy in zip(gradients, copies, strict=True):
+        parameter.grad = copy
+
+
 class ValidationPredictor:
     """A predictor of classes; it pads a smaller last batch, so that only one batch size is compiled.
 

@@ -42,7 +42,7 @@ from .network import build_network, make_optimizer, set_training_mode
 from .setup import check_shares, open_run, out_of_memory
 from .signals import InterruptedTrainingError
 from .state import Progress
-from .step import LossFunction, StepInput, ValidationPredictor, loss_function, worth_compiling
+from .step import LossFunction, StepInput, ValidationPredictor, copy_gradients, loss_function, worth_compiling
 
 __all__ = ["InterruptedTrainingError", "Trainer", "train"]
 
@@ -310,6 +310,8 @@ class Trainer:
             with self.without_averaging(number < num_pieces):
                 loss, num_hits = loss_and_hits(piece)
                 (loss if num_pieces == 1 else loss / num_pieces).backward()  # type: ignore[no-untyped-call]
+            if number == 1 < num_pieces and self.compiler.cuda_graphs:
+                copy_gradients(self.model)  # the next replay overwrites them; it adds its own to the copies
             losses.append(loss.detach().double())
             hits.append(num_hits)
         if num_pieces == 1:

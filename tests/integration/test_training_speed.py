@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from fastlt import Run, TrainConfig, train
 from fastlt.checkpoints import native
 from fastlt.data.loaders.plan import TrainPlan
+from fastlt.runtime.compiling import Compiler
 from fastlt.training import step, trainer
 
 
@@ -103,6 +104,32 @@ def test_a_run_compiles_its_step_and_its_evaluation_once_each(
     assert graphs.frame_count == 2  # 60 val images in batches of 32: the last one is smaller
     assert len(accuracies(run)) == 3
     assert accuracies(run) == pytest.approx(accuracies(eager), abs=2)  # an image more or less
+
+
+def test_a_replay_that_overwrites_the_gradients_of_a_piece_changes_no_sum(
+    short: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(short, epochs=1, accumulate=2)
+    expected = native.load(train(config).checkpoint("last"))[0]
+    original = trainer.loss_function
+
+    def replayed(model: torch.nn.Module, *settings: Any) -> Any:
+        loss, gradients = original(model, *settings), list[torch.Tensor]()
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: gradients.append(gradient.detach()))  # shares its memory
+
+        def overwriting(piece: step.StepInput) -> Any:
+            while gradients:
+                gradients.pop().fill_(torch.nan)
+            return loss(piece)
+
+        return overwriting
+
+    monkeypatch.setattr(trainer, "loss_function", replayed)
+    monkeypatch.setattr(trainer, "Compiler", lambda *_, **__: Compiler(False, cuda_graphs=True))
+    run = train(dataclasses.replace(config, out=tmp_path / "replayed", cuda_graphs=True))
+    got = native.load(run.checkpoint("last"))[0]
+    assert [name for name in expected if not torch.equal(got[name], expected[name])] == []
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,6 @@ def test_the_released_protocol_draws_four_images_a_class() -> None:
         ({"loader": "dally"}, r"^--loader: got 'dally'.*'dali'"),
         ({"precision": "fp16"}, r"^--precision: got 'fp16'.*auto, fp32, bf16"),
         ({"cuda_graphs": True, "compile": False}, r"^--cuda-graphs: .*--no-compile\b"),
-        ({"cuda_graphs": True, "accumulate": 2}, r"^--cuda-graphs: .*--accumulate 2\b"),
         ({"crop_scale": (0.5, 1.5)}, r"^--crop-scale: got 0\.5 1\.5\b.*<= 1\b"),
         ({"crop_ratio": (2.0, 1.0)}, r"^--crop-ratio: got 2\.0 1\.0\b"),
         ({"std": (0.0, 1.0, 1.0)}, r"^--std: got .*0\.0\b"),
