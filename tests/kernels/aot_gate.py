@@ -1,176 +1,186 @@
-"""Compile every kernel ahead of time for sm_80, sm_90 and sm_100, without a GPU; fail on a spill or serialised wgmma.
+"""Compile every kernel as its launchers do, for sm_80, sm_90 and sm_100, without a GPU; fail on what goes wrong there.
 
     python tests/kernels/aot_gate.py                          # the installed Triton
     python tests/kernels/aot_gate.py --triton 3.6.0 3.7.1     # each from PyPI, into a temporary folder
+    python tests/kernels/aot_gate.py --only sm_90 rank        # what has all these words in its line; --list: only print
 
-Prints a line for each kernel, type and architecture: registers, shared memory, matrix instructions, what is wrong.
+`launches()` of each checks_<module>.py says which launchers to call, on tensors without memory. Triton itself decides
+what a launch needs compiled: types, which pointers and sizes 16 divides, constants, options. Each such specialisation
+is compiled once. Failures: a kernel that no launch reaches, a grid that CUDA refuses, a spill, more shared memory than
+there is, wgmma that runs serially (C7515), single 16-bit loads or stores where every size and pointer allows vectors.
 """
 
 import argparse
+import ast
+import contextlib
+import importlib
+import io
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
-ARCHITECTURES = (80, 90, 100)
-OPTIONAL = ("scale_ptr", "shift_ptr", "row_ptr", "column_ptr", "class_weight_ptr", "smooth_ptr", "spread_ptr")
+import torch
+import triton
+from checking import modules
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+SHARED = {80: 166_912, 90: 232_448, 100: 232_448}
+"""Bytes of shared memory that a program may have, by architecture."""
+GRID = (2**31 - 1, 65_535, 65_535)
+KERNELS = Path(__file__).parents[2] / "kernels"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One specialisation of a kernel: what its launcher (kernels/launch_*.py) can ask for."""
+class Driver(NamedTuple):
+    """What Triton asks of a GPU before it compiles for it; nothing can run here."""
 
+    architecture: int
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+    def get_current_device(self) -> int:
+        return self.architecture  # Triton asks for the target once a device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Specialisation(NamedTuple):
+    """One compilation: Triton's own record of a launch's types, alignment, constants and options, as JSON."""
+
+    module: str
     kernel: str
-    module: str = "linear"
-    dtype: str = "bf16"
-    absent: tuple[str, ...] = ()
-    flags: tuple[tuple[str, object], ...] = ()
+    architecture: int
+    data: str
 
     @property
-    def name(self) -> str:
-        parts = [self.kernel, self.dtype, *(f"{k}={v}" for k, v in self.flags)]
-        return " ".join(parts + [f"without {name}" for name in self.absent])
+    def arguments(self) -> dict[str, str]:
+        """Return each argument's type, `%16` after it where 16 divides it, or its value if it is a constant."""
+        record = json.loads(self.data)
+        constants, attributes = (
+            {path[0]: value for path, value in zip(record[f"{kind}_keys"], record[f"{kind}_vals"], strict=True)}
+            for kind in ("constant", "attrs")
+        )
+        return {
+            name: f"={constants[place]}" if kind == "constexpr" else f":{kind}" + "%16" * bool(attributes.get(place))
+            for place, (name, kind) in enumerate(record["signature"].items())
+        }
 
     @property
-    def tile(self) -> tuple[int, int, int, int]:
-        """Return rows, columns, depth and warps, as the launchers have them."""
-        if self.module == "crops":
-            return 0, 256 if self.kernel == "square_kernel" else 1024, 0, 8
-        if self.module == "batch_norm":
-            return 16 if self.kernel in ("apply_kernel", "gradient_kernel") else 32, 64, 0, 4
-        return (64, 64, 32, 4) if self.dtype == "fp32" else (128, 128, 64, 8)
+    def is_aligned(self) -> bool:
+        """Whether 16 divides every pointer and size that is no constant."""
+        return all(value.endswith("%16") for value in self.arguments.values() if value.startswith((":*", ":i")))
+
+    def __str__(self) -> str:
+        options = json.loads(self.data)["options"]
+        arguments = " ".join(name + value for name, value in self.arguments.items() if value != "=None")
+        tail = f"warps={options['num_warps']} stages={options['num_stages']}"
+        return f"sm_{self.architecture} {self.module}.{self.kernel} {arguments} {tail}"
 
 
-def cases() -> list[Case]:
-    """Return every kernel in bfloat16 and float32 with all that its launcher can ask for at once, and the plainest."""
-    logits, centroids = ("row_ptr", "column_ptr"), ("scale_ptr",)
-    out = []
-    for dtype in ("bf16", "fp32"):
-        names = ("label_kernel", "column_sum_kernel")
-        out += [Case(kernel=name, dtype=dtype) for name in names]
-        out += [
-            Case(kernel="store_kernel", dtype=dtype, absent=a, flags=(("NORMS", False),)) for a in (logits, centroids)
-        ]
-    out += [Case(kernel="store_kernel", absent=logits + centroids, flags=(("NORMS", True),))]
-    out += [Case(kernel=name, module="batch_norm") for name in ("moments_kernel", "merge_kernel")]
-    for dtype in ("bf16", "fp32"):
-        for relu in (True, False):
-            flags = (("RELU", relu),)
-            names = ("apply_kernel", "sums_kernel", "gradient_kernel")
-            out += [Case(kernel=name, module="batch_norm", dtype=dtype, flags=flags) for name in names]
-    out += [
-        Case(kernel="apply_kernel", module="batch_norm", absent=("residual_ptr",), flags=(("RELU", True),)),
-        Case(kernel="gradient_kernel", module="batch_norm", absent=("dresidual_ptr",), flags=(("RELU", True),)),
-    ]
-    for cubic in (False, True):
-        out.append(Case(kernel="square_kernel", module="crops", dtype="u8", flags=(("CUBIC", cubic),)))
-    parts = (("PARTS", 8),)
-    out.append(Case(kernel="grey_kernel", module="crops", flags=parts))
-    out += [Case(kernel="jitter_kernel", module="crops", dtype=dtype, flags=parts) for dtype in ("bf16", "fp32")]
-    return out
+@contextlib.contextmanager
+def launched(architecture: int) -> Iterator[list[Specialisation]]:
+    """Record into a list what launches would compile for an architecture; raise a ValueError on an impossible grid."""
+    found: list[Specialisation] = []
+
+    def record(*, fn, compile, **_: object) -> bool:
+        found.append(Specialisation(fn.module, fn.name, architecture, compile["specialization_data"]))
+        return True  # already done, as far as Triton is concerned
+
+    def run(kernel, *args: object, grid: tuple[int, ...], **options: object) -> None:
+        if any(size > limit for size, limit in zip(grid, GRID, strict=False)):
+            raise ValueError(f"{kernel.__name__}: CUDA has no grid {grid}")
+        plain_run(kernel, *args, grid=grid, **options)
+
+    plain_run = triton.JITFunction.run
+    driver.set_active(Driver(architecture))
+    with (
+        mock.patch.object(knobs.runtime, "jit_cache_hook", record),
+        mock.patch.object(triton.JITFunction, "run", run),
+        mock.patch("torch.cuda.get_device_capability", return_value=divmod(architecture, 10)),
+        mock.patch("torch.autocast"),  # it does not know the device "meta"
+        torch.device("meta"),
+    ):
+        yield found
 
 
-def compile_case(case: Case, architecture: int) -> dict[str, object]:
-    """Compile one case; read its resources from the cubin and from the assembler's log."""
-    import triton
-    from fastlt.kernels import batch_norm, crops, intervals, linear
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    modules = {
-        "linear": linear,
-        "batch_norm": batch_norm,
-        "crops": crops,
-        "intervals": intervals,
-    }
-    function = getattr(modules[case.module], case.kernel)
-    names = function.arg_names
-    rows, columns, depth, warps = case.tile
-    constants: dict[str, object] = dict(case.flags) | dict.fromkeys(case.absent)
-    constants |= {"BM": rows, "BN": columns, "BC": columns, "BP": columns, "BK": depth, "GROUP": 8, "FAST": True}
-    constants |= {"PRECISION": "tf32x3" if case.dtype == "fp32" else "ieee"}
-    constants = {name: value for name, value in constants.items() if name in names}
-    signature = {name: "constexpr" if name in constants else _type(case, name) for name in names}
-    aligned = [n for n in signature if n.endswith("_ptr") or n == "D" or n.endswith("stride")]
-    source = ASTSource(
-        fn=function,
-        signature=signature,
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned if name not in constants},
-    )
-    options = {"num_warps": warps, "num_stages": 3}
-    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    return _resources(kernel, Path(triton.__file__).parent / "backends" / "nvidia" / "bin")
+def specialisations() -> list[Specialisation]:
+    """Return what all launches would compile, each once."""
+    found = []
+    for architecture in SHARED:
+        with launched(architecture) as ours:
+            for module in modules():
+                for launcher, *args in module.launches():
+                    launcher(*args)
+        found += ours
+    return list(dict.fromkeys(found))
 
 
-def _type(case: Case, name: str) -> str:
-    pixels = ("y_ptr", "residual_ptr", "dx_ptr", "dresidual_ptr") if case.module == "batch_norm" else ()
-    if name in ("x_ptr", "w_ptr", "grad_ptr", "dz_ptr", "out_ptr", *pixels):
-        return f"*{case.dtype}"
-    if case.module == "crops":
-        types = dict.fromkeys(("data_ptr", "flip_ptr", "order_ptr", "image_ptr"), "*u8") | {"start_ptr": "*i64"}
-        types |= dict.fromkeys(("box_ptr", "factor_ptr", "sum_ptr"), "*fp32")
-        return types.get(name, "*i32" if name.endswith("_ptr") else "i32" if name.isupper() else "fp32")
-    if name in ("y_ptr", "order_ptr"):
-        return "*i64"
-    if name in ("num_behind_ptr", "count_ptr"):
-        return "*i32"
-    return "*fp32" if name.endswith("_ptr") else "fp32" if name in ("tau", "eps") else "i32"
+def entry_points() -> set[tuple[str, str]]:
+    """Return (module, name) of every @triton.jit function that no other one calls."""
+    defined, called = set(), set()
+    for path in KERNELS.glob("*.py"):
+        for function in ast.parse(path.read_text()).body:
+            if isinstance(function, ast.FunctionDef) and "triton.jit" in map(ast.unparse, function.decorator_list):
+                defined.add((f"fastlt.kernels.{path.stem}", function.name))
+                called |= {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+    return {(module, name) for module, name in defined if name not in called}
 
 
-def _resources(kernel, tools: Path) -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, ptx = Path(folder) / "kernel.cubin", Path(folder) / "kernel.ptx"
-        cubin.write_bytes(kernel.asm["cubin"])
-        ptx.write_text(kernel.asm["ptx"])
-        usage = _run(tools / "cuobjdump", "--dump-resource-usage", cubin)
-        registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
-        sass = _run(tools / "cuobjdump", "--dump-sass", cubin)
-        target = re.search(r"^\.target (\w+)", kernel.asm["ptx"], re.MULTILINE).group(1)
-        log = ""
-        for assembler in ("ptxas", "ptxas-blackwell"):  # the older one does not know the newest PTX version
-            if (tools / assembler).exists():
-                log = _run(tools / assembler, "-v", f"--gpu-name={target}", ptx, "-o", os.devnull)
-                if "spill stores" in log:
-                    break
-    spills = re.search(r"(\d+) bytes spill stores", log)
+def compiled(specialisation: Specialisation) -> dict[str, object]:
+    """Compile one specialisation; read its resources from the PTX and from the log of the assembler that Triton ran."""
+    driver.set_active(Driver(specialisation.architecture))
+    function = getattr(importlib.import_module(specialisation.module), specialisation.kernel)
+    knobs.compilation.always_compile = knobs.nvidia.dump_ptxas_log = True  # a cached kernel has no log
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        kernel = function.preload(specialisation.data)
+    ptx, log = kernel.asm["ptx"], log.getvalue()
     return {
-        "registers": registers,
-        "stack": stack,
+        "registers": int(re.search(r"Used (\d+) registers", log).group(1)),
+        "spilled": int(re.search(r"(\d+) bytes spill stores", log).group(1)),
         "shared": kernel.metadata.shared,
-        "mma": sorted(set(re.findall(r"\b((?:[A-Z]*H?MMA|HGMMA|UTC[A-Z]*MMA)[A-Z0-9.]*)", sass)))[:2],
-        "spilled": int(spills.group(1)) if spills else -1,
+        "mma": sorted(set(re.findall(r"\b(?:wgmma|tcgen05|mma)(?=[\w.:]*mma|\.sync)", ptx))),
+        "single": len(re.findall(r"\b(?:ld|st)\.global(?:(?!\.v\d)\.[\w:]+)*\.b16\b", ptx)),
         "warnings": sorted(set(re.findall(r"\(C\d+\)[^.\n]{0,80}", log))),
     }
 
 
-def _run(*command: object) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
-
-
-def _check(job: tuple[Case, int]) -> tuple[str, bool]:
-    case, architecture = job
+def _check(specialisation: Specialisation) -> tuple[str, bool]:
     try:
-        resources = compile_case(case, architecture)
+        resources = compiled(specialisation)
     except Exception as error:  # a crash of the compiler is what the gate is for
-        return f"sm_{architecture} {case.name}: {type(error).__name__}: {str(error)[:200]}", False
+        return f"{specialisation}: {type(error).__name__}: {str(error)[:200]}", False
     good = resources["spilled"] == 0 and not resources["warnings"]
-    return f"sm_{architecture} {case.name}: {resources}", good
+    good &= resources["shared"] <= SHARED[specialisation.architecture]
+    good &= not (specialisation.is_aligned and resources["single"])
+    return f"{specialisation}: {resources}", good
 
 
-def run_gate(jobs: int) -> bool:
-    """Compile every case for every architecture; return whether all are clean."""
-    import triton
-
+def run_gate(jobs: int, words: list[str], is_list: bool) -> bool:
+    """Compile every specialisation whose line has all the words, or list them; return whether all are clean."""
     print(f"triton {triton.__version__}", flush=True)
-    clean = True
+    found = specialisations()
+    missing = entry_points() - {(one.module, one.kernel) for one in found}
+    for module, name in sorted(missing):
+        print(f"FAIL {module}.{name}: no launch of tests/kernels/checks_*.py reaches it", flush=True)
+    clean = not missing
+    found = [one for one in found if all(word in str(one) for word in words)]
+    if is_list:
+        print(*found, sep="\n")
+        return clean
     with ProcessPoolExecutor(jobs) as pool:
-        for line, good in pool.map(_check, [(case, sm) for case in cases() for sm in ARCHITECTURES]):
+        for line, good in pool.map(_check, found):
             print("ok  " if good else "FAIL", line, flush=True)
             clean &= good
     return clean
@@ -180,9 +190,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--triton", nargs="*", default=[], help="versions to install from PyPI and test one by one")
     parser.add_argument("--jobs", type=int, default=2, help="compilations at a time")
+    parser.add_argument("--only", nargs="*", default=[], help="words of the lines to compile")
+    parser.add_argument("--list", action="store_true", help="print what would be compiled")
     args = parser.parse_args()
     if not args.triton:
-        return 0 if run_gate(args.jobs) else 1
+        return 0 if run_gate(args.jobs, args.only, args.list) else 1
     failed = []
     for version in args.triton:
         with tempfile.TemporaryDirectory() as folder:
@@ -190,7 +202,7 @@ def main() -> int:
             subprocess.run([*install, f"triton=={version}"], check=True)
             cache = str(Path(folder) / "cache")
             environment = os.environ | {"PYTHONPATH": folder, "TRITON_CACHE_DIR": cache}
-            gate = [sys.executable, __file__, "--jobs", str(args.jobs)]
+            gate = [sys.executable, __file__, "--jobs", str(args.jobs), "--only", *args.only]
             if subprocess.run(gate, env=environment, check=False).returncode:
                 failed.append(version)
     print(f"failed: {', '.join(failed)}" if failed else "every version is clean")

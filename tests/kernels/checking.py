@@ -17,6 +17,8 @@ Check = tuple[str, bool, str]
 """Name, whether the kernel is right, what to print beside it."""
 Group = tuple[str, Callable[..., Check | Iterator[Check]], tuple]
 """Label, function, its arguments: the checks that one process runs together."""
+Launch = tuple
+"""A launcher of kernels/launch_*.py and its arguments, for the ahead-of-time gate; tensors are made without memory."""
 
 
 def modules() -> list[ModuleType]:
@@ -97,3 +99,17 @@ def each_shape(device: str, check: Callable[..., Check | Iterator[Check]], *args
         for number in reversed(range(len(SHAPES[device])))
         for dtype in DTYPES[device]
     ]
+
+
+def layouts() -> list[tuple[torch.dtype, tuple[int, int, int]]]:
+    """Return types and sizes (N, C, D) of heads to compile: real ones, with all sizes aligned, odd, and of one."""
+    half, whole = torch.bfloat16, torch.float32
+    sizes = [(half, (24_426, 8142, 2048)), (half, (512, 1024, 2048)), (half, (333, 365, 512))]
+    return [*sizes, (whole, (24_426, 8142, 2048)), (whole, (1, 1, 1)), (torch.float16, (24_426, 1000, 2048))]
+
+
+def head(size: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return features, weight, labels, a vector of the classes and one of the rows."""
+    num, classes, width = size
+    features, weight = torch.empty(num, width, dtype=dtype), torch.empty(classes, width, dtype=dtype)
+    return features, weight, torch.empty(num, dtype=torch.int64), torch.empty(classes), torch.empty(num)

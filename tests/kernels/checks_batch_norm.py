@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from checking import DTYPES, Check, Group, near
+from checking import DTYPES, Check, Group, Launch, near
 from fastlt.kernels import launch_batch_norm
 from torch import Tensor
 
@@ -54,3 +54,17 @@ def groups(device: str) -> list[Group]:
         for pixels in reversed(PIXELS[device])
         for dtype in DTYPES[device]
     ]
+
+
+def launches() -> Iterator[Launch]:
+    every = [(False, False), (False, True), (True, False), (True, True)]
+    cases = [(torch.bfloat16, (802_816, 64), every), (torch.float32, (25_088, 2048), every)]
+    cases += [(dtype, size, every[3:]) for dtype, size in ((torch.bfloat16, (7, 33)), (torch.float16, (25_088, 2048)))]
+    for dtype, size, ways in [*cases, (torch.float32, (1, 1), every[1:2])]:
+        x, vector = torch.empty(size, dtype=dtype), torch.empty(size[1])
+        for residual, relu in ways:
+            yield launch_batch_norm.batch_norm_relu, x, x if residual else None, vector, vector, 1e-5, relu
+            y = x if residual and relu else None
+            for other in (None, y):
+                vectors = [vector] * 4
+                yield launch_batch_norm.batch_norm_relu_backward, x, other, x, y, *vectors, 1e-5, relu

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from checking import Check, Group, near
+from checking import Check, Group, Launch, near
 from fastlt.kernels import launch_crops
 from torch import Tensor
 
@@ -74,3 +74,14 @@ def groups(device: str) -> list[Group]:
     for size in (23, 5):  # the larger one's pixels take a program several turns
         checks += [("", check_squares, (device, size, name)) for name in ("bilinear", "bicubic")]
     return checks
+
+
+def launches() -> Iterator[Launch]:
+    data, starts = torch.empty(1 << 24, dtype=torch.uint8), torch.empty(256, dtype=torch.int64)
+    parts = torch.empty(256, 4, dtype=torch.int32), torch.empty(256, 4), torch.empty(256, dtype=torch.bool)
+    factors, order = torch.empty(256, 3), torch.empty(256, dtype=torch.uint8)
+    for size, dtype in ((224, torch.bfloat16), (224, torch.float16), (224, torch.float32), (27, torch.bfloat16)):
+        for cubic in (False, True):
+            yield launch_crops.squares, data, starts, starts.int(), *parts, size, cubic
+        images = torch.empty(256, size, size, 3, dtype=torch.uint8)
+        yield launch_crops.jittered, images, factors, order, (0.5,) * 3, (0.5,) * 3, dtype

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import torch
-from checking import SHAPES, Check, Group, each_shape, near, problem
+from checking import SHAPES, Check, Group, Launch, each_shape, head, layouts, near, problem
 from fastlt.kernels import launch_cross_entropy as launch
 from torch import Tensor
 
@@ -115,3 +115,24 @@ def groups(device: str) -> list[Group]:
         *each_shape(device, check_rescaled),
         ("", check_labels, (device,)),
     ]
+
+
+def launches() -> Iterator[Launch]:
+    kept, again = (functools.partial(losses_and_gradients, launch, keep=keep) for keep in (True, False))
+    for dtype, size in layouts():
+        x, w, y, s, r = head(size, dtype)
+        yield kept, x, w[None], y, s[None], s[None], s, s, 0.1, False, ALL, r[None]
+        yield kept, x, w[None], y, None, None, None, None, 0.0, True, NONE, None
+        yield rescaled_step, torch.empty(437_513, size[1] + -size[1] % 16, dtype=dtype), s[None], y[:512]
+    for num_heads, size in ((1, (512, 8142, 2048)), (3, (512, 365, 2048))):
+        x, w, y, s, _ = head(size, torch.bfloat16)
+        weight, vector = w.expand(num_heads, -1, -1).contiguous(), s.expand(num_heads, -1).contiguous()
+        grad = torch.empty(num_heads, 1).expand(-1, len(x))  # of the mean over the rows
+        yield kept, x, weight, y, vector, None, None, None, 0.0, True, [False, False, True, False, False], grad
+        yield kept, x, weight, y, None, vector, None, None, 0.0, True, [False, True, False, True, False], grad
+        yield again, x, weight, y, None, vector, None, None, 0.1, True, [True, True, False, True, False], grad
+
+
+def rescaled_step(logits: Tensor, scale: Tensor, labels: Tensor) -> None:
+    grad = torch.empty(len(scale), 1).expand(-1, len(labels))
+    rescaled(launch, grad, logits, scale, labels, torch.empty_like(labels))

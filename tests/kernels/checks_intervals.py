@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from checking import DTYPES, SHAPES, Check, Group, each_shape, exact_problem, misaligned, problem
+from checking import DTYPES, SHAPES, Check, Group, Launch, each_shape, exact_problem, head, layouts, misaligned, problem
 from fastlt.kernels import launch_intervals, launch_linear
 
 from fastlt.ops import reference
@@ -133,3 +133,13 @@ def groups(device: str) -> list[Group]:
         for check in (check_wide, check_twins, check_log_norms)
     ]
     return [*checks, *(("", check, (device,)) for check in (check_not_a_number, check_empty))]
+
+
+def launches() -> Iterator[Launch]:
+    for dtype, size in layouts():
+        x, w, y, slope, _ = head(size, dtype)
+        yield launch_intervals.intervals, x, w, y, slope, None, True
+        yield launch_intervals.intervals, x, w, y, slope, slope, False
+        yield launch_intervals.log_norms, w
+    x, w, y, slope, _ = head((24_426, 8142, 2048), torch.bfloat16)
+    yield launch_intervals.intervals, misaligned(x), misaligned(w), y, slope, None, True

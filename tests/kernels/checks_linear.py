@@ -3,7 +3,21 @@
 from collections.abc import Iterator
 
 import torch
-from checking import DTYPES, NEEDS, SHAPES, Check, Group, each_shape, exact_problem, misaligned, near, problem
+from checking import (
+    DTYPES,
+    NEEDS,
+    SHAPES,
+    Check,
+    Group,
+    Launch,
+    each_shape,
+    exact_problem,
+    head,
+    layouts,
+    misaligned,
+    near,
+    problem,
+)
 from fastlt.kernels import launch_linear as launch
 from torch import Tensor
 
@@ -120,3 +134,19 @@ def groups(device: str) -> list[Group]:
     checks += [(str(dtype), check_ties, (device, dtype)) for dtype in DTYPES[device]]
     checks += [("", check_not_a_number, (device,)), ("", check_empty, (device,))]
     return [*checks, ("", check_large, ())] if device == "cuda" else checks
+
+
+def launches() -> Iterator[Launch]:
+    for dtype, size in layouts():
+        x, w, y, s, _ = head(size, dtype)
+        yield launch.scaled_logits, x, w, s, s, None, None
+        yield launch.scaled_logits_backward, x @ w.T, x, w, s, [True] * 4
+        yield launch.label_rank, x, w, y, None, None
+        yield launch.predictions, x, w, y, s
+    for dtype in (torch.bfloat16, torch.float32):
+        x, w, y, s, r = head((512, 8142, 2048), dtype)
+        yield launch.tau_normalized_logits, x, w, 0.7
+        yield launch.scaled_logits, x, w, None, s, r, s
+        yield launch.label_rank, x, w, y, s, s
+        yield launch.label_rank, misaligned(x), misaligned(w), y, s, s
+        yield launch.predictions, misaligned(x), misaligned(w), y, None
