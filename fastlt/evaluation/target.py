@@ -14,7 +14,6 @@ from ..config.plugins import names_function
 from ..data.dataset import LongTailedDataset
 from ..features.arrays import check_finite
 from ..features.store import FeatureStore
-from ..runtime.device import exact_fp32
 from ..runtime.log import log
 from .classifier import JOINT, Classifier
 from .prior import adjust_to_prior, estimate_prior, log_probabilities, source_prior
@@ -54,15 +53,14 @@ def target_frequencies(classifier: Classifier, target: NDArray[np.float64] | Lon
     return estimate_prior(log_probabilities(head, features), source_frequencies(classifier))
 
 
-@torch.inference_mode()
 def features_of(store: FeatureStore, images: LongTailedDataset) -> Tensor:
     """Return the features [N, D] of a target's images under a run's backbone; they are not stored.
 
     Raises:
         ValueError: Features are not finite.
     """
-    with exact_fp32(store.device), contextlib.closing(store.open_images(images)) as loader:
-        features = torch.cat(list(store.through_backbone(loader)))
+    with store.extractor.computing(), contextlib.closing(store.open_images(images)) as loader:
+        features = torch.cat(list(store.extractor.features(loader, len(images))))
     check_finite(features, f"--target: {images.root}")
     return features
 

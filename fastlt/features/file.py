@@ -153,11 +153,14 @@ class FeatureWriter:
             with self.naming():
                 self.file.close()
 
+    def rounded(self, features: Tensor) -> Tensor:
+        """Return features [B, D] in the file's precision."""
+        return features.bfloat16() if self.dtype == DTYPES["bf16"] else features.float()
+
     def append(self, features: Tensor) -> None:
-        """Append float32 [B, D]."""
-        if self.dtype == DTYPES["bf16"]:
-            features = features.to(torch.bfloat16).view(torch.int16)
-        self.write(features.cpu().contiguous().numpy().tobytes())
+        """Append [B, D], on the CPU."""
+        rows = self.rounded(features).contiguous()
+        self.write((rows.view(torch.int16) if rows.dtype is torch.bfloat16 else rows).numpy().tobytes())
         self.num_done += len(features)
         if time.monotonic() - self.saved_at >= SAVE_EVERY_S:
             self.save()

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,28 @@ from ..config import TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader, eval_loader, view_loader
 from ..data.transforms.augmentation import augmentation, eval_transform
-from ..data.transforms.preprocess import Preprocess
 from ..files import owned
 from ..models import LinearHead, Network, create_model, in_head
 from ..run import Run
-from ..runtime.device import exact_fp32, resolve_device
+from ..runtime.device import resolve_device
 from ..runtime.log import log
 from ..runtime.machine import resolve_threads
 from ..runtime.output import quoted
 from .arrays import Features, check_finite
+from .extraction import Extractor, on_host
 from .file import FeatureWriter, Stored, read_record
 
 # Shapes: N samples, B a few of them, C classes, D feature width.
+
+COMPUTED_IN = "computed_in"  # of a key: the arithmetic's precision, if it is not full fp32
 
 
 class FeatureStore:
     """The features of a run's images under its best weights.
 
-    They are computed in fp32, without TF32, on first use, and kept in the run folder with a key made of the weights,
-    the data, the transform, the view and the precision; under any other key they are computed again. View 0 is the
+    They are computed on first use, in fp32 without TF32 unless a precision is given, and kept in the run folder with a
+    key made of the weights, the data, the transform, the view and the precision; under any other key they are computed
+    again, but features of full precision stand in for those of a lower one. View 0 is the
     evaluation transform; every other view is cropped, flipped and jittered as in stage 1, without RandAugment. An
     interrupted extraction continues where it stopped.
 
@@ -48,8 +51,8 @@ class FeatureStore:
         device: Where the backbone runs; auto takes a CUDA device if there is one.
         loader: The image loader's name.
         num_threads: Loader threads, or None for one per processor.
-        precision: fp32 or bf16, of the training features; those of val and test stay fp32, so that accuracies do not
-            depend on it.
+        precision: fp32, tf32 or bf16, in which a GPU computes the training features, and for bf16 every device stores
+            them; those of val and test stay fp32 in full, so that accuracies do not depend on it.
 
     Raises:
         FileNotFoundError: The run has no checkpoint of a finished epoch.
@@ -109,7 +112,7 @@ class FeatureStore:
         if backbone_hash == self.backbone_hash:
             return self
         other = copy.copy(self)
-        for cached in ("model", "head"):
+        for cached in ("model", "extractor", "head"):
             other.__dict__.pop(cached, None)
         head = {key: value for key, value in self.tensors.items() if in_head(key)}
         other.tensors, other.backbone_hash = {**backbone, **head}, backbone_hash
@@ -136,6 +139,11 @@ class FeatureStore:
         return load_model(self.run.config, self.tensors, len(self.run.data["class_names"]), self.checkpoint).to(
             self.device
         )
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """What runs the backbone over images."""
+        return Extractor(self.model, self.run.config, self.device)
 
     @cached_property
     def head(self) -> LinearHead:
@@ -183,23 +191,21 @@ class FeatureStore:
                 f"--split: got {name}; expected one of {', '.join(self.names)}, the splits of {self.run.path}"
             )
         key = self.key(name, view)
-        stem = name + (f".view{view}" if view else "") + (".bf16" if key["precision"] == "bf16" else "")
-        stored = Stored(
-            array=self.folder / f"{stem}.features.npy",
-            labels=self.folder / f"{name}.labels.npy",
-            record=self.folder / f"{stem}.json",
-        )
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            features = stored.read(key)
-            if fault := self.run.changes.get(name):
-                log.warning(
-                    "%s: its %s data have changed (%s); figures are those of the images as they were when features "
-                    "were computed",
-                    self.run.path,
-                    name,
-                    fault,
-                )
-            return features
+        stored = self.stored(name, key)
+        exact = {part: value for part, value in key.items() if part != COMPUTED_IN}
+        lower = [] if self.precision_of(name) == "fp32" else [exact | {COMPUTED_IN: self.precision_of(name)}]
+        for each in (*lower, exact):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                features = self.stored(name, each).read(each)
+                if fault := self.run.changes.get(name):
+                    log.warning(
+                        "%s: its %s data have changed (%s); figures are those of the images as they were when features "
+                        "were computed",
+                        self.run.path,
+                        name,
+                        fault,
+                    )
+                return features
         with owned(self.folder, wait=True):
             try:
                 return stored.read(key)  # another process may have computed them meanwhile
@@ -209,6 +215,21 @@ class FeatureStore:
                 log.warning("%s", error)
             self.compute(name, view, stored)
             return stored.read(key)
+
+    def stored(self, name: str, key: Mapping[str, Any]) -> Stored:
+        """Return the files of a split's features under a key.
+
+        Args:
+            name: The split.
+            key: What they depend on.
+        """
+        precision, view = key.get(COMPUTED_IN, key["precision"]), key["view"]
+        stem = name + (f".view{view}" if view else "") + (f".{precision}" if precision != "fp32" else "")
+        return Stored(
+            array=self.folder / f"{stem}.features.npy",
+            labels=self.folder / f"{name}.labels.npy",
+            record=self.folder / f"{stem}.json",
+        )
 
     def key(self, name: str, view: int = 0) -> dict[str, Any]:
         """Return what the features of a split depend on.
@@ -222,9 +243,11 @@ class FeatureStore:
             "weights": self.backbone_hash,
             "data": self.run.data["splits"][name]["fingerprint"],
             "transform": [config.resize, config.image_size, *config.mean, *config.std],
-            "precision": self.precision if name == "train" else "fp32",
+            "precision": "bf16" if self.precision_of(name) == "bf16" else "fp32",
             "view": view,
         }
+        if self.device.type == "cuda" and self.precision_of(name) != "fp32":
+            key[COMPUTED_IN] = self.precision_of(name)
         if config.interpolation != "bilinear":  # keys without it are older than the setting
             key["interpolation"] = config.interpolation
         if view:
@@ -232,7 +255,14 @@ class FeatureStore:
             key["seed"] = config.seed
         return key
 
-    @torch.inference_mode()
+    def precision_of(self, name: str) -> str:
+        """Return the precision of a split's features: only those of training images have a choice.
+
+        Args:
+            name: The split.
+        """
+        return self.precision if name == "train" else "fp32"
+
     def compute(self, name: str, view: int, stored: Stored) -> None:
         """Run the backbone over a split and write features and labels, from where an earlier try stopped.
 
@@ -252,24 +282,18 @@ class FeatureStore:
             log.info("features of %s: continuing after %s images", name, f"{writer.num_done:,}")
         hint = f"; {self.checkpoint} comes from a run that diverged: train again with a lower --lr"
         if writer.num_done < len(dataset):
-            with writer, exact_fp32(self.device), contextlib.closing(self.open(name, view, writer.num_done)) as loader:
-                for features in self.through_backbone(loader):
+            precision, num_images = self.precision_of(name), len(dataset) - writer.num_done
+            with (
+                writer,
+                self.extractor.computing(precision),
+                contextlib.closing(self.open(name, view, writer.num_done)) as loader,
+            ):
+                for features in on_host(map(writer.rounded, self.extractor.features(loader, num_images, precision))):
                     check_finite(features, f"features of {name}", hint)
                     writer.append(features)
         writer.finish(stored, dataset.labels)
         which = f" view {view}" if view else ""
         log.info("features of %s %s images%s: %.1f s", f"{len(dataset):,}", name, which, time.perf_counter() - began)
-
-    def through_backbone(self, loader: Loader) -> Iterator[Tensor]:
-        """Yield the features of every batch of a loader, float32 [B, D]; callers must hold `exact_fp32`.
-
-        Args:
-            loader: The images.
-        """
-        preprocess = Preprocess(self.run.config.mean, self.run.config.std).to(self.device)
-        model = self.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        for batch in loader:
-            yield model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
 
     def open(self, name: str, view: int, start: int) -> Loader:
         """Return the loader of the images of a view, in order.

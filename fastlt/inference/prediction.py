@@ -24,7 +24,7 @@ from ..evaluation.classifier import open_classifier
 from ..features.store import FeatureStore
 from ..files import replacing
 from ..run import Run
-from ..runtime.device import exact_fp32, resolve_device
+from ..runtime.device import resolve_device
 from ..runtime.log import log, name_some
 
 SCHEMA = 1
@@ -93,7 +93,6 @@ class ImagePredictions:
                 writer.writerow([name, *[""] * 2 * num_named, reason])
 
 
-@torch.inference_mode()
 def predict(
     run: Run, images: Sequence[Path | str] | Path | str, *, config: PredictConfig | None = None
 ) -> ImagePredictions:
@@ -126,8 +125,8 @@ def predict(
     store, head = classifier.store, classifier.head.to(joint.device)
     classes, probabilities = [], []
     start = time.perf_counter()
-    with exact_fp32(store.device), contextlib.closing(store.open_images(dataset)) as loader:
-        for features in store.through_backbone(loader):
+    with store.extractor.computing(), contextlib.closing(store.open_images(dataset)) as loader:
+        for features in store.extractor.features(loader, len(dataset)):
             # Stable: of two equal probabilities the lower index comes first, as in argmax
             logits = F.linear(features, head.weight, head.bias).double()
             ranking = logits.softmax(1).sort(stable=True, dim=1, descending=True)

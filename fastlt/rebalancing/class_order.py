@@ -18,9 +18,9 @@ from ..config import RebalanceConfig, TrainConfig
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import eval_loader
 from ..data.transforms.augmentation import eval_transform
-from ..data.transforms.preprocess import Preprocess
+from ..features.extraction import Extractor
 from ..features.store import load_model
-from ..runtime.device import exact_fp32, resolve_device
+from ..runtime.device import resolve_device
 from ..runtime.log import log
 from ..runtime.machine import resolve_threads
 
@@ -100,7 +100,6 @@ def sample_of(labels: np.ndarray, classes: np.ndarray, most: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-@torch.inference_mode()
 def predict_rows(
     path: Path,
     settings: RebalanceConfig,
@@ -112,7 +111,7 @@ def predict_rows(
     """Return the class that a network gives each of some images: int64 [*]."""
     device = resolve_device(settings.device)
     model = load_model(config, tensors, train.num_classes, path).to(device)
-    preprocess = Preprocess(config.mean, config.std).to(device)
+    extractor = Extractor(model, config, device)
     loader = functools.partial(
         eval_loader,
         batch_size=max(1, config.batch_size // config.accumulate),
@@ -122,8 +121,7 @@ def predict_rows(
         memory_share=config.memory_share,
     )
     answers = []
-    with exact_fp32(device), contextlib.closing(loader(train, eval_transform(config), indices=indices)) as batches:
-        for batch in batches:
-            features = model.features(preprocess(batch.images, batch.jitter, batch.order)).float()
+    with extractor.computing(), contextlib.closing(loader(train, eval_transform(config), indices=indices)) as batches:
+        for features in extractor.features(batches, len(indices)):
             answers.append(F.linear(features, model.fc.weight, model.fc.bias).argmax(1).cpu())
     return torch.cat(answers).numpy()

@@ -56,6 +56,11 @@ def wait_or_kill(process: subprocess.Popen[bytes], timeout: float | None = None)
         return subprocess.Popen.wait(process)
 
 
+def filled_up(tensor: Tensor, size: int) -> Tensor:
+    """Return a tensor [B, ...] filled up to [size, ...] by its first row, so that only one size is compiled."""
+    return torch.cat([tensor, tensor[:1].expand(size - len(tensor), *tensor.shape[1:])])
+
+
 class Compiler:
     """A compiler of functions that warns and returns the functions themselves where torch.compile fails.
 

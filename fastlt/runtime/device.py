@@ -111,13 +111,20 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
 @contextlib.contextmanager
 def exact_fp32(device: torch.device) -> Iterator[None]:
     """Multiply fp32 in full precision on a GPU, where convolutions take TF32 (10 bits) by default."""
-    with full_precision() if device.type == "cuda" else contextlib.nullcontext():
+    with multiplying(device, "fp32"):
         yield
 
 
 @contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Turn TF32 off inside a block, and restore the process's settings after it.
+def multiplying(device: torch.device, precision: str) -> Iterator[None]:
+    """Multiply fp32 on a GPU in full precision inside a block (fp32), or with factors of TF32, 10 bits (tf32, bf16)."""
+    with float32_factors(tf32=precision != "fp32") if device.type == "cuda" else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def float32_factors(*, tf32: bool) -> Iterator[None]:
+    """Take or leave TF32 for all products inside a block, and restore the process's settings after it.
 
     PyTorch has an older and a newer set of switches, and reading one raises an error where the other contradicts it. So
     both are set, and where the process's own settings contradict each other, the newer are restored, which decide.
@@ -130,10 +137,10 @@ def full_precision() -> Iterator[None]:
         products = torch.get_float32_matmul_precision()
     with contextlib.suppress(RuntimeError):
         convolutions = backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    backends.cudnn.allow_tf32 = tf32
     for switch in switches:
-        switch.fp32_precision = "ieee"
+        switch.fp32_precision = "tf32" if tf32 else "ieee"
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from ..data.loaders.loader import Loader
 from ..data.transforms.mixup import neighbours
 from ..losses import batch_loss, mean_of_own, own_loss
 from ..models import Network
-from ..runtime.compiling import Compiler
+from ..runtime.compiling import Compiler, filled_up
 from ..runtime.device import autocast
 
 # Shapes: B batch, H, W image size.
@@ -212,6 +212,6 @@ class ValidationPredictor:
             size = size or count
             images = batch.images
             if self.compiler.works and count < size:
-                images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
+                images = filled_up(images, size)
             predictions.append(self.predict_batch(images)[:count])
         return torch.cat(predictions).cpu()

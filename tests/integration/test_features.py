@@ -80,6 +80,12 @@ def test_bf16_halves_the_training_features_and_leaves_the_scored_ones(run_copy: 
     assert np.array_equal(store.split("val").features, exact["val"])
 
 
+def test_features_in_full_precision_stand_in_for_those_that_a_gpu_would_compute_in_a_lower_one(run_copy: Run) -> None:
+    exact = np.array(store_of(run_copy).split("train").features)
+    on_gpu = FeatureStore(run_copy, device=torch.device("cuda"), precision="tf32")
+    assert np.array_equal(on_gpu.split("train").features, exact)
+
+
 def test_a_store_of_other_weights_is_not_used(run_copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_of(run_copy)
     before = np.array(store.split("val").features)

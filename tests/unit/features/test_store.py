@@ -25,6 +25,7 @@ def key_of(view: int, *, split: str = "train", precision: str = "fp32", fingerpr
     store = object.__new__(FeatureStore)
     store.backbone_hash = changes.pop("backbone_hash", "w")
     store.precision = precision
+    store.device = torch.device(changes.pop("device", "cpu"))
     data = {"splits": {name: {"fingerprint": fingerprint} for name in ("train", "val")}}
     store.run = SimpleNamespace(config=dataclasses.replace(CONFIG, **changes), data=data)
     return store.key(split, view)
@@ -55,6 +56,14 @@ def test_features_are_known_by_all_that_they_depend_on() -> None:
         for change in ({"lr": 0.3}, {"epochs": 7}, *([] if view else of_views)):
             assert key_of(view, **change) == key_of(view)
     assert key_of(0, split="val", precision="bf16") == key_of(0, split="val")
+
+
+def test_only_a_gpu_computes_training_features_in_a_lower_precision() -> None:
+    assert key_of(0, precision="tf32") == key_of(0, device="cuda") == key_of(0)
+    on_gpu = [key_of(0, precision=each, device="cuda") for each in ("fp32", "tf32", "bf16")]
+    assert all(one != other for at, one in enumerate(on_gpu) for other in on_gpu[:at])
+    assert key_of(0, precision="bf16") not in on_gpu
+    assert key_of(0, split="val", precision="tf32", device="cuda") == key_of(0, split="val")
 
 
 def test_another_backbone_has_features_of_its_own_and_another_head_has_not(tmp_path: Path) -> None:

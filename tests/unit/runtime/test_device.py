@@ -1,4 +1,4 @@
-"""Full precision of products and convolutions inside a block, whatever the process has set before."""
+"""TF32 or full precision of products and convolutions inside a block, whatever the process has set before."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastlt.runtime.device import full_precision
+from fastlt.runtime.device import float32_factors
 
 BACKENDS: Any = torch.backends
 PARTS = {
@@ -60,6 +60,7 @@ def turn_convolutions_off() -> None:
     BACKENDS.cudnn.allow_tf32 = False
 
 
+@pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize(
     "setting",
     [
@@ -72,9 +73,9 @@ def turn_convolutions_off() -> None:
         set_new_switch_of_convolutions,
     ],
 )
-def test_every_switch_agrees_inside_and_is_restored(setting: Callable[[], None]) -> None:
+def test_every_switch_agrees_inside_and_is_restored(setting: Callable[[], None], tf32: bool) -> None:
     setting()
     before = everything()
-    with full_precision():
-        assert everything() == ["ieee"] * 4 + [False, False, "highest"]
+    with float32_factors(tf32=tf32):
+        assert everything() == ["tf32" if tf32 else "ieee"] * 4 + [tf32, tf32, "high" if tf32 else "highest"]
     assert everything() == before
