@@ -175,7 +175,8 @@ def precision(dtype: torch.dtype) -> str:
     """Return the input precision: for float32 three TF32 products, or one if PyTorch's own products use TF32."""
     if dtype is not torch.float32:
         return "ieee"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # Not by get_float32_matmul_precision, which raises an error where the process has set the newer switch
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def _gradients(features: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

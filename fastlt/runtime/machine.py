@@ -84,7 +84,9 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
     facts: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        tf32 = {"cudnn": torch.backends.cudnn.allow_tf32, "matmul": torch.backends.cuda.matmul.allow_tf32}
+        # The older switches raise an error where the process has set the newer ones otherwise
+        parts: dict[str, Any] = {"cudnn": torch.backends.cudnn.conv, "matmul": torch.backends.cuda.matmul}
+        tf32 = {name: part.fp32_precision == "tf32" for name, part in parts.items()}
         facts |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
         facts |= gpu_state(device)
     return facts | {"python": platform.python_version(), "commit": commit_of(Path(__file__).parents[2])}

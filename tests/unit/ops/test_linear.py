@@ -243,6 +243,19 @@ print(ops.tau_intervals(torch.ones(2, 3), torch.eye(3), torch.tensor([0, 1])))
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
+@pytest.mark.parametrize(("precision", "of_products"), [("ieee", "tf32x3"), ("none", "tf32x3"), ("tf32", "tf32")])
+def test_kernels_multiply_float32_as_either_switch_of_pytorch_says(precision: str, of_products: str) -> None:
+    launch = pytest.importorskip("fastlt.kernels.launch_linear")
+    switch = torch.backends.cuda.matmul  # the newer one, which contradicts the older
+    before = switch.fp32_precision
+    switch.fp32_precision = precision
+    try:
+        assert launch.precision(torch.float32) == of_products
+        assert launch.precision(torch.bfloat16) == "ieee"
+    finally:
+        switch.fp32_precision = before
+
+
 def test_importing_the_ops_imports_no_kernel() -> None:
     code = "import sys, fastlt.ops; assert not any(m.startswith('fastlt.kernels') for m in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

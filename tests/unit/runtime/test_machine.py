@@ -147,3 +147,15 @@ def test_a_copy_to_a_gpu_starts_from_pinned_memory_and_is_not_waited_for() -> No
     assert calls == ["pinned", ("cuda", True)]
     tensor = torch.zeros(3)
     assert device.on_device(tensor, torch.device("cpu")) is tensor
+
+
+def test_a_gpu_is_described_whichever_switch_of_tf32_a_process_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "H200")
+    monkeypatch.setattr(machine, "gpu_state", lambda _: {})
+    switch = torch.backends.cuda.matmul  # the newer one, which contradicts the older
+    before = switch.fp32_precision
+    switch.fp32_precision = "tf32"
+    try:
+        assert describe_machine(torch.device("cuda"))["tf32"]["matmul"]
+    finally:
+        switch.fp32_precision = before
