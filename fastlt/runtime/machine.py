@@ -85,7 +85,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     facts: dict[str, Any] = {"device": processors(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type == "cuda":
         # The older switches raise an error where the process has set the newer ones otherwise
-        parts: dict[str, Any] = {"cudnn": torch.backends.cudnn.conv, "matmul": torch.backends.cuda.matmul}
+        backends: Any = torch.backends
+        parts = {"cudnn": backends.cudnn.conv, "matmul": backends.cuda.matmul}
         tf32 = {name: part.fp32_precision == "tf32" for name, part in parts.items()}
         facts |= {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
         facts |= gpu_state(device)
