@@ -64,7 +64,8 @@ def architecture() -> int:
 def takes_tma(*factors: Tensor) -> bool:
     """Return whether the GPU's tensor memory accelerator copies these matrices: in units of 16 bytes only."""
     return architecture() >= 90 and all(
-        t.element_size() == 2 and t.data_ptr() % 16 == 0 and t.stride(0) * t.element_size() % 16 == 0 for t in factors
+        t.element_size() == 2 and t.data_ptr() % 16 == 0 and t.stride(0) % 8 == 0 and t.stride(0) >= t.shape[1]
+        for t in factors
     )
 
 
