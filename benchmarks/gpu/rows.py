@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -79,8 +78,14 @@ class Target:
             torch.cuda.synchronize(self.device)
 
 
-def timed(target: Target, call: Callable[[int], object], sets: int = 1) -> Figures:
-    """Time a call whose argument rotates over sets of inputs, as a CUDA graph where the call can be recorded.
+def timed(target: Target, call: Callable[[int], object], sets: int = 1, *, graphed: bool = True) -> Figures:
+    """Time a call whose argument rotates over sets of inputs.
+
+    Args:
+        target: The device.
+        call: Takes the number of a set.
+        sets: Their number.
+        graphed: Whether to record the calls as a CUDA graph, which they must not wait for the device in.
 
     Returns:
         `ms` a call, the median of several rounds; `least_ms`, the fastest round's; and `graphed`, whether the host's
@@ -91,7 +96,7 @@ def timed(target: Target, call: Callable[[int], object], sets: int = 1) -> Figur
         for number in range(sets):
             call(number)
 
-    once = Replayed(rotation, target.device)
+    once = Replayed(rotation, target.device, enabled=graphed)
     for _ in range(target.pick(1, WARM_UP + 1)):
         once()
     first_ms = elapsed_ms(target, once, 1)
@@ -140,11 +145,10 @@ def attempt(name: str, measure: Callable[[], Figures]) -> Iterator[Figures]:
 def is_broken() -> bool:
     """Return whether this process can no longer use its GPU, as after an access to an address that is not there."""
     if torch.cuda.is_initialized():
-        with contextlib.suppress(torch.OutOfMemoryError):
+        try:
+            torch.cuda.synchronize()
             torch.cuda.empty_cache()
-            try:
-                torch.cuda.synchronize()
-                torch.zeros(1, device="cuda").item()
-            except RuntimeError:
-                return True
+            torch.zeros(1, device="cuda").item()
+        except RuntimeError:
+            return True
     return False

@@ -10,7 +10,7 @@ from fastlt.report.markdown import rows
 Line = Mapping[str, Any]
 
 HIDDEN = ("row", "name", "operations", "memory_mhz", "temperature_c", "least_ms", "pass", "num", "images")
-CHECKS = "checks"
+MACHINE, CHECKS = "machine", "checks"
 
 
 def unverified(operations: Iterable[str], lines: list[Line]) -> str:
@@ -35,10 +35,12 @@ def newest(lines: list[Line]) -> list[Line]:
 def page(lines: list[Line]) -> str:
     """Return the page: a table for the rows before each colon, the best of every layer added up, and what failed."""
     out = ["# Figures of `python -m benchmarks.gpu`", ""]
-    machines = [line["machine"] for line in lines if "machine" in line]
-    if machines:
-        out += [", ".join(f"{key} {value}" for key, value in machines[-1].items() if value is not None) + ".", ""]
     figures = newest(lines)
+    for line in figures:
+        if line["row"] == MACHINE:
+            facts = (f"{key} {value}" for key, value in line.items() if key not in HIDDEN and value is not None)
+            out += [", ".join(facts) + ".", ""]
+    figures = [line for line in figures if line["row"] != MACHINE]
     for title in dict.fromkeys(line["row"].partition(": ")[0] for line in figures):
         mine = [line for line in figures if line["row"].partition(": ")[0] == title]
         out += [f"## {title}", "", *table(mine, lines), ""]

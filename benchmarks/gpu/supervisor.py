@@ -199,9 +199,7 @@ class Call:
 
     def take(self, message: Message) -> None:
         """Keep one message."""
-        if "machine" in message:
-            self.results.add(message)
-        elif "plan" in message:
+        if "plan" in message:
             self.plan = {row["row"]: row for row in message["plan"]}
         elif "begin" in message:
             self.row = message["begin"]

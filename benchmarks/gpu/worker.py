@@ -23,6 +23,7 @@ from fastlt.runtime.machine import describe_machine
 
 from .machine import unpack
 from .rows import Figures, Row, Target, is_broken
+from .summary import MACHINE
 
 Say = Callable[[Figures], None]
 BROKEN = 3
@@ -89,8 +90,8 @@ def main() -> None:
             channel.write(json.dumps(plain(message)) + "\n")
 
         target = Target(torch.device(args.device))
-        say({"machine": describe_machine(target.device)})
-        work(list(rows_of(args.modules, args.call, target)), set(args.skip), say)
+        machine = Row(MACHINE, lambda: [{"name": MACHINE, **describe_machine(target.device)}])
+        work([machine, *rows_of(args.modules, args.call, target)], set(args.skip), say)
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 LINES: list[dict[str, Any]] = [
-    {"machine": {"device": "a GPU", "driver_version": "580.10", "commit": None}},
+    {"row": "machine", "name": "machine", "device": "a GPU", "driver_version": "580.10", "commit": None},
     {"row": "checks: images", "name": "jitter", "ok": False, "error": "two runs differ"},
     {"row": "checks: images", "ended_s": 1.0, "error": None},
     {"row": "step: alternately", "name": "ours", "images_per_s": 5000.4, "ms": 51.25, "operations": ["images"]},
