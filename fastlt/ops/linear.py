@@ -71,6 +71,7 @@ def scaled_logits(
     """Return `(features @ weight.T + bias) * scale + offset`, with its vectors applied in float32 before rounding.
 
     Differentiable once, for every argument. The gradient of scale needs no [N, C] product kept from the forward pass.
+    For scripts: fastlt folds scales into its heads, and asks `predictions` and `label_rank` instead of logits.
 
     Args:
         features: [N, D], any strides, float32, bfloat16, float16 or float64; cast as in F.linear under autocast.
@@ -104,7 +105,7 @@ def tau_normalized_logits(features: Tensor, weight: Tensor, tau: float | Tensor)
     """Return `features @ (weight / ||weight||^tau).T`, tau-normalization (Kang et al., 2020, equation 5).
 
     No scaled copy of weight is made. A class of zero norm scores 0 at every tau. Differentiable once, for features,
-    weight and a tensor tau.
+    weight and a tensor tau. For scripts: fastlt itself finds the accuracy at every tau by `tau_intervals`.
 
     Args:
         features: [N, D], as for `scaled_logits`.
