@@ -79,7 +79,7 @@ def batch_loss(
         if name == "cb_focal":
             return focal(logits, target, effective_weights(class_counts)).mean(-1)
         if name == "balanced_softmax":
-            logits = logits + class_counts.clamp(min=1).log().to(logits.dtype)
+            logits = logits + log_counts(class_counts).to(logits.dtype)
         elif name == "ldam":
             logits, weights = margins(logits, target, class_counts, epoch_fraction)
         else:
@@ -92,6 +92,11 @@ def batch_loss(
     image_weights = weights[target]
     divisor = image_weights.mean(-1) if mean_weight is None else mean_weight.to(image_weights.dtype)
     return (image_weights * terms).mean(-1) / divisor
+
+
+def log_counts(class_counts: Tensor) -> Tensor:
+    """Return the offset of `balanced_softmax`, log n_j, [C]."""
+    return class_counts.clamp(min=1).log()
 
 
 def own_loss(name: str) -> OwnLoss | None:

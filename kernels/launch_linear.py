@@ -257,3 +257,24 @@ def predictions(features: Tensor, weight: Tensor, labels: Tensor, bias: Tensor |
     log_total = (total * (top - highest).exp()).sum(0, dtype=torch.float64).log()
     of_label = label_scores.double() - highest.squeeze(0) - log_total
     return classes.gather(0, best).squeeze(0).long(), -log_total, of_label
+
+
+def sgd_step(
+    parameter: Tensor,
+    velocity: Tensor,
+    gradient: Tensor,
+    copy: Tensor | None,
+    rates: Tensor,
+    decays: Tensor,
+    share: Tensor,
+    momentum: float,
+) -> None:
+    """Take a step of SGD on parameters [K, ...], all contiguous, in place."""
+    heads, block = len(parameter), 1024
+    size = parameter[0].numel()
+    with torch.cuda.device_of(parameter):
+        linear.sgd_kernel[(int(triton.cdiv(size, block)), heads)](
+            *(parameter, velocity, gradient.contiguous(), copy, rates, decays, share, momentum, size),
+            BLOCK=block,
+            num_warps=4,
+        )

@@ -223,3 +223,31 @@ def column_sum_kernel(
     place = grad_ptr + rm[:, None].to(tl.int64) * grad_stride + rn[None, :]
     grad = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     tl.store(ds_ptr + pm.to(tl.int64) * C + rn, tl.sum(tl.where(inside, grad * z, 0.0), 0), mask=rn < C)
+
+
+@triton.jit
+def sgd_kernel(
+    parameter_ptr,
+    velocity_ptr,
+    gradient_ptr,
+    copy_ptr,
+    rate_ptr,
+    decay_ptr,
+    share_ptr,
+    momentum,
+    size,
+    BLOCK: tl.constexpr,
+):
+    """Take a step of SGD on parameters [K, size], with rates share * rate [K], and store a copy of them if wanted."""
+    head = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < size
+    place += head * size
+    parameter = tl.load(parameter_ptr + place, mask=inside)
+    velocity = momentum * tl.load(velocity_ptr + place, mask=inside)
+    velocity += tl.load(gradient_ptr + place, mask=inside).to(tl.float32) + tl.load(decay_ptr + head) * parameter
+    parameter -= tl.load(share_ptr) * tl.load(rate_ptr + head) * velocity
+    tl.store(velocity_ptr + place, velocity, mask=inside)
+    tl.store(parameter_ptr + place, parameter, mask=inside)
+    if copy_ptr is not None:
+        tl.store(copy_ptr + place, parameter.to(copy_ptr.dtype.element_ty), mask=inside)

@@ -12,7 +12,7 @@ folded into its weight, as fastlt's are, and `batch_norm_relu`, which candidates
 from .batch_norm import batch_norm_relu
 from .colours import jittered
 from .crops import squares
-from .cross_entropy import rescaled_cross_entropy, scaled_cross_entropy
+from .cross_entropy import scaled_cross_entropy
 from .intervals import prior_intervals, tau_intervals
 from .linear import centroid_logits, scaled_logits, tau_normalized_logits
 from .ranking import label_rank, predictions
@@ -24,7 +24,6 @@ __all__ = [
     "label_rank",
     "predictions",
     "prior_intervals",
-    "rescaled_cross_entropy",
     "scaled_cross_entropy",
     "scaled_logits",
     "squares",

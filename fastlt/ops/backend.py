@@ -28,6 +28,11 @@ def kernels(module: str) -> ModuleType:
     return importlib.import_module(f"fastlt.kernels.launch_{module}")
 
 
+def bodies(tensor: Tensor, module: str, plain: ModuleType = reference) -> ModuleType:
+    """Return where the functions of a tensor are: launch_<module>, or `plain` in float64 and without kernels."""
+    return kernels(module) if has_kernels(tensor) and tensor.dtype is not torch.float64 else plain
+
+
 def register_kernel(operation: CustomOpDef, module: str, name: str, plain: ModuleType = reference) -> None:
     """Run an operation on a GPU by the launcher `name` of launch_<module>; in float64, by that of module `plain`."""
     if not HAS_TRITON:
@@ -35,5 +40,4 @@ def register_kernel(operation: CustomOpDef, module: str, name: str, plain: Modul
 
     @operation.register_kernel("cuda")
     def _(first: Tensor, *args: Any) -> Any:
-        bodies = plain if first.dtype is torch.float64 else kernels(module)
-        return getattr(bodies, name)(first, *args)
+        return getattr(bodies(first, module, plain), name)(first, *args)

@@ -1,5 +1,7 @@
 """Cross entropy of (scaled) linear heads that keeps few logits, and of heads that rescale stored logits."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,17 +16,8 @@ _cross_entropy = torch.library.custom_op("fastlt::cross_entropy", reference.cros
 _cross_entropy_backward = torch.library.custom_op(
     "fastlt::cross_entropy_backward", reference.cross_entropy_backward, mutates_args=()
 )
-_rescaled = torch.library.custom_op("fastlt::rescaled_cross_entropy", reference.rescaled_cross_entropy, mutates_args=())
-_rescaled_backward = torch.library.custom_op(
-    "fastlt::rescaled_cross_entropy_backward", reference.rescaled_cross_entropy_backward, mutates_args=()
-)
-for _operation, _name in (
-    (_cross_entropy, "cross_entropy"),
-    (_cross_entropy_backward, "cross_entropy_backward"),
-    (_rescaled, "rescaled_cross_entropy"),
-    (_rescaled_backward, "rescaled_cross_entropy_backward"),
-):
-    backend.register_kernel(_operation, "cross_entropy", _name, reference)
+backend.register_kernel(_cross_entropy, "cross_entropy", "cross_entropy", reference)
+backend.register_kernel(_cross_entropy_backward, "cross_entropy", "cross_entropy_backward", reference)
 
 
 @_cross_entropy.register_fake
@@ -42,14 +35,10 @@ def _(grad, features, weight, labels, scale, bias, offset, class_weights, lse, r
     return dx, dw, *(lse.new_empty(weight.shape[:2] if need else 0) for need in need_vectors)
 
 
-@_rescaled.register_fake
-def _(logits, scale, labels, rows):  # type: ignore[no-untyped-def]
-    return tuple(scale.new_empty(number, labels.shape[0]) for number in (len(scale), len(scale), 3))
+class _Operations:
+    """The operations as PyTorch's dispatcher knows them, which torch.compile needs."""
 
-
-@_rescaled_backward.register_fake
-def _(grad, logits, scale, labels, rows, lse, row_weights):  # type: ignore[no-untyped-def]
-    return torch.empty_like(scale)
+    cross_entropy, cross_entropy_backward = _cross_entropy, _cross_entropy_backward
 
 
 class _HeadsCrossEntropy(torch.autograd.Function):
@@ -61,36 +50,38 @@ class _HeadsCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, features, weight, scale, bias, offset, labels, class_weights, label_smoothing, ignore_index, mean
+        ctx, bodies, features, weight, scale, bias, offset, labels, class_weights, label_smoothing, ignore_index, mean
     ):
         args = features, weight, labels, scale, bias, offset, class_weights
         width = _kept_width(features, weight) if any(ctx.needs_input_grad) else 0
-        losses, *kept = _cross_entropy(*args, label_smoothing, ignore_index, mean, width)
-        ctx.needs, ctx.smooth = list(ctx.needs_input_grad[:5]), label_smoothing > 0
+        losses, *kept = bodies.cross_entropy(*args, label_smoothing, ignore_index, mean, width)
+        ctx.bodies, ctx.needs, ctx.smooth = bodies, list(ctx.needs_input_grad[1:6]), label_smoothing > 0
         ctx.save_for_backward(*args, *kept)
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        dx, dw, ds, dbias, doffset = _cross_entropy_backward(grad, *ctx.saved_tensors, ctx.smooth, ctx.needs)
+        args = *ctx.saved_tensors, ctx.smooth, ctx.needs
+        dx, dw, ds, dbias, doffset = ctx.bodies.cross_entropy_backward(grad, *args)
         gradients = dx, dw, ds, dbias, doffset.sum(0) if ctx.needs[4] and len(doffset) > 1 else doffset.flatten()
-        return *(g if need else None for g, need in zip(gradients, ctx.needs, strict=True)), *[None] * 5
+        return None, *(g if need else None for g, need in zip(gradients, ctx.needs, strict=True)), *[None] * 5
 
 
 class _RescaledCrossEntropy(torch.autograd.Function):
     """Losses [K, B] of stored logits under scales [K, C], with a gradient for the scales."""
 
     @staticmethod
-    def forward(ctx, scale, logits, labels, rows):  # type: ignore[no-untyped-def]
-        losses, *kept = _rescaled(logits, scale, labels, rows)
+    def forward(ctx, bodies, scale, logits, labels, rows):  # type: ignore[no-untyped-def]
+        ctx.bodies = bodies
+        losses, *kept = bodies.rescaled_cross_entropy(logits, scale, labels, rows)
         ctx.save_for_backward(logits, scale, labels, rows, *kept)
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return _rescaled_backward(grad, *ctx.saved_tensors), None, None, None
+        return None, ctx.bodies.rescaled_cross_entropy_backward(grad, *ctx.saved_tensors), None, None, None
 
 
 def _kept_width(features: Tensor, weight: Tensor) -> int:
@@ -117,7 +108,8 @@ def heads_cross_entropy(
 ) -> Tensor:
     """Return the mean losses [K] of K heads side by side, as `scaled_cross_entropy` would one by one.
 
-    Nothing is checked: a training whose weights are no longer finite gets NaN, and a label out of range gives NaN.
+    It is a training's own: nothing is checked, so that weights that are no longer finite give NaN, as does a label out
+    of range, and the functions are called without PyTorch's dispatcher, whose cost shows in small steps.
 
     Args:
         features: [N, D].
@@ -128,10 +120,31 @@ def heads_cross_entropy(
         offset: [C], outside the scale, or None.
         label_smoothing: Share of the target that is spread over all classes.
     """
-    return _losses(features, weight, labels, scale, bias, offset, None, label_smoothing, -100, True).sum(1)
+    bodies = backend.bodies(features, "cross_entropy", reference)
+    return _losses(bodies, features, weight, labels, scale, bias, offset, None, label_smoothing, -100, True).sum(1)
+
+
+def rescaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return the mean cross entropy of stored logits under K rescalings of their classes, [K].
+
+    It is learnable weight scaling (Kang et al., 2020, section 4.3) on logits that never change, which no product has to
+    make again: `F.cross_entropy(logits[rows] * scale[k], labels)` for each k, with a gradient for the scales alone.
+    Nothing is checked, as in `heads_cross_entropy`.
+
+    Args:
+        logits: [N, C or more], rows contiguous; columns past C count for nothing, and a width that 16 divides is
+            fastest on a GPU. They are float32, bfloat16, float16 or float64.
+        scale: [K, C], float32; float64 for float64 logits.
+        labels: Integers [B].
+        rows: Integers [B], each sample's row; None: sample i is row i, and B is N.
+    """
+    bodies = backend.bodies(logits, "cross_entropy", reference)
+    losses: Tensor = _RescaledCrossEntropy.apply(bodies, scale, logits.detach(), labels, rows)  # type: ignore[no-untyped-call]
+    return losses.sum(1)
 
 
 def _losses(
+    bodies: Any,
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -143,13 +156,13 @@ def _losses(
     ignore_index: int,
     mean: bool,
 ) -> Tensor:
-    """Return the losses [K, N] of K heads, in the accumulator's type."""
+    """Return the losses [K, N] of K heads, in the accumulator's type, by the functions of `bodies`."""
     dtype = product_dtype(features, weight)
     wide = (None if v is None else v.to(accumulator(dtype)).contiguous() for v in (scale, bias, offset))
     if class_weights is not None:
         class_weights = class_weights.detach().to(accumulator(dtype)).contiguous()
     args = labels.contiguous(), class_weights, float(label_smoothing), ignore_index, mean
-    losses: Tensor = _HeadsCrossEntropy.apply(features.to(dtype), weight.to(dtype), *wide, *args)  # type: ignore[no-untyped-call]
+    losses: Tensor = _HeadsCrossEntropy.apply(bodies, features.to(dtype), weight.to(dtype), *wide, *args)  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -213,47 +226,10 @@ def scaled_cross_entropy(
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     scale, bias = (None if vector is None else vector[None] for vector in (scale, bias))
     of_classes = scale, bias, offset, class_weights
-    losses = _losses(features, weight[None], labels, *of_classes, label_smoothing, ignore_index, reduction == "mean")[0]
+    losses = _losses(
+        _Operations, features, weight[None], labels, *of_classes, label_smoothing, ignore_index, reduction == "mean"
+    )[0]
     if reduction == "none":
         return losses
     # The mean over no rows is NaN, as in F.cross_entropy; the sum that stands for it would be 0.
     return losses.sum() + float("nan") if reduction == "mean" and not len(labels) else losses.sum()
-
-
-def rescaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Return the mean cross entropy of stored logits under K rescalings of their classes, [K].
-
-    It is learnable weight scaling (Kang et al., 2020, section 4.3) on logits that never change, which no product has to
-    make again: `F.cross_entropy(logits[rows] * scale[k], labels)` for each k, with a gradient for the scales alone.
-
-    Args:
-        logits: [N, C or more], rows contiguous; columns past C count for nothing, and a width that 16 divides is
-            fastest on a GPU. They are float32, bfloat16, float16 or float64.
-        scale: [K, C], float32; float64 for float64 logits.
-        labels: Integers [B] in 0..C-1; -100 is ignored, and another one out of range makes the loss NaN.
-        rows: Integers [B], each sample's row; None: sample i is row i, and B is N.
-
-    Raises:
-        ValueError: A shape, type or device does not fit; nothing is read from the device.
-
-    Example:
-        >>> import torch
-        >>> from fastlt import ops
-        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
-        >>> scale = torch.ones(1, 2, requires_grad=True)
-        >>> loss = ops.rescaled_cross_entropy(logits, scale, labels)
-        >>> loss.backward()
-        >>> round(loss.item(), 4), scale.grad
-        (0.2201, tensor([[-0.1192, -0.1345]]))
-    """
-    if logits.dim() != 2 or scale.dim() != 2 or logits.shape[1] < scale.shape[1]:
-        raise ValueError(
-            f"logits: got shape {list(logits.shape)} and scales {list(scale.shape)}; expected [N, C] and [K, C]"
-        )
-    check_labels(labels, logits if rows is None else rows, scale.shape[1], ignore_index=-100, wait=False)
-    if scale.dtype is not accumulator(logits.dtype) or scale.device != logits.device:
-        raise ValueError(
-            f"scale: got {scale.dtype} on {scale.device}; expected {accumulator(logits.dtype)} on {logits.device}"
-        )
-    losses: Tensor = _RescaledCrossEntropy.apply(scale, logits.detach(), labels, rows)  # type: ignore[no-untyped-call]
-    return losses.sum(1)

@@ -192,3 +192,34 @@ def _radius(features: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tens
         x = features[start : start + 4096].to(dtype)
         radius[start : start + 4096] = torch.linalg.vector_norm(x if center is None else x - center.to(dtype), dim=1)
     return radius
+
+
+@torch.no_grad()
+def sgd_step(
+    parameter: Tensor,
+    velocity: Tensor,
+    gradient: Tensor,
+    *,
+    rates: Tensor,
+    decays: Tensor,
+    share: Tensor,
+    momentum: float,
+    copy: Tensor | None = None,
+) -> None:
+    """Take a step of SGD on the parameters of K heads, in place; one pass over them on a GPU.
+
+    v becomes momentum v + gradient + decay parameter, and the parameter loses share * rate * v. It is outside autograd,
+    and nothing is checked.
+
+    Args:
+        parameter: float32 [K, ...], contiguous.
+        velocity: As the parameter: the v of the last step.
+        gradient: As the parameter, of any floating-point type.
+        rates: [K] learning rates.
+        decays: [K] weight decays.
+        share: [], what the rates are multiplied by in this step.
+        momentum: Share of v that remains.
+        copy: As the parameter, in the type of the next product's factors; it is overwritten by the parameter.
+    """
+    bodies = backend.bodies(parameter, "linear")
+    bodies.sgd_step(parameter, velocity, gradient, copy, rates, decays, share, momentum)

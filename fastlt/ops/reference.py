@@ -282,3 +282,21 @@ def batch_norm_relu_backward(
     dbias, dweight = arriving.sum(0), (arriving * normal).sum(0)
     dx = weight * rstd * (arriving - dbias / len(x) - normal * (dweight / len(x)))
     return dx.to(x.dtype), dresidual, dweight, dbias
+
+
+def sgd_step(
+    parameter: Tensor,
+    velocity: Tensor,
+    gradient: Tensor,
+    copy: Tensor | None,
+    rates: Tensor,
+    decays: Tensor,
+    share: Tensor,
+    momentum: float,
+) -> None:
+    """Take a step of SGD on parameters [K, ...] with rates share * rates [K] and decays [K], in place."""
+    shape = (-1, *[1] * (parameter.ndim - 1))
+    velocity.mul_(momentum).add_(gradient).add_(decays.view(shape) * parameter)
+    parameter.sub_((share * rates).view(shape) * velocity)
+    if copy is not None:
+        copy.copy_(parameter)

@@ -12,9 +12,6 @@ linear._scaled_logits.register_kernel("cpu")(launch.scaled_logits)
 linear._scaled_logits_backward.register_kernel("cpu")(launch.scaled_logits_backward)
 for name in ("cross_entropy", "cross_entropy_backward"):
     getattr(cross_entropy, f"_{name}").register_kernel("cpu")(getattr(launch_cross_entropy, name))
-for name in ("", "_backward"):
-    kernel = getattr(launch_cross_entropy, f"rescaled_cross_entropy{name}")
-    getattr(cross_entropy, f"_rescaled{name}").register_kernel("cpu")(kernel)
 intervals._intervals.register_kernel("cpu")(launch_intervals.intervals)
 intervals._log_norms.register_kernel("cpu")(launch_intervals.log_norms)
 ranking._predictions.register_kernel("cpu")(launch.predictions)
@@ -34,10 +31,6 @@ heads = detached[0], detached[1][None], y, None, None, None, None
 torch.library.opcheck(cross_entropy._cross_entropy, (*heads, 0.1, -100, True, 16))
 losses, *kept = cross_entropy._cross_entropy(*heads, 0.1, -100, True, 16)
 torch.library.opcheck(cross_entropy._cross_entropy_backward, (losses, *heads, *kept, True, [True] * 5))
-stored = torch.ones(9, 16), torch.ones(2, 7), y, y
-torch.library.opcheck(cross_entropy._rescaled, stored)
-losses, *kept = cross_entropy._rescaled(*stored)
-torch.library.opcheck(cross_entropy._rescaled_backward, (losses, *stored, *kept))
 torch.library.opcheck(intervals._intervals, (*detached, y, bias.detach(), None, True))
 torch.library.opcheck(intervals._log_norms, (w.detach(),))
 torch.library.opcheck(ranking._label_rank, (*detached, y, None, None))

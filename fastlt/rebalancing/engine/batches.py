@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...features.arrays import Features, as_tensor
+from ...data.sampler import LongTailSampler
+from ...features.arrays import ROWS, Features, as_tensor
 from ...runtime.device import on_device
 from ...runtime.machine import free_bytes
 
-# Shapes: B batch, D feature width.
+# Shapes: V views, N images, S steps of an epoch, B batch, D feature width.
 
 RESIDENT_SHARE = 0.5  # of the free memory that training features may take to stay on the device
+KEPT_SHARE = 0.25  # of the free memory that what is computed from all of them may take
 VIEWS_STREAM = 0x76696577  # separates the random choice of views from all other draws
 
 
@@ -25,30 +27,78 @@ class FeatureBatches:
     Args:
         views: The training features, one element a view.
         device: Where the batches go.
+
+    Attributes:
+        table: Rows of all views, one view after the other, on the device, [V N, ...]: features in their own precision,
+            or what `keep` computed from them; None if they do not fit.
     """
 
     def __init__(self, views: Sequence[Features], device: torch.device) -> None:
         self.views, self.device = views, device
-        self.labels = as_tensor(views[0].labels).to(device)
         needed = sum(view.features.nbytes for view in views)
-        resident = needed <= RESIDENT_SHARE * free_bytes(device)
-        self.tensors = [as_tensor(view.features).to(device) for view in views] if resident else None
+        self.table = self.resident() if needed <= RESIDENT_SHARE * free_bytes(device) else None
 
-    def take(self, ids: NDArray[np.int64], key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return features, float32 [B, D], and labels [B] of samples `ids`; `key` (seed, step) decides their views."""
-        labels = self.labels[on_device(torch.from_numpy(ids), self.device)]
+    def resident(self) -> Tensor:
+        """Return the features of all views on the device; those of a single one are not copied on the CPU."""
+        first = as_tensor(self.views[0].features)
         if len(self.views) == 1:
-            return self.rows(0, ids), labels
+            return first.to(self.device)
+        table = torch.empty(len(self.views), *first.shape, dtype=first.dtype, device=self.device)
+        for place, view in zip(table, self.views, strict=True):
+            place.copy_(as_tensor(view.features))
+        return table.flatten(0, 1)
+
+    def keep(self, function: Callable[[Tensor], Tensor], width: int) -> None:
+        """Make the table that of a function of the features, from [n, D] to [n, width].
+
+        On a GPU rows are padded so that they are read as vectors.
+        """
+        number = len(self.views[0])
+        table: Tensor | None = None
+        for view, features in enumerate(self.views):
+            for start in range(0, number, ROWS):
+                ids = np.arange(start, min(start + ROWS, number))
+                values = function(features.rows(ids, self.device))
+                if table is None:
+                    padded = width + (-width % 16 if self.device.type == "cuda" else 0)
+                    table = values.new_empty(len(self.views) * number, padded)
+                table[view * number + start :][: len(ids), :width] = values
+        self.table = table
+
+    def epoch(self, sampler: LongTailSampler, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, for each step of an epoch, rows of the table [B], or else their features [B, D]; and labels [B].
+
+        Rows and labels of all the epoch's steps are copied to the device at once, so that no step waits for them.
+
+        Args:
+            sampler: The order of the images.
+            epoch: From 0.
+            seed: Decides, with the step, each image's view.
+        """
+        steps = range(epoch * len(sampler), (epoch + 1) * len(sampler))
+        ids = np.stack([sampler.batch(step) for step in steps])
+        labels = on_device(torch.from_numpy(self.views[0].labels[ids]), self.device)
+        if len(self.views) > 1:
+            chosen = [self.chosen_views((seed, step), ids.shape[1]) for step in steps]
+            ids += np.stack(chosen) * len(self.views[0])
+        if self.table is None:
+            for rows, of_step in zip(ids, labels, strict=True):
+                yield self.read(rows), of_step
+        else:
+            yield from zip(on_device(torch.from_numpy(ids), self.device), labels, strict=True)
+
+    def chosen_views(self, key: tuple[int, int], number: int) -> NDArray[np.int64]:
+        """Return the views of a step's images, [B]; `key` (seed, step) decides them."""
         generator = np.random.Generator(np.random.Philox(key=[key[0], (VIEWS_STREAM << 32) + key[1]]))
-        chosen = generator.integers(len(self.views), size=len(ids))
+        return generator.integers(len(self.views), size=number)
+
+    def read(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return features of rows of all views, float32 [B, D], from their files."""
+        chosen, ids = np.divmod(rows, len(self.views[0]))
+        if len(self.views) == 1:
+            return self.views[0].rows(ids, self.device)
         features = torch.empty(len(ids), self.views[0].num_features, device=self.device)
         for view in np.unique(chosen):
             places = np.flatnonzero(chosen == view)
-            features[on_device(torch.from_numpy(places), self.device)] = self.rows(int(view), ids[places])
-        return features, labels
-
-    def rows(self, view: int, ids: NDArray[np.int64]) -> Tensor:
-        """Return rows of one view, float32."""
-        if self.tensors is None:
-            return self.views[view].rows(ids, self.device)
-        return self.tensors[view][on_device(torch.from_numpy(ids), self.device)].float()
+            features[on_device(torch.from_numpy(places), self.device)] = self.views[view].rows(ids[places], self.device)
+        return features

@@ -8,14 +8,18 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...config import RebalanceConfig
 from ...features.arrays import Features
+from ...losses import own_loss
 from ...models import LinearHead
 from ...recipes.stage2 import PAPERS
+from ...runtime.graphs import Replayed
 from ...runtime.log import log
+from ...runtime.machine import free_bytes
 from ..problem import Problem, RebalancedHead
-from .batches import FeatureBatches
+from .batches import KEPT_SHARE, FeatureBatches
 from .grids import HeadGrid
 from .selection import select_head
 from .sgd import GridSGD, HeadTraining, Retraining
@@ -88,20 +92,49 @@ def missed_classes(head: LinearHead, problem: Problem) -> NDArray[np.int64]:
 def train_grid(grid: HeadGrid, training: HeadTraining, problem: Problem) -> None:
     """Train all heads of a grid on a problem's training features, in the order of `LongTailSampler`.
 
+    On a GPU a step is a CUDA graph, unless the loss is the user's own, which may do what a graph cannot.
+
     Raises:
         ValueError: The loss of every head is no longer finite.
     """
     device = problem.device
+    optimizer = GridSGD(grid, training, torch.from_numpy(problem.class_counts).to(device))
     batches = FeatureBatches(problem.train, device)
     sampler = training.sampler(problem.train[0].labels, problem.head.num_classes)
-    class_counts = torch.from_numpy(problem.class_counts).to(device)
-    optimizer = GridSGD(grid, training)
+    are_kept = keeps_inputs(optimizer, training, problem, len(sampler))
+    if are_kept:
+        batches.keep(optimizer.inputs, grid.kept_width)
+    table = batches.table
+
+    def learn(batch: Tensor, labels: Tensor) -> Tensor:
+        if are_kept:
+            assert table is not None
+            return optimizer.learn(table, labels, batch)
+        return optimizer.learn(optimizer.inputs(batch if table is None else table[batch]), labels)
+
+    step = Replayed(learn, device, enabled=own_loss(training.loss) is None)
     losses = torch.zeros(1)
-    for step in range(training.epochs * len(sampler)):
-        epoch = step // len(sampler)
-        features, labels = batches.take(sampler.batch(step), (training.seed, step))
-        losses = optimizer.learn(features, labels, class_counts, epoch)
+    for epoch in range(training.epochs):
+        optimizer.begin(epoch)
+        for batch, labels in batches.epoch(sampler, epoch, training.seed):
+            losses = step(batch, labels)
     training.check_losses(losses)
+
+
+def keeps_inputs(optimizer: GridSGD, training: HeadTraining, problem: Problem, num_steps: int) -> bool:
+    """Return whether what heads see is computed once for all images, which pays off if there are fewer than draws.
+
+    Args:
+        optimizer: Has the heads and the precision.
+        training: The training.
+        problem: The problem.
+        num_steps: Steps of an epoch.
+    """
+    width = optimizer.grid.kept_width
+    num_rows = sum(len(view) for view in problem.train)
+    size = num_rows * width * (2 if optimizer.precision == "bf16" else 4)
+    is_worth_it = num_rows < training.epochs * num_steps * training.batch_size
+    return width > 0 and is_worth_it and size <= KEPT_SHARE * free_bytes(problem.device)
 
 
 def check_features(views: Iterable[Features], head: LinearHead) -> None:

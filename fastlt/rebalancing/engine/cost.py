@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from ...config import RebalanceConfig
 from ..problem import Problem
-from .cached import trainings
+from .cached import keeps_inputs, trainings
 from .folds import NUM_FOLDS
 from .sgd import GridSGD, Retraining
 
@@ -27,21 +29,31 @@ def training_seconds(method: Retraining, problem: Problem, config: RebalanceConf
         by_folds: Whether the head itself is trained once more for every fold, as without val.
     """
     attempts = trainings(method, problem, config)
-    training = attempts[0]
-    num_samples = len(problem.train[0])
-    grid = method.start(problem.head, config, len(training.settings))
-    optimizer = GridSGD(grid, training)
-    features = torch.ones(training.batch_size, problem.head.num_features, device=problem.device)
-    labels = torch.arange(training.batch_size, device=problem.device) % problem.head.num_classes
-    counts = torch.from_numpy(problem.class_counts).to(problem.device)
-    began = 0.0
-    for step in range(NUM_STEPS + 1):
-        if step == 1:
-            began = time.perf_counter()
-        optimizer.learn(features, labels, counts, 0)
-    grid.parameters()[0].sum().item()  # waits for the device
-    a_step = (time.perf_counter() - began) / NUM_STEPS
+    first, device = attempts[0], problem.device
+    grid = method.start(problem.head, config, len(first.settings))
+    optimizer = GridSGD(grid, first, torch.from_numpy(problem.class_counts).to(device))
+    features = torch.ones(first.batch_size, problem.head.num_features, device=device)
+    labels = torch.arange(first.batch_size, device=device) % problem.head.num_classes
+    inputs = optimizer.inputs(features)
+    map_s = seconds(lambda: optimizer.inputs(features))
+    learn_s = seconds(lambda: optimizer.learn(inputs, labels))
+    num_steps = max(1, len(problem.train[0]) // first.batch_size)
+    total = 0.0
+    for training in attempts:
+        num_batches = training.epochs * num_steps
+        are_kept = keeps_inputs(optimizer, training, problem, num_steps)
+        num_mapped = sum(len(view) for view in problem.train) / first.batch_size if are_kept else num_batches
+        total += num_batches * learn_s + num_mapped * map_s
     # The one on all images, then those that choose and those whose heads are scored
-    num_trainings = 1 + NUM_FOLDS * ((len(training.settings) > 1) + (by_folds or len(training.settings) > 1))
-    num_epochs = sum(attempt.epochs for attempt in attempts)
-    return a_step * num_epochs * max(1, num_samples // training.batch_size) * num_trainings
+    is_choice = len(first.settings) > 1
+    return total * (1 + NUM_FOLDS * (is_choice + (by_folds or is_choice)))
+
+
+def seconds(function: Callable[[], Tensor]) -> float:
+    """Return how long a function takes."""
+    function()
+    began = time.perf_counter()
+    for _ in range(NUM_STEPS):
+        result = function()
+    result.sum().item()  # waits for the device
+    return (time.perf_counter() - began) / NUM_STEPS

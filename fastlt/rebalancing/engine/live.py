@@ -68,7 +68,7 @@ def train_live(grid: HeadGrid, training: HeadTraining, model: Network, store: Fe
     train = store.splits["train"]
     class_counts = torch.from_numpy(train.class_counts).to(store.device)
     sampler = training.sampler(train.labels, train.num_classes)
-    optimizer = GridSGD(grid, training)
+    optimizer = GridSGD(grid, training, class_counts, exact=True)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     lr, weight_decay = training.settings[0]  # a backbone is trained under one setting only
     fine_tuning = torch.optim.SGD(trained, lr, MOMENTUM, weight_decay=weight_decay) if trained else None
@@ -81,9 +81,13 @@ def train_live(grid: HeadGrid, training: HeadTraining, model: Network, store: Fe
             epoch = step // len(sampler)
             with torch.set_grad_enabled(bool(trained)), autocast(store.device, precision):
                 features = model.features(preprocess(batch.images, batch.jitter, batch.order))
-            losses = training.losses(grid.logits(features.float()), batch.labels, class_counts, epoch)
+            optimizer.begin(epoch)
+            inputs = grid.inputs(features.float())
+            losses = training.losses(grid, inputs, batch.labels, class_counts, optimizer.done)
             losses.sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step(epoch)
+            optimizer.step([leaf.grad for leaf in grid.leaves() if leaf.grad is not None])
+            for leaf in grid.leaves():
+                leaf.grad = None
             if fine_tuning is not None:
                 fine_tuning.param_groups[0]["lr"] = lr * cosine(epoch, training.epochs, training.protocol)
                 fine_tuning.step()

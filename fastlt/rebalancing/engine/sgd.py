@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ...config import RebalanceConfig
 from ...data.sampler import LongTailSampler
-from ...losses import batch_loss, check_own_loss
+from ...losses import batch_loss, check_own_loss, log_counts
 from ...models import LinearHead
+from ...ops.backend import has_kernels
+from ...ops.linear import sgd_step
 from ...recipes.stage2 import LR_PER_IMAGE, Stage2, stage2
 from ...runtime.device import autocast, resolve_precision
 from ...schedule import cosine
@@ -104,16 +106,32 @@ class HeadTraining:
             world_size=1,
         )
 
-    def losses(self, logits: Tensor, labels: Tensor, class_counts: Tensor, epoch: int) -> Tensor:
-        """Return every head's mean loss [K] of logits [K, B, C] and labels [B] in an epoch."""
-        return batch_loss(
-            self.loss,
-            logits.float(),
-            labels,
-            class_counts,
-            epoch_fraction=epoch / self.epochs,
-            label_smoothing=self.label_smoothing or 0.0,
-        )
+    def losses(
+        self,
+        grid: HeadGrid,
+        inputs: Tensor,
+        labels: Tensor,
+        class_counts: Tensor,
+        done: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return every head's mean loss [K].
+
+        Args:
+            grid: The heads.
+            inputs: What their trained part sees (`HeadGrid.inputs`): of the batch, or of all images.
+            labels: [B].
+            class_counts: [C].
+            done: Share of the epochs done, [].
+            rows: Rows of `inputs` that are the batch, [B]; None for all.
+        """
+        smoothing = self.label_smoothing or 0.0
+        is_fused = self.loss in ("cross_entropy", "balanced_softmax") and has_kernels(inputs)
+        if is_fused and not inputs.requires_grad:  # as it does where the backbone is trained as well
+            offset = log_counts(class_counts) if self.loss == "balanced_softmax" else None
+            return grid.cross_entropy(inputs, labels, rows=rows, offset=offset, label_smoothing=smoothing)
+        logits = grid.logits(inputs if rows is None else inputs[rows]).float()
+        return batch_loss(self.loss, logits, labels, class_counts, epoch_fraction=done, label_smoothing=smoothing)
 
     def check_losses(self, losses: Tensor) -> None:
         """Raise a ValueError if no head's loss [K] is finite."""
@@ -127,35 +145,61 @@ class HeadTraining:
 class GridSGD:
     """SGD with momentum, weight decay on everything and cosine rates, for all heads of a grid at once.
 
-    One backward pass of the summed mean losses gives each head its own gradient, as heads share only the features.
+    One backward pass of all mean losses gives each head its own gradient, as heads share only the features. All that
+    changes from step to step is in tensors that stay where they are, so that a step can be replayed.
+
+    Args:
+        grid: The heads.
+        training: Their settings.
+        class_counts: Training images of every class, [C], on the device.
+        exact: Whether to multiply in fp32 on a GPU too.
     """
 
-    def __init__(self, grid: HeadGrid, training: HeadTraining) -> None:
-        self.grid, self.training = grid, training
-        self.parameters: Sequence[Tensor] = grid.parameters()
-        self.momenta = [torch.zeros_like(parameter) for parameter in self.parameters]
-        settings = torch.tensor(training.settings, dtype=torch.float32, device=self.parameters[0].device)  # [K, 2]
-        self.rates, self.decays = settings.unbind(1)
+    def __init__(self, grid: HeadGrid, training: HeadTraining, class_counts: Tensor, *, exact: bool = False) -> None:
+        self.grid, self.training, self.class_counts = grid, training, class_counts
+        parameters = grid.parameters()
+        self.device = parameters[0].device
         # Products in bf16 on a GPU; on a CPU features are fp32 and stay so
-        self.precision = resolve_precision("auto", settings.device) if settings.device.type == "cuda" else "fp32"
+        is_gpu = self.device.type == "cuda"
+        self.precision = resolve_precision("auto", self.device) if is_gpu and not exact else "fp32"
+        if self.precision == "bf16":
+            grid.multiply_in(torch.bfloat16)
+        self.velocities = [torch.zeros_like(parameter) for parameter in parameters]
+        settings = torch.tensor(training.settings, dtype=torch.float32, device=self.device)  # [K, 2]
+        self.rates, self.decays = settings.T.contiguous()
+        self.share, self.done = (torch.zeros((), device=self.device) for _ in range(2))
 
-    def learn(self, features: Tensor, labels: Tensor, class_counts: Tensor, epoch: int) -> Tensor:
-        """Take a step on features [B, D] and labels [B], and return every head's loss [K] before it."""
-        with autocast(features.device, self.precision):
-            logits = self.grid.logits(features)
-        losses = self.training.losses(logits, labels, class_counts, epoch)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        self.step(epoch)
-        return losses
+    def begin(self, epoch: int) -> None:
+        """Set the share of the learning rates, and that of the epochs done, of an epoch."""
+        self.share.fill_(cosine(epoch, self.training.epochs, self.training.protocol))
+        self.done.fill_(epoch / self.training.epochs)
 
     @torch.no_grad()
-    def step(self, epoch: int) -> None:
-        """Update the heads by their gradients, and clear the gradients."""
-        share = cosine(epoch, self.training.epochs, self.training.protocol)
-        for parameter, momentum in zip(self.parameters, self.momenta, strict=True):
-            assert parameter.grad is not None
-            shape = (-1, *[1] * (parameter.ndim - 1))
-            momentum.mul_(MOMENTUM).add_(parameter.grad).add_(self.decays.view(shape) * parameter)
-            parameter.sub_((share * self.rates).view(shape) * momentum)
-            parameter.grad = None
+    def inputs(self, features: Tensor) -> Tensor:
+        """Map features [B, D] to what the trained part of the heads sees."""
+        with autocast(self.device, self.precision):
+            return self.grid.inputs(features)
+
+    def learn(self, inputs: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Take a step, and return every head's loss [K] before it; arguments as for `HeadTraining.losses`."""
+        with autocast(self.device, self.precision):
+            losses = self.training.losses(self.grid, inputs, labels, self.class_counts, self.done, rows)
+        self.step(torch.autograd.grad(losses.sum(), self.grid.leaves()))
+        return losses.detach()
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Update the heads by the gradients of their `leaves`."""
+        parameters, leaves = self.grid.parameters(), self.grid.leaves()
+        for parameter, velocity, leaf, gradient in zip(parameters, self.velocities, leaves, gradients, strict=True):
+            sgd_step(
+                parameter,
+                velocity,
+                gradient,
+                rates=self.rates,
+                decays=self.decays,
+                share=self.share,
+                momentum=MOMENTUM,
+                copy=None if leaf is parameter else leaf,
+            )
         self.grid.project()

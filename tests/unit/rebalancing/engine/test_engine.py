@@ -11,17 +11,20 @@ import pytest
 import torch
 
 from fastlt import RebalanceConfig
+from fastlt.data.sampler import LongTailSampler
 from fastlt.features import arrays
 from fastlt.features.arrays import Features
 from fastlt.models import LinearHead
-from fastlt.rebalancing.engine import batches, cost
+from fastlt.rebalancing.engine import batches, cached, cost, sgd
 from fastlt.rebalancing.engine.batches import FeatureBatches
 from fastlt.rebalancing.engine.cached import check_features, train_grid, trainings
 from fastlt.rebalancing.engine.grids import CosineGrid, HeadGrid, LinearGrid, ScaleGrid, new_head
 from fastlt.rebalancing.engine.selection import select_head
-from fastlt.rebalancing.engine.sgd import HeadTraining, Setting
+from fastlt.rebalancing.engine.sgd import GridSGD, HeadTraining, Setting
 from fastlt.rebalancing.methods.crt import CRT
+from fastlt.rebalancing.methods.lws import LWS
 from fastlt.rebalancing.problem import Problem
+from fastlt.schedule import cosine
 
 CPU = torch.device("cpu")
 C, D = 6, 8
@@ -84,7 +87,7 @@ def test_the_ball_holds_every_class() -> None:
 def test_the_folded_unit_head_predicts_as_its_cosines() -> None:
     grid = trained("unit", TRAINING)
     x = torch.from_numpy(FEATURES)
-    cosines = grid.logits(x)
+    cosines = grid.logits(grid.inputs(x))
     for index in (0, 3):
         torch.testing.assert_close(grid.head(index)(x) / x.norm(dim=1, keepdim=True), cosines[index])
 
@@ -96,17 +99,19 @@ def test_files_give_what_memory_gives(precision: str, tmp_path: Path, monkeypatc
         array = FEATURES + view
         np.save(tmp_path / f"{view}.npy", as_bf16(array) if precision == "bf16" else array)
         views.append(Features(features=np.load(tmp_path / f"{view}.npy", mmap_mode="c"), labels=LABELS))
-    resident = FeatureBatches(views, CPU)
-    monkeypatch.setattr(batches, "free_bytes", lambda device: 0)
-    mapped = FeatureBatches(views, CPU)
-    assert resident.tensors is not None
-    assert mapped.tensors is None
-    for step in range(3):
-        ids = np.array([0, 5, 100, 7, 119])
-        (one, labels), (other, _) = resident.take(ids, (4, step)), mapped.take(ids, (4, step))
-        assert one.dtype == torch.float32
-        assert torch.equal(one, other)
-        assert labels.tolist() == LABELS[ids].tolist()
+    sampler = TRAINING.sampler(LABELS, C)
+    for number in (3, 1):
+        monkeypatch.setattr(batches, "free_bytes", lambda device: 2**30)
+        resident = FeatureBatches(views[:number], CPU)
+        monkeypatch.setattr(batches, "free_bytes", lambda device: 0)
+        mapped = FeatureBatches(views[:number], CPU)
+        assert resident.table is not None
+        assert mapped.table is None
+        pairs = zip(resident.epoch(sampler, 1, 4), mapped.epoch(sampler, 1, 4), strict=True)
+        for step, ((rows, labels), (features, other_labels)) in enumerate(pairs, len(sampler)):
+            assert features.dtype == torch.float32
+            assert torch.equal(resident.table[rows].float(), features)
+            assert labels.tolist() == other_labels.tolist() == LABELS[sampler.batch(step)].tolist()
 
 
 def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +124,12 @@ def test_memory_that_pytorch_keeps_unused_is_free_to_features(monkeypatch: pytes
 def test_every_image_comes_as_any_of_its_views() -> None:
     views = [Features(features=np.full((50, 2), view, np.float32), labels=np.zeros(50, np.int64)) for view in range(3)]
     source = FeatureBatches(views, CPU)
+    sampler = LongTailSampler(views[0].labels, sampling="instance_balanced", batch_size=50, num_classes=1)
 
     def drawn_at(seed: int, step: int) -> torch.Tensor:
-        return source.take(np.arange(50), (seed, step))[0][:, 0]
+        ((rows, _),) = source.epoch(sampler, step, seed)
+        assert source.table is not None
+        return source.table[rows][np.argsort(sampler.batch(step)), 0]
 
     drawn = torch.stack([drawn_at(0, step) for step in range(40)])
     shares = torch.bincount(drawn.long().flatten(), minlength=3) / drawn.numel()
@@ -236,9 +244,11 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
     monkeypatch.setattr(arrays, "on_device", on_device)
     monkeypatch.setattr(batches, "free_bytes", lambda device: 2**30 if resident else 0)
     trained("linear", TRAINING)
-    steps = TRAINING.epochs * (len(LABELS) // TRAINING.batch_size)
-    rows = 24 if resident else 24 * D  # which rows, or what is in them
-    assert moved == [24, rows] * steps  # of the labels, and of the features
+    steps = len(LABELS) // TRAINING.batch_size
+    epoch = (
+        [24 * steps, 24 * steps] if resident else [24 * steps, *[24 * D] * steps]
+    )  # labels; which rows, or all in them
+    assert moved == epoch * TRAINING.epochs
 
 
 def test_trainings_that_may_go_on_end_at_a_budget_that_every_machine_shares() -> None:
@@ -261,10 +271,97 @@ def test_trainings_that_may_go_on_end_at_a_budget_that_every_machine_shares() ->
 
 def test_an_estimate_of_time_counts_the_trainings_that_may_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes a second here, and an epoch is one step."""
-    clock = iter((10.0, 12.0) * 4)
+    clock = iter((0.0, 0.0, 10.0, 12.0) * 4)  # what precedes the trained part takes no time
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     given = {"method": "crt", "batch_size": len(LABELS)}
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given)) == 10 + 20 + 40 + 80
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7)) == 7
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7), by_folds=True) == 7 * 6
     assert cost.training_seconds(CRT, problem(), RebalanceConfig(**given, epochs=7, lr=(0.1, 0.2))) == 7 * 11
+
+
+@pytest.mark.parametrize(("memory", "seconds"), [(2**30, 3 * 3 + 1 * 2), (0, 3 * 3 + 3 * 2)])
+def test_an_estimate_knows_what_is_computed_once(memory: int, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch's logits take two seconds, a step on them three, and each of three epochs is a step."""
+    clock = iter((0.0, 4.0, 10.0, 16.0))
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(cached, "free_bytes", lambda device: memory)
+    config = RebalanceConfig(method="lws", batch_size=len(LABELS), epochs=3)
+    assert cost.training_seconds(LWS, problem(), config) == seconds
+
+
+def test_kept_logits_train_as_those_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = tuple(Features(features=FEATURES + view, labels=LABELS) for view in range(2))
+    heads, rows = [], []
+    inputs = ScaleGrid.inputs
+
+    def counted(self: ScaleGrid, features: torch.Tensor) -> torch.Tensor:
+        rows.append(len(features))
+        return inputs(self, features)
+
+    monkeypatch.setattr(ScaleGrid, "inputs", counted)
+    for memory in (2**30, 0):
+        monkeypatch.setattr(cached, "free_bytes", lambda device, memory=memory: memory)
+        grid = grid_of("scale", 4)
+        train_grid(grid, TRAINING, dataclasses.replace(problem(), train=views))
+        heads.append(grid.head(3).weight)
+    torch.testing.assert_close(heads[0], heads[1], rtol=1e-6, atol=1e-7)
+    assert rows == [120, 120] + [24] * 15  # each view once; every batch of three epochs
+    rows.clear()
+    many = dataclasses.replace(problem(), train=views * 2)  # more rows than draws
+    train_grid(grid_of("scale", 4), TRAINING, many)
+    assert rows == [24] * 15
+
+
+@pytest.mark.parametrize("kind", ["linear", "ball", "unit", "scale"])
+def test_fused_losses_train_as_plain_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU trains by, here with the reference in place of the kernels."""
+    changes = [{}, {"label_smoothing": 0.9}, {"loss": "balanced_softmax"}] if kind != "scale" else [{}]
+    for change in changes:
+        training = dataclasses.replace(TRAINING, **change)  # type: ignore[arg-type]
+        plain = trained(kind, training)
+        with monkeypatch.context() as patch:
+            patch.setattr(sgd, "has_kernels", lambda tensor: True)
+            patch.setattr(sgd, "batch_loss", None)
+            fused = trained(kind, training)
+        for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["linear", "ball"])
+def test_a_copy_for_products_follows_the_weights(kind: str) -> None:
+    grid = grid_of(kind, 4)
+    optimizer = GridSGD(grid, TRAINING, torch.from_numpy(problem().class_counts))
+    grid.multiply_in(torch.bfloat16)
+    for epoch in range(2):
+        optimizer.begin(epoch)
+        optimizer.learn(torch.from_numpy(FEATURES), torch.from_numpy(LABELS))
+        weight, factor = grid.parameters()[0], grid.leaves()[0]
+        assert torch.equal(factor, weight.bfloat16())
+    plain = trained_on_all(kind)
+    torch.testing.assert_close(grid.parameters()[0], plain.parameters()[0], rtol=0.05, atol=0.02)
+
+
+def trained_on_all(kind: str) -> HeadGrid:
+    """Two steps on all images, as plain SGD takes them."""
+    grid = grid_of(kind, 4)
+    optimizer = GridSGD(grid, TRAINING, torch.from_numpy(problem().class_counts))
+    for epoch in range(2):
+        optimizer.begin(epoch)
+        optimizer.learn(torch.from_numpy(FEATURES), torch.from_numpy(LABELS))
+    return grid
+
+
+def test_steps_are_those_of_pytorchs_optimizer() -> None:
+    grid = trained_on_all("linear")
+    for index, (rate, decay) in enumerate(TRAINING.settings):
+        head = new_head(problem().head, 1)
+        weight, bias = head.weight.detach().clone(), torch.zeros(C)
+        optimizer = torch.optim.SGD([weight.requires_grad_(), bias.requires_grad_()], rate, 0.9, weight_decay=decay)
+        for epoch in range(2):
+            optimizer.param_groups[0]["lr"] = rate * cosine(epoch, TRAINING.epochs)
+            logits = torch.nn.functional.linear(torch.from_numpy(FEATURES), weight, bias)
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(LABELS)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.testing.assert_close(grid.head(index).weight, weight.detach())
