@@ -245,9 +245,8 @@ def test_a_step_does_not_wait_for_the_gpu_to_be_told_its_images(
     monkeypatch.setattr(batches, "free_bytes", lambda device: 2**30 if resident else 0)
     trained("linear", TRAINING)
     steps = len(LABELS) // TRAINING.batch_size
-    epoch = (
-        [24 * steps, 24 * steps] if resident else [24 * steps, *[24 * D] * steps]
-    )  # labels; which rows, or all in them
+    features = [24 * steps] if resident else [24 * D] * steps  # which rows, or what is in them
+    epoch = [24 * steps, *features]
     assert moved == epoch * TRAINING.epochs
 
 
@@ -356,7 +355,7 @@ def test_steps_are_those_of_pytorchs_optimizer() -> None:
     grid = trained_on_all("linear")
     for index, (rate, decay) in enumerate(TRAINING.settings):
         head = new_head(problem().head, 1)
-        weight, bias = head.weight.detach().clone(), torch.zeros(C)
+        weight, bias = (torch.zeros(C) if p is None else p.detach().clone() for p in (head.weight, head.bias))
         optimizer = torch.optim.SGD([weight.requires_grad_(), bias.requires_grad_()], rate, 0.9, weight_decay=decay)
         for epoch in range(2):
             optimizer.param_groups[0]["lr"] = rate * cosine(epoch, TRAINING.epochs)
