@@ -136,7 +136,8 @@ def rank_kernel(
 def top_class(z, first, y, shift_ptr, C, PARTS: tl.constexpr):
     """Return of the classes from `first` on the top score, its first class, sum exp(score - top), the label's score.
 
-    All are [BM]; the last is 0 where the label is elsewhere. A NaN counts as infinite, and makes the sum NaN.
+    All are [BM]; the last is 0 where the label is elsewhere. A NaN counts as infinite, and makes the sum NaN; -inf
+    counts as the lowest number, that of the columns past C, which come after all classes.
     """
     if PARTS > 1:
         left, right = halves(z)
@@ -150,7 +151,7 @@ def top_class(z, first, y, shift_ptr, C, PARTS: tl.constexpr):
     else:
         rn = first + tl.arange(0, z.shape[1])[None, :]
         z = score(z, None, shift_ptr, first + tl.arange(0, z.shape[1]), C)
-        z = tl.where(rn < C, tl.where(z == z, z, float("inf")), LOWEST)
+        z = tl.where(rn < C, tl.where(z == z, tl.maximum(z, LOWEST), float("inf")), LOWEST)
         label_score = tl.sum(tl.where(rn == y[:, None], z, 0.0), 1)
         top = tl.max(z, 1)
         place = tl.min(tl.where(z == top[:, None], rn, C), 1)

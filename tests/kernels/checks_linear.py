@@ -100,13 +100,18 @@ def check_ties(device: str, dtype: torch.dtype) -> Iterator[Check]:
 
 
 def check_not_a_number(device: str) -> Iterator[Check]:
-    """A sample with NaN is right nowhere, predicts the first class, and leaves its neighbours alone."""
+    """A sample with NaN is right nowhere, predicts the first class, and leaves its neighbours alone.
+
+    So does one with an infinite feature: all its logits are -inf, which no column past the last class may beat.
+    """
     x, w, y, bias = exact_problem(device, torch.float32, 2)
     plain = launch.predictions(x, w, y, bias)
     x[3] = float("nan")
     rank, (classes, of_class, of_label) = launch.label_rank(x, w, y, None, None), launch.predictions(x, w, y, bias)
     yield "label_rank of NaN", int(rank[3]) == len(w) - 1, ""
     yield "predictions of NaN", int(classes[3]) == 0 and bool(of_class[3].isnan() and of_label[3].isnan()), ""
+    infinite = launch.predictions(torch.full_like(x, float("-inf")), torch.ones_like(w), y, bias)
+    yield "predictions of -inf", not infinite[0].any(), ""
     others = torch.arange(len(x), device=device) != 3
     pairs = zip(plain, (classes, of_class, of_label), strict=True)
     yield "neighbours of NaN", all(torch.equal(a[others], b[others]) for a, b in pairs), ""
