@@ -61,17 +61,21 @@ def architecture() -> int:
     return int(target.arch) if target.backend == "cuda" else 0
 
 
-def takes_tma(*factors: Tensor) -> bool:
-    """Return whether the GPU's tensor memory accelerator copies these matrices: in units of 16 bytes only."""
-    return architecture() >= 90 and all(
-        t.element_size() == 2 and t.data_ptr() % 16 == 0 and t.stride(0) % 8 == 0 and t.stride(0) >= t.shape[1]
-        for t in factors
-    )
+def aligned(matrix: Tensor) -> Tensor:
+    """Return the matrix with unit inner strides and rows apart, each beginning at a multiple of 16 bytes.
+
+    Kernels then load vectors, and the tensor memory accelerator can copy it. Single loads would cost more than a copy.
+    """
+    stride, inner = matrix.stride()
+    is_aligned = matrix.data_ptr() % 16 == 0 and stride * matrix.element_size() % 16 == 0
+    if inner == 1 and stride >= matrix.shape[1] and is_aligned:
+        return matrix
+    return matrix.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """X @ W.T as the kernels see it: unit inner strides, and a width that the tile's depth divides."""
+    """X @ W.T as the kernels see it: aligned rows, and a width that the tile's depth divides."""
 
     x: Tensor
     w: Tensor
@@ -86,10 +90,9 @@ class Product:
         x, w = features.detach(), weight.detach()
         if missing:  # zeros change no product and make masks in the kernels needless; the usual widths need none
             x, w = (torch.nn.functional.pad(t, (0, missing)) for t in (x, w))
-        x, w = (t if t.stride(1) == 1 else t.contiguous() for t in (x, w))
-        if reduced and weight.shape[0] > SMALL and takes_tma(x, w):
+        if reduced and weight.shape[0] > SMALL and x.element_size() == 2 and architecture() >= 90:
             tile = WIDE
-        return Product(x=x, w=w, width=width, tile=tile)
+        return Product(x=aligned(x), w=aligned(w), width=width, tile=tile)
 
     def rows(self, start: int, stop: int) -> "Product":
         """Return the product of some rows of X."""

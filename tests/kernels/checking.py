@@ -59,7 +59,7 @@ def exact_problem(device: str, dtype: torch.dtype, seed: int) -> tuple[Tensor, T
 
 
 def misaligned(matrix: Tensor) -> Tensor:
-    """Return the same matrix where descriptors cannot copy it from, as every row starts at an odd address."""
+    """Return the same matrix where neither vectors nor descriptors can read it: every row starts at an odd address."""
     room = matrix.new_zeros(matrix.shape[0], matrix.shape[1] + 1)
     room[:, 1:] = matrix
     return room[:, 1:]

@@ -1,6 +1,7 @@
 """Checks of kernels/launch_linear.py: logits, their gradients, ranks."""
 
 from collections.abc import Iterator
+from unittest import mock
 
 import torch
 from checking import (
@@ -89,14 +90,19 @@ def check_ties(device: str, dtype: torch.dtype) -> Iterator[Check]:
     scores = x.double() @ w.double().T
     own, index = scores.gather(1, y[:, None]), torch.arange(len(w), device=device)
     rank = ((scores > own) | ((scores == own) & (index < y[:, None]))).sum(1)
-    for place, (a, b) in {"aligned": (x, w), "misaligned": (misaligned(x), misaligned(w))}.items():
-        is_wide = launch.Product.of(a, b, reduced=True).tile.by_tma
-        yield f"{place} tile", is_wide == (place == "aligned" and launch.takes_tma(x, w)), f"by TMA: {is_wide}"
-        yield f"label_rank of ties {place}", torch.equal(launch.label_rank(a, b, y, None, None).long(), rank), ""
-        classes, of_class, of_label = launch.predictions(a, b, y, bias)
-        yield f"predictions of ties {place}", torch.equal(classes, scores.argmax(1)), ""
+    for architecture, a, b in ((launch.architecture(), x, w), (80, x, w), (80, misaligned(x), misaligned(w))):
+        with mock.patch.object(launch, "architecture", return_value=architecture):
+            is_wide = launch.Product.of(a, b, reduced=True).tile.by_tma
+            ranks, (classes, of_class, of_label) = (
+                launch.label_rank(a, b, y, None, None),
+                launch.predictions(a, b, y, bias),
+            )
+        name = f"of ties, as on sm_{architecture}"
+        yield f"tile {name}", is_wide == (architecture >= 90 and dtype.itemsize == 2), f"by TMA: {is_wide}"
+        yield f"label_rank {name}", torch.equal(ranks.long(), rank), ""
+        yield f"predictions {name}", torch.equal(classes, scores.argmax(1)), ""
         is_best = own.squeeze(1) == scores.amax(1)
-        yield f"probabilities of ties {place}", torch.equal(of_class == of_label, is_best), ""
+        yield f"probabilities {name}", torch.equal(of_class == of_label, is_best), ""
 
 
 def check_not_a_number(device: str) -> Iterator[Check]:
@@ -153,5 +159,4 @@ def launches() -> Iterator[Launch]:
         yield launch.tau_normalized_logits, x, w, 0.7
         yield launch.scaled_logits, x, w, None, s, r, s
         yield launch.label_rank, x, w, y, s, s
-        yield launch.label_rank, misaligned(x), misaligned(w), y, s, s
         yield launch.predictions, misaligned(x), misaligned(w), y, None
