@@ -26,6 +26,13 @@ def clamped_labels(y_ptr, rm, M, C):
 
 
 @triton.jit
+def row_and_column(columns, BN: tl.constexpr):
+    """Return a program's row tile and its column tile; only the grid's first axis has room for all of them."""
+    tiles = tl.cdiv(columns, BN)
+    return tl.program_id(0) // tiles, tl.program_id(0) % tiles
+
+
+@triton.jit
 def store_partials(u, y, rm, rn, pn, M, C, label_score_ptr, top_ptr, sum_ptr, BN: tl.constexpr):
     """Store a tile's part [M] of the log-sum-exp of scores u, as (top, sum), and label_score of the labels in it."""
     label_score = tl.sum(tl.where(rn[None, :] == y[:, None], u, 0.0), 1)
@@ -101,7 +108,8 @@ def stored_partition_kernel(
     BN: tl.constexpr,
 ):
     """Store label_score [K, M] and partials [K, column tiles, M] of rows of stored logits, those named by row_ptr."""
-    pn, pm, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    pm, pn = row_and_column(C, BN)
+    head = tl.program_id(1)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     rows = rm.to(tl.int64)
     if row_ptr is not None:
@@ -109,7 +117,7 @@ def stored_partition_kernel(
     inside = (rm[:, None] < M) & (rn[None, :] < width)
     z = tl.load(z_ptr + rows[:, None] * z_stride + rn[None, :], mask=inside, other=0.0).to(tl.float32)
     u = tl.where(rn[None, :] < C, z * class_vector(scale_ptr + head * C, rn, C), 0.0)
-    partial = (head * tl.num_programs(0) + pn).to(tl.int64) * M
+    partial = (head * tl.cdiv(C, BN) + pn).to(tl.int64) * M
     label_score = label_score_ptr + head.to(tl.int64) * M
     y = clamped_labels(y_ptr, rm, M, C)
     store_partials(u, y, rm, rn, pn, M, C, label_score, top_ptr + partial, sum_ptr + partial, BN)
@@ -226,7 +234,8 @@ def gradient_kernel(
     dscore_ij = g_i (soft_i softmax_ij - target_i [j = y_i] - spread_i v_j), g the gradient of row i's loss; dz = dscore
     * scale; ds sums dscore * z and dshift dscore. z may be rows of stored logits, those named by row_ptr.
     """
-    pn, pm, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    pm, pn = row_and_column(width, BN)
+    head = tl.program_id(1)
     rm, rn = pm * BM + tl.arange(0, BM), pn * BN + tl.arange(0, BN)
     rows = rm.to(tl.int64)
     if row_ptr is not None:
@@ -250,7 +259,7 @@ def gradient_kernel(
         else:
             dy -= spread
     dy = tl.where((rm[:, None] < M) & (rn[None, :] < C), dy, 0.0)
-    partial = (head * tl.num_programs(1) + pm).to(tl.int64) * C + rn
+    partial = (head * tl.cdiv(M, BM) + pm).to(tl.int64) * C + rn
     if ds_ptr is not None:
         tl.store(ds_ptr + partial, tl.sum(dy * z, 0), mask=rn < C)
     if dshift_ptr is not None:

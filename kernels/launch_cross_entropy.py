@@ -51,7 +51,7 @@ def rescaled_cross_entropy(
     label_scores, partials = scale.new_empty(heads, num), scale.new_empty(2, heads, tiles, num)
     if num:
         with torch.cuda.device_of(logits):
-            kernels.stored_partition_kernel[(tiles, int(triton.cdiv(num, height)), heads)](
+            kernels.stored_partition_kernel[(tiles * int(triton.cdiv(num, height)), heads)](
                 *(logits, rows, scale, labels, label_scores, *partials, logits.stride(0), logits.shape[1]),
                 *(num, classes),
                 BM=height,
@@ -179,7 +179,7 @@ def _gradient(
     )
     if num:
         with torch.cuda.device_of(z):
-            kernels.gradient_kernel[(int(triton.cdiv(z.shape[2], columns)), row_tiles, heads)](
+            kernels.gradient_kernel[(int(triton.cdiv(z.shape[2], columns)) * row_tiles, heads)](
                 *(z, rows, scale, offset, labels, class_weights, lse, *row_weights[:2]),
                 *(row_weights[2] if smooth else None, grad, dz, ds, dshift),
                 *(z.stride(0), 0 if z.shape[1] == 1 else z.stride(1), z.shape[2], lse.stride(0), *grad.stride()),
