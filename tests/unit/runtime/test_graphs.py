@@ -29,7 +29,7 @@ class Graph:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def graph(recorder: Graph, stream: object) -> Iterator[None]:
+    def graph(recorder: Graph, stream: object, capture_error_mode: str) -> Iterator[None]:
         Graph.recording = True
         try:
             yield
