@@ -1,10 +1,9 @@
-"""Times and peak memory of fastlt.ops beside the plain product, PyTorch eager, torch.compile and the 21-point loop.
+"""Times and peak memory of fastlt.ops on a CPU, beside the plain product, PyTorch eager and the 21-point loop.
 
-    python benchmarks/bench_ops.py [--device cuda] [--quick] [--out FILE]
+    python benchmarks/bench_ops.py [--quick] [--compile] [--out FILE]
 
 Each ratio is taken within one process, of the medians of several runs. "product" is the plain product of the same
-shape: no method can beat it. On a GPU "floor" is the share of the product's arithmetic or traffic that --tflops and
---tb-per-s allow; pass those measured on the machine.
+shape: no method can beat it. `python -m benchmarks.gpu` times the same methods on a GPU.
 """
 
 import argparse
@@ -26,17 +25,8 @@ from fastlt import ops
 from fastlt.runtime import compiling
 from fastlt.runtime.machine import describe_machine
 
-SHAPES = {
-    "cuda": [
-        (n, c, d)
-        for d in (2048, 512)
-        for c in (365, 1000, 8142, 100_000)
-        for n in (512, 8192, 24_426, 50_000)
-        if n * c <= 8192 * 100_000
-    ],
-    "cpu": [(4096, 1000, 2048), (4096, 1000, 512), (7300, 365, 2048), (1024, 8142, 2048), (1024, 8142, 512)],
-}
-QUICK = {"cuda": (24_426, 8142, 2048), "cpu": (512, 365, 512)}  # iNaturalist's val set, and something small
+SHAPES = [(4096, 1000, 2048), (4096, 1000, 512), (7300, 365, 2048), (1024, 8142, 2048), (1024, 8142, 512)]
+QUICK = [(512, 365, 512)]
 Run = Callable[[], object]
 
 
@@ -110,29 +100,19 @@ def step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...
     return torch.autograd.grad(loss(*inputs), [t for t in inputs if t.requires_grad])
 
 
-def measure(run: Run, device: str, min_time_s: float = 0.5) -> tuple[float, float]:
+def measure(run: Run, min_time_s: float = 0.5) -> tuple[float, float]:
     """Return the median time of at least three runs, ms, and how far memory rose above its level before, MB."""
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        peak = (torch.cuda.max_memory_allocated() - before) / 1e6
-    else:
-        peak = peak_on_cpu(run)
+    peak = peak_memory(run)
     times: list[float] = []
     while len(times) < 3 or sum(times) < min_time_s:
         start = time.perf_counter()
         run()
-        if device == "cuda":
-            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times), peak
 
 
-def peak_on_cpu(run: Run) -> float:
+def peak_memory(run: Run) -> float:
     """Return the growth of the resident set while `run` works, MB, sampled every millisecond."""
     statm, page = Path("/proc/self/statm"), 4096 / 1e6
     if not statm.exists():
@@ -153,52 +133,34 @@ def peak_on_cpu(run: Run) -> float:
     return (peak - before) * page
 
 
-def floor_ms(shape: tuple[int, int, int], tflops: float, tb_per_s: float, num_bytes: int) -> float:
-    """Return the least time of one product, ms: of its arithmetic, or of reading its factors."""
-    num, classes, width = shape
-    return max(2 * num * classes * width / tflops / 1e9, (num + classes) * width * num_bytes / tb_per_s / 1e9)
-
-
-def run_shape(shape: tuple[int, int, int], args: argparse.Namespace) -> Iterator[dict[str, object]]:
+def run_shape(shape: tuple[int, int, int], compiled: bool) -> Iterator[dict[str, object]]:
     """Time every method on one shape; print and yield each with its ratio to the product of its group."""
     num, classes, width = shape
-    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(num, width, generator=generator).to(args.device, dtype)
-    w = (torch.randn(classes, width, generator=generator) / width**0.5).to(args.device, dtype)
-    y = torch.randint(0, classes, (num,), generator=generator).to(args.device)
-    least = floor_ms(shape, args.tflops, args.tb_per_s, x.element_size()) if args.device == "cuda" else None
+    x = torch.randn(num, width, generator=generator)
+    w = torch.randn(classes, width, generator=generator) / width**0.5
+    y = torch.randint(0, classes, (num,), generator=generator)
     product = 1.0
     for runs in (interval_runs, loss_runs):
-        for group, method, run in runs(x, w, y, args.compile):
-            try:
-                ms, peak = measure(run, args.device)
-            except (torch.OutOfMemoryError, RuntimeError, TypeError) as error:
-                product = float("nan") if method == "product" else product
-                print(f"{shape} {group:10} {method:30} failed: {str(error)[:80]}", flush=True)
-                continue
+        for group, method, run in runs(x, w, y, compiled):
+            ms, peak = measure(run)
             product = ms if method == "product" else product
-            share = f", {least / ms:5.0%} of the floor" if least and not group.startswith("loss") else ""
-            print(f"{shape} {group:10} {method:30} {ms:9.3f} ms {ms / product:6.2f} x product {peak:8.1f} MB{share}")
-            row = {"shape": shape, "group": group, "method": method, "ms": ms, "times_product": ms / product}
-            yield row | {"peak_mb": peak, "floor_ms": least}
+            ratio = ms / product
+            print(f"{shape} {group:10} {method:30} {ms:9.3f} ms {ratio:6.2f} x product {peak:8.1f} MB", flush=True)
+            row = {"shape": shape, "group": group, "method": method, "ms": ms, "times_product": ratio}
+            yield row | {"peak_mb": peak}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="one shape only")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too (always on a GPU)")
-    parser.add_argument("--tflops", type=float, default=790.0, help="bfloat16 TFLOP/s of the GPU, for the floor")
-    parser.add_argument("--tb-per-s", type=float, default=4.3, help="memory TB/s of the GPU, for the floor")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--out", type=Path, help="JSON file for the rows")
     args = parser.parse_args()
-    args.compile |= args.device == "cuda"
-    shapes = [QUICK[args.device]] if args.quick else SHAPES[args.device]
-    about = {"date": datetime.date.today().isoformat(), "machine": describe_machine(torch.device(args.device))}
+    about = {"date": datetime.date.today().isoformat(), "machine": describe_machine(torch.device("cpu"))}
     rows = []
-    for shape in shapes:
-        for row in run_shape(shape, args):
+    for shape in QUICK if args.quick else SHAPES:
+        for row in run_shape(shape, args.compile):
             rows.append(row)
             if args.out:
                 args.out.parent.mkdir(parents=True, exist_ok=True)

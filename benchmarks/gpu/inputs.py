@@ -6,18 +6,18 @@ import dataclasses
 import functools
 import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastlt import recipe
 from fastlt.data.transforms.preprocess import Preprocess
+from fastlt.features.extraction import MIN_IMAGES_TO_COMPILE, Extractor, on_host
 from fastlt.models import create_model
 from fastlt.runtime.compiling import Compiler
-from fastlt.runtime.device import algorithms, autocast, exact_fp32, resolve_precision
+from fastlt.runtime.device import algorithms, resolve_precision
 from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import has_dali, resolve_threads
 from fastlt.timing.loader import measure
@@ -30,6 +30,7 @@ from .steps import BATCH, HEADLINE, SIZE, TOY, files, release
 # Shapes: B batch, C channels.
 
 ROI = (0.1, 0.7)  # of each side: what a random crop takes, about
+PRECISIONS, MANY = ("bf16", "tf32", "fp32"), MIN_IMAGES_TO_COMPILE
 FUSIONS = {  # channels in and out, kernel, groups, side
     "1 x 1": (256, 128, 1, 1, 56),
     "3 x 3": (128, 128, 3, 1, 56),
@@ -41,10 +42,12 @@ FUSIONS = {  # channels in and out, kernel, groups, side
 def rows(call: str, target: Target) -> Iterator[Row]:
     """Yield decoding, features and cuDNN's fusions in call a; loaders, their settings and evaluation in call c."""
     if call == "a":
-        yield Row("inputs: decoding", functools.partial(decoding, target), 60)
-        for how in FEATURES:
-            yield Row(f"inputs: features in {how}", functools.partial(features, target, how), 90)
-        yield Row("fusions: scale, bias, ReLU, convolution, sums", functools.partial(fusions, target), 60)
+        for precision in PRECISIONS:
+            yield Row(f"features: eager, {precision}", functools.partial(features, target, precision, 0))
+        yield Row("inputs: decoding", functools.partial(decoding, target))
+        yield Row("fusions: scale, bias, ReLU, convolution, sums", functools.partial(fusions, target))
+        for precision in PRECISIONS:
+            yield Row(f"features: compiled, {precision}", functools.partial(features, target, precision, MANY), 120)
     elif call == "c":
         yield Row("inputs: evaluation", functools.partial(evaluation, target), 120)
         yield Row("inputs: loaders", functools.partial(loaders, target), 150)
@@ -108,44 +111,24 @@ def crop(codec: Any, stream: Any) -> Any:
     return stream.get_sub_code_stream(region=codec.Region(*corners))
 
 
-FEATURES: dict[str, tuple[str, bool, Callable[[Target], Any]]] = {
-    "exact fp32, eager": ("fp32", False, lambda target: exact_fp32(target.device)),
-    "tf32, eager": ("fp32", False, lambda target: algorithms()),
-    "tf32, compiled": ("fp32", True, lambda target: algorithms()),
-    "bf16, compiled": ("bf16", True, lambda target: algorithms()),
-}
-"""How features are computed: (precision, whether compiled, the choice of algorithms)."""
-
-
-def features(target: Target, how: str) -> Iterator[Figures]:
-    """Yield the rate of the backbone over images in memory, in evaluation mode."""
-    precision, wanted, context = FEATURES[how]
-    batch, size = target.pick((2, 32), (BATCH, SIZE))
-    config = recipe("imagenet_lt")
-    model = create_model(target.pick(TOY, HEADLINE), 1000).to(  # type: ignore[call-overload]
-        device=target.device, memory_format=torch.channels_last
-    )
-    preprocess = Preprocess(config.mean, config.std).to(target.device)
+def features(target: Target, precision: str, num_images: int) -> Iterator[Figures]:
+    """Yield the rate of the features of images in memory, as the product computes those of so many."""
+    (batch, size), repeats = target.pick((2, 32), (BATCH, SIZE)), target.pick(1, 20)
+    model = create_model(target.pick(TOY, HEADLINE), 1000).to(target.device)
+    extractor = Extractor(model, recipe("imagenet_lt"), target.device)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=target.device)
+    one: Any = SimpleNamespace(images=images, jitter=None, order=None)
 
-    def extract(images: Tensor) -> Tensor:
-        with autocast(target.device, precision):
-            found: Tensor = model.features(preprocess(images))
-        return found.float()
-
-    compiler = Compiler(wanted and not target.toy)
-    run, repeats = compiler(extract), target.pick(1, 20)
-    with torch.no_grad(), context(target):
-        model.eval()
-        for _ in range(3):
-            run(images)
-        target.wait()
+    def extract(num_batches: int) -> float:
         began = time.perf_counter()
-        for _ in range(repeats):
-            run(images)
-        target.wait()
-    seconds = (time.perf_counter() - began) / repeats
-    yield {"name": how, "images_per_s": batch / seconds, "ms": 1000 * seconds, "compiled": compiler.works}
+        for _ in on_host(extractor.features([one] * num_batches, num_images, precision)):
+            pass
+        return time.perf_counter() - began
+
+    with extractor.computing(precision):
+        first_s = extract(3)
+        seconds = extract(repeats)
+    yield {"name": precision, "images_per_s": repeats * batch / seconds, "first_s": first_s}
     release()
 
 

@@ -140,6 +140,21 @@ def problem(target: Target, shape: tuple[int, int, int], seed: int = 0) -> tuple
     return x, w, torch.randint(0, classes, (num,), generator=generator, device=target.device)
 
 
+def beside_product(figures: Callable[..., Iterator[Figures]]) -> Callable[..., Iterator[Figures]]:
+    """Yield the figures of a function with their ratios to the last product before them."""
+
+    @functools.wraps(figures)
+    def with_ratios(*arguments: Any) -> Iterator[Figures]:
+        product = None
+        for figure in figures(*arguments):
+            ms = figure.get("ms")
+            product = ms if figure["name"].endswith("product") else product
+            yield figure | ({"times_product": ms / product} if ms and product else {})
+
+    return with_ratios
+
+
+@beside_product
 def scores(target: Target, shape: tuple[int, int, int]) -> Iterator[Figures]:
     """Yield what finds the accuracy at every tau, and the rank of each label, beside plain products."""
     x, w, y = problem(target, shape)
@@ -157,6 +172,7 @@ def scores(target: Target, shape: tuple[int, int, int]) -> Iterator[Figures]:
         yield from attempt(name, functools.partial(timed, target, lambda _, run=run: run(), graphed=False))
 
 
+@beside_product
 def losses(target: Target, use: str, shape: tuple[int, int, int]) -> Iterator[Figures]:
     """Yield the step of a use of the loss, forward and with its gradients, on rotating features."""
     _, w, _ = problem(target, shape)

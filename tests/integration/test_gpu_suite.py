@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TABLES = {
-    "a": {"ceilings", "checks", "operations", "stage 2", "layers", "inputs", "fusions"},
+    "a": {"ceilings", "checks", "operations", "stage 2", "layers", "features", "inputs", "fusions"},
     "b": {"ceilings", "checks", "compile", "step", "profile", "end to end", "batches"},
     "c": {
         "ceilings",

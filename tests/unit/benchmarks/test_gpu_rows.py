@@ -88,3 +88,13 @@ def test_a_row_tells_what_it_had_before_its_error(modules: dict[str, Any]) -> No
     told: list[dict[str, Any]] = []
     assert modules["worker"].measure(modules["rows"].Row("t: row", figures), told.append) == "ValueError: no more"
     assert told == [{"row": "t: row", "name": "first", "ms": 1.0}]
+
+
+def test_ratios_are_those_to_the_product_of_the_same_group(modules: dict[str, Any]) -> None:
+    @modules["operations"].beside_product
+    def figures() -> Iterator[dict[str, Any]]:
+        for name, ms in (("a: product", 2.0), ("a: ours", 3.0), ("b: product", 4.0), ("b: ours", 3.0)):
+            yield {"name": name, "ms": ms}
+        yield {"name": "b: theirs", "error": "out of memory"}
+
+    assert [figure.get("times_product") for figure in figures()] == [1.0, 1.5, 1.0, 0.75, None]
