@@ -10,18 +10,21 @@ figures are marked as unverified. Each figure is a line of results.jsonl as soon
 power and temperature, and summary.md and the archive, which holds everything, are made anew.
 
 The source is enough: the C++ core is built by g++ if it is not there, without pip and without network, and PyTorch,
-Triton, numpy, Pillow, safetensors and rich are all that must be installed. Take along, in the root of the source:
+Triton, numpy, Pillow, safetensors and rich are all that must be installed; with torchvision, the step is set against
+its network's. Take along in the root of the source, though Git ignores both:
 
 - `.commit`, by `git describe --always --dirty --abbrev=12 > .commit`, since history stays behind;
-- for call a, `.wheels/` with wheels for the Python there, by `pip download --no-deps -d .wheels NAME`:
-  nvidia-nvimgcodec-cu13 and nvidia-nvjpeg for the rates of decoding, nvidia-cudnn-frontend for what cuDNN can fuse.
-  Without them their rows say so.
+- for call a, `.wheels/`, 40 MB of wheels for the Python there, by `pip download --no-deps --only-binary=:all:
+  -d .wheels --python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 NAME ...` of
+  nvidia-nvimgcodec-cu13 and nvidia-nvjpeg (rates of decoding) and nvidia-cudnn-frontend (what cuDNN can fuse). Rows
+  without them say so.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -39,7 +42,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: toy sizes")
     parser.add_argument("--wheels", type=Path, default=ROOT / ".wheels", help="folder of wheels to use")
     parser.add_argument("--modules", nargs="+", default=MODULES, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args, began = parser.parse_args(), time.monotonic()
     try:
         prepare()
     except RuntimeError:  # rows that need no C++ are still measured
@@ -49,7 +52,8 @@ def main() -> int:
     results = Results(args.out.resolve(), args.archive and args.archive.resolve())
     with Sensors(nvml() if args.device == "cuda" else None) as sensors:
         try:
-            return 0 if Call(arguments, args.device, results, sensors, args.limit_s).run() else 1
+            limit_s = args.limit_s - (time.monotonic() - began)
+            return 0 if Call(arguments, args.device, results, sensors, limit_s).run() else 1
         except KeyboardInterrupt:
             return 130
 
