@@ -3,11 +3,14 @@
 import functools
 from collections.abc import Iterator
 from types import ModuleType
+from unittest import mock
 
 import torch
 from checking import SHAPES, Check, Group, Launch, each_shape, head, layouts, near, problem
 from fastlt.kernels import launch_cross_entropy as launch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from triton.runtime.interpreter import GridExecutor
 
 from fastlt.ops import reference_cross_entropy as reference
 
@@ -108,12 +111,68 @@ def check_labels(device: str) -> Iterator[Check]:
     yield "no rows", losses.shape == (1, 0) and dx.shape == (0, 4) and not dw.any() and not ds.any(), ""
 
 
+class Counted(TorchDispatchMode):
+    """Counts launches: of our kernels, and of PyTorch's operations that compute or copy anything."""
+
+    FREE = (
+        "empty",
+        "view",
+        "slice",
+        "select",
+        "expand",
+        "unsqueeze",
+        "detach",
+        "alias",
+        "split",
+        "unbind",
+        "squeeze",
+        "permute",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: list[str] = []
+        self.others: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = function.name().removeprefix("aten::")
+        if not any(word in name for word in self.FREE):
+            self.others.append(name)
+        return function(*args, **(kwargs or {}))
+
+    def launch(self, run):  # type: ignore[no-untyped-def]
+        def call(kernel, *args, **options):  # type: ignore[no-untyped-def]
+            self.kernels.append(kernel.fn.__name__)
+            with _disable_current_modes():  # the interpreter's own tensors
+                return run(kernel, *args, **options)
+
+        return call
+
+
+def check_launches(what: str) -> Check:
+    """Loss and gradient are four launches for the scales of a head or of stored logits, and a product for weights."""
+    p = problem((9, 32, 64), torch.float32, "cpu", 0)
+    grad, scale, x, w = torch.ones(1, 1).expand(1, 9), p["scale"][None], p["x"].contiguous(), p["w"].contiguous()[None]
+    with Counted() as counted, mock.patch.object(GridExecutor, "__call__", counted.launch(GridExecutor.__call__)):
+        if what == "stored":
+            rescaled(launch, grad, p["grad"], scale, p["y"], p["y"])
+        else:
+            needs = [False, what == "weight", True, False, False]
+            args = x, w, p["y"], scale, scale, None, None, 0.0, True, needs, grad
+            losses_and_gradients(launch, *args)
+    first = "stored_partition_kernel" if what == "stored" else "partition_kernel"
+    expected = [first, "row_kernel", "gradient_kernel", "sum_kernel"]
+    good = counted.kernels == expected and counted.others == (["mm.out"] if what == "weight" else [])
+    return f"launches {what}", good, f"{counted.kernels} and {counted.others}"
+
+
 def groups(device: str) -> list[Group]:
     return [
         *each_shape(device, check_values),
         *each_shape(device, check_chunks)[len(SHAPES[device]) :],  # not the largest shape
         *each_shape(device, check_rescaled),
         ("", check_labels, (device,)),
+        *(("", check_launches, (what,)) for what in ("scale", "weight", "stored") if device == "cpu"),
     ]
 
 

@@ -1,6 +1,6 @@
-"""Checks of kernels/launch_linear.py: logits, their gradients, ranks."""
+"""Checks of kernels/launch_linear.py: logits, their gradients, ranks, steps of SGD."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
@@ -131,6 +131,28 @@ def check_empty(device: str) -> Check:
     return "label_rank and predictions empty", all(t.shape == (0,) for t in (rank, *found)), ""
 
 
+def check_sgd(device: str, with_copy: bool) -> Check:
+    """Two steps on heads of an odd size, with and without a copy, against float64; the same bits twice."""
+    generator = torch.Generator().manual_seed(5)
+    size = (3, 41, 67)
+    parameter, velocity, gradient = (torch.randn(size, generator=generator).to(device) for _ in range(3))
+    settings = [torch.rand(size[0], generator=generator).to(device) for _ in range(2)]
+    share = torch.tensor(0.75, device=device)
+
+    def stepped(step: Callable[..., None], dtype: torch.dtype) -> list[Tensor]:
+        values = [t.to(dtype, copy=True) for t in (parameter, velocity)]
+        copy = torch.empty_like(parameter, dtype=torch.float16) if with_copy else None
+        for factor in (1, -2):
+            step(*values, (factor * gradient).half(), copy, *settings, share, 0.9)
+        return [*values, values[0].half() if copy is None else copy]
+
+    got, again = (stepped(launch.sgd_step, torch.float32) for _ in range(2))
+    exact = stepped(reference.sgd_step, torch.float64)
+    good = all(map(torch.equal, got, again)) and torch.equal(got[2], got[0].half())
+    good &= all(torch.allclose(a.double(), b, rtol=1e-6, atol=1e-6) for a, b in zip(got[:2], exact[:2], strict=True))
+    return f"sgd_step copy={with_copy}", good, ""
+
+
 def check_large() -> Check:
     """Offsets past 2^31 elements."""
     x, w = torch.randn(45_000, 64, device="cuda").bfloat16(), torch.randn(50_000, 64, device="cuda").bfloat16()
@@ -144,6 +166,7 @@ def groups(device: str) -> list[Group]:
     checks += each_shape(device, check_predictions)
     checks += [(str(dtype), check_ties, (device, dtype)) for dtype in DTYPES[device]]
     checks += [("", check_not_a_number, (device,)), ("", check_empty, (device,))]
+    checks += [("", check_sgd, (device, with_copy)) for with_copy in (True, False)]
     return [*checks, ("", check_large, ())] if device == "cuda" else checks
 
 
@@ -160,3 +183,8 @@ def launches() -> Iterator[Launch]:
         yield launch.scaled_logits, x, w, None, s, r, s
         yield launch.label_rank, x, w, y, s, s
         yield launch.predictions, misaligned(x), misaligned(w), y, None
+    for size in ((1, 8142, 2048), (3, 365), (1, 1)):
+        value, vector = torch.empty(size), torch.empty(size[0])
+        half = value.bfloat16() if len(size) > 2 else None
+        gradient = value if half is None else half
+        yield launch.sgd_step, value, value, gradient, half, vector, vector, torch.empty(()), 0.9
