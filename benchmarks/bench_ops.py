@@ -51,6 +51,7 @@ def interval_runs(x: Tensor, w: Tensor, y: Tensor, compiled: bool) -> Iterator[t
         yield "tau curve", "21 products torch.compile", lambda: loop(x, w, y)
     yield "rank", "product", lambda: x @ w.T
     yield "rank", "fastlt label_rank", lambda: ops.label_rank(x, w, y)
+    yield "rank", "fastlt predictions", lambda: ops.predictions(x, w, y)
     yield "rank", "eager topk", lambda: (x @ w.T).topk(min(5, w.shape[0]), dim=1)
     yield "logits", "product", lambda: x @ w.T
     yield "logits", "fastlt tau_normalized_logits", lambda: ops.tau_normalized_logits(x, w, 0.7)
