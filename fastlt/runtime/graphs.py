@@ -68,8 +68,11 @@ class Replayed(Generic[T]):
         self.inputs = [argument.clone() for argument in arguments]
         graph = torch.cuda.CUDAGraph()
         try:
-            # Calls of other threads, such as a loader's, do not end the recording
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.stream(self.stream),  # restores the caller's stream where the recording's own exit fails
+                # Calls of other threads, such as a loader's, do not end the recording
+                torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
+            ):
                 self.results = self.function(*self.inputs)
         except RuntimeError as error:
             log.warning("no CUDA graph (%s): steps run slower", first_line(error))

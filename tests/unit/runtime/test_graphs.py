@@ -27,24 +27,39 @@ class Graph:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+    """Put stand-ins in place of what records; return the streams that are entered, the current one last."""
+    streams = [SimpleNamespace(wait_stream=lambda other: None)]
+
     @contextlib.contextmanager
-    def graph(recorder: Graph, stream: object, capture_error_mode: str) -> Iterator[None]:
+    def stream(entered: SimpleNamespace) -> Iterator[None]:
+        before = list(streams)
+        streams.append(entered)
+        try:
+            yield
+        finally:
+            streams[:] = before
+
+    @contextlib.contextmanager
+    def graph(recorder: Graph, stream: SimpleNamespace, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        streams.append(stream)
         Graph.recording = True
         try:
             yield
         finally:
             Graph.recording = False
+        streams.pop()  # as PyTorch's, which leaves its stream only where the recording ends well
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda other: None))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    return streams
 
 
-def test_every_call_is_one_run_on_its_own_arguments(gpu: None) -> None:
+def test_every_call_is_one_run_on_its_own_arguments(gpu: list[SimpleNamespace]) -> None:
     total, out = torch.zeros(()), torch.zeros(())
 
     def add(value: Tensor) -> Tensor:
@@ -64,7 +79,9 @@ def test_every_call_is_one_run_on_its_own_arguments(gpu: None) -> None:
     assert sums == [0, 1, 3, 6, 10, 15, 21]
 
 
-def test_a_function_that_cannot_be_recorded_goes_on_without(gpu: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_cannot_be_recorded_goes_on_without(
+    gpu: list[SimpleNamespace], caplog: pytest.LogCaptureFixture
+) -> None:
     def waits(value: Tensor) -> Tensor:
         if Graph.recording:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -74,6 +91,7 @@ def test_a_function_that_cannot_be_recorded_goes_on_without(gpu: None, caplog: p
     with caplog.at_level(logging.WARNING, "fastlt"):
         assert [float(function(torch.tensor(1.0))) for _ in range(WARM_UP + 3)] == [2.0] * (WARM_UP + 3)
     assert caplog.text.count("not permitted when stream is capturing") == 1
+    assert len(gpu) == 1  # on the caller's stream again
 
 
 @pytest.mark.parametrize(("device", "enabled"), [("cpu", True), ("cuda", False)])
