@@ -66,7 +66,7 @@ def fused_loss(x: Tensor, w: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> 
     return ops.scaled_cross_entropy(x, w, y, scale=scale, bias=bias)
 
 
-compiled_loss = functools.cache(lambda: compiling.compiled(eager_loss))  # once for all batches
+compiled_loss = functools.cache(lambda: compiling.compiled(eager_loss, dynamic=False))  # once for all batches
 LOSSES = {"LWS": (3,), "cRT": (1, 4), "joint": (0, 1, 4)}
 """Uses of the loss, and which of its arguments want gradients."""
 

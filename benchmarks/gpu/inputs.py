@@ -217,7 +217,7 @@ def loaders(target: Target) -> Iterator[Figures]:
 
 def loader_settings(target: Target) -> Iterator[Figures]:
     """Yield the rates of a loader's settings, each tried with the best of those before it."""
-    batch, size = target.pick((4, 32), (BATCH, SIZE))
+    batch, size = target.pick((4, 32), (BATCH // 4, SIZE))  # one thread is tried too, and takes its time
     dataset = files(target)
 
     def rate(trial: Trial) -> float:
