@@ -31,7 +31,11 @@ def once(name):
     return first
 
 def good():
-    yield {"name": "good", "ms": 1.0}
+    yield {"name": "good", "ms": 1.0, "pid": os.getpid()}
+
+def breaking():
+    sys.modules["__main__"].is_broken = lambda: True
+    yield {"name": "last", "ms": 5.0}
 
 def checks():
     yield {"name": "near", "ok": True}
@@ -63,6 +67,7 @@ def rows(call, target):
     yield Row("table: crashing", crashing)
     yield Row("table: hanging", hanging, limit_s=4.0)
     yield Row("table: doubtful", good, operations=("wrong", "right", "absent"))
+    yield Row("table: breaking", breaking)
     yield Row("table: good", good, operations=("right",))
 '''
 
@@ -104,6 +109,9 @@ def test_a_row_that_fails_crashes_or_hangs_stops_only_itself_and_is_measured_aga
     assert figures["table: crashing", "before"]["ms"] == 3.0
     assert figures["table: doubtful", "good"]["unverified"] == "1 checks of wrong fail, absent not checked"
     assert "unverified" not in figures["table: good", "good"]
+    assert figures["table: breaking", "last"]["ms"] == 5.0
+    # A process that has broken its GPU measures nothing more
+    assert figures["table: good", "good"]["pid"] != figures["table: doubtful", "good"]["pid"]
     first = len(lines_of(out))
     status, errors = call()
     assert status == 1
