@@ -81,14 +81,14 @@ def partition_kernel(
         tl.store(place, z, mask=(rm[:, None] < M) & (rn[None, :] < width))
     u = score(z, scale_ptr, offset_ptr, rn, C)
     partial = pn.to(tl.int64) * M
+    y = clamped_labels(y_ptr, rm, M, C)
+    store_partials(u, y, rm, rn, pn, M, C, label_score_ptr, top_ptr + partial, sum_ptr + partial, BN)
     if smooth_ptr is not None:
         if class_weight_ptr is not None:
             smooth = u * class_vector(class_weight_ptr, rn, C)
         else:
             smooth = tl.where(rn[None, :] < C, u, 0.0)
         tl.store(smooth_ptr + partial + rm, tl.sum(smooth, 1), mask=rm < M)
-    y = clamped_labels(y_ptr, rm, M, C)
-    store_partials(u, y, rm, rn, pn, M, C, label_score_ptr, top_ptr + partial, sum_ptr + partial, BN)
 
 
 @triton.jit

@@ -78,8 +78,10 @@ class Specialisation(NamedTuple):
 
     @property
     def is_aligned(self) -> bool:
-        """Whether 16 divides every pointer and size that is no constant."""
-        return all(value.endswith("%16") for value in self.arguments.values() if value.startswith((":*", ":i")))
+        """Whether 16 divides every pointer and size."""
+        return "=1" not in self.arguments.values() and all(
+            value.endswith("%16") for value in self.arguments.values() if value.startswith((":*", ":i"))
+        )
 
     def __str__(self) -> str:
         options = json.loads(self.data)["options"]
