@@ -53,17 +53,17 @@ class FeatureBatches:
 
         On a GPU rows are padded so that they are read as vectors.
         """
-        number = len(self.views[0])
-        table: Tensor | None = None
-        for view, features in enumerate(self.views):
-            for start in range(0, number, ROWS):
-                ids = np.arange(start, min(start + ROWS, number))
-                values = function(features.rows(ids, self.device))
-                if table is None:
-                    padded = width + (-width % 16 if self.device.type == "cuda" else 0)
-                    table = values.new_empty(len(self.views) * number, padded)
-                table[view * number + start :][: len(ids), :width] = values
-        self.table = table
+        kept: Tensor | None = None
+        num_rows = len(self.views) * len(self.views[0])
+        for start in range(0, num_rows, ROWS):
+            stop = min(start + ROWS, num_rows)
+            features = self.read(np.arange(start, stop)) if self.table is None else self.table[start:stop].float()
+            values = function(features)
+            if kept is None:
+                padding = -width % 16 if self.device.type == "cuda" else 0
+                kept = values.new_empty(num_rows, width + padding)
+            kept[start:stop, :width] = values
+        self.table = kept
 
     def epoch(self, sampler: LongTailSampler, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield, for each step of an epoch, rows of the table [B], or else their features [B, D]; and labels [B].

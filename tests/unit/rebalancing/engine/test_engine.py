@@ -305,7 +305,7 @@ def test_kept_logits_train_as_those_of_every_step(monkeypatch: pytest.MonkeyPatc
         train_grid(grid, TRAINING, dataclasses.replace(problem(), train=views))
         heads.append(grid.head(3).weight)
     torch.testing.assert_close(heads[0], heads[1], rtol=1e-6, atol=1e-7)
-    assert rows == [120, 120] + [24] * 15  # each view once; every batch of three epochs
+    assert rows == [240] + [24] * 15  # all views once; every batch of three epochs
     rows.clear()
     many = dataclasses.replace(problem(), train=views * 2)  # more rows than draws
     train_grid(grid_of("scale", 4), TRAINING, many)
