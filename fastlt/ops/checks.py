@@ -138,13 +138,13 @@ def check_unread(
         vectors: As there.
         witness: What is finite if and only if weight is, and smaller.
     """
-    if not (needs_wait(labels) and readable(labels, wait=True)):
+    if not (len(labels) and needs_wait(labels) and readable(labels, wait=True)):
         return
-    inside = (labels >= 0) & (labels < weight.shape[0])
     tensors = (weight if witness is None else witness, *vectors.values())
-    flags = [inside.all(), *(tensor.detach().sum().isfinite() for tensor in tensors if tensor is not None)]
-    if not torch.stack(flags).all():  # or the sum of finite values has overflowed: look again, one by one
-        check_labelled(features, weight, labels, vectors, wait=True)
+    sums = [tensor.detach().sum(dtype=accumulator(tensor.dtype)) for tensor in tensors if tensor is not None]
+    low, high, *values = torch.stack([*labels.aminmax(), *sums]).tolist()
+    if not (low >= 0 and high < weight.shape[0] and all(map(math.isfinite, values))):
+        check_labelled(features, weight, labels, vectors, wait=True)  # one by one: a sum may only have overflowed
 
 
 def check_tau(tau: float | Tensor) -> None:
