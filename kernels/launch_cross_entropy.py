@@ -1,6 +1,5 @@
 """Launchers of the kernels of cross entropy; see launch_linear for their arguments, cross_entropy for the legend."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -8,9 +7,8 @@ import triton
 from torch import Tensor
 
 from . import cross_entropy as kernels
-from .launch_linear import Product, Tile
+from .launch_linear import Product
 
-SMALL_FLOAT = Tile(64, 64, 32, 4)
 KEPT_BYTES = 1 << 28  # of the float32 logits that are recomputed at once where they were not kept
 
 
@@ -30,8 +28,6 @@ def cross_entropy(
     """Return losses and log-sum-exps [K, N], row weights [3, N] and z [N, K, width], empty if width is 0."""
     num, (heads, classes, _) = len(features), weight.shape
     products = [Product.of(features, each) for each in weight]
-    if label_smoothing > 0 and features.dtype is torch.float32:  # a third sum has no room beside a large tile
-        products = [dataclasses.replace(product, tile=SMALL_FLOAT) for product in products]
     z = products[0].new(num, heads, width) if width else products[0].new(0)
     label_scores = products[0].new(heads, num)
     partials = products[0].new(3 if label_smoothing > 0 else 2, heads, products[0].column_tiles, num)
