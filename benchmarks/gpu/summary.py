@@ -18,8 +18,9 @@ def unverified(operations: Iterable[str], lines: list[Line]) -> str:
     doubts = []
     for operation in operations:
         row = f"{CHECKS}: {operation}"
-        wrong = [line for line in newest(lines) if line["row"] == row and not line.get("ok", True)]
-        ends = [line for line in lines if line.get("row") == row and "ended_s" in line]
+        checks = [line for line in lines if line.get("row") == row]
+        wrong = [line for line in newest(checks) if not line.get("ok", True)]
+        ends = [line for line in checks if "ended_s" in line]
         if wrong:
             doubts.append(f"{len(wrong)} checks of {operation} fail")
         elif not ends or ends[-1]["error"]:

@@ -32,7 +32,7 @@ MODULES = tuple(f"benchmarks.gpu.{name}" for name in ("operations", "layers", "s
 
 
 class Results:
-    """The lines of a folder's results.jsonl, with the page and the archive made of them after each.
+    """The lines of a folder's results.jsonl, with the page and the archive made of them.
 
     Args:
         out: The folder; lines that are there are kept.
@@ -40,7 +40,7 @@ class Results:
     """
 
     def __init__(self, out: Path, archive: Path | None) -> None:
-        self.out, self.archive, self.lines = out, archive, []
+        self.out, self.archive, self.lines, self.renewed = out, archive, [], 0
         out.mkdir(parents=True, exist_ok=True)
         self.file, self.log = out / "results.jsonl", out / "log.txt"
         if self.file.is_file():
@@ -49,10 +49,16 @@ class Results:
                     self.lines.append(json.loads(line))
 
     def add(self, line: Message) -> None:
-        """Keep a line, and renew page and archive."""
+        """Keep a line."""
         self.lines.append(line)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def renew(self) -> None:
+        """Make page and archive anew, if there are new lines."""
+        if self.renewed == len(self.lines):
+            return
+        self.renewed = len(self.lines)
         with replacing(self.out / "summary.md") as partial:
             partial.write_text(page(self.lines), encoding="utf-8")
         if self.archive is not None:
@@ -107,6 +113,10 @@ class Worker:
                 with contextlib.suppress(json.JSONDecodeError):  # it died as it wrote
                     self.messages.put(json.loads(line))
         self.messages.put(None)
+
+    def is_silent(self) -> bool:
+        """Return whether all that it told has been taken."""
+        return self.messages.empty()
 
     def next(self, until: float) -> Message | None:
         """Return what the process tells next, None at its end, also if a child of it still could tell something.
@@ -166,8 +176,10 @@ class Call:
             before = len(self.over)
             skip = ["--skip", *sorted(self.over)]
             with Worker([*self.arguments, *skip], self.device, self.results.log) as worker:
-                if self.follow(worker):
-                    break
+                ended = self.follow(worker)
+            self.results.renew()
+            if ended:
+                break
             fruitless = fruitless + 1 if len(self.over) == before else 0
         left = [name for name in self.plan if name not in self.over]
         if left or not self.plan:
@@ -178,6 +190,8 @@ class Call:
         """Keep what a worker tells until it ends, hangs or the time is over; return whether it came to its end."""
         self.row, self.began = None, time.monotonic()
         while True:
+            if worker.is_silent():  # else many figures at once, as of checks, would wait for as many pages
+                self.results.renew()
             limit_s = self.plan[self.row]["limit_s"] if self.row in self.plan else START_S
             until = min(self.began + limit_s, self.ends)
             try:

@@ -156,6 +156,9 @@ def test_what_was_told_is_kept_when_the_time_is_over(
         def __exit__(self, *_: object) -> None:
             pass
 
+        def is_silent(self) -> bool:
+            return not told
+
         def next(self, until: float) -> Any:
             if not told:
                 time.sleep(max(0.0, until - time.monotonic()))
@@ -168,6 +171,7 @@ def test_what_was_told_is_kept_when_the_time_is_over(
     assert [line.get("ms") for line in lines_of(tmp_path)] == [1.0, None]
     assert lines_of(tmp_path)[1]["error"].startswith("the call's time was over")
     assert results.done() == set()
+    assert "the call's time was over" in (tmp_path / "summary.md").read_text()
 
 
 def test_lines_cut_short_by_an_earlier_end_are_left_out(supervisor: Any, tmp_path: Path) -> None:
