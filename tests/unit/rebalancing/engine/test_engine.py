@@ -299,6 +299,7 @@ def test_kept_logits_train_as_those_of_every_step(monkeypatch: pytest.MonkeyPatc
         return inputs(self, features)
 
     monkeypatch.setattr(ScaleGrid, "inputs", counted)
+    monkeypatch.setattr(Features, "rows", None)  # all are on the device, so none is read from a file again
     for memory in (2**30, 0):
         monkeypatch.setattr(cached, "free_bytes", lambda device, memory=memory: memory)
         grid = grid_of("scale", 4)
