@@ -194,7 +194,6 @@ def _radius(features: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tens
     return radius
 
 
-@torch.no_grad()
 def sgd_step(
     parameter: Tensor,
     velocity: Tensor,
@@ -208,8 +207,8 @@ def sgd_step(
 ) -> None:
     """Take a step of SGD on the parameters of K heads, in place; one pass over them on a GPU.
 
-    v becomes momentum v + gradient + decay parameter, and the parameter loses share * rate * v. It is outside autograd,
-    and nothing is checked.
+    v becomes momentum v + gradient + decay parameter, and the parameter loses share * rate * v. Nothing is checked, and
+    gradients must be off (`torch.no_grad`).
 
     Args:
         parameter: float32 [K, ...], contiguous.
