@@ -1,8 +1,10 @@
 """Images through a backbone: one size for a compiled network, and rows on the host."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -61,3 +63,29 @@ def test_a_cpu_computes_in_full_precision_whatever_is_asked_for() -> None:
 def test_rows_on_the_host_keep_their_order() -> None:
     rows = [torch.full((2,), float(at)) for at in range(3)]
     assert [int(row[0]) for row in on_host(rows)] == [0, 1, 2]
+
+
+def test_a_gpu_computes_the_next_rows_while_those_before_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    copied = []
+
+    def computed() -> Iterator[Any]:
+        for at in range(3):
+            done.append(f"compute {at}")
+            yield SimpleNamespace(at=at, device=torch.device("cuda"), shape=(2,), dtype=torch.float32)
+
+    def copy(rows: SimpleNamespace, *, non_blocking: bool) -> int:
+        assert non_blocking
+        copied.append(rows.at)
+        return copied[-1]
+
+    def record_event() -> SimpleNamespace:
+        at = copied[-1]
+        return SimpleNamespace(synchronize=lambda: done.append(f"wait {at}"))
+
+    monkeypatch.setattr(torch, "empty", lambda *_, pin_memory, **__: SimpleNamespace(copy_=copy))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(record_event=record_event))
+    for rows in on_host(computed()):
+        done.append(f"write {rows}")
+    first = ["compute 0", "compute 1", "wait 0", "write 0"]
+    assert done == [*first, "compute 2", "wait 1", "write 1", "wait 2", "write 2"]
