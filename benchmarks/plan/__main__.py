@@ -22,7 +22,7 @@ pretend()
 import torch  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from benchmarks.gpu.candidates import BY_INDUCTOR, CANDIDATES, settings_of  # noqa: E402
+from benchmarks.gpu.candidates import BY_INDUCTOR, CANDIDATES, GATHERED, settings_of  # noqa: E402
 from benchmarks.plan.launches import launches, not_channels_last  # noqa: E402
 from fastlt.config import TrainConfig  # noqa: E402
 from fastlt.data.transforms.preprocess import Preprocess  # noqa: E402
@@ -31,7 +31,7 @@ from fastlt.runtime.compiling import Compiler  # noqa: E402
 from fastlt.training.step import StepInput, TrainingLoss  # noqa: E402
 
 LIBRARIES = ("convolution", "product", "other")
-NUM_CLASSES = 1000
+BATCH, SIZE, NUM_CLASSES = 256, 224, 1000
 SMALL = 4_000_000  # bytes that a GPU moves in a microsecond, less than it takes to start a kernel
 
 
@@ -40,12 +40,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
     "batch norm": ("batch norm by kernel",),
     "combo kernels": ("combo kernels",),
-    "both": ("batch norm by kernel", "combo kernels"),
+    "max pool": (GATHERED,),
+    "all three": ("batch norm by kernel", "combo kernels", GATHERED),
 }
 """Candidates of the GPU benchmark that a variant of the step has."""
 
 
-def plan(candidates: tuple[str, ...], blocks: tuple[int, ...], batch_size: int, image_size: int) -> list[Any]:
+def plan(candidates: tuple[str, ...], blocks: tuple[int, ...]) -> list[Any]:
     """Return the lowered graphs of a step, forward and backward."""
     config = TrainConfig(lr=0.1, precision="bf16")
     with torch.device("meta"):
@@ -64,30 +65,30 @@ def plan(candidates: tuple[str, ...], blocks: tuple[int, ...], batch_size: int, 
         stack.enter_context(FakeTensorMode())
         loss = TrainingLoss(on_the_card(network), on_the_card(preprocess), config, DEVICE)
         batch = StepInput(
-            images=torch.empty(batch_size, image_size, image_size, 3, dtype=torch.uint8, device=DEVICE),
-            labels=torch.empty(batch_size, dtype=torch.int64, device=DEVICE),
-            jitter=torch.empty(batch_size, 3, device=DEVICE),
-            order=torch.empty(batch_size, dtype=torch.uint8, device=DEVICE),
+            images=torch.empty(BATCH, SIZE, SIZE, 3, dtype=torch.uint8, device=DEVICE),
+            labels=torch.empty(BATCH, dtype=torch.int64, device=DEVICE),
+            jitter=torch.empty(BATCH, 3, device=DEVICE),
+            order=torch.empty(BATCH, dtype=torch.uint8, device=DEVICE),
         )
         with contextlib.suppress(Lowered):
             torch.compile(loss.forward, dynamic=False, options=Compiler().options)(batch)
     return graphs
 
 
-def row(variant: str, lowered: list[Any], batch_size: int) -> dict[str, Any]:
+def row(variant: str, lowered: list[Any]) -> dict[str, Any]:
     """Return what a variant launches and moves: by kind of kernel, and in all."""
     found = [launch for graph in lowered for launch in launches(graph)]
     kinds = {launch.kind: [other for other in found if other.kind == launch.kind] for launch in found}
     return {
         "variant": variant,
         "kinds": {
-            kind: {"launches": len(group), "mb_an_image": sum(one.num_bytes for one in group) / batch_size / 1e6}
+            kind: {"launches": len(group), "mb_an_image": sum(one.num_bytes for one in group) / BATCH / 1e6}
             for kind, group in sorted(kinds.items())
         },
         "launches": sum(launch.kind not in LIBRARIES for launch in found),
         "small_launches": sum(launch.kind not in LIBRARIES and launch.num_bytes < SMALL for launch in found),
         "library_launches": sum(launch.kind in LIBRARIES for launch in found),
-        "mb_an_image": sum(launch.num_bytes for launch in found) / batch_size / 1e6,
+        "mb_an_image": sum(launch.num_bytes for launch in found) / BATCH / 1e6,
         "not_channels_last": [name for graph in lowered for name in not_channels_last(graph)],
     }
 
@@ -108,14 +109,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--blocks", type=int, nargs="+", default=SPECS["resnext50_32x4d"].blocks, help="in each stage")
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--out", type=Path, help="a JSON file")
     args = parser.parse_args()
     rows = []
     for name in args.variants:
-        lowered = plan(VARIANTS[name], tuple(args.blocks), args.batch_size, args.image_size)
-        rows.append(row(name, lowered, args.batch_size))
+        lowered = plan(VARIANTS[name], tuple(args.blocks))
+        rows.append(row(name, lowered))
         show(rows[-1])
     if args.out is not None:
         args.out.write_text(json.dumps(rows, indent=1) + "\n")

@@ -100,3 +100,12 @@ def test_the_jitter_is_left_to_the_compiler_in_its_candidate(candidates: Any, mo
     with candidates.settings_of(candidates.BY_INDUCTOR):
         assert not preprocess.has_kernels(images)
     assert preprocess.has_kernels(images)
+
+
+def test_the_gradient_of_pooling_is_left_to_inductor_in_its_candidate(candidates: Any) -> None:
+    from torch._inductor.decomposition import select_decomp_table
+
+    before = dict(select_decomp_table())
+    with candidates.settings_of(candidates.GATHERED):
+        assert torch.ops.aten.max_pool2d_with_indices_backward.default not in select_decomp_table()
+    assert select_decomp_table() == before
