@@ -34,7 +34,6 @@ def test_the_default_step_jitters_by_our_operation_in_two_launches(rows: dict[st
 @pytest.mark.slow
 def test_the_candidates_for_a_gpu_launch_and_move_less(rows: dict[str, Any]) -> None:
     default, norm, together = (rows[name] for name in ("default", "batch norm", "combo kernels"))
-    assert norm["mb_an_image"] < default["mb_an_image"]
     assert together["launches"] < default["launches"]
     assert rows["max pool"]["mb_an_image"] < default["mb_an_image"]
     assert rows["all three"]["mb_an_image"] < norm["mb_an_image"]
