@@ -28,6 +28,7 @@ from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
+from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import has_dali, resolve_threads
 from fastlt.timing.batches import NUM_CLASSES, random_batch
 from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate
@@ -87,7 +88,7 @@ class Step:
 
 
 PAIR = (Step(), Step("torchvision compiled"))
-RIVALS = (*PAIR, Step("torchvision compiled channels_last"), Step(jitter=False))
+RIVALS = (Step("torchvision compiled channels_last"), Step(jitter=False))
 EAGER = (Step("channels_last bf16"), Step("plain"))
 BATCHES = tuple(
     Step(variant, batch=batch)
@@ -103,8 +104,8 @@ SWITCHES = (Step("fastlt deterministic"), Step("fastlt NCHW"))
 def rows(call: str, target: Target) -> Iterator[Row]:
     """Yield the headline in call b, other networks and settings in call c."""
     if call == "b":
-        yield Row("compile: the headline", functools.partial(compile_all, target, RIVALS), 200)
-        yield Row("step: alternately", functools.partial(alternately, target, RIVALS), 200, USES)
+        yield Row("compile: the headline", functools.partial(compile_all, target, PAIR), 200)
+        yield Row("step: alternately", functools.partial(alternately, target, PAIR), 150, USES)
         yield Row("step: losses", functools.partial(losses, target), 90, USES)
         yield Row("profile: of a step", functools.partial(profiled, target), 90, USES)
         for backend in LOADERS if has_dali() else LOADERS[:-1]:
@@ -112,6 +113,8 @@ def rows(call: str, target: Target) -> Iterator[Row]:
         for step in EAGER:
             yield Row(f"step: {step}", functools.partial(one, target, step), 60, USES)
             yield Row(f"end to end: {step}", functools.partial(plain_end_to_end, target, step), 90, USES)
+        yield Row("compile: rivals", functools.partial(compile_all, target, RIVALS), 200)
+        yield Row("rivals: alternately", functools.partial(alternately, target, (*PAIR, *RIVALS)), 200, USES)
         yield from compiled_first("batches", target, BATCHES)
     elif call == "c":
         for half, words in ((CHANGES[:6], "candidates"), (CHANGES[6:], "more candidates")):
@@ -195,31 +198,29 @@ def release() -> None:
 
 
 def alternately(target: Target, steps: tuple[Step, ...]) -> Iterator[Figures]:
-    """Yield the rates of steps that take turns in one process, and their ratios; first of the first two alone."""
+    """Yield the rates of steps that take turns in one process, and how much faster the first is than each."""
     release()
     runs: dict[Step, Callable[..., Tensor]] = {}
-    for group in (steps[:2], steps[2:]):
-        for step in group:
-            small = step.on(target)
-            try:
-                with algorithms_of(small.variant):
-                    runs[step] = small.build(target)
-                    several(target, runs[step], small.variant, 3)  # compiles, and chooses algorithms
-            except (ImportError, RuntimeError) as error:
-                runs.pop(step, None)
-                yield {"name": str(step), "error": str(error).splitlines()[0]}
-        times: dict[Step, list[float]] = {step: [] for step in runs}
-        for _ in range(target.pick(1, ROUNDS)):
-            for step, run in runs.items():
-                times[step].append(several(target, run, step.on(target).variant, STEPS_A_ROUND[target.device.type]))
-        medians = {step: statistics.median(found) for step, found in times.items()}
-        for step, found in times.items():
-            batch = step.on(target).batch
-            figure = {"name": str(step), "images_per_s": 1000 * batch / medians[step], "ms": medians[step]}
-            figure |= {"least_ms": min(found), "most_ms": max(found)}
-            if steps[0] in medians:  # above 1: the first is faster
-                figure["first_is_faster_by"] = medians[step] / medians[steps[0]]
-            yield figure
+    for step in steps:
+        small = step.on(target)
+        try:
+            with algorithms_of(small.variant):
+                runs[step] = small.build(target)
+                several(target, runs[step], small.variant, 3)  # compiles, and chooses algorithms
+        except (ImportError, RuntimeError) as error:
+            runs.pop(step, None)
+            yield {"name": str(step), "error": first_line(error)}
+    times: dict[Step, list[float]] = {step: [] for step in runs}
+    for _ in range(target.pick(1, ROUNDS)):
+        for step, run in runs.items():
+            times[step].append(several(target, run, step.on(target).variant, STEPS_A_ROUND[target.device.type]))
+    medians = {step: statistics.median(found) for step, found in times.items()}
+    for step, found in times.items():
+        rate = 1000 * step.on(target).batch / medians[step]
+        figure = {"name": str(step), "images_per_s": rate, "ms": medians[step]}
+        figure |= {"least_ms": min(found), "most_ms": max(found)}
+        yield figure | ({"first_is_faster_by": medians[step] / medians[steps[0]]} if steps[0] in medians else {})
+    runs.clear()
     release()
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TABLES = {
     "a": {"ceilings", "checks", "operations", "stage 2", "layers", "features", "inputs", "fusions"},
-    "b": {"ceilings", "checks", "compile", "step", "profile", "end to end", "batches"},
+    "b": {"ceilings", "checks", "compile", "step", "profile", "end to end", "rivals", "batches"},
     "c": {
         "ceilings",
         "checks",

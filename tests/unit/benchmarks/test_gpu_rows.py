@@ -47,7 +47,7 @@ def test_names_of_rows_are_their_own_and_what_they_rest_on_is_checked(modules: d
 
 def test_every_variant_exists(modules: dict[str, Any]) -> None:
     steps = modules["steps"]
-    groups = (steps.RIVALS, steps.EAGER, steps.BATCHES, steps.OTHERS, steps.SWITCHES, steps.CHANGES)
+    groups = (steps.PAIR, steps.RIVALS, steps.EAGER, steps.BATCHES, steps.OTHERS, steps.SWITCHES, steps.CHANGES)
     assert {step.variant for group in groups for step in group} <= {*VARIANTS}
 
 
