@@ -146,7 +146,8 @@ def row_kernel(
 ):
     """Merge the partials of all column tiles into losses and lse [K, M], and store the three weights [3, M] of a row.
 
-    MEAN: the rows' weights r sum to 1, weighted by v; every program adds them up anew, in the same order.
+    MEAN: the rows' weights r sum to 1, weighted by v. Every program adds them up anew, in the same order, which saves
+    a launch; labels read grow with M^2, so a mean over a whole data set is better taken of batches.
     """
     head = tl.program_id(1)
     rm, rt = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BT)
