@@ -42,6 +42,20 @@ def test_a_launch_for_the_compiler_reaches_every_kernel() -> None:
         assert listed.count(f"{architecture} fastlt.kernels.") > 50
 
 
+def test_a_kernel_that_no_launch_reaches_fails() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import aot_gate
+aot_gate.modules = list
+sys.exit(not aot_gate.run_gate(1, [], True))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "FAIL fastlt.kernels.linear.store_kernel" in done.stdout
+
+
 @pytest.mark.slow
 def test_every_kernel_compiles_clean_for_every_architecture(tmp_path: Path) -> None:
     output = run("aot_gate.py", TRITON_CACHE_DIR=str(tmp_path))
