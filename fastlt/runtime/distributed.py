@@ -111,7 +111,7 @@ class World:
     def parallel(self, module: nn.Module, device: torch.device, *, in_bf16: bool = False) -> nn.Module:
         """Return the module with gradients averaged over all processes, or the module itself if there is only one.
 
-        A compiled backward pass yields all gradients at once, so that several buckets would overlap with hardly more than
+        A compiled backward pass yields all gradients at once, so several buckets would overlap with hardly more than
         the copies of gradients into the next one: on a GPU there is one. Neither way has been measured.
 
         Args:
