@@ -1,7 +1,7 @@
 """A GPU for the compiler only: torch.compile lowers for it from fake tensors; nothing is compiled or run.
 
-PyTorch's own part of this, FakeTensorMode, needs a build for CUDA. The rest is pretended here, for good: use it in a
-process of its own.
+FakeTensorMode goes as far only in a build of PyTorch for CUDA. What is missing in one for CPUs is pretended here, for
+good: use it in a process of its own.
 """
 
 from __future__ import annotations
