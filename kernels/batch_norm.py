@@ -76,9 +76,24 @@ def moments_kernel(x_ptr, mean_ptr, square_ptr, M, C, SHARE, BM: tl.constexpr, B
 
 @triton.jit
 def merge_kernel(
-    mean_ptr, square_ptr, out_mean_ptr, out_variance_ptr, M, C, P, SHARE, BM: tl.constexpr, BC: tl.constexpr
+    mean_ptr,
+    square_ptr,
+    out_mean_ptr,
+    out_variance_ptr,
+    running_mean_ptr,
+    running_variance_ptr,
+    momentum,
+    M,
+    C,
+    P,
+    SHARE,
+    BM: tl.constexpr,
+    BC: tl.constexpr,
 ):
-    """Store mean and biased variance [C] of all M rows, from those of P shares."""
+    """Store mean and biased variance [C] of all M rows, from those of P shares; move running statistics, if any.
+
+    The running variance moves towards the unbiased one.
+    """
     channels = tl.program_id(0) * BC + tl.arange(0, BC)
     inside = channels < C
     mean = tl.zeros((BC,), tl.float32)
@@ -99,6 +114,16 @@ def merge_kernel(
         squares += tl.sum(tl.where(mask, within + counts[:, None] * apart * apart, 0.0), 0)
     tl.store(out_mean_ptr + channels, mean, mask=inside)
     tl.store(out_variance_ptr + channels, squares / M, mask=inside)
+    if running_mean_ptr is not None:
+        move(running_mean_ptr + channels, mean, momentum, inside)
+        move(running_variance_ptr + channels, squares / tl.maximum(M - 1, 1), momentum, inside)
+
+
+@triton.jit
+def move(place, value, share, inside):
+    """Move what is stored towards a value by a share of the way."""
+    before = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(place, (before + share * (value - before)).to(place.dtype.element_ty), mask=inside)
 
 
 @triton.jit

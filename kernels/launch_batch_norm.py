@@ -35,9 +35,17 @@ def shares(num_rows: int, num_channels: int) -> tuple[int, int]:
 
 
 def batch_norm_relu(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, relu: bool
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    momentum: float,
+    eps: float,
+    relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (y [M, C], mean [C], biased variance [C]) of a training batch."""
+    """Return (y [M, C], mean [C], biased variance [C]) of a training batch, and move the running statistics."""
     num_rows, num_channels = x.shape
     count, rows = shares(num_rows, num_channels)
     tile = tile_of(num_channels)
@@ -49,7 +57,9 @@ def batch_norm_relu(
     with torch.cuda.device_of(x):
         batch_norm.moments_kernel[(tiles * count,)](x, means, squares, num_rows, num_channels, rows, **tile)
         batch_norm.merge_kernel[(triton.cdiv(num_channels, MERGING["BC"]),)](
-            means, squares, mean, variance, num_rows, num_channels, count, rows, **MERGING
+            *(means, squares, mean, variance, running_mean, running_variance, momentum),
+            *(num_rows, num_channels, count, rows),
+            **MERGING,
         )
         batch_norm.apply_kernel[(tiles * triton.cdiv(num_rows, tile["BM"]),)](
             x, residual, weight, bias, mean, variance, y, eps, num_rows, num_channels, RELU=relu, **tile

@@ -52,11 +52,24 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     def fused(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Branches:
         """Normalise [B, C, H, W] by the batch's moments, add the residual, rectify, and move the running statistics."""
-        *out, mean, variance = ops.batch_norm_relu(
-            x, self.weight, self.bias, residual=residual, relu=relu, eps=self.eps
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        running = self.running_mean, self.running_var
+        self.num_batches_tracked.add_(1)
+        return Branches(
+            *ops.batch_norm_relu(
+                x,
+                self.weight,
+                self.bias,
+                residual=residual,
+                running=running,
+                momentum=self.momentum,
+                relu=relu,
+                eps=self.eps,
+            )[:2]
         )
-        move_statistics(self, mean, variance, x.numel() // x.shape[1])
-        return Branches(*out)
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):

@@ -8,7 +8,9 @@ from .checks import accumulator
 
 # Shapes: M pixels (batch x height x width), C channels.
 
-_batch_norm_relu = torch.library.custom_op("fastlt::batch_norm_relu", reference.batch_norm_relu, mutates_args=())
+_batch_norm_relu = torch.library.custom_op(
+    "fastlt::batch_norm_relu", reference.batch_norm_relu, mutates_args=("running_mean", "running_variance")
+)
 _batch_norm_relu_backward = torch.library.custom_op(
     "fastlt::batch_norm_relu_backward", reference.batch_norm_relu_backward, mutates_args=()
 )
@@ -17,7 +19,7 @@ backend.register_kernel(_batch_norm_relu_backward, "batch_norm", "batch_norm_rel
 
 
 @_batch_norm_relu.register_fake
-def _(x, residual, weight, bias, eps, relu):  # type: ignore[no-untyped-def]
+def _(x, residual, weight, bias, running_mean, running_variance, momentum, eps, relu):  # type: ignore[no-untyped-def]
     vector = x.new_empty(x.shape[1], dtype=accumulator(x.dtype))
     return torch.empty_like(x), vector, torch.empty_like(vector)
 
@@ -32,8 +34,9 @@ class _BatchNormReLU(torch.autograd.Function):
     """The operation with gradients; its result comes twice, so that two branches' gradients arrive apart."""
 
     @staticmethod
-    def forward(ctx, x, residual, weight, bias, eps, relu):  # type: ignore[no-untyped-def]
-        y, mean, variance = _batch_norm_relu(x, residual, weight, bias, eps, relu)
+    def forward(ctx, x, residual, weight, bias, running_mean, running_variance, momentum, eps, relu):  # type: ignore[no-untyped-def]
+        running = running_mean, running_variance, momentum
+        y, mean, variance = _batch_norm_relu(x, residual, weight, bias, *running, eps, relu)
         ctx.eps, ctx.relu, ctx.with_residual = eps, relu, residual is not None
         # With a residual the next convolution keeps y anyway
         ctx.save_for_backward(x, y if relu and ctx.with_residual else None, weight, bias, mean, variance)
@@ -51,7 +54,7 @@ class _BatchNormReLU(torch.autograd.Function):
             dx, dresidual, dweight, dbias = _batch_norm_relu_backward(
                 grad, other, *ctx.saved_tensors, ctx.eps, ctx.relu
             )
-        return dx, dresidual if ctx.with_residual else None, dweight, dbias, None, None
+        return dx, dresidual if ctx.with_residual else None, dweight, dbias, *[None] * 5
 
 
 def batch_norm_relu(
@@ -60,6 +63,8 @@ def batch_norm_relu(
     bias: Tensor,
     *,
     residual: Tensor | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    momentum: float = 0.1,
     relu: bool = True,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,6 +80,9 @@ def batch_norm_relu(
         weight: [C], float32 (float64 for float64).
         bias: [C], as `weight`.
         residual: [B, C, H, W], added before the rectifier, or None.
+        running: Running mean [C] and variance [C], which are moved towards the batch's mean and unbiased variance, or
+            None.
+        momentum: The share of the way that they move.
         relu: Whether there is a rectifier.
         eps: Added to the variance.
 
@@ -118,6 +126,8 @@ def batch_norm_relu(
         None if residual is None else pixels(residual),
         weight.to(wide),
         bias.to(wide),
+        *(running or (None, None)),
+        float(momentum),
         float(eps),
         relu,
     )

@@ -235,14 +235,26 @@ def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tupl
 
 
 def batch_norm_relu(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, relu: bool
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
+    momentum: float,
+    eps: float,
+    relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y [M, C], mean [C] and biased variance [C] of pixels [M, C].
+    """Return y [M, C], mean [C] and biased variance [C] of pixels [M, C]; move running statistics [C] towards these.
 
     y are the pixels normalised by these moments, plus the residual, rectified where `relu`.
     """
     wide = x.to(accumulator(x.dtype))
     variance, mean = torch.var_mean(wide, 0, correction=0)
+    if running_mean is not None and running_variance is not None:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        unbiased = variance * (len(x) / max(len(x) - 1, 1))
+        running_variance.lerp_(unbiased.to(running_variance.dtype), momentum)
     y = (wide - mean) * (weight * torch.rsqrt(variance + eps)) + bias
     if residual is not None:
         y = y + residual

@@ -1,6 +1,7 @@
 """Checks of kernels/launch_batch_norm.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from checking import DTYPES, Check, Group, Launch, near
@@ -24,9 +25,10 @@ def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Itera
     weight, bias = draw(channels), draw(channels)
     for other, relu in ((None, True), (residual, True), (None, False), (residual, False)):
         name = f"residual={other is not None} relu={relu}"
-        args = x, other, weight, bias, 1e-5, relu
-        yield near(f"batch_norm_relu {name}", launch_batch_norm.batch_norm_relu, reference.batch_norm_relu, args, dtype)
-        y, mean, variance = reference.batch_norm_relu(*args)
+        args = x, other, weight, bias, bias.clone(), weight.abs(), 0.1, 1e-5, relu
+        kernel, plain = moving(launch_batch_norm.batch_norm_relu), moving(reference.batch_norm_relu)
+        yield near(f"batch_norm_relu {name}", kernel, plain, args, dtype)
+        y, mean, variance = reference.batch_norm_relu(*args[:4], None, None, *args[6:])
         y = y if relu and other is not None else None
         for branch in (None, second) if y is not None else (None,):
             back = grad, branch, x, y, weight, bias, mean, variance, 1e-5, relu
@@ -35,12 +37,22 @@ def check_norm(device: str, shape: tuple[int, int], dtype: torch.dtype) -> Itera
     yield check_mask(x, weight, bias, grad)
 
 
+def moving(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a batch norm that moves copies of the running statistics, and returns these too."""
+
+    def call(*args: Any) -> tuple[Tensor, ...]:
+        running = args[4].clone(), args[5].clone()
+        return *function(*args[:4], *running, *args[6:]), *running
+
+    return call
+
+
 def check_mask(x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> Check:
     """The mask that the backward pass takes from x is where the forward pass's y is positive, to the last bit.
 
     The gradient of the pixels' sums shows it: with gradients of 1 the bias's counts the pixels that passed.
     """
-    y, mean, variance = launch_batch_norm.batch_norm_relu(x, None, weight, bias, 1e-5, True)
+    y, mean, variance = launch_batch_norm.batch_norm_relu(x, None, weight, bias, None, None, 0.1, 1e-5, True)
     ones = torch.ones_like(grad)
     *_, count = launch_batch_norm.batch_norm_relu_backward(
         ones, None, x, None, weight, bias, mean, variance, 1e-5, True
@@ -63,7 +75,9 @@ def launches() -> Iterator[Launch]:
     for dtype, size, ways in [*cases, (torch.float32, (1, 1), every[1:2])]:
         x, vector = torch.empty(size, dtype=dtype), torch.empty(size[1])
         for residual, relu in ways:
-            yield launch_batch_norm.batch_norm_relu, x, x if residual else None, vector, vector, 1e-5, relu
+            running = (vector, vector) if relu else (None, None)
+            other = x if residual else None
+            yield launch_batch_norm.batch_norm_relu, x, other, vector, vector, *running, 0.1, 1e-5, relu
             y = x if residual and relu else None
             for other in (None, y):
                 vectors = [vector] * 4

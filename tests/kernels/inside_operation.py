@@ -57,7 +57,9 @@ for function in (loss, torch.compile(loss, fullgraph=True)):
 
 pixels = torch.randn(11, 5, generator=generator)
 moments = torch.rand(5, generator=generator), torch.rand(5, generator=generator) + 1
-torch.library.opcheck(batch_norm._batch_norm_relu, (pixels, pixels.clone(), *moments, 1e-5, True))
+torch.library.opcheck(
+    batch_norm._batch_norm_relu, (pixels, pixels.clone(), *moments, torch.zeros(5), torch.ones(5), 0.1, 1e-5, True)
+)
 for y in (pixels.relu(), None):
     second = None if y is None else pixels.flip(0)
     torch.library.opcheck(

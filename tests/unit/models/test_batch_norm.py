@@ -75,11 +75,13 @@ def test_pieces_of_a_batch_move_the_statistics_as_far_as_the_batch() -> None:
 def test_the_operation_is_registered_whole() -> None:
     x, weight, bias = draw(6, 5, seed=0), draw(5, seed=1), draw(5, seed=2)
     residual = draw(6, 5, seed=3)
-    for given in (residual, None):
-        torch.library.opcheck(batch_norm._batch_norm_relu, (x, given, weight, bias, 1e-5, True))
+    running = torch.zeros(5).double(), torch.ones(5).double()
+    for given, moved in ((residual, (None, None)), (None, running)):
+        torch.library.opcheck(batch_norm._batch_norm_relu, (x, given, weight, bias, *moved, 0.1, 1e-5, True))
         leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        rest = None, None, 0.1, 1e-5, False
         assert torch.autograd.gradcheck(
-            lambda x, w, b, given=given: batch_norm._BatchNormReLU.apply(x, given, w, b, 1e-5, False)[0], leaves
+            lambda x, w, b, given=given, rest=rest: batch_norm._BatchNormReLU.apply(x, given, w, b, *rest)[0], leaves
         )
 
 
