@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastlt.data.transforms import preprocess
 from fastlt.models.batch_norm import soften_momentum, use_fused_batch_norm
-from fastlt.models.resnet import Bottleneck
+from fastlt.models.resnet import Bottleneck, ResNet
 
 # Shapes: B batch, C channels in, O channels out, G groups, H, W image size, k kernel size.
 
@@ -130,11 +130,65 @@ def recompute_blocks(network: nn.Module) -> None:
             module.__class__ = RecomputedBottleneck  # the same parameters under the same names
 
 
+class _Cast(torch.autograd.Function):
+    """Weights in the type of products, and their gradients in float32, each by one operation for all."""
+
+    @staticmethod
+    def forward(ctx, dtype, *weights):  # type: ignore[no-untyped-def]
+        return tuple(weight.to(dtype) for weight in weights)
+
+    @staticmethod
+    def backward(ctx, *gradients):  # type: ignore[no-untyped-def]
+        zeros = [gradient.new_zeros((), dtype=torch.float32).expand_as(gradient) for gradient in gradients]
+        return None, *torch._foreach_add(list(gradients), zeros)
+
+
+class _Body(nn.Module):
+    """A network's own forward pass, under another name for its parameters."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ResNet.forward(self.network, images)  # type: ignore[arg-type]
+
+
+class CastTogether(ResNet):
+    """A network that casts all weights of convolutions at once, where each convolution would cast its own."""
+
+    body: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map [B, 3, H, W] to logits."""
+        kind = images.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(images)
+        weights = {f"network.{name}": each for name, each in self.named_parameters() if each.ndim == 4}
+        cast = _Cast.apply(torch.get_autocast_dtype(kind), *weights.values())  # type: ignore[no-untyped-call]
+        logits: Tensor = torch.func.functional_call(self.body, dict(zip(weights, cast, strict=True)), (images,))
+        return logits
+
+
+def cast_together(network: nn.Module) -> None:
+    """Cast the weights of convolutions in one operation, and their gradients in another."""
+    network.__class__ = CastTogether
+    object.__setattr__(network, "body", _Body(network))  # not a child of its own
+
+
 def shorten(network: nn.Module) -> None:
     """Leave two blocks of each stage: they have all shapes of a deep network, and compile in half the time."""
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         del stage[2:]  # type: ignore[union-attr, operator]
 
+
+def launch_less(network: nn.Module) -> None:
+    """Rewrite a network in both ways that save launches or bytes by Inductor's plan."""
+    use_fused_batch_norm(network)
+    cast_together(network)
+
+
+TOGETHER = "fewest launches and bytes"
 
 CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
     "as it is": None,
@@ -144,17 +198,20 @@ CANDIDATES: dict[str, Callable[[nn.Module], None] | None] = {
     "groups of 64 channels": functools.partial(merge_groups, width=64),
     "1x1 as products": pointwise_as_products,
     "blocks recomputed": recompute_blocks,
+    "weights cast together": cast_together,
+    TOGETHER: launch_less,
 }
 
 
 INDUCTOR: dict[str, dict[str, Any]] = {
     "combo kernels": {"combo_kernels": True},
+    TOGETHER: {"combo_kernels": True},
     "reductions in one kernel": {"triton.cooperative_reductions": True},
     "more block sizes tried": {"max_autotune_pointwise": True},
 }
 BY_INDUCTOR = "jitter by Inductor"  # instead of our kernels
 GATHERED = "max pool's gradient gathered"
-ALL = (*CANDIDATES, BY_INDUCTOR, GATHERED, *INDUCTOR)
+ALL = tuple(dict.fromkeys((*CANDIDATES, BY_INDUCTOR, GATHERED, *INDUCTOR)))
 
 
 def change_of(candidate: str) -> Callable[[nn.Module], None] | None:
@@ -197,6 +254,6 @@ def settings_of(candidate: str) -> Iterator[None]:
         stack.enter_context(inductor_config.patch(INDUCTOR.get(candidate, {})))
         if candidate == BY_INDUCTOR:
             stack.enter_context(mock.patch.object(preprocess, "has_kernels", without_kernels))
-        if candidate == GATHERED:
+        if candidate in (GATHERED, TOGETHER):
             stack.enter_context(gathered_pooling())
         yield

@@ -22,7 +22,7 @@ pretend()
 import torch  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from benchmarks.gpu.candidates import BY_INDUCTOR, CANDIDATES, GATHERED, settings_of  # noqa: E402
+from benchmarks.gpu.candidates import BY_INDUCTOR, CANDIDATES, GATHERED, TOGETHER, settings_of  # noqa: E402
 from benchmarks.plan.launches import launches, not_channels_last  # noqa: E402
 from fastlt.config import TrainConfig  # noqa: E402
 from fastlt.data.transforms.preprocess import Preprocess  # noqa: E402
@@ -41,7 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "batch norm": ("batch norm by kernel",),
     "combo kernels": ("combo kernels",),
     "max pool": (GATHERED,),
-    "all three": ("batch norm by kernel", "combo kernels", GATHERED),
+    "together": (TOGETHER,),
 }
 """Candidates of the GPU benchmark that a variant of the step has."""
 

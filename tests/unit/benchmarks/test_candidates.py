@@ -1,5 +1,6 @@
 """Rewritings of a network under measurement compute the same as the network, to float64."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ NAMES = (
     "groups of 64 channels",
     "batch norm by kernel",
     "blocks recomputed",
+    "weights cast together",
+    "fewest launches and bytes",
 )
 
 
@@ -57,6 +60,21 @@ def test_logits_and_gradients_are_the_networks(
     torch.testing.assert_close(logits, expected[0], rtol=1e-9, atol=1e-9)
     for found, wanted in zip(others, expected[1], strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-7 * wanted.abs().max().item())
+
+
+def test_weights_that_are_cast_together_get_their_gradients_in_float32(candidates: Any) -> None:
+    torch.manual_seed(0)
+    plain = create_model("resnet8", 7).to(memory_format=torch.channels_last)
+    together = copy.deepcopy(plain)
+    candidates.cast_together(together)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    for model in (plain, together):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(images).float().square().sum().backward()
+    for (name, ours), (_, theirs) in zip(together.named_parameters(), plain.named_parameters(), strict=True):
+        assert ours.grad is not None
+        assert ours.grad.dtype is torch.float32
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
 def test_all_are_tested(candidates: Any) -> None:
