@@ -108,18 +108,9 @@ def algorithms(*, benchmark: bool = True, deterministic: bool = False) -> Iterat
         settings.fill_uninitialized_memory = fill_memory
 
 
-@contextlib.contextmanager
-def exact_fp32(device: torch.device) -> Iterator[None]:
-    """Multiply fp32 in full precision on a GPU, where convolutions take TF32 (10 bits) by default."""
-    with multiplying(device, "fp32"):
-        yield
-
-
-@contextlib.contextmanager
-def multiplying(device: torch.device, precision: str) -> Iterator[None]:
-    """Multiply fp32 on a GPU in full precision inside a block (fp32), or with factors of TF32, 10 bits (tf32, bf16)."""
-    with float32_factors(tf32=precision != "fp32") if device.type == "cuda" else contextlib.nullcontext():
-        yield
+def multiplying(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which a GPU multiplies fp32 in full precision (fp32), or by TF32, 10 bits (tf32, bf16)."""
+    return float32_factors(tf32=precision != "fp32") if device.type == "cuda" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

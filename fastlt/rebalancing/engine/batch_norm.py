@@ -16,7 +16,7 @@ from ...data.transforms.augmentation import augmentation
 from ...data.transforms.preprocess import Preprocess
 from ...features.store import FeatureStore, load_model
 from ...models import Network
-from ...runtime.device import exact_fp32
+from ...runtime.device import multiplying
 from ...runtime.log import log
 
 NUM_BATCHES = 100  # the mean over 100 batches varies a tenth as much as one batch
@@ -102,7 +102,7 @@ def estimate(store: FeatureStore, seed: int, batch_size: int) -> dict[str, Tenso
     )
     num_batches = min(NUM_BATCHES, len(sampler))
     images = training_images(store, sampler, num_steps=num_batches)
-    with exact_fp32(store.device), contextlib.closing(images):
+    with multiplying(store.device, "fp32"), contextlib.closing(images):
         for batch in images:
             model.features(preprocess(batch.images, batch.jitter, batch.order))
     log.info("BatchNorm: statistics of %d class-balanced batches of %d images", num_batches, batch_size)
