@@ -88,8 +88,8 @@ class RebalanceConfig(Config):
     views: int = 1
     """Views of each training image to cache: the first is the evaluation transform, the others are augmented."""
     feature_precision: Annotated[str, one_of(FEATURE_PRECISIONS)] = "fp32"
-    """Precision in which a GPU computes the features of training images: fp32 in full, tf32 or bf16 faster; bf16 also
-    takes half the disk space. A CPU computes in fp32. val and test are always fp32 in full."""
+    """Precision in which a GPU computes the features of training images: fp32 in full, or tf32 or bf16 (not
+    measured yet). bf16 also takes half the disk space. A CPU computes in fp32. val and test are always fp32 in full."""
     reestimate_batch_norm: bool = False
     """Re-estimate BatchNorm's statistics on class-balanced batches before features are computed."""
     fine_tune: Annotated[str, one_of(FINE_TUNE)] = "classifier"

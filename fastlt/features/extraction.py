@@ -94,7 +94,7 @@ class Extractor:
 
 
 def on_host(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield tensors in the host's memory, from a GPU each while it computes the next, for which nothing waits."""
+    """Yield tensors in the host's memory; those on a GPU are copied while it computes the next."""
     waiting: tuple[Tensor, torch.cuda.Event] | None = None
     for tensor in batches:
         if tensor.device.type == "cpu":

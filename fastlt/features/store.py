@@ -42,9 +42,9 @@ class FeatureStore:
 
     They are computed on first use, in fp32 without TF32 unless a precision is given, and kept in the run folder with a
     key made of the weights, the data, the transform, the view and the precision; under any other key they are computed
-    again, but features of full precision stand in for those of a lower one. View 0 is the
-    evaluation transform; every other view is cropped, flipped and jittered as in stage 1, without RandAugment. An
-    interrupted extraction continues where it stopped.
+    again, but features of full precision stand in for those of a lower one. View 0 is the evaluation transform; every
+    other view is cropped, flipped and jittered as in stage 1, without RandAugment. An interrupted extraction continues
+    where it stopped.
 
     Args:
         run: The run.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def one_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
-    """Yield a loader's batches, on a GPU one ahead and beside the training; elsewhere they are the same generator.
+    """Yield a loader's batches, on a GPU one ahead and beside the training; elsewhere as they come.
 
     Args:
         batches: Starts copies and kernels on the current stream; closed with the result.
