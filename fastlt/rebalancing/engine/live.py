@@ -81,7 +81,8 @@ def train_live(grid: HeadGrid, training: HeadTraining, model: Network, store: Fe
             epoch = step // len(sampler)
             with torch.set_grad_enabled(bool(trained)), autocast(store.device, precision):
                 features = model.features(preprocess(batch.images, batch.jitter, batch.order))
-            optimizer.begin(epoch)
+            if step % len(sampler) == 0:
+                optimizer.begin(epoch)
             inputs = grid.inputs(features.float())
             losses = training.losses(grid, inputs, batch.labels, class_counts, optimizer.done)
             losses.sum().backward()  # type: ignore[no-untyped-call]
