@@ -204,7 +204,7 @@ def finish_kernel(
         low = tl.where(signed & (is_open == 0), inf, low)
         if tl.max(is_open.to(tl.int32), 0) > 0:
             y = tl.load(y_ptr + rm, mask=rm < M, other=0).to(tl.int32)
-            args_low, args_high = signed_bounds(
+            signed_low, signed_high = signed_bounds(
                 x_ptr,
                 w_ptr,
                 slope_ptr,
@@ -222,7 +222,7 @@ def finish_kernel(
                 FAST,
                 PRECISION,
             )
-            low, high = tl.where(is_open, args_low, low), tl.where(is_open, args_high, high)
+            low, high = tl.where(is_open, signed_low, low), tl.where(is_open, signed_high, high)
     right = (low < high) & (label_score == label_score)
     tl.store(low_ptr + rm, tl.where(right, low, inf), mask=rm < M)
     tl.store(high_ptr + rm, tl.where(right, high, -inf), mask=rm < M)

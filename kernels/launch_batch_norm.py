@@ -30,7 +30,7 @@ def shares(num_rows: int, num_channels: int) -> tuple[int, int]:
     tile = tile_of(num_channels)
     tiles = triton.cdiv(num_channels, tile["BC"])
     num_shares = max(1, min(triton.cdiv(num_rows, 4 * tile["BM"]), PROGRAMS // tiles))
-    rows = triton.cdiv(triton.cdiv(num_rows, num_shares), tile["BM"]) * tile["BM"]
+    rows = max(1, triton.cdiv(triton.cdiv(num_rows, num_shares), tile["BM"])) * tile["BM"]
     return int(triton.cdiv(num_rows, rows)), int(rows)
 
 

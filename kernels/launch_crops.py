@@ -9,7 +9,8 @@ from torch import Tensor
 from . import crops
 
 PIXELS = 256  # of a square that a program resamples at a time
-TURNS = 2  # of such a program
+TURNS = 2  # of such a program, at least
+MOST = 65_535  # programs that CUDA takes on the second axis
 JITTERED = 1024  # pixels of an image that a program jitters at a time
 PARTS = 8  # in which an image's grey is summed: fixed, so that the sum is the same for every batch
 
@@ -28,8 +29,9 @@ def squares(
     out = data.new_empty((len(starts), size, size, 3))
     if len(out):
         with torch.cuda.device_of(data):
-            crops.square_kernel[(len(out), triton.cdiv(size * size, TURNS * PIXELS))](
-                *(data, starts, widths, windows, boxes, flips.view(torch.uint8), out, size),
+            crops.square_kernel[(len(out), min(triton.cdiv(size * size, TURNS * PIXELS), MOST))](
+                *(tensor.contiguous() for tensor in (data, starts, widths, windows, boxes, flips.view(torch.uint8))),
+                *(out, size),
                 CUBIC=cubic,
                 BP=PIXELS,
                 num_warps=8,

@@ -18,7 +18,7 @@ from . import linear
 INTERPRETED = not isinstance(linear.store_kernel, triton.JITFunction)
 FAST = not INTERPRETED and torch.version.hip is None  # the one-instruction logarithm and reciprocal are PTX
 
-CHUNK_ELEMENTS = 1 << 22  # of the float32 logits that cross entropy holds at once: 16 MB stay in the L2 cache
+CHUNK_ELEMENTS = 1 << 22  # of a gradient [N, C] that is scaled at once: 16 MB in float32 stay in the L2 cache
 
 
 class Tile(NamedTuple):

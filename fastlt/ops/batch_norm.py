@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import backend, reference
-from .checks import accumulator
+from .checks import accumulator, check_device
 
 # Shapes: M pixels (batch x height x width), C channels.
 
@@ -92,7 +92,7 @@ def batch_norm_relu(
         have no gradient.
 
     Raises:
-        ValueError: A shape or type does not fit.
+        ValueError: A shape, type or device does not fit.
 
     Example:
         >>> import torch
@@ -112,6 +112,11 @@ def batch_norm_relu(
             f"residual: got {residual.dtype} {list(residual.shape)}; expected {images.dtype} {list(images.shape)}, "
             f"as images"
         )
+    for name, vector in (("weight", weight), ("bias", bias), *(("running", vector) for vector in running or ())):
+        check_device(name, vector, "images", images)
+        if vector.shape != weight.shape or not vector.is_contiguous():
+            raise ValueError(f"{name}: got shape {list(vector.shape)}; expected {list(weight.shape)}, contiguous")
+    wide = accumulator(images.dtype)
     batch, channels, height, width = images.shape
 
     def pixels(tensor: Tensor) -> Tensor:
@@ -120,7 +125,6 @@ def batch_norm_relu(
     def squares(tensor: Tensor) -> Tensor:
         return tensor.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
-    wide = accumulator(images.dtype)
     y, again, mean, variance = _BatchNormReLU.apply(  # type: ignore[no-untyped-call]
         pixels(images),
         None if residual is None else pixels(residual),

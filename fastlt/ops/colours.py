@@ -1,6 +1,6 @@
 """Colour jitter and normalisation of uint8 images: the network's input.
 
-Inductor makes fourteen launches of the jitter, with float32 images between them; the operation's kernels are two.
+Inductor makes over ten launches of the jitter, with float32 images between them; the operation's kernels are two.
 """
 
 from collections.abc import Sequence

@@ -139,7 +139,8 @@ def rescaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, rows: 
         rows: Integers [B], each sample's row; None: sample i is row i, and B is N.
     """
     bodies = backend.bodies(logits, "cross_entropy", reference)
-    losses: Tensor = _RescaledCrossEntropy.apply(bodies, scale, logits.detach(), labels, rows)  # type: ignore[no-untyped-call]
+    places = labels.contiguous(), None if rows is None else rows.contiguous()
+    losses: Tensor = _RescaledCrossEntropy.apply(bodies, scale.contiguous(), logits.detach(), *places)  # type: ignore[no-untyped-call]
     return losses.sum(1)
 
 

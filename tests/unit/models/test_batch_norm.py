@@ -96,6 +96,8 @@ def test_what_does_not_fit_is_refused() -> None:
     x, vector = draw(*SHAPE, seed=0), torch.ones(5, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"^images\b.*\[4\]"):
         ops.batch_norm_relu(x, vector[:4], vector)
+    with pytest.raises(ValueError, match=r"^running\b.*\[4\]"):
+        ops.batch_norm_relu(x, vector, vector, running=(vector[:4], vector))
     with pytest.raises(ValueError, match=r"^residual\b.*torch\.float32"):
         ops.batch_norm_relu(x, vector, vector, residual=x.float())
 
