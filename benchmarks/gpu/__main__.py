@@ -43,13 +43,14 @@ def main() -> int:
     parser.add_argument("--wheels", type=Path, default=ROOT / ".wheels", help="folder of wheels to use")
     parser.add_argument("--modules", nargs="+", default=MODULES, help=argparse.SUPPRESS)
     args, began = parser.parse_args(), time.monotonic()
+    results = Results(args.out.resolve(), args.archive and args.archive.resolve())
     try:
         prepare()
-    except RuntimeError:  # rows that need no C++ are still measured
+    except Exception:  # rows that need no C++ are still measured
         traceback.print_exc()
+        results.note(traceback.format_exc())
     arguments = ["--call", args.call, "--device", args.device, "--modules", *args.modules]
     arguments += ["--wheels", str(args.wheels.resolve()), "--site", str(CACHE / "site")]
-    results = Results(args.out.resolve(), args.archive and args.archive.resolve())
     with Sensors(nvml() if args.device == "cuda" else None) as sensors:
         try:
             limit_s = args.limit_s - (time.monotonic() - began)

@@ -50,7 +50,7 @@ def rows(call: str, target: Target) -> Iterator[Row]:
             yield Row(f"features: compiled, {precision}", functools.partial(features, target, precision, MANY), 120)
     elif call == "c":
         yield Row("inputs: evaluation", functools.partial(evaluation, target), 120)
-        yield Row("inputs: loaders", functools.partial(loaders, target), 150)
+        yield Row("inputs: loaders", functools.partial(loaders, target), 150, ("crops",))
         yield Row("inputs: loader settings", functools.partial(loader_settings, target), 300)
 
 

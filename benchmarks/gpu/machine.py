@@ -18,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("-O3", "-std=c++17", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden")  # setup.py's, and pybind11's own
+BUILD_S = 180  # that g++ may take for a file
 SAMPLE_S, KEPT_S = 0.25, 600
 SM_CLOCK, MEMORY_CLOCK, TEMPERATURE = 1, 2, 0  # NVML's numbers for what is asked
 
@@ -70,10 +71,16 @@ def pybind11_folders() -> list[str]:
 
 
 def run(*command: str) -> None:
-    """Run a command, or raise a RuntimeError with the end of what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run a command, or raise a RuntimeError with the end of what it printed, or a TimeoutExpired."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_S)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:1] + command[-3:])}: {done.stderr[-2000:]}")
+
+
+def forget_block_sizes(cache: Path) -> None:
+    """Delete the block sizes that Inductor has chosen for its kernels, which it timed while other processes ran."""
+    for choice in cache.rglob("*.best_config"):
+        choice.unlink(missing_ok=True)
 
 
 def unpack(wheels: Path, site: Path) -> None:
@@ -133,6 +140,10 @@ class Sensors:
             if not ask(self.handle, *arguments, ctypes.byref(value)):
                 found[name] = value.value / unit
         return found
+
+    def now(self) -> dict[str, float]:
+        """Return the values at this moment; empty without NVML."""
+        return self.read() if self.thread.is_alive() else {}
 
     def since(self, began: float) -> dict[str, float]:
         """Return the means since a time of `time.monotonic`, and the lowest clock; empty without a sample."""

@@ -39,6 +39,7 @@ from fastlt.timing.traffic import bandwidth, training_bytes
 from fastlt.training.step import StepInput
 
 from .candidates import ALL, change_of, settings_of
+from .machine import forget_block_sizes
 from .rows import Figures, Row, Target, attempt, elapsed_ms
 
 HEADLINE, TOY = "resnext50_32x4d", "resnet8"
@@ -154,8 +155,7 @@ def compile_all(target: Target, steps: tuple[Step, ...]) -> Iterator[Figures]:
                 yield from attempt(str(tasks[task]), lambda task=task: {"seconds": task.result()})
     finally:
         del os.environ["TORCHINDUCTOR_COMPILE_THREADS"]
-        for choice in Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.best_config"):
-            choice.unlink()  # a kernel's block sizes, timed while other processes ran
+        forget_block_sizes(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
 
 
 def compile_one(target: Target, step: Step) -> float:

@@ -54,9 +54,14 @@ class Results:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def renew(self) -> None:
-        """Make page and archive anew, if there are new lines."""
-        if self.renewed == len(self.lines):
+    def note(self, text: str) -> None:
+        """Add a text to the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def renew(self, *, anyway: bool = False) -> None:
+        """Make page and archive anew, if there are new lines; or anyway, since the log may say more."""
+        if self.renewed == len(self.lines) and not anyway:
             return
         self.renewed = len(self.lines)
         with replacing(self.out / "summary.md") as partial:
@@ -177,7 +182,7 @@ class Call:
             skip = ["--skip", *sorted(self.over)]
             with Worker([*self.arguments, *skip], self.device, self.results.log) as worker:
                 ended = self.follow(worker)
-            self.results.renew()
+            self.results.renew(anyway=True)
             if ended:
                 break
             fruitless = fruitless + 1 if len(self.over) == before else 0
@@ -222,7 +227,9 @@ class Call:
             self.close(message["end"], message["error"])
         else:
             rests_on = list(self.plan[message["row"]]["operations"])
-            line = message | self.sensors.since(self.since) | ({"operations": rests_on} if rests_on else {})
+            # A short figure has no sample of its own time
+            sensed = self.sensors.since(self.since) or self.sensors.now()
+            line = message | sensed | ({"operations": rests_on} if rests_on else {})
             if doubts := unverified(rests_on, self.results.lines):
                 line["unverified"] = doubts
             self.since = time.monotonic()

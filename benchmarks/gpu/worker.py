@@ -21,7 +21,7 @@ import torch
 from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import describe_machine
 
-from .machine import unpack
+from .machine import forget_block_sizes, unpack
 from .rows import Figures, Row, Target, is_broken
 from .summary import MACHINE
 
@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--channel", type=int, required=True, help="file descriptor to tell figures through")
     args = parser.parse_args()
     unpack(args.wheels, args.site)
+    if cache := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        forget_block_sizes(Path(cache))  # a row that compiled side by side may have been killed
     with os.fdopen(args.channel, "w", encoding="utf-8", buffering=1) as channel:
 
         def say(message: Figures) -> None:

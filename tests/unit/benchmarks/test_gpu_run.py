@@ -174,6 +174,39 @@ def test_what_was_told_is_kept_when_the_time_is_over(
     assert "the call's time was over" in (tmp_path / "summary.md").read_text()
 
 
+def test_a_worker_that_cannot_start_leaves_an_archive_with_its_log(supervisor: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "back.tar.gz"
+    results = supervisor.Results(tmp_path / "out", archive)
+    assert not supervisor.Call([], "cpu", results, supervisor.Sensors(None), 100).run()
+    with tarfile.open(archive) as packed:
+        log = packed.extractfile("log.txt")
+        assert log is not None
+        assert b"--call" in log.read()  # which it lacks
+        assert "summary.md" in packed.getnames()
+
+
+def test_a_core_that_cannot_be_built_is_told_in_the_log_and_stops_nothing(
+    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = script("gpu.__main__")
+
+    def prepare() -> None:
+        raise FileNotFoundError("no such compiler")
+
+    class Call:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def run(self) -> bool:
+            return True
+
+    monkeypatch.setattr(main, "prepare", prepare)
+    monkeypatch.setattr(main, "Call", Call)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--call", "a", "--device", "cpu", "--out", str(tmp_path)])
+    assert main.main() == 0
+    assert "no such compiler" in (tmp_path / "log.txt").read_text()
+
+
 def test_lines_cut_short_by_an_earlier_end_are_left_out(supervisor: Any, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"row": "a", "ended_s": 1, "error": null}\n{"row": "b", "end')
     assert supervisor.Results(tmp_path, None).done() == {"a"}
@@ -263,4 +296,25 @@ def test_clocks_are_the_means_of_a_figures_time(machine: Any) -> None:
     }
     assert sensors.since(4.0) == {}
     with machine.Sensors(None) as nothing:
-        assert nothing.since(0.0) == {}
+        assert nothing.since(0.0) == nothing.now() == {}
+
+
+def test_a_figure_that_is_shorter_than_the_time_between_samples_has_the_clock_at_its_end(
+    supervisor: Any, machine: Any, tmp_path: Path
+) -> None:
+    results = supervisor.Results(tmp_path, None)
+    with machine.Sensors(Library()) as sensors:
+        call = supervisor.Call([], "cpu", results, sensors, 100)
+        call.take({"plan": [{"row": "t: one", "limit_s": 60, "operations": []}]})
+        call.take({"begin": "t: one"})
+        call.since += 1000  # no sample is as new
+        call.take({"row": "t: one", "name": "figure", "ms": 0.1})
+    assert lines_of(tmp_path)[0]["sm_mhz"] > 0
+
+
+def test_block_sizes_chosen_on_a_busy_gpu_are_forgotten(machine: Any, tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "kernel.best_config").touch()
+    (tmp_path / "ab" / "kernel.py").touch()
+    machine.forget_block_sizes(tmp_path)
+    assert [path.name for path in (tmp_path / "ab").iterdir()] == ["kernel.py"]
