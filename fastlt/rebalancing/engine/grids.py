@@ -45,7 +45,10 @@ class HeadGrid(abc.ABC):
     def logits(self, inputs: Tensor) -> Tensor:
         """Map inputs [B, ...] to logits [K, B, C]."""
 
-    @abc.abstractmethod
+    def operands(self) -> dict[str, Tensor]:
+        """Return the weight [K, C, D] and what else makes logits of features, as `heads_cross_entropy` takes them."""
+        raise NotImplementedError
+
     def cross_entropy(
         self,
         inputs: Tensor,
@@ -64,6 +67,9 @@ class HeadGrid(abc.ABC):
             offset: [C], added to the logits, or None.
             label_smoothing: Share of the label's mass that is spread over all classes.
         """
+        features = inputs if rows is None else inputs[rows]
+        options: Any = self.operands()
+        return heads_cross_entropy(features, labels=labels, offset=offset, label_smoothing=label_smoothing, **options)
 
     def project(self) -> None:
         """Bring the parameters back into their allowed range after a step."""
@@ -120,18 +126,9 @@ class LinearGrid(HeadGrid):
         """Map features [B, D] to logits [K, B, C]."""
         return products(inputs.to(self.factor.dtype), self.factor) + self.bias[:, None]
 
-    def cross_entropy(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        rows: Tensor | None = None,
-        offset: Tensor | None = None,
-        label_smoothing: float = 0.0,
-    ) -> Tensor:
-        """Return every head's mean cross entropy [K] of features [B, D]."""
-        options: Any = {"bias": self.bias, "offset": offset, "label_smoothing": label_smoothing}
-        return heads_cross_entropy(inputs if rows is None else inputs[rows], self.factor, labels, **options)
+    def operands(self) -> dict[str, Tensor]:
+        """Return the factor of products and the biases."""
+        return {"weight": self.factor, "bias": self.bias}
 
     def project(self) -> None:
         """Shorten weights that are longer than the radius."""
@@ -180,20 +177,10 @@ class CosineGrid(HeadGrid):
         """Map unit vectors [B, D] to scaled cosines [K, B, C]."""
         return products(inputs, F.normalize(self.weight, dim=-1)) * self.log_scale.exp()[:, None]
 
-    def cross_entropy(
-        self,
-        inputs: Tensor,
-        labels: Tensor,
-        *,
-        rows: Tensor | None = None,
-        offset: Tensor | None = None,
-        label_smoothing: float = 0.0,
-    ) -> Tensor:
-        """Return every head's mean cross entropy [K] of unit vectors [B, D]."""
+    def operands(self) -> dict[str, Tensor]:
+        """Return the unit vectors and the scale of their cosines."""
         weight = F.normalize(self.weight, dim=-1)
-        options: Any = {"offset": offset, "label_smoothing": label_smoothing}
-        scale = self.log_scale.exp().expand(weight.shape[:2])
-        return heads_cross_entropy(inputs if rows is None else inputs[rows], weight, labels, scale=scale, **options)
+        return {"weight": weight, "scale": self.log_scale.exp().expand(weight.shape[:2])}
 
     def head(self, index: int) -> LinearHead:
         """Return one of the heads: unit vectors times the scale; a bias only with a center."""
