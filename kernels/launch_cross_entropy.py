@@ -9,7 +9,7 @@ from torch import Tensor
 from . import cross_entropy as kernels
 from .launch_linear import Product
 
-KEPT_BYTES = 1 << 28  # of the float32 logits that are recomputed at once where they were not kept
+CHUNK_BYTES = 1 << 28  # of the float32 logits that are recomputed at once where they were not kept
 
 
 def cross_entropy(
@@ -142,7 +142,7 @@ def _chunks(products: list[Product], bias: Tensor | None, labels: Tensor) -> Ite
     """Yield (rows, z [rows, K, width]) for chunks of rows whose z is computed again."""
     num, classes = len(labels), len(products[0].w)
     width = classes + -classes % 16
-    size = max(KEPT_BYTES // (4 * len(products) * width), 1)
+    size = max(CHUNK_BYTES // (4 * len(products) * width), 1)
     for start in range(0, num, size):
         rows = slice(start, min(start + size, num))
         parts = [product.rows(rows.start, rows.stop) for product in products]

@@ -52,20 +52,15 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     def fused(self, x: Tensor, residual: Tensor | None, *, relu: bool) -> Branches:
         """Normalise [B, C, H, W] by the batch's moments, add the residual, rectify, and move the running statistics."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        running = self.running_mean, self.running_var
-        self.num_batches_tracked.add_(1)
+        mean, variance, momentum = statistics(self)
         return Branches(
             *ops.batch_norm_relu(
                 x,
                 self.weight,
                 self.bias,
                 residual=residual,
-                running=running,
-                momentum=self.momentum,
+                running=(mean, variance),
+                momentum=momentum,
                 relu=relu,
                 eps=self.eps,
             )[:2]
@@ -113,13 +108,19 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 @torch.no_grad()
 def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Move running statistics [C] towards the moments [C] of `count` values per channel, whose variance is biased."""
+    running_mean, running_variance, momentum = statistics(norm)
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_variance.lerp_((variance * (count / max(count - 1, 1))).to(running_variance.dtype), momentum)
+
+
+def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, float]:
+    """Count a batch, and return the running mean and variance [C] with the share of the way that they move."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), norm.momentum)
     norm.num_batches_tracked.add_(1)
+    return norm.running_mean, norm.running_var, norm.momentum
 
 
 def use_ghost_batch_norm(model: nn.Module, group: int) -> None:

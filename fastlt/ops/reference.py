@@ -41,7 +41,7 @@ def products(features: Tensor, weight: Tensor, kept: Tensor | None = None) -> It
             yield rows, x, torch.mm(x, w.T, out=buffer[: x.shape[0]] if kept is None else kept[rows])
 
 
-def _score(z: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
+def score(z: Tensor, scale: Tensor | None, shift: Tensor | None, out: Tensor) -> Tensor:
     """Compute z * scale + shift in one pass, into `out` (which may be z)."""
     if scale is not None and shift is not None:
         return torch.addcmul(shift, z, scale, out=out)
@@ -61,7 +61,7 @@ def scaled_logits(
     """Return z * scale + shift + row column^T, [N, C] in the type of features."""
     out = features.new_empty(features.shape[0], weight.shape[0])
     for rows, _, z in products(features, weight):
-        y = _score(z, scale, shift, z)
+        y = score(z, scale, shift, z)
         if row is not None and column is not None:
             y.addr_(row[rows], column)
         out[rows] = y
@@ -138,7 +138,7 @@ def label_rank(
     index = torch.arange(weight.shape[0], device=features.device)
     for rows, _, z in products(features, weight):
         label = labels[rows, None].long()
-        y = _score(z, scale, shift, z)
+        y = score(z, scale, shift, z)
         label_score = y.gather(1, label)
         num_behind = (y < label_score).sum(1) + ((y == label_score) & (index > label)).sum(1)
         out[rows] = (weight.shape[0] - 1 - num_behind).int()
@@ -179,7 +179,7 @@ def intervals(
         if len(copies):
             # A product's last bits may depend on a class's place in it: equal classes must tie, so they share a logit.
             z[:, copies] = z[:, originals]
-        z = _score(z, None, shift, z)
+        z = score(z, None, shift, z)
         if fused:
             ends = {"low": low[rows].numpy(), "high": high[rows].numpy()}
             arrays = z.numpy(), labels[rows].numpy(), slope.numpy()

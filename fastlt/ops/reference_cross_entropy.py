@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checks import accumulator
-from .reference import chunk_rows, products
+from .reference import chunk_rows, products, score
 
 
 def cross_entropy(
@@ -142,10 +142,9 @@ def _biased(z: Tensor, bias: Tensor | None) -> Tensor:
 
 def _scores(z: Tensor, scale: Tensor | None, offset: Tensor | None, *, in_place: bool) -> Tensor:
     """Return z * scale + offset, [n, K, C]: z itself where it may be overwritten, else a new tensor."""
-    out = z if in_place else torch.empty_like(z)
-    if scale is None:
-        return (z if in_place else out.copy_(z)) if offset is None else torch.add(z, offset, out=out)
-    return torch.mul(z, scale, out=out) if offset is None else torch.addcmul(offset, z, scale, out=out)
+    if scale is None and offset is None:
+        return z if in_place else z.clone()
+    return score(z, scale, offset, z if in_place else torch.empty_like(z))
 
 
 def _row_weights(
