@@ -1,8 +1,8 @@
 """All that needs a GPU, in three calls of at most nine minutes, each useful alone; the first is the most useful.
 
-    python -m benchmarks.gpu --call a --out /tmp/a --archive OUT/a.tar.gz --limit-s 540   # ceilings, kernels, layers
-    python -m benchmarks.gpu --call b --out /tmp/b --archive OUT/b.tar.gz --limit-s 540   # the training step
-    python -m benchmarks.gpu --call c --out /tmp/c --archive OUT/c.tar.gz --limit-s 540   # everything else
+    python -m benchmarks.gpu --call a --out DIR/a --archive OUT/a.tar.gz --limit-s 540   # ceilings, kernels, layers
+    python -m benchmarks.gpu --call b --out DIR/b --archive OUT/b.tar.gz --limit-s 540   # the training step
+    python -m benchmarks.gpu --call c --out DIR/c --archive OUT/c.tar.gz --limit-s 540   # everything else
 
 The same command again goes on with the rows of the folder that have no figures. On a CPU (`--device cpu`) the same rows
 run at toy sizes. Nothing that fails, crashes or hangs stops more than its own row. A wrong kernel is reported, and its
