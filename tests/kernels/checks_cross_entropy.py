@@ -61,12 +61,12 @@ def check_chunks(device: str, number: int, dtype: torch.dtype) -> Check:
     p = problem(SHAPES[device][number], dtype, device, number)
     kernel, plain = (functools.partial(losses_and_gradients, module, keep=False) for module in (launch, reference))
     args = *heads_of(p, 2), None, 0.1, True, ALL, p["row_weights"].expand(2, -1)
-    before = launch.KEPT_BYTES
-    launch.KEPT_BYTES = 4 * 2 * (p["w"].shape[0] + 16) * 5  # five rows
+    before = launch.CHUNK_BYTES
+    launch.CHUNK_BYTES = 4 * 2 * (p["w"].shape[0] + 16) * 5  # five rows
     try:
         return near("cross_entropy in chunks", kernel, plain, args, dtype)
     finally:
-        launch.KEPT_BYTES = before
+        launch.CHUNK_BYTES = before
 
 
 def rescaled(module: ModuleType, *args: Tensor | None) -> tuple[Tensor, ...]:
