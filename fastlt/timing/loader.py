@@ -28,7 +28,7 @@ from .traffic import median_s, wait_for
 
 MADE_UP_SIZE = (500, 375)  # ImageNet's usual photograph: width, height in pixels
 NUM_TIMED = 256  # images that the single stages are timed on
-PASS = 64  # batches: a worker's unit may be a whole one, and those decoded before the clock starts must not count
+PASS = 64  # timed batches, at the most threads that a loader has by default: four of each worker
 PREFETCHED = 2  # batches a worker of a DataLoader, by default
 NUM_DIFFERENT = 64  # photographs; the other files are copies of them
 
@@ -82,8 +82,8 @@ def measure(
         num_threads: Loader threads or workers.
 
     Yields:
-        Images per second, of a pass of `PASS` batches from the first one on: without the start of workers, and without
-        the decoding that `memory` does once.
+        Images per second, as `pass_rate` counts them: without the start of workers, and without the decoding that
+        `memory` does once.
     """
     for name, rate in stages(dataset, Augmentation(size=image_size), device):
         yield LoaderResult(name=name, num_threads=1, is_stage=True, images_per_s=rate)
@@ -114,7 +114,7 @@ def plain_rate(
 ) -> LoaderResult:
     """Time a plain DataLoader, whose batches pass through /dev/shm; arguments as for `measure`."""
     images = PlainDataset(dataset, image_size)
-    shuffled = RandomSampler(images, replacement=True, num_samples=PASS * batch_size)
+    shuffled = RandomSampler(images, replacement=True, num_samples=(PASS + num_threads) * batch_size)
     plain = DataLoader(images, batch_size=batch_size, sampler=shuffled, num_workers=num_threads)
     result = LoaderResult(name="plain DataLoader", num_threads=num_threads)
     needed, free = num_threads * PREFETCHED * batch_size * image_size**2 * 3 * 4, shared_memory_bytes()
@@ -125,40 +125,52 @@ def plain_rate(
         )
         return dataclasses.replace(result, error=reason)
     try:
-        rate = pass_rate((pixels.to(device) for pixels, _ in plain), batch_size, device)
+        rate = pass_rate((pixels.to(device) for pixels, _ in plain), batch_size, device, num_workers=num_threads)
     except RuntimeError as error:  # a worker was killed
         return dataclasses.replace(result, error=first_line(error))
     return dataclasses.replace(result, images_per_s=rate)
 
 
 def loader_rate(
-    dataset: LongTailedDataset, *, device: torch.device, batch_size: int, image_size: int, **settings: Any
+    dataset: LongTailedDataset,
+    *,
+    device: torch.device,
+    batch_size: int,
+    image_size: int,
+    num_threads: int,
+    **settings: Any,
 ) -> float:
-    """Return the images per second of a training loader, of a pass of `PASS` batches from the first one on.
+    """Return the images per second of a training loader, as `pass_rate` counts them.
 
     Args:
         dataset: The images; at least a batch.
         device: Where the batches go.
         batch_size: Images a batch.
         image_size: Side of the crops, pixels.
+        num_threads: Loader threads or workers.
         settings: Other arguments of `train_loader`.
     """
     sampler = LongTailSampler(dataset.labels, batch_size=batch_size, rank=0, world_size=1)
     augmentation = Augmentation(size=image_size)
-    with train_loader(dataset, sampler, augmentation, num_steps=PASS, device=device, **settings) as loader:
-        return pass_rate(loader, batch_size, device)
+    settings |= {"device": device, "num_steps": PASS + num_threads, "num_threads": num_threads}
+    with train_loader(dataset, sampler, augmentation, **settings) as loader:
+        return pass_rate(loader, batch_size, device, num_workers=num_threads)
 
 
-def pass_rate(batches: Iterable[object], batch_size: int, device: torch.device) -> float:
-    """Return the images per second of a pass, from its first batch on."""
+def pass_rate(batches: Iterable[object], batch_size: int, device: torch.device, *, num_workers: int) -> float:
+    """Return the images per second of a pass, from its first batches on, one of each worker.
+
+    Workers that make whole batches start together, so the first of all of them come at the same time: timed from the
+    very first one on, the others would have cost nothing.
+    """
     num_batches, began = 0, 0.0
     for _ in batches:
-        if not num_batches:
+        num_batches += 1
+        if num_batches == num_workers:
             wait_for(device)
             began = time.perf_counter()
-        num_batches += 1
     wait_for(device)
-    return (num_batches - 1) * batch_size / (time.perf_counter() - began)
+    return (num_batches - num_workers) * batch_size / (time.perf_counter() - began)
 
 
 def stages(dataset: LongTailedDataset, augmentation: Augmentation, device: torch.device) -> Iterator[tuple[str, float]]:
