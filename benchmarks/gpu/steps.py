@@ -48,6 +48,7 @@ BATCH, SIZE = 256, 224
 GIB_A_STEP = 24  # of GPU memory, for 256 images of 224 pixels
 ROUNDS = 5  # of ten steps of each, alternately
 LOSSES = 30
+TURNS = 2  # batches that each worker of a DataLoader makes before the timed steps, and as many within them
 LOADERS = ("device", "memory", "pillow", "dali")
 USES = ("crops",)  # the modules of kernels in the default step
 
@@ -332,16 +333,18 @@ def end_to_end(target: Target, backend: str) -> Iterator[Figures]:
 def plain_end_to_end(target: Target, wanted: Step) -> Iterator[Figures]:
     """Yield the rate of a first script's step, fed by a DataLoader with Pillow."""
     step, dataset = wanted.on(target), files(target)
-    run = hold(target, step)
+    run, workers = hold(target, step), target.pick(1, resolve_threads(None))
+    steps = TURNS * workers
     batches = PlainLoader(
         dataset,
         device=target.device,
         batch_size=step.batch,
         image_size=target.pick(32, SIZE),
-        num_workers=target.pick(1, resolve_threads(None)),
+        num_workers=workers,
+        num_batches=2 * steps,
     )
     with algorithms_of(step.variant):
-        yield {"name": str(wanted), "images_per_s": rate(run, batches, target.device, num_steps=target.pick(1, 8))}
+        yield {"name": str(wanted), "images_per_s": rate(run, batches, target.device, num_steps=steps)}
 
 
 def loss_curve(target: Target, network: str) -> Iterator[Figures]:

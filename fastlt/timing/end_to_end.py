@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from ..data.dataset import LongTailedDataset
 from ..data.loaders.loader import Loader
@@ -25,16 +25,26 @@ class PlainLoader:
         batch_size: Images a batch.
         image_size: Side of the crops, pixels.
         num_workers: Processes.
+        num_batches: A pass's, drawn with replacement; by default every image occurs once.
     """
 
     def __init__(
-        self, dataset: LongTailedDataset, *, device: torch.device, batch_size: int, image_size: int, num_workers: int
+        self,
+        dataset: LongTailedDataset,
+        *,
+        device: torch.device,
+        batch_size: int,
+        image_size: int,
+        num_workers: int,
+        num_batches: int | None = None,
     ) -> None:
         self.device = device
+        images = PlainDataset(dataset, image_size)
+        num_samples = None if num_batches is None else num_batches * batch_size
         self.batches = DataLoader(
-            PlainDataset(dataset, image_size),
+            images,
             batch_size=batch_size,
-            shuffle=True,
+            sampler=RandomSampler(images, replacement=num_batches is not None, num_samples=num_samples),
             num_workers=num_workers,
             pin_memory=device.type == "cuda",
             drop_last=True,
@@ -66,18 +76,22 @@ def train_on(step: Callable[..., Tensor], batches: Iterable[StepInput]) -> int:
 
 
 def rate(step: Callable[..., Tensor], batches: Iterable[StepInput], device: torch.device, *, num_steps: int) -> float:
-    """Return the images per second of `num_steps` steps after as many warm-up steps, over several passes if needed."""
+    """Return the images per second of `num_steps` steps after as many warm-up steps, over several passes if needed.
+
+    Where workers make whole batches, give several times as many steps as workers: those that are ready at the end of
+    the warm-up would else be most of the timed ones.
+    """
     done = num_images = 0
     began = time.perf_counter()
     while True:
         before = done
         for batch in batches:
-            if done == num_steps:
-                wait_for(device)
-                began, num_images = time.perf_counter(), 0
             step(batch)
             done += 1
             num_images += len(batch.images)
+            if done == num_steps:  # before the next batch is waited for
+                wait_for(device)
+                began, num_images = time.perf_counter(), 0
             if done == 2 * num_steps:
                 wait_for(device)
                 return num_images / (time.perf_counter() - began)

@@ -19,8 +19,8 @@ from fastlt.data.loaders.loader import train_loader
 from fastlt.data.sampler import LongTailSampler
 from fastlt.data.transforms.augmentation import Augmentation
 from fastlt.models import create_model
+from fastlt.timing import end_to_end, peers, step, tune
 from fastlt.timing import loader as timed_loader
-from fastlt.timing import peers, step, tune
 from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate, train_on
 from fastlt.timing.loader import photographs
 from fastlt.timing.traffic import training_bytes
@@ -253,6 +253,25 @@ def test_a_pass_is_long_and_timed_from_when_each_worker_has_made_a_batch(monkeyp
 
     assert timed_loader.PASS >= 64
     assert timed_loader.pass_rate(batches(), 8, CPU, num_workers=num_workers) == 4
+
+
+def test_batches_that_workers_make_in_step_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, num_workers = [0.0], 4
+    monkeypatch.setattr(end_to_end, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    batch = StepInput(torch.zeros(8, 1, 1, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+
+    def batches() -> Iterator[StepInput]:
+        for number in range(4 * num_workers):
+            now[0] += 4 * (number % num_workers == 0)
+            yield batch
+
+    assert rate(lambda _: torch.zeros(()), batches(), CPU, num_steps=2 * num_workers) == 8
+
+
+def test_a_plain_loaders_pass_may_be_longer_than_its_images(tmp_path: Path) -> None:
+    dataset = photographs(tmp_path / "train", 10, picture=(8, 8))
+    loader = PlainLoader(dataset, device=CPU, batch_size=8, image_size=8, num_workers=0, num_batches=3)
+    assert [len(images) for images, *_ in loader] == [8, 8, 8]
 
 
 def test_peak_memory_is_that_of_the_timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
