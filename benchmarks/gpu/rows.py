@@ -143,12 +143,15 @@ def attempt(name: str, measure: Callable[[], Figures]) -> Iterator[Figures]:
 
 
 def is_broken() -> bool:
-    """Return whether this process can no longer use its GPU, as after an access to an address that is not there."""
+    """Return whether this process can no longer use its GPU, as after an access to an address that is not there.
+
+    After a CUDA graph that could not be recorded, PyTorch may draw no more random numbers there.
+    """
     if torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
-            torch.zeros(1, device="cuda").item()
+            torch.rand(1, device="cuda").item()
         except RuntimeError:
             return True
     return False

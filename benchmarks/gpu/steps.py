@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,10 +282,7 @@ def profiled(target: Target) -> Iterator[Figures]:
             for _ in range(repeats):
                 run()
             target.wait()
-    measured = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = [
-        (event.key, getattr(event, measured) / repeats / 1000, event.count / repeats) for event in trace.key_averages()
-    ]
+    events = kernels_of(trace.key_averages(), repeats, on_gpu)
     total = sum(ms for _, ms, _ in events)
     size, copied = target.pick(32, SIZE), bandwidth(target.device)
     needed = step.batch * training_bytes(create_model(step.backbone, NUM_CLASSES), size, "bf16")
@@ -296,8 +293,23 @@ def profiled(target: Target) -> Iterator[Figures]:
         "gb_needed_by_model": needed / 1e9,
         "copied_gb_per_s": copied / 1e9,
     } | plan_bytes(step)
-    for name, ms, count in sorted(events, key=lambda event: -event[1])[: target.pick(3, 40)]:
+    for name, ms, count in events[: target.pick(3, 40)]:
         yield {"name": name[:160], "ms": ms, "launches": count}
+
+
+def kernels_of(events: Iterable[Any], repeats: int, on_gpu: bool) -> list[tuple[str, float, float]]:
+    """Return (name, ms, launches) a step of the profiler's averages, the slowest first.
+
+    A GPU's profile has the host's calls that launch its kernels too, which take none of its time, and may have ranges
+    that hold several kernels.
+    """
+    measured = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    found = [
+        (event.key, getattr(event, measured) / repeats / 1000, event.count / repeats)
+        for event in events
+        if getattr(event, measured) > 0 and not (on_gpu and event.is_user_annotation)
+    ]
+    return sorted(found, key=lambda kernel: -kernel[1])
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,31 @@ def test_an_error_is_a_figure_unless_the_device_is_broken(
     monkeypatch.setattr(rows, "is_broken", lambda: True)
     with pytest.raises(RuntimeError):
         list(rows.attempt("one", fail))
+
+
+def test_a_process_without_random_numbers_measures_no_more(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rand(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name in ("zeros", "rand"):
+        monkeypatch.setattr(torch, name, lambda *_, **__: torch.ones(1))
+    assert not modules["rows"].is_broken()
+    monkeypatch.setattr(torch, "rand", rand)
+    assert modules["rows"].is_broken()
+
+
+def test_launches_are_the_gpus_own(modules: dict[str, Any]) -> None:
+    times = {"kernel": 3000.0, "slow kernel": 9000.0, "cudaLaunchKernel": 0.0, "range": 12000.0}
+    events = [
+        SimpleNamespace(key=key, count=4, self_device_time_total=time, is_user_annotation=key == "range")
+        for key, time in times.items()
+    ]
+    assert modules["steps"].kernels_of(events, 2, True) == [("slow kernel", 4.5, 2.0), ("kernel", 1.5, 2.0)]
 
 
 def test_a_row_tells_what_it_had_before_its_error(modules: dict[str, Any]) -> None:
