@@ -11,6 +11,7 @@ import sysconfig
 import threading
 import time
 import zipfile
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,10 +85,16 @@ def forget_block_sizes(cache: Path) -> None:
 
 
 def unpack(wheels: Path, site: Path) -> None:
-    """Unpack the wheels of a folder into another one, which imports find behind everything that is installed."""
+    """Unpack the wheels of a folder into another one, which imports find behind everything that is installed.
+
+    One that cannot be unpacked is left out: most rows need none.
+    """
     for wheel in sorted(wheels.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(site)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(site)
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            print(f"{wheel.name}: {error}", flush=True)
     if site.is_dir() and str(site) not in sys.path:
         sys.path.append(str(site))
 

@@ -49,10 +49,13 @@ class Results:
                     self.lines.append(json.loads(line))
 
     def add(self, line: Message) -> None:
-        """Keep a line."""
+        """Keep a line; where it cannot be written, as on a full disk, it is printed."""
         self.lines.append(line)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            print(f"{error}: {json.dumps(line)}", flush=True)
 
     def note(self, text: str) -> None:
         """Add a text to the log."""
@@ -64,8 +67,19 @@ class Results:
         if self.renewed == len(self.lines) and not anyway:
             return
         self.renewed = len(self.lines)
+        for make in (self.write_page, self.pack):
+            try:
+                make()
+            except Exception as error:  # the next figures are worth more
+                print(f"{make.__name__}: {type(error).__name__}: {error}", flush=True)
+
+    def write_page(self) -> None:
+        """Write summary.md."""
         with replacing(self.out / "summary.md") as partial:
             partial.write_text(page(self.lines), encoding="utf-8")
+
+    def pack(self) -> None:
+        """Write the archive."""
         if self.archive is not None:
             self.archive.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.archive) as partial, tarfile.open(partial, "w:gz") as archive:

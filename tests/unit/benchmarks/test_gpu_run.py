@@ -212,6 +212,23 @@ def test_lines_cut_short_by_an_earlier_end_are_left_out(supervisor: Any, tmp_pat
     assert supervisor.Results(tmp_path, None).done() == {"a"}
 
 
+def test_files_that_cannot_be_written_stop_no_figure(
+    supervisor: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    results = supervisor.Results(tmp_path / "out", tmp_path / "file" / "back.tar.gz")
+    results.add({"row": "t: one", "name": "figure", "ms": 1.0})
+    results.renew()
+    assert "figure" in (tmp_path / "out" / "summary.md").read_text()
+    results.file = tmp_path / "file" / "results.jsonl"
+    results.add({"row": "t: two", "name": "printed", "ms": 2.0})
+    assert "printed" in capsys.readouterr().out
+    results.archive = tmp_path / "back.tar.gz"
+    monkeypatch.setattr(supervisor, "page", lambda _: 1 / 0)
+    results.renew()
+    assert results.archive.is_file()
+
+
 EXTENSION = """
 #include <Python.h>
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
@@ -252,6 +269,7 @@ def test_wheels_are_found_behind_what_is_installed(
     monkeypatch.setattr(sys, "path", list(sys.path))
     machine.unpack(wheels, site)
     assert str(site) not in sys.path
+    (wheels / "broken-1-py3-none-any.whl").write_bytes(b"PK")
     with zipfile.ZipFile(wheels / "carried-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("carried/__init__.py", "")
     machine.unpack(wheels, site)
