@@ -44,9 +44,13 @@ class Results:
         out.mkdir(parents=True, exist_ok=True)
         self.file, self.log = out / "results.jsonl", out / "log.txt"
         if self.file.is_file():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
+            text = self.file.read_text(encoding="utf-8", errors="replace")
+            for line in text.splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # cut short by an earlier end
                     self.lines.append(json.loads(line))
+            if text and not text.endswith("\n"):  # the next line must not become a part of it
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.write("\n")
 
     def add(self, line: Message) -> None:
         """Keep a line; where it cannot be written, as on a full disk, it is printed."""

@@ -209,7 +209,10 @@ def test_a_core_that_cannot_be_built_is_told_in_the_log_and_stops_nothing(
 
 def test_lines_cut_short_by_an_earlier_end_are_left_out(supervisor: Any, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"row": "a", "ended_s": 1, "error": null}\n{"row": "b", "end')
-    assert supervisor.Results(tmp_path, None).done() == {"a"}
+    results = supervisor.Results(tmp_path, None)
+    assert results.done() == {"a"}
+    results.add({"row": "c", "ended_s": 1, "error": None})
+    assert supervisor.Results(tmp_path, None).done() == {"a", "c"}
 
 
 def test_files_that_cannot_be_written_stop_no_figure(
