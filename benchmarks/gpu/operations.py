@@ -190,16 +190,19 @@ def losses(target: Target, use: str, shape: tuple[int, int, int]) -> Iterator[Fi
 def cached_products(target: Target, w: Tensor, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Figures]:
     """Yield the LWS step where the products Z = X W' [N, C] are kept, since features and weights are constant."""
     scale = torch.ones(len(w), device=w.device, requires_grad=True)
+    num, made = len(batches[0][0]), len(batches)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        products = [F.pad(x @ w.T, (0, -len(w) % 16)).to(dtype) for x, _ in batches]  # rows that start alike
+        sets = target.sets(num * len(w) * dtype.itemsize)
+        given = [batches[number % made] for number in range(sets)]
+        products = [F.pad(x @ w.T, (0, -len(w) % 16)).to(dtype) for x, _ in given]  # rows that start alike
         methods = {"fastlt": ours, "eager": eager, "torch.compile": target.compiled(eager)}
         for name, loss in methods.items():
 
             def step(i: int, products: list[Tensor] = products, loss: Any = loss) -> tuple[Tensor, ...]:
-                return torch.autograd.grad(loss(products[i], scale, batches[i][1]), scale)
+                return torch.autograd.grad(loss(products[i], scale, batches[i % made][1]), scale)
 
             label = f"cached {str(dtype).removeprefix('torch.')} products, {name}"
-            yield from attempt(label, functools.partial(timed, target, step, len(batches)))
+            yield from attempt(label, functools.partial(timed, target, step, sets))
 
 
 def ours(products: Tensor, scale: Tensor, labels: Tensor) -> Tensor:

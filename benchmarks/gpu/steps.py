@@ -32,7 +32,7 @@ from fastlt.runtime.log import first_line
 from fastlt.runtime.machine import has_dali, resolve_threads
 from fastlt.timing.batches import NUM_CLASSES, random_batch
 from fastlt.timing.end_to_end import OurLoader, PlainLoader, rate
-from fastlt.timing.loader import MADE_UP_SIZE, photographs
+from fastlt.timing.loader import MADE_UP_SIZE, lacking_memory, photographs
 from fastlt.timing.peers import PEERS
 from fastlt.timing.step import STEPS_A_ROUND, algorithms_of, build, clock
 from fastlt.timing.traffic import bandwidth, training_bytes
@@ -107,7 +107,7 @@ def rows(call: str, target: Target) -> Iterator[Row]:
     """Yield the headline in call b, other networks and settings in call c."""
     if call == "b":
         yield Row("compile: the headline", functools.partial(compile_all, target, PAIR), 200)
-        yield Row("step: alternately", functools.partial(alternately, target, PAIR), 150, USES)
+        yield Row("step: alternately", functools.partial(alternately, target, PAIR), 240, USES)
         yield Row("step: losses", functools.partial(losses, target), 90, USES)
         yield Row("profile: of a step", functools.partial(profiled, target), 90, USES)
         for backend in LOADERS if has_dali() else LOADERS[:-1]:
@@ -345,13 +345,16 @@ def end_to_end(target: Target, backend: str) -> Iterator[Figures]:
 def plain_end_to_end(target: Target, wanted: Step) -> Iterator[Figures]:
     """Yield the rate of a first script's step, fed by a DataLoader with Pillow."""
     step, dataset = wanted.on(target), files(target)
-    run, workers = hold(target, step), target.pick(1, resolve_threads(None))
-    steps = TURNS * workers
+    workers, size = target.pick(1, resolve_threads(None)), target.pick(32, SIZE)
+    if reason := lacking_memory(workers, step.batch, size):
+        yield {"name": str(wanted), "error": reason}
+        return
+    run, steps = hold(target, step), TURNS * workers
     batches = PlainLoader(
         dataset,
         device=target.device,
         batch_size=step.batch,
-        image_size=target.pick(32, SIZE),
+        image_size=size,
         num_workers=workers,
         num_batches=2 * steps,
     )

@@ -117,18 +117,24 @@ def plain_rate(
     shuffled = RandomSampler(images, replacement=True, num_samples=(PASS + num_threads) * batch_size)
     plain = DataLoader(images, batch_size=batch_size, sampler=shuffled, num_workers=num_threads)
     result = LoaderResult(name="plain DataLoader", num_threads=num_threads)
-    needed, free = num_threads * PREFETCHED * batch_size * image_size**2 * 3 * 4, shared_memory_bytes()
-    if free is not None and needed > free:  # it would wait for ever
-        reason = (
-            f"it may need {needed / 1e6:,.0f} MB of /dev/shm, which has {free / 1e6:,.0f} MB free; give fewer "
-            "--num-threads, or the container more (docker run --shm-size)"
-        )
+    if reason := lacking_memory(num_threads, batch_size, image_size):
         return dataclasses.replace(result, error=reason)
     try:
         rate = pass_rate((pixels.to(device) for pixels, _ in plain), batch_size, device, num_workers=num_threads)
     except RuntimeError as error:  # a worker was killed
         return dataclasses.replace(result, error=first_line(error))
     return dataclasses.replace(result, images_per_s=rate)
+
+
+def lacking_memory(num_workers: int, batch_size: int, image_size: int) -> str | None:
+    """Return why a plain DataLoader would wait for ever, where /dev/shm may not hold its batches; else None."""
+    needed, free = num_workers * PREFETCHED * batch_size * image_size**2 * 3 * 4, shared_memory_bytes()
+    if free is None or needed <= free:
+        return None
+    return (
+        f"it may need {needed / 1e6:,.0f} MB of /dev/shm, which has {free / 1e6:,.0f} MB free; give fewer "
+        "--num-threads, or the container more (docker run --shm-size)"
+    )
 
 
 def loader_rate(

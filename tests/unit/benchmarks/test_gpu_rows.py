@@ -67,6 +67,29 @@ def test_inputs_rotate(modules: dict[str, Any]) -> None:
     assert rows.rates({"ms": 2.0}, 4e9, 6e9) == {"ms": 2.0, "tb_per_s": 2.0, "tflops": 3.0}
 
 
+def test_what_a_cache_could_hold_rotates(modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(_: object, call: Callable[[int], object], sets: int = 1) -> dict[str, Any]:
+        call(sets - 1)
+        return {"ms": 1.0, "sets": sets}
+
+    operations, target = modules["operations"], modules["rows"].Target(torch.device("cpu"))
+    monkeypatch.setattr(operations, "timed", timed)
+    monkeypatch.setattr(type(target), "sets", lambda *_: 5)
+    weight, batch = torch.randn(7, 3), (torch.randn(4, 3), torch.arange(4))
+    figures = [*operations.images(target), *operations.cached_products(target, weight, [batch, batch])]
+    assert {figure["sets"] for figure in figures} == {5}
+
+
+def test_a_plain_loader_that_would_hang_is_not_started(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, target = modules["steps"], modules["rows"].Target(torch.device("cpu"))
+    monkeypatch.setattr(steps, "files", lambda _: None)
+    monkeypatch.setattr(steps, "lacking_memory", lambda *_: "too little of /dev/shm")
+    [figure] = steps.plain_end_to_end(target, steps.EAGER[0])
+    assert figure["error"] == "too little of /dev/shm"
+
+
 def test_an_error_is_a_figure_unless_the_device_is_broken(
     modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
