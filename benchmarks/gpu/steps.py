@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,12 +151,23 @@ def compile_all(target: Target, steps: tuple[Step, ...]) -> Iterator[Figures]:
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(at_once, mp_context=context, max_tasks_per_child=1) as pool:
-            tasks = {pool.submit(compile_one, target, step): step for step in steps}
-            for task in as_completed(tasks):
-                yield from attempt(str(tasks[task]), lambda task=task: {"seconds": task.result()})
+            yield from compile_in(pool, target, steps)
     finally:
         del os.environ["TORCHINDUCTOR_COMPILE_THREADS"]
         forget_block_sizes(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+
+
+def compile_in(pool: Executor, target: Target, steps: tuple[Step, ...]) -> Iterator[Figures]:
+    """Yield how long each step's compilation took; one that lacked memory beside the others is compiled again alone."""
+    tasks, alone = {pool.submit(compile_one, target, step): step for step in steps}, []
+    for task in as_completed(tasks):
+        if "out of memory" in str(task.exception()):
+            alone.append(tasks[task])
+        else:
+            yield from attempt(str(tasks[task]), lambda task=task: {"seconds": task.result()})
+    for step in alone:
+        task = pool.submit(compile_one, target, step)
+        yield from attempt(str(step), lambda task=task: {"seconds": task.result()})
 
 
 def compile_one(target: Target, step: Step) -> float:

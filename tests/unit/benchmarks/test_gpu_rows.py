@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +89,26 @@ def test_a_plain_loader_that_would_hang_is_not_started(
     monkeypatch.setattr(steps, "lacking_memory", lambda *_: "too little of /dev/shm")
     [figure] = steps.plain_end_to_end(target, steps.EAGER[0])
     assert figure["error"] == "too little of /dev/shm"
+
+
+def test_a_step_that_lacks_memory_beside_others_is_compiled_alone(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, target, seen = modules["steps"], modules["rows"].Target(torch.device("cpu")), []
+
+    def compile_one(_: object, step: Any) -> float:
+        seen.append(step.batch)
+        if step.batch == 512 and len(seen) < 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        if step.batch == 64:
+            raise ValueError("no such step")
+        return float(step.batch)
+
+    monkeypatch.setattr(steps, "compile_one", compile_one)
+    with ThreadPoolExecutor(1) as pool:
+        found = steps.compile_in(pool, target, tuple(steps.Step(batch=batch) for batch in (512, 64, 128)))
+        figures = {figure["name"]: figure.get("seconds", figure.get("error")) for figure in found}
+    assert figures == {"fastlt, batch 512": 512.0, "fastlt, batch 64": "no such step", "fastlt, batch 128": 128.0}
 
 
 def test_an_error_is_a_figure_unless_the_device_is_broken(
