@@ -113,7 +113,7 @@ def rows(call: str, target: Target) -> Iterator[Row]:
         for backend in LOADERS if has_dali() else LOADERS[:-1]:
             yield Row(f"end to end: {backend}", functools.partial(end_to_end, target, backend), 90, USES)
         for step in EAGER:
-            yield Row(f"step: {step}", functools.partial(one, target, step), 60, USES)
+            yield Row(f"step: {step}", functools.partial(one, target, step), 90, USES)
             yield Row(f"end to end: {step}", functools.partial(plain_end_to_end, target, step), 90, USES)
         yield Row("compile: rivals", functools.partial(compile_all, target, RIVALS), 200)
         yield Row("rivals: alternately", functools.partial(alternately, target, (*PAIR, *RIVALS)), 200, USES)

@@ -63,7 +63,7 @@ class Results:
 
     def note(self, text: str) -> None:
         """Add a text to the log."""
-        with self.log.open("a", encoding="utf-8") as file:
+        with self.log.open("a", encoding="utf-8", errors="replace") as file:
             file.write(text)
 
     def renew(self, *, anyway: bool = False) -> None:
@@ -80,7 +80,7 @@ class Results:
     def write_page(self) -> None:
         """Write summary.md."""
         with replacing(self.out / "summary.md") as partial:
-            partial.write_text(page(self.lines), encoding="utf-8")
+            partial.write_text(page(self.lines), encoding="utf-8", errors="replace")  # of an error's message
 
     def pack(self) -> None:
         """Write the archive."""

@@ -34,10 +34,12 @@ def rows_of(modules: list[str], call: str, target: Target) -> Iterator[Row]:
     for module in modules:
         try:
             yield from importlib.import_module(module).rows(call, target)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            reason = RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+            reason.__cause__ = error
 
-            def fail(error: Exception = error) -> list[Figures]:
-                raise error
+            def fail(reason: RuntimeError = reason) -> list[Figures]:
+                raise reason
 
             yield Row(module, fail)
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,11 +54,14 @@ def test_every_variant_exists(modules: dict[str, Any]) -> None:
     assert {step.variant for group in groups for step in group} <= {*VARIANTS}
 
 
-def test_a_modules_failure_is_a_row(modules: dict[str, Any]) -> None:
+def test_a_modules_failure_is_a_row(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ending_module.py").write_text("raise SystemExit('planted')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     target = modules["rows"].Target(torch.device("cpu"))
-    [row] = modules["worker"].rows_of(["no_such_module"], "a", target)
-    with pytest.raises(ModuleNotFoundError):
-        row.figures()
+    for name, why in (("no_such_module", "ModuleNotFoundError: No module"), ("ending_module", "SystemExit: planted")):
+        [row] = modules["worker"].rows_of([name], "a", target)
+        with pytest.raises(RuntimeError, match=why):
+            row.figures()
 
 
 def test_inputs_rotate(modules: dict[str, Any]) -> None:

@@ -221,6 +221,7 @@ def test_files_that_cannot_be_written_stop_no_figure(
     (tmp_path / "file").touch()
     results = supervisor.Results(tmp_path / "out", tmp_path / "file" / "back.tar.gz")
     results.add({"row": "t: one", "name": "figure", "ms": 1.0})
+    results.add({"row": "t: one", "ended_s": 1.0, "error": "no such file: \udcff"})
     results.renew()
     assert "figure" in (tmp_path / "out" / "summary.md").read_text()
     results.file = tmp_path / "file" / "results.jsonl"
