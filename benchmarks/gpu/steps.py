@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch._inductor import compile_fx, metrics
 from torch.profiler import ProfilerActivity, profile
 
@@ -247,11 +248,13 @@ def one(target: Target, wanted: Step) -> Iterator[Figures]:
     step = wanted.on(target)
     release()
     count_bytes()
+    counters.clear()
     with algorithms_of(step.variant), settings_of(step.candidate):
         run = step.build(target)
         seconds, peak = clock(run, target.device, repeats=target.pick(1, 5))
     figure = {"name": str(wanted), "images_per_s": step.batch / seconds, "ms": 1000 * seconds, "peak_gib": peak}
-    yield figure | plan_bytes(step)
+    wants_graphs, skipped = "CUDA graphs" in wanted.variant, counters["inductor"]["cudagraph_skips"]  # without a word
+    yield figure | plan_bytes(step) | ({"graphs_skipped": skipped} if wants_graphs else {})
 
 
 def plan_bytes(step: Step) -> Figures:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from fastlt.models import create_model
 from fastlt.timing.step import VARIANTS
@@ -83,6 +84,21 @@ def test_what_a_cache_could_hold_rotates(modules: dict[str, Any], monkeypatch: p
     weight, batch = torch.randn(7, 3), (torch.randn(4, 3), torch.arange(4))
     figures = [*operations.images(target), *operations.cached_products(target, weight, [batch, batch])]
     assert {figure["sets"] for figure in figures} == {5}
+
+
+def test_a_step_without_the_graphs_it_should_have_says_so(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, target = modules["steps"], modules["rows"].Target(torch.device("cpu"))
+
+    def clock(*_: object, **__: object) -> tuple[float, None]:
+        counters["inductor"]["cudagraph_skips"] += 2
+        return 1.0, None
+
+    monkeypatch.setattr(steps, "clock", clock)
+    counters["inductor"]["cudagraph_skips"] = 1  # an earlier row's
+    figures = [next(steps.one(target, steps.Step(variant))) for variant in ("fastlt CUDA graphs", "fastlt")]
+    assert [figure.get("graphs_skipped") for figure in figures] == [2, None]
 
 
 def test_a_plain_loader_that_would_hang_is_not_started(
