@@ -44,7 +44,7 @@ from .machine import forget_block_sizes
 from .rows import Figures, Row, Target, attempt, elapsed_ms
 
 HEADLINE, TOY = "resnext50_32x4d", "resnet8"
-NETWORKS = ("resnet50", "resnext101_32x4d", "resnet152")
+NETWORKS = {"resnet50": "torchvision", "resnext101_32x4d": "timm", "resnet152": "torchvision"}  # who else has them
 BATCH, SIZE = 256, 224
 GIB_A_STEP = 24  # of GPU memory, for 256 images of 224 pixels
 ROUNDS = 5  # of ten steps of each, alternately
@@ -99,7 +99,7 @@ BATCHES = tuple(
     for variant in ("fastlt", "fastlt CUDA graphs")
     if (variant, batch) != ("fastlt", BATCH)
 )
-OTHERS = tuple(Step(variant, network) for network in NETWORKS for variant in ("fastlt", "torchvision compiled"))
+OTHERS = tuple(Step(name, network) for network, peer in NETWORKS.items() for name in ("fastlt", f"{peer} compiled"))
 CHANGES = tuple(Step(candidate=name) for name in ALL)
 SWITCHES = (Step("fastlt deterministic"), Step("fastlt NCHW"))
 

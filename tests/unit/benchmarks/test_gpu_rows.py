@@ -53,6 +53,8 @@ def test_every_variant_exists(modules: dict[str, Any]) -> None:
     steps = modules["steps"]
     groups = (steps.PAIR, steps.RIVALS, steps.EAGER, steps.BATCHES, steps.OTHERS, steps.SWITCHES, steps.CHANGES)
     assert {step.variant for group in groups for step in group} <= {*VARIANTS}
+    theirs = {step.backbone for group in groups for step in group if step.variant.startswith("torchvision")}
+    assert theirs <= {"resnet50", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"}
 
 
 def test_a_modules_failure_is_a_row(modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
