@@ -86,7 +86,7 @@ def rows(call: str, target: Target) -> Iterator[Row]:
     batch = target.pick(2, 256)
     for conv, num in convs.items():
         name = f"layers: {conv.inputs} to {conv.outputs}, k{conv.kernel} g{conv.groups} s{conv.stride}, {conv.side} px"
-        yield Row(name, functools.partial(convolution, target, batch, conv, num), 60)
+        yield Row(name, functools.partial(convolution, target, batch, conv, num), 90)
     for norm, num in norms.items():
         name = f"layers: norm of {norm.channels}{' + residual' * norm.residual}, {norm.side} px"
         yield Row(name, functools.partial(normalisation, target, batch, norm, num), 60, ("batch_norm",))
