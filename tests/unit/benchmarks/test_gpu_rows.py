@@ -133,6 +133,22 @@ def test_a_step_that_lacks_memory_beside_others_is_compiled_alone(
     assert figures == {"fastlt, batch 512": 512.0, "fastlt, batch 64": "no such step", "fastlt, batch 128": 128.0}
 
 
+def test_a_step_of_stage_2_is_told_without_what_is_done_once(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations, now = modules["operations"], [0.0]
+
+    def train_grid(_: object, training: Any, __: object) -> None:
+        now[0] += 100 + 0.5 * training.epochs * 4  # of four steps each
+
+    monkeypatch.setattr(operations, "train_grid", train_grid)
+    monkeypatch.setattr(operations, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    target = modules["rows"].Target(torch.device("cpu"))
+    figures = {figure["name"]: figure for figure in operations.stage2(target, "lws", (32, 50, 16))}
+    assert figures["second training"]["seconds"] == 108
+    assert figures["a step"]["ms"] == 500
+
+
 def test_an_error_is_a_figure_unless_the_device_is_broken(
     modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
