@@ -10,6 +10,7 @@ from fastlt.report.markdown import rows
 Line = Mapping[str, Any]
 
 HIDDEN = ("row", "name", "operations", "memory_mhz", "temperature_c", "least_ms", "pass", "num", "images")
+SENSED = ("sm_mhz", "least_sm_mhz", "power_w", "clocks.sm", "clocks.mem")  # differ from moment to moment
 MACHINE, CHECKS = "machine", "checks"
 
 
@@ -37,10 +38,7 @@ def page(lines: list[Line]) -> str:
     """Return the page: a table for the rows before each colon, the best of every layer added up, and what failed."""
     out = ["# Figures of `python -m benchmarks.gpu`", ""]
     figures = newest(lines)
-    for line in figures:
-        if line["row"] == MACHINE:
-            facts = (f"{key} {value}" for key, value in line.items() if key not in HIDDEN and value is not None)
-            out += [", ".join(facts) + ".", ""]
+    out += [part for facts in machines(lines) for part in (facts, "")]
     figures = [line for line in figures if line["row"] != MACHINE]
     for title in dict.fromkeys(line["row"].partition(": ")[0] for line in figures):
         mine = [line for line in figures if line["row"].partition(": ")[0] == title]
@@ -51,6 +49,19 @@ def page(lines: list[Line]) -> str:
     if failed:
         out += ["## Rows that did not end well", "", *failed, ""]
     return "\n".join(out)
+
+
+def machines(lines: list[Line]) -> list[str]:
+    """Return the facts of each machine, version and commit that figures are from; usually there is one."""
+    facts = [
+        ", ".join(
+            f"{key} {value}" for key, value in line.items() if key not in (*HIDDEN, *SENSED) and value is not None
+        )
+        for line in lines
+        if line["row"] == MACHINE and "name" in line
+    ]
+    found = [f"{each}." for each in dict.fromkeys(facts)]
+    return found if len(found) < 2 else ["**The figures are of several machines, versions or commits.**", *found]
 
 
 def table(figures: list[Line], lines: list[Line]) -> Iterator[str]:

@@ -20,12 +20,13 @@ from typing import Any
 from fastlt.files import replacing
 
 from .machine import ROOT, Sensors
-from .summary import page, unverified
+from .summary import MACHINE, page, unverified
 
 Message = dict[str, Any]
 
 START_S = 240  # importing PyTorch and the rows, on a machine that has never done it
 PATIENCE_S, POLL_S = 5, 0.5  # for an orderly end; between looks at a silent process
+SENSED_S = 2  # before a figure, when it was timed: what was compiled for it had come earlier
 LOG_BYTES = 200_000  # of a log's end, in the archive
 CACHE = Path(tempfile.gettempdir()) / "fastlt-benchmarks"  # compiled code, which a call's workers share
 MODULES = tuple(f"benchmarks.gpu.{name}" for name in ("operations", "layers", "steps", "inputs"))
@@ -188,7 +189,7 @@ class Call:
         self.arguments, self.device, self.results, self.sensors = arguments, device, results, sensors
         self.ends = time.monotonic() + limit_s
         self.plan: dict[str, Message] = {}
-        self.over = results.done()
+        self.over = results.done() - {MACHINE}  # the same command once more may be on another one
         self.row: str | None = None
         self.began = self.since = time.monotonic()
 
@@ -246,7 +247,7 @@ class Call:
         else:
             rests_on = list(self.plan[message["row"]]["operations"])
             # A short figure has no sample of its own time
-            sensed = self.sensors.since(self.since) or self.sensors.now()
+            sensed = self.sensors.since(max(self.since, time.monotonic() - SENSED_S)) or self.sensors.now()
             line = message | sensed | ({"operations": rests_on} if rests_on else {})
             if doubts := unverified(rests_on, self.results.lines):
                 line["unverified"] = doubts

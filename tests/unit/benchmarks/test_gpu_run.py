@@ -117,7 +117,7 @@ def test_a_row_that_fails_crashes_or_hangs_stops_only_itself_and_is_measured_aga
     assert status == 1
     assert {row for row, error in errors.items() if error} == {"no_such_module"}
     again = {line["row"] for line in lines_of(out)[first:] if "row" in line}
-    assert again == {"table: raising", "table: crashing", "table: hanging", "no_such_module"}
+    assert again == {"machine", "table: raising", "table: crashing", "table: hanging", "no_such_module"}
     with tarfile.open(archive) as packed:
         summary = packed.extractfile("summary.md")
         assert summary is not None
@@ -332,6 +332,22 @@ def test_a_figure_that_is_shorter_than_the_time_between_samples_has_the_clock_at
         call.since += 1000  # no sample is as new
         call.take({"row": "t: one", "name": "figure", "ms": 0.1})
     assert lines_of(tmp_path)[0]["sm_mhz"] > 0
+
+
+def test_a_figures_clocks_are_not_those_of_what_was_compiled_for_it(
+    supervisor: Any, machine: Any, tmp_path: Path
+) -> None:
+    library = Library()
+    sensors = machine.Sensors(library)
+    for seconds_ago, clock in ((30, 100), (1, 1000)):
+        library.clock = clock
+        sensors.samples.append((time.monotonic() - seconds_ago, sensors.read()))
+    call = supervisor.Call([], "cpu", supervisor.Results(tmp_path, None), sensors, 100)
+    call.take({"plan": [{"row": "t: one", "limit_s": 60, "operations": []}]})
+    call.take({"begin": "t: one"})
+    call.since -= 60
+    call.take({"row": "t: one", "name": "figure", "ms": 0.1})
+    assert lines_of(tmp_path)[0]["sm_mhz"] == 1001
 
 
 def test_block_sizes_chosen_on_a_busy_gpu_are_forgotten(machine: Any, tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def test_tables_of_what_was_reached(summary: Any) -> None:
     assert "- profile: kernels: the process ended with status -9; log.txt says more" in page
 
 
+def test_figures_of_several_machines_are_told_apart(summary: Any) -> None:
+    [same, other] = LINES[0] | {"sm_mhz": 1200.0, "clocks.sm": "345 MHz"}, LINES[0] | {"device": "a faster GPU"}
+    page = summary.page([*LINES, same])
+    assert page.count("a GPU") == 1
+    assert "several machines" not in page
+    page = summary.page([*LINES, same, other])
+    assert "several machines" in page
+    assert "device a faster GPU, driver_version 580.10." in page
+
+
 def test_the_fastest_of_each_layer_and_pass_are_added_up(summary: Any) -> None:
     page = summary.page(LINES)
     assert "| 64 to 256 | product, forward | 3 | 1 | 3 |" in page
