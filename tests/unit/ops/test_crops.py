@@ -33,6 +33,23 @@ def test_squares_are_pillows(interpolation: str) -> None:
     )
 
 
+class Distant(torch.Tensor):
+    """A tensor in the memory of a GPU, as far as NumPy knows."""
+
+    def numpy(self) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_gpu_without_kernels_has_squares_too() -> None:
+    places, settings = pictures()
+    there = {name: value.as_subclass(Distant) for name, value in settings.items() if isinstance(value, torch.Tensor)}
+    got = ops.squares(*(tensor.as_subclass(Distant) for tensor in places), **settings | there)
+    assert torch.equal(got.as_subclass(torch.Tensor), ops.squares(*places, **settings))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
