@@ -192,7 +192,7 @@ class FeatureStore:
             )
         key = self.key(name, view)
         stored = self.stored(name, key)
-        exact = {part: value for part, value in key.items() if part != COMPUTED_IN}
+        exact = exactly(key)
         lower = [] if self.precision_of(name) == "fp32" else [exact | {COMPUTED_IN: self.precision_of(name)}]
         for each in (*lower, exact):
             with contextlib.suppress(FileNotFoundError, ValueError):
@@ -330,6 +330,11 @@ class FeatureStore:
             "num_threads": self.num_threads,
             "memory_share": config.memory_share,
         }
+
+
+def exactly(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key of the same features, computed in full precision."""
+    return {part: value for part, value in key.items() if part != COMPUTED_IN}
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from ...data.loaders.loader import Loader, train_loader
 from ...data.sampler import LongTailSampler
 from ...data.transforms.augmentation import augmentation
 from ...data.transforms.preprocess import Preprocess
-from ...features.store import FeatureStore, load_model
+from ...features.store import FeatureStore, exactly, load_model
 from ...models import Network
 from ...runtime.device import multiplying
 from ...runtime.log import log
@@ -61,7 +61,7 @@ def reestimate(store: FeatureStore, config: RebalanceConfig) -> FeatureStore:
     """
     train = store.run.config
     batch_size = config.batch_size or train.batch_size
-    key = {"features": store.key("train"), "seed": config.seed, "batch_size": batch_size}
+    key = {"features": exactly(store.key("train")), "seed": config.seed, "batch_size": batch_size}
     path = store.run.path / "features" / FOLDER / "batch_norm.safetensors"
     statistics: dict[str, Tensor] = {}
     if path.is_file():
