@@ -33,6 +33,12 @@ def bodies(tensor: Tensor, module: str, plain: ModuleType = reference) -> Module
     return kernels(module) if has_kernels(tensor) and tensor.dtype is not torch.float64 else plain
 
 
+def row_width(tensor: Tensor, num_columns: int) -> int:
+    """Return the width of rows that hold logits where a tensor is: 16 divides it for kernels, which read vectors."""
+    padded = has_kernels(tensor) and tensor.dtype is not torch.float64
+    return num_columns + -num_columns % 16 if padded else num_columns
+
+
 def register_kernel(operation: CustomOpDef, module: str, name: str, plain: ModuleType = reference) -> None:
     """Run an operation on a GPU by the launcher `name` of launch_<module>; in float64, by that of module `plain`."""
     if not HAS_TRITON:

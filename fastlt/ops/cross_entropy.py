@@ -85,13 +85,9 @@ class _RescaledCrossEntropy(torch.autograd.Function):
 
 
 def _kept_width(features: Tensor, weight: Tensor) -> int:
-    """Return the columns of the logits to be kept for the gradients, or 0 if they are too large.
-
-    Rows of the kernels' logits are padded, so that they are stored and read as vectors.
-    """
+    """Return the columns of the logits to be kept for the gradients, or 0 if they are too large."""
     heads, classes, _ = weight.shape
-    padded = backend.has_kernels(features) and features.dtype is not torch.float64
-    width = classes + -classes % 16 if padded else classes
+    width = backend.row_width(features, classes)
     size = len(features) * heads * width * accumulator(features.dtype).itemsize
     return width if size <= KEPT_BYTES else 0
 

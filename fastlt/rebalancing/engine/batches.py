@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...data.sampler import LongTailSampler
 from ...features.arrays import ROWS, Features, as_tensor
+from ...ops.backend import row_width
 from ...runtime.device import on_device
 from ...runtime.machine import free_bytes
 
@@ -49,10 +50,7 @@ class FeatureBatches:
         return table.flatten(0, 1)
 
     def keep(self, function: Callable[[Tensor], Tensor], width: int) -> None:
-        """Make the table that of a function of the features, from [n, D] to [n, width].
-
-        On a GPU rows are padded so that they are read as vectors.
-        """
+        """Make the table that of a function of the features, from [n, D] to [n, width]; its rows may be wider."""
         kept: Tensor | None = None
         num_rows = len(self.views) * len(self.views[0])
         for start in range(0, num_rows, ROWS):
@@ -60,8 +58,7 @@ class FeatureBatches:
             features = self.read(np.arange(start, stop)) if self.table is None else self.table[start:stop].float()
             values = function(features)
             if kept is None:
-                padding = -width % 16 if self.device.type == "cuda" else 0
-                kept = values.new_empty(num_rows, width + padding)
+                kept = values.new_empty(num_rows, row_width(values, width))
             kept[start:stop, :width] = values
         self.table = kept
 
