@@ -74,7 +74,7 @@ def open_source(data: Any, what: str) -> Source:
 
 def tell_repeats(features: Features) -> None:
     """Warn if many features are equal: a list of batches then holds what a sampler drew, not the data set."""
-    num_repeated = len(features) - len({row.tobytes() for row in features.features})
+    num_repeated = len(features) - len({hash(row.tobytes()) for row in features.features})
     if num_repeated > REPEATED * len(features):
         log.warning(
             "train: %d of %d images are repeated, as a sampler draws them, and class counts are of these draws; give "

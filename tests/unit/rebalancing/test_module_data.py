@@ -1,5 +1,6 @@
 """Class counts and features come from the data set, whatever a loader's sampler draws of it."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,7 +25,8 @@ from torch.utils.data import (
 
 from fastlt import rebalance_model
 from fastlt.data import LongTailSampler
-from fastlt.rebalancing.module_data import class_counts_of, open_source
+from fastlt.features import Features
+from fastlt.rebalancing.module_data import class_counts_of, open_source, tell_repeats
 
 COUNTS = [30, 12, 5]
 LABELS = torch.repeat_interleave(torch.arange(3), torch.tensor(COUNTS))[
@@ -222,3 +224,16 @@ def test_a_list_of_draws_is_told(repeated: bool, caplog: pytest.LogCaptureFixtur
     caplog.clear()
     rebalance_model(model, batches, batches, tau=0.5, temperature=False, class_counts=[20, 20])
     assert "images are repeated" not in caplog.text
+
+
+def test_a_look_for_repeats_takes_little_memory(caplog: pytest.LogCaptureFixture) -> None:
+    rows = torch.arange(2048.0)[:, None].repeat(1, 512)
+    for features in (rows, rows // 2):
+        given = Features.of(features, torch.zeros(2048, dtype=torch.int64))
+        tracemalloc.start()
+        tell_repeats(given)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < given.features.nbytes / 4
+    (record,) = caplog.records
+    assert "1024 of 2048 images are repeated" in record.getMessage()
