@@ -178,9 +178,9 @@ class Product:
 def precision(dtype: torch.dtype) -> str:
     """Return the input precision: for float32 three TF32 products, or one if PyTorch's own products use TF32.
 
-    Triton has them on NVIDIA's GPUs only.
+    Triton does not know them on AMD's GPUs.
     """
-    if dtype is not torch.float32 or not architecture():
+    if dtype is not torch.float32 or torch.version.hip is not None:
         return "ieee"
     # Not by get_float32_matmul_precision, which raises an error where the process has set the newer switch
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"

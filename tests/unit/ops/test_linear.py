@@ -252,6 +252,13 @@ def test_kernels_multiply_float32_as_either_switch_of_pytorch_says(precision: st
         switch.fp32_precision = before
 
 
+def test_kernels_multiply_float32_as_amds_compiler_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = pytest.importorskip("fastlt.kernels.launch_linear")
+    amd = pytest.importorskip("triton.backends.amd.compiler")
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert launch.precision(torch.float32) in amd.HIPOptions.allowed_dot_input_precisions
+
+
 def test_importing_the_ops_imports_no_kernel() -> None:
     code = "import sys, fastlt.ops; assert not any(m.startswith('fastlt.kernels') for m in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
