@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
@@ -175,18 +174,14 @@ class GridSGD:
         self.share.fill_(cosine(epoch, self.training.epochs, self.training.protocol))
         self.done.fill_(epoch / self.training.epochs)
 
-    def products(self) -> AbstractContextManager[Any]:
-        """Return the context in which products are computed."""
-        return autocast(self.device, self.precision) if self.precision == "bf16" else nullcontext()
-
     def inputs(self, features: Tensor) -> Tensor:
         """Map features [B, D] to what the trained part of the heads sees."""
-        with self.products():
+        with autocast(self.device, self.precision):  # a caller's may be on
             return self.grid.inputs(features)
 
     def learn(self, inputs: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
         """Take a step, and return every head's loss [K] before it; arguments as for `HeadTraining.losses`."""
-        with self.products():
+        with autocast(self.device, self.precision):
             losses = self.training.losses(self.grid, inputs, labels, self.class_counts, self.done, rows)
         self.step(torch.autograd.grad(losses.sum(), self.grid.leaves()))
         return losses.detach()

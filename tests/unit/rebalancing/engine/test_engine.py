@@ -80,6 +80,13 @@ def test_a_grid_is_its_heads_one_by_one(kind: str) -> None:
     assert not torch.equal(together.head(0).weight, together.head(1).weight)
 
 
+def test_a_callers_autocast_does_not_lower_the_precision_of_logits() -> None:
+    expected = trained("scale", TRAINING).head(3).weight
+    with torch.autocast("cpu", torch.bfloat16):
+        got = trained("scale", TRAINING).head(3).weight
+    assert torch.equal(got, expected)
+
+
 def test_the_ball_holds_every_class() -> None:
     assert trained("ball", TRAINING).head(2).norms().max() <= 0.7 * (1 + 1e-6)
 
