@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import ops
+from ..ops.reference import move_statistics
 
 # Shapes: B batch, C channels, H, W image size, G groups.
 
@@ -99,18 +100,11 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         grouped = x.permute(0, 2, 3, 1).reshape(batch // self.group, -1, channels)
         grouped = grouped.to(torch.promote_types(x.dtype, torch.float32))
         variance, mean = torch.var_mean(grouped, dim=1, correction=0)
-        move_statistics(self, mean.mean(0), variance.mean(0), grouped.shape[1])
+        with torch.no_grad():
+            move_statistics(*statistics(self), mean.mean(0), variance.mean(0), grouped.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)  # [G, C]
         out = grouped * scale[:, None] + (self.bias - mean * scale)[:, None]
         return out.to(x.dtype).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move running statistics [C] towards the moments [C] of `count` values per channel, whose variance is biased."""
-    running_mean, running_variance, momentum = statistics(norm)
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_variance.lerp_((variance * (count / max(count - 1, 1))).to(running_variance.dtype), momentum)
 
 
 def statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, float]:

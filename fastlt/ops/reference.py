@@ -234,6 +234,14 @@ def interval_bounds(z: Tensor, labels: Tensor, slope: Tensor, log: bool) -> tupl
     return low.masked_fill(never, inf), high.masked_fill(never, -inf)
 
 
+def move_statistics(
+    running_mean: Tensor, running_variance: Tensor, momentum: float, mean: Tensor, variance: Tensor, count: int
+) -> None:
+    """Move running statistics [C] towards the moments [C] of `count` values per channel, whose variance is biased."""
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_variance.lerp_((variance * (count / max(count - 1, 1))).to(running_variance.dtype), momentum)
+
+
 def batch_norm_relu(
     x: Tensor,
     residual: Tensor | None,
@@ -252,9 +260,7 @@ def batch_norm_relu(
     wide = x.to(accumulator(x.dtype))
     variance, mean = torch.var_mean(wide, 0, correction=0)
     if running_mean is not None and running_variance is not None:
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        unbiased = variance * (len(x) / max(len(x) - 1, 1))
-        running_variance.lerp_(unbiased.to(running_variance.dtype), momentum)
+        move_statistics(running_mean, running_variance, momentum, mean, variance, len(x))
     y = (wide - mean) * (weight * torch.rsqrt(variance + eps)) + bias
     if residual is not None:
         y = y + residual
